@@ -1,0 +1,352 @@
+"""Claims and verdicts: what a paper says, the rule that decides it, and what the rule says about measured evidence.
+
+``papers/<slug>/claims.yaml`` fixes, before anything runs, the metric, the comparison, the threshold and the statistic
+of every claim. Evidence is a table with one row per measurement and the columns ``part`` (a window, a model size),
+``seed``, ``unit`` (an evaluation document, a task, a repetition) and ``value`` (what is compared with the threshold).
+
+Each part passes, contradicts or straddles:
+
+| statistic        | effect of a part            | passes when                               | contradicts when     |
+|------------------|-----------------------------|-------------------------------------------|----------------------|
+| exact            | its worst value             | every value meets the comparison          | one does not         |
+| paired_bootstrap | mean over seeds and units   | its 95 % interval meets it wholly         | none of it meets it  |
+| sign_test        | median over seeds and units | p < 0.05 for a median on the claimed side | p < 0.05 for another |
+
+``supported``: at least ``parts_required`` parts pass. ``refuted``: so many contradict that this cannot happen.
+``inconclusive``: neither. ``out of reach here``: the profile is too small, seeds or parts are missing, or nothing was
+measured; no verdict is given then, however the numbers look. Effect and interval of a claim are those of the part that
+decides it: the ``parts_required``-th best one, which is the worst one when all parts are required.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import yaml
+
+from orchard.stats import paired_bootstrap, sign_test
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
+}  # fmt: skip
+STATISTICS = ("exact", "paired_bootstrap", "sign_test")
+PROFILES = ("smoke", "gpu", "paper")  # smallest first
+VERDICTS = ("supported", "refuted", "inconclusive", "out of reach here")
+COLUMNS = ("part", "seed", "unit", "value")
+SIGNIFICANCE = 0.05
+
+Outcome = Literal["passes", "contradicts", "straddles"]
+
+
+class ClaimError(ValueError):
+    """A claims file, or the evidence for a claim, that cannot be used as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of a paper and the rule that decides it; the fields are those of ``claims.yaml``."""
+
+    id: str
+    source: str  # row of the specification's claim table, or the place in the paper
+    text: str
+    published: str  # the paper's number with its provenance tag
+    notebook: str
+    experiment: str
+    metric: str  # what ``value`` is, with its unit
+    comparison: str
+    threshold: float
+    statistic: str
+    seeds: int
+    profile: str  # the smallest that can decide it
+    fixed: date  # when the threshold was fixed
+    tolerance: float = 0.0  # only with ==
+    parts_required: int | None = None  # None: all parts
+
+    @property
+    def rule(self) -> str:
+        """The comparison in words, such as ``> 0.1`` or ``== 0.5 ± 0.01``."""
+        spread = f" ± {self.tolerance:g}" if self.tolerance else ""
+        return f"{self.comparison} {self.threshold:g}{spread}"
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` meets the comparison; NaN never does."""
+        if self.comparison == "==":
+            return abs(value - self.threshold) <= self.tolerance
+        return COMPARISONS[self.comparison](value, self.threshold)
+
+    def margin(self, value: float) -> float:
+        """How far ``value`` lies on the claimed side of the threshold (negative: on the other); NaN is the worst."""
+        if math.isnan(value):
+            return -math.inf
+        if self.comparison == "==":
+            return self.tolerance - abs(value - self.threshold)
+        return value - self.threshold if ">" in self.comparison else self.threshold - value
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the evidence: its effect with a 95 % interval, how many seeds and values, and how it comes out."""
+
+    name: str
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    values: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evidence says about a claim. Without a measurement ``effect``, ``low`` and ``high`` are NaN."""
+
+    claim: Claim
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    reason: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.claim.id
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as JSON values; NaN becomes None, and infinite ends of an interval too."""
+        flat = asdict(self) | {"id": self.id, "rule": self.claim.rule}
+        flat["claim"] = asdict(self.claim) | {"fixed": self.claim.fixed.isoformat()}
+        flat["parts"] = [asdict(part) for part in self.parts]
+        return _finite(flat)
+
+
+def load_claims(path: str | Path) -> list[Claim]:
+    """The claims of a paper: ``path`` is its folder ``papers/<slug>`` or the claims.yaml itself.
+
+    Raises ``ClaimError`` with file, claim, field and fix for anything that is missing, unknown or of the wrong kind.
+    """
+    path = Path(path)
+    file = path / "claims.yaml" if path.is_dir() or path.suffix not in (".yaml", ".yml") else path
+    if not file.exists():
+        raise ClaimError(f"{file}: there is no such file; every paper has its claims there")
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{file}: not YAML: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise ClaimError(f"{file}: the top level is not a list of claims: start each with '- id: C1'")
+    claims = [_claim(entry, f"{file}: entry {number}") for number, entry in enumerate(entries, 1)]
+    for position, claim in enumerate(claims):
+        if any(claim.id == other.id for other in claims[:position]):
+            raise ClaimError(f"{file}: claim {claim.id}: the id is used twice; give each claim its own")
+    return claims
+
+
+def _claim(entry: object, place: str) -> Claim:
+    if not isinstance(entry, dict):
+        raise ClaimError(f"{place}: {entry!r} is not a mapping of fields: start it with '- id: C1'")
+    place = f"{place.rsplit(': ', 1)[0]}: claim {entry['id']}" if isinstance(entry.get("id"), str) else place
+    known = {field.name: field for field in fields(Claim)}
+    for key in entry:
+        if key not in known:
+            raise ClaimError(f"{place}: unknown field {key!r}; the fields are {', '.join(known)}")
+    for name, field in known.items():
+        if name not in entry and field.default is MISSING:
+            raise ClaimError(f"{place}: field {name!r} is missing; add it")
+    for name in entry:
+        _check_field(name, entry[name], place)
+    if entry.get("tolerance") and entry["comparison"] != "==":
+        raise ClaimError(f"{place}: field 'tolerance': only == has one; move it into the threshold or drop it")
+    if entry["statistic"] == "sign_test" and entry["comparison"] == "==":
+        raise ClaimError(f"{place}: field 'comparison': a sign test cannot show equality; use paired_bootstrap")
+    return Claim(**entry | {name: float(entry[name]) for name in ("threshold", "tolerance") if name in entry})
+
+
+def _check_field(name: str, value: object, place: str) -> None:
+    closed = {"comparison": tuple(COMPARISONS), "statistic": STATISTICS, "profile": PROFILES}
+
+    def refuse(wanted: str) -> None:
+        raise ClaimError(f"{place}: field {name!r}: {value!r} is not {wanted}")
+
+    if name in closed:
+        if value not in closed[name]:
+            refuse(f"one of {', '.join(closed[name])}")
+    elif name in ("threshold", "tolerance"):
+        if isinstance(value, str):
+            refuse("a number; YAML reads 1e-5 as text, so write 1.0e-5")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            refuse("a finite number")
+        if name == "tolerance" and value < 0:  # type: ignore[operator]
+            refuse("a number from 0 up")
+    elif name in ("seeds", "parts_required"):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            refuse("a whole number from 1 up")
+    elif name == "fixed":
+        if type(value) is not date:
+            refuse("a date such as 2026-11-23, without quotes")
+    elif not isinstance(value, str) or not value.strip():
+        refuse("a text; put it in quotes")
+
+
+def decide(claim: Claim, evidence: pd.DataFrame | None, profile: str) -> Verdict:
+    """The verdict on ``claim`` from ``evidence`` measured at ``profile``; the rules are at the top of this file.
+
+    ``evidence`` is None when nobody has written how to measure the claim, and empty when nothing was measured.
+    Raises ``ClaimError`` for an unknown profile, missing columns, or two rows for one part, seed and unit.
+    """
+    if profile not in PROFILES:
+        raise ClaimError(f"profile {profile!r} does not exist: choose one of {', '.join(PROFILES)}")
+    too_small = PROFILES.index(profile) < PROFILES.index(claim.profile)
+    needs = f"needs profile {claim.profile}, this is {profile}"
+    if evidence is None:
+        reason = "not part of this series yet" + (f"; {needs}" if too_small else "")
+        return Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, reason)
+    if evidence.empty:
+        reason = needs if too_small else f"nothing was measured for it at profile {profile}"
+        return Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, reason)
+
+    _check_evidence(claim, evidence)
+    parts = [_part(claim, str(name), rows) for name, rows in evidence.groupby("part", sort=False, dropna=False)]
+    required = claim.parts_required or len(parts)
+    order = sorted(parts, key=lambda part: claim.margin(_nearest(claim, part)), reverse=True)
+    deciding = order[min(required, len(order)) - 1]
+    passed = sum(part.outcome == "passes" for part in parts)
+    contradicted = sum(part.outcome == "contradicts" for part in parts)
+    fewest = min(parts, key=lambda part: part.seeds)
+    score = f"{passed} of {_count(len(parts), 'part')} {'passes' if passed == 1 or len(parts) == 1 else 'pass'}"
+    not_finite = int((~evidence["value"].astype(float).map(math.isfinite)).sum())
+    if contradicted:
+        score += f", {contradicted} {'contradicts' if contradicted == 1 else 'contradict'}"
+    if required < len(parts):
+        score += f" ({required} needed)"
+    if not_finite:
+        score += f"; {_count(not_finite, 'value')} not finite"
+
+    if too_small:
+        verdict, reason = "out of reach here", f"{needs}; here {score}"
+    elif len(parts) < required:
+        verdict, reason = "out of reach here", f"{_count(required, 'part')} needed, {len(parts)} measured"
+    elif claim.statistic != "exact" and fewest.seeds < claim.seeds:
+        where = "" if len(parts) == 1 else f" in part {fewest.name}"
+        verdict, reason = "out of reach here", f"{_count(claim.seeds, 'seed')} needed, {fewest.seeds} run{where}"
+    elif passed >= required:
+        verdict, reason = "supported", score
+    elif len(parts) - contradicted < required:
+        verdict, reason = "refuted", score
+    else:
+        verdict, reason = "inconclusive", score
+    return Verdict(claim, verdict, deciding.effect, deciding.low, deciding.high, reason, tuple(parts))
+
+
+def _check_evidence(claim: Claim, evidence: pd.DataFrame) -> None:
+    missing = [column for column in COLUMNS if column not in evidence.columns]
+    if missing:
+        raise ClaimError(f"claim {claim.id}: the evidence has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
+    repeated = evidence.duplicated(["part", "seed", "unit"])
+    if claim.statistic != "exact" and repeated.any():
+        row = evidence[repeated].iloc[0]
+        raise ClaimError(
+            f"claim {claim.id}: two rows for part {row['part']}, seed {row['seed']}, unit {row['unit']}: "
+            "average them first, or give each measurement its own unit"
+        )
+
+
+def _part(claim: Claim, name: str, rows: pd.DataFrame) -> Part:
+    """Effect, interval and outcome of one part."""
+    values = rows["value"].astype(float).tolist()
+    seeds = int(rows["seed"].nunique())
+    outcome: Outcome = "straddles"
+    if claim.statistic == "exact":
+        worst = min(values, key=claim.margin)
+        outcome = "passes" if all(map(claim.holds, values)) else "contradicts"
+        return Part(name, worst, worst, worst, seeds, len(values), outcome)
+    if claim.statistic == "paired_bootstrap":
+        found = paired_bootstrap(values, rows["seed"].to_numpy())
+        low, high, middle = found.low, found.high, claim.threshold
+        if claim.holds(low) and claim.holds(high):
+            outcome = "passes"
+        elif claim.comparison == "==":
+            outside = low > middle + claim.tolerance or high < middle - claim.tolerance
+            outcome = "contradicts" if outside else "straddles"
+        elif not math.isnan(low) and not math.isnan(high) and not claim.holds(low) and not claim.holds(high):
+            outcome = "contradicts"
+        return Part(name, found.estimate, low, high, seeds, len(values), outcome)
+    above, below = sign_test(values, claim.threshold, "greater"), sign_test(values, claim.threshold, "less")
+    claimed, other = (above, below) if ">" in claim.comparison else (below, above)
+    if claimed.p_value < SIGNIFICANCE:
+        outcome = "passes"
+    elif other.p_value < SIGNIFICANCE:
+        outcome = "contradicts"
+    median = claimed.median
+    return Part(name, median.estimate, median.low, median.high, seeds, len(values), outcome)
+
+
+def _nearest(claim: Claim, part: Part) -> float:
+    """The end of the part's interval that the verdict hangs on; the effect itself where there is no interval."""
+    ends = [end for end in (part.low, part.high) if not math.isnan(end)]
+    return min(ends, key=claim.margin) if ends else part.effect
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """One row per verdict: id, verdict, rule, effect, low, high, reason, metric, published, source, notebook, text."""
+    return pd.DataFrame([
+        {
+            "id": found.id, "verdict": found.verdict, "rule": found.claim.rule, "effect": found.effect,
+            "low": found.low, "high": found.high, "reason": found.reason, "metric": found.claim.metric,
+            "published": found.claim.published, "source": found.claim.source, "notebook": found.claim.notebook,
+            "text": found.claim.text,
+        }
+        for found in verdicts
+    ])  # fmt: skip
+
+
+def print_verdicts(verdicts: Iterable[Verdict]) -> None:
+    """Print the verdicts as one table, with colours where the output has them, and a line that counts them."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    verdicts = list(verdicts)
+    colours = dict(zip(VERDICTS, ("blue", "red", "yellow", "bright_black"), strict=True))
+    table = Table("", "claim", "verdict", "measured [95 % interval]", "rule", "why", box=SIMPLE_HEAD, pad_edge=False)
+    for column in (0, 2, 3, 4):
+        table.columns[column].no_wrap = True
+    for found in verdicts:
+        verdict = Text(found.verdict, style=f"bold {colours[found.verdict]}")
+        measured = Text(format_effect(found.effect, found.low, found.high))
+        table.add_row(found.id, Text(found.claim.text), verdict, measured, found.claim.rule, Text(found.reason))
+    console = Console(soft_wrap=False)
+    if not console.is_terminal and not console.is_jupyter:
+        console.width = 120
+    console.print(table)
+    counts = [(sum(found.verdict == name for found in verdicts), name) for name in VERDICTS]
+    console.print(", ".join(f"{count} {name}" for count, name in counts if count) or "no claims", highlight=False)
+
+
+def format_effect(effect: float, low: float, high: float) -> str:
+    """``+0.012 [+0.003, +0.020]``; an exact value stands alone, and a dash where nothing was measured."""
+    if math.isnan(effect) and math.isnan(low):
+        return "–"
+    if low == high == effect or (math.isnan(low) and math.isnan(high)):
+        return f"{effect:.3g}"
+    return f"{effect:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,76 @@
+"""Batches of shuffled windows, for ever, from a position that can be stored and restored.
+
+Epoch e reads the windows in the order of a permutation from a generator seeded by (seed, e), whole batches only. So
+the state is two numbers, and a run that stops after any batch goes on with the very batches it would have had.
+
+Lightning stores ``state_dict()`` in its checkpoints and hands it back before it iterates. The state counts batches
+that were handed out. That equals the batches trained on because the loader has a length: Lightning fetches ahead only
+from loaders that have none. For the same reason it never asks past the last batch, so the step to the next
+epoch is taken when the last batch is handed out, not when the iterator ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+
+from orchard.data.cache import DataError
+from orchard.data.corpus import Windows
+
+
+class ResumableLoader:
+    """Iterating gives the rest of the current epoch, batches as ``Windows.batch`` makes them; iterating again gives the
+    next epoch, also when the one before was left half-way. ``len`` is the number of batches in a whole epoch.
+
+    One process, no workers: a batch is one gather from a memory map. Under several ranks every rank would read
+    the same batches. DataError when there are fewer windows than one batch.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+        if not 1 <= batch_size <= len(windows):
+            raise DataError(
+                f"batch_size = {batch_size} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
+                "give more text, a smaller batch or shorter windows"
+            )
+        self.windows, self.batch_size, self.seed = windows, batch_size, seed
+        self._epoch, self._position = 0, 0
+        self._under_way = False  # batches of this epoch were handed out by an iterator of this process
+
+    def __len__(self) -> int:
+        return len(self.windows) // self.batch_size
+
+    def order(self, epoch: int) -> Int64[np.ndarray, "windows"]:
+        """The permutation of the windows in an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.windows))
+
+    def __iter__(self) -> Iterator[dict[str, Int64[Tensor, "batch length_and_one"]]]:
+        if self._under_way:
+            self._epoch, self._position, self._under_way = self._epoch + 1, 0, False
+        return self._rest(self._epoch, self._position)
+
+    def _rest(self, epoch: int, start: int) -> Iterator[dict[str, Int64[Tensor, "batch length_and_one"]]]:
+        order = self.order(epoch)
+        for position in range(start, len(self)):
+            batch = self.windows.batch(order[position * self.batch_size : (position + 1) * self.batch_size])
+            last = position + 1 == len(self)
+            self._epoch, self._position = (epoch + 1, 0) if last else (epoch, position + 1)
+            self._under_way = not last
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch is, and what the position is counted in. Plain integers."""
+        return {"epoch": self._epoch, "position": self._position, **self._measure()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; the next iterator starts there. DataError if it was counted in other batches."""
+        for name, value in self._measure().items():
+            if state[name] != value:
+                raise DataError(f"the stored loader state has {name} = {state[name]}, this loader {value}; start anew")
+        self._epoch, self._position, self._under_way = state["epoch"], state["position"], False
+
+    def _measure(self) -> dict[str, int]:
+        return {"windows": len(self.windows), "batch_size": self.batch_size, "seed": self.seed}

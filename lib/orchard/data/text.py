@@ -1,0 +1,37 @@
+"""``text_source(DATA)``: which source a notebook's DATA parameter means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from orchard.data.cache import DataError
+from orchard.data.embedded import EmbeddedText
+from orchard.data.hub import HubText
+from orchard.data.local import LocalText
+from orchard.data.source import Source
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
+
+
+def text_source(data: str, **fields: Any) -> Source.Config:
+    """The config of the source that ``data`` means, with ``fields`` set on it.
+
+    ``"embedded"``; a path that exists (made absolute, so that other processes find it); ``"owner/name"`` on the hub.
+    DataError for anything else, and for what looks like a path (it ends in a suffix or starts with ``.``, ``/`` or
+    ``~``) and does not exist. AttributeError for a field that the source does not have. Nothing is read.
+    """
+    if data == "embedded":
+        return EmbeddedText.Config(**fields)
+    path = Path(data).expanduser()
+    if data and path.exists():
+        return LocalText.Config(path=str(path.resolve()), **fields)
+    looks_like_path = data.startswith((".", "/", "~")) or SUFFIX.search(data) or "\\" in data
+    if HUB_ID.fullmatch(data) and not looks_like_path:
+        return HubText.Config(name=data, **fields)
+    fix = 'give an existing file or folder, "embedded", or a hub id "owner/name"'
+    if data and (looks_like_path or "/" in data):
+        raise DataError(f"DATA = {data!r} does not exist (looked for {path.resolve()}); {fix}")
+    raise DataError(f"DATA = {data!r} is neither a path that exists nor a hub id; {fix}")

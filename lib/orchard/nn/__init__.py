@@ -1,0 +1,23 @@
+"""Building blocks of models. Tensors are [batch, time, heads, head_dim]; windows count left context (attention.py)."""
+
+from orchard.nn.attention import Attention, Cache, FullCache, RollingCache, attention, window_including_self, window_mask
+from orchard.nn.feedforward import FeedForward
+from orchard.nn.norm import RMSNorm
+from orchard.nn.rotary import Rotary
+from orchard.nn.transformer import Block, Decoder, DecoderCache
+
+__all__ = [
+    "Attention",
+    "Block",
+    "Cache",
+    "Decoder",
+    "DecoderCache",
+    "FeedForward",
+    "FullCache",
+    "RMSNorm",
+    "RollingCache",
+    "Rotary",
+    "attention",
+    "window_including_self",
+    "window_mask",
+]

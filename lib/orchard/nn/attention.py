@@ -1,0 +1,339 @@
+"""Causal attention: full, or over a sliding window; the caches that decoding needs.
+
+    o_t = sum_{i visible to t} softmax_i(q_t . k_i / sqrt(head_dim)) v_i
+
+**One window convention.** `window = w` is the number of tokens of left context; the current token is not counted.
+Token t sees the tokens t-w .. t, which are w+1 of them. None sees everything before it, 0 only itself. Libraries that
+count the token itself are converted by `window_including_self`, nowhere else.
+
+Tensors are [batch, time, heads, head_dim]; `H` query heads share `Hk` key-value heads in groups (query head h reads
+key-value head h // (H / Hk)). Sources: Vaswani et al. 2017, arXiv 1706.03762; Beltagy et al. 2020, arXiv 2004.05150
+(window); Ainslie et al. 2023, arXiv 2305.13245 (grouped queries).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED, Configurable
+from orchard.nn.norm import RMSNorm
+from orchard.nn.rotary import Rotary
+
+BACKENDS = ("auto", "naive", "sdpa", "banded")
+
+
+def window_including_self(window: int) -> int:
+    """The same window for a library that counts the token itself (`transformers`, fla, flash-attention)."""
+    return window + 1
+
+
+def visible_keys(length: int, window: int | None) -> int:
+    """How many (query, key) pairs a causal layer scores in a sequence of `length` tokens: sum_t min(t, w) + 1."""
+    w = length if window is None else min(window, length)
+    return w * (w + 1) // 2 + (length - w) * (w + 1)
+
+
+def window_mask(
+    query_positions: Int[Tensor, " q"], key_positions: Int[Tensor, " k"], window: int | None
+) -> Bool[Tensor, "q k"]:
+    """True where a query may see a key: 0 <= query position - key position <= window."""
+    distance = query_positions[:, None] - key_positions[None, :]
+    return (distance >= 0) if window is None else (distance >= 0) & (distance <= window)
+
+
+def attention(
+    q: Float[Tensor, "batch queries heads head_dim"],
+    k: Float[Tensor, "batch keys kv_heads head_dim"],
+    v: Float[Tensor, "batch keys kv_heads value_dim"],
+    window: int | None = None,
+    query_offset: int = 0,
+    backend: str = "auto",
+) -> Float[Tensor, "batch queries heads value_dim"]:
+    """Causal attention of queries at positions query_offset, query_offset + 1, ... over keys at positions 0, 1, ...
+
+    Backends: "naive" is the specification (every score, then the mask); "sdpa" gives PyTorch's fused kernel a mask;
+    "banded" cuts the sequence into blocks, so that time and memory grow with length * window; "auto" chooses.
+    Raises ValueError for a negative window, heads that do not group, or a query without its own key.
+    """
+    _check(q, k, window, query_offset, backend)
+    if backend == "auto":
+        backend = _choose(q.shape[1], window)
+    if backend == "naive" :
+        return _naive(q, k, v, window, query_offset)
+    if backend == "banded" and window is not None:
+        return _banded(q, k, v, window, query_offset)
+    return _sdpa(q, k, v, window, query_offset)
+
+
+def _check(q: Tensor, k: Tensor, window: int | None, query_offset: int, backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if window is not None and window < 0:
+        raise ValueError(f"window is {window}: give the tokens of left context, 0 or more, or None for full attention")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"{q.shape[2]} query heads over {k.shape[2]} key-value heads: the first must be a multiple")
+    if q.shape[1] == 0:
+        raise ValueError("attention over an empty sequence: give at least one token")
+    if query_offset < 0 or query_offset + q.shape[1] > k.shape[1]:
+        raise ValueError(
+            f"queries at {query_offset} .. {query_offset + q.shape[1] - 1}, keys at 0 .. {k.shape[1] - 1}: "
+            "every query needs its own key"
+        )
+
+
+def _choose(queries: int, window: int | None) -> str:
+    return "banded" if window is not None and queries > 4 * max(window, 64) else "sdpa"
+
+
+def _naive(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int) -> Tensor:
+    groups = q.shape[2] // k.shape[2]
+    k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+    queries = torch.arange(query_offset, query_offset + q.shape[1], device=q.device)
+    mask = window_mask(queries, torch.arange(k.shape[1], device=q.device), window)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1, dtype=wide).to(q.dtype)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # a mask made while decoding may be saved for a backward pass later
+def _mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device) -> Tensor:
+    positions = torch.arange(query_offset, query_offset + queries, device=device)
+    return window_mask(positions, torch.arange(keys, device=device), window)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int) -> Tensor:
+    queries, keys = q.shape[1], k.shape[1]
+    unbounded = window is None or window >= query_offset + queries - 1
+    if queries == 1 and query_offset == keys - 1 and unbounded:
+        mask, causal = None, False  # one new token sees every key
+    elif query_offset == 0 and queries == keys and unbounded:
+        mask, causal = None, True
+    else:
+        mask, causal = _mask(queries, keys, window, query_offset, q.device), False
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    return out.transpose(1, 2)
+
+
+def _banded(q: Tensor, k: Tensor, v: Tensor, window: int, query_offset: int) -> Tensor:
+    return _sdpa(q, k, v, window, query_offset)
+
+
+class Cache:
+    """What a layer remembers between calls. `position` counts the tokens seen; every sequence of a batch has as many.
+
+    Caches are for inference: no gradient flows through what they hold.
+    """
+
+    position: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new tokens; return the keys and values that attention of these tokens runs over."""
+        raise NotImplementedError(f"{type(self).__name__} does not hold plain keys and values")
+
+    def bytes(self) -> int:
+        """Bytes of the tensors held, for the whole batch."""
+        return sum(x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, Tensor))
+
+
+class FullCache(Cache):
+    """Keys and values of every token, in slots 0 .. max_length - 1."""
+
+    def __init__(
+        self, batch: int, max_length: int, heads: int, head_dim: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.max_length = max_length
+        self.k = torch.zeros(batch, max_length, heads, head_dim, device=device, dtype=dtype)
+        self.v = torch.zeros_like(self.k)
+
+    def append(
+        self, k: Float[Tensor, "batch time heads head_dim"], v: Float[Tensor, "batch time heads head_dim"]
+    ) -> tuple[Float[Tensor, "batch keys heads head_dim"], Float[Tensor, "batch keys heads head_dim"]]:
+        """Store new tokens; return keys and values of all tokens so far, oldest first."""
+        end = self.position + k.shape[1]
+        if end > self.max_length:
+            raise ValueError(
+                f"the cache holds {self.position} tokens and {k.shape[1]} more were given, but max_length is "
+                f"{self.max_length}: make it with new_cache(batch, max_length={end}) or more"
+            )
+        self.k[:, self.position : end] = k.detach()
+        self.v[:, self.position : end] = v.detach()
+        self.position = end
+        return self.k[:, :end].to(k.dtype), self.v[:, :end].to(v.dtype)
+
+
+class RollingCache(Cache):
+    """Keys and values of the last window + 1 tokens: token t lies in slot t mod (window + 1).
+
+    `positions` [window + 1] holds the position of the token in each slot, -1 while it is empty.
+    """
+
+    def __init__(
+        self, batch: int, window: int, heads: int, head_dim: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.slots = window + 1
+        self.k = torch.zeros(batch, self.slots, heads, head_dim, device=device, dtype=dtype)
+        self.v = torch.zeros_like(self.k)
+        self.positions = torch.full((self.slots,), -1, device=device)
+
+    def past(
+        self, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and positions of the last `count` tokens (fewer at the start), oldest first."""
+        count = min(count, self.position, self.slots)
+        slots = torch.arange(self.position - count, self.position, device=self.k.device) % self.slots
+        return self.k[:, slots], self.v[:, slots], self.positions[slots]
+
+    def write(self, k: Tensor, v: Tensor) -> None:
+        """Store new tokens, the oldest make room; `position` moves on by as many as were given."""
+        end = self.position + k.shape[1]
+        kept = min(k.shape[1], self.slots)
+        positions = torch.arange(end - kept, end, device=self.k.device)
+        slots = positions % self.slots
+        self.k[:, slots] = k[:, k.shape[1] - kept :].detach().to(self.k.dtype)
+        self.v[:, slots] = v[:, v.shape[1] - kept :].detach().to(self.v.dtype)
+        self.positions[slots] = positions
+        self.position = end
+
+    def append(
+        self, k: Float[Tensor, "batch time heads head_dim"], v: Float[Tensor, "batch time heads head_dim"]
+    ) -> tuple[Float[Tensor, "batch keys heads head_dim"], Float[Tensor, "batch keys heads head_dim"]]:
+        """Store new tokens; return keys and values that they may see: what the window reaches, then themselves.
+
+        One new token sees all filled slots, and softmax does not mind their order: they are returned as they lie.
+        """
+        if k.shape[1] == 1:
+            self.write(k, v)
+            filled = min(self.position, self.slots)
+            return self.k[:, :filled].to(k.dtype), self.v[:, :filled].to(v.dtype)
+        past_k, past_v, _ = self.past(self.slots - 1)
+        self.write(k, v)
+        return torch.cat((past_k.to(k.dtype), k), dim=1), torch.cat((past_v.to(v.dtype), v), dim=1)
+
+
+class Attention(nn.Module, Configurable):
+    """Projections, rotary, optional query-key norm, causal attention, output projection.
+
+    A paper's layer overrides `attend` (and, where they change, `new_cache`, `cache_bytes`, `flops_per_token`).
+    """
+
+    class Config(Configurable.Config):
+        dim: int = REQUIRED  # type: ignore[assignment]
+        num_heads: int = REQUIRED  # type: ignore[assignment]
+        num_kv_heads: int | None = None  # None = num_heads
+        head_dim: int | None = None  # None = dim / num_heads
+        window: int | None = None  # tokens of left context; None = full causal
+        rotary: Rotary.Config | None = Rotary.Config()  # None = no position embedding
+        qk_norm: RMSNorm.Config | None = None  # one gain of head_dim for queries, one for keys, after rotary
+        backend: str = "auto"
+        output_init_std: float | None = None  # pushed down by the decoder; None = 0.02 / sqrt(2), a single layer
+
+    def __init__(self, cfg: Attention.Config) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.window, self.backend = cfg.dim, cfg.num_heads, cfg.window, cfg.backend
+        self.num_kv_heads = cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads
+        if cfg.num_heads < 1 or self.num_kv_heads < 1 or cfg.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"Attention.Config: num_heads is {cfg.num_heads}, num_kv_heads {self.num_kv_heads}: "
+                "the first must be a positive multiple of the second"
+            )
+        if cfg.head_dim is None and cfg.dim % cfg.num_heads:
+            raise ValueError(
+                f"Attention.Config: dim {cfg.dim} does not divide into num_heads {cfg.num_heads}: set head_dim"
+            )
+        self.head_dim = cfg.dim // cfg.num_heads if cfg.head_dim is None else cfg.head_dim
+        if cfg.window is not None and cfg.window < 0:
+            raise ValueError(
+                f"Attention.Config.window is {cfg.window}: give the tokens of left context, 0 or more, "
+                "or None for full attention"
+            )
+        if cfg.backend not in BACKENDS:
+            raise ValueError(f"Attention.Config.backend is {cfg.backend!r}: choose one of {', '.join(BACKENDS)}")
+
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.q_proj = nn.Linear(cfg.dim, queries, bias=False)
+        self.k_proj = nn.Linear(cfg.dim, keys, bias=False)
+        self.v_proj = nn.Linear(cfg.dim, keys, bias=False)
+        self.o_proj = nn.Linear(queries, cfg.dim, bias=False)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.normal_(projection.weight, std=cfg.dim**-0.5)
+        nn.init.normal_(self.o_proj.weight, std=0.02 / 2**0.5 if cfg.output_init_std is None else cfg.output_init_std)
+        self.rotary = None if cfg.rotary is None else cfg.rotary.set(dim=self.head_dim).build()
+        self.q_norm = None if cfg.qk_norm is None else cfg.qk_norm.set(dim=self.head_dim).build()
+        self.k_norm = None if cfg.qk_norm is None else cfg.qk_norm.set(dim=self.head_dim).build()
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None
+    ) -> Float[Tensor, "batch time dim"]:
+        """Mix the tokens of `x`. With a cache, they follow the tokens it has seen; any number may be given at once."""
+        if x.shape[1] == 0:
+            raise ValueError("attention over an empty sequence: give at least one token")
+        q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        return self.o_proj(self.attend(q, k, v, cache).flatten(-2))
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch time heads head_dim"],
+        k: Float[Tensor, "batch time kv_heads head_dim"],
+        v: Float[Tensor, "batch time kv_heads head_dim"],
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time heads head_dim"]:
+        """What happens between the projections. A cache keeps keys as they are scored: rotated and normalised."""
+        positions, end = self.positions(q, cache)
+        q = self.place(q, self.q_norm, positions, end)
+        k = self.place(k, self.k_norm, positions, end)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return attention(q, k, v, self.window, k.shape[1] - q.shape[1], self.backend)
+
+    def positions(self, q: Tensor, cache: Cache | None) -> tuple[Int[Tensor, " time"], int]:
+        """Positions of the new tokens, and the position that comes after them."""
+        start = 0 if cache is None else cache.position
+        return torch.arange(start, start + q.shape[1], device=q.device), start + q.shape[1]
+
+    def place(
+        self,
+        x: Float[Tensor, "batch time heads head_dim"],
+        norm: RMSNorm | None,
+        positions: Int[Tensor, "*rows time"],
+        length: int | None = None,
+    ) -> Float[Tensor, "batch time heads head_dim"]:
+        """Rotary, then the query or key norm. `length`: a number above every position, where it is known."""
+        if self.rotary is not None:
+            x = self.rotary(x, positions, length)
+        return x if norm is None else norm(x)
+
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> Cache:
+        """An empty cache for `batch` sequences of up to `max_length` tokens.
+
+        With a window it keeps the last window + 1 tokens (and has no limit), unless all max_length fit in that.
+        """
+        if batch < 1 or max_length < 1:
+            raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+        if self.window is None or max_length <= self.window:
+            return FullCache(batch, max_length, self.num_kv_heads, self.head_dim, device=device, dtype=dtype)
+        return RollingCache(batch, self.window, self.num_kv_heads, self.head_dim, device=device, dtype=dtype)
+
+    def cache_bytes(self, length: int, bytes_per_element: int) -> int:
+        """Bytes of keys and values held per sequence after `length` tokens."""
+        tokens = length if self.window is None else min(length, self.window + 1)
+        return 2 * tokens * self.num_kv_heads * self.head_dim * bytes_per_element
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs per token, the mean over a sequence of `length` tokens; a multiply-add counts as two.
+
+        Projections, scores and weighted values, with every visible key counted; norms, rotary and softmax are not.
+        """
+        projections = 2 * self.dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
+        return projections + 4 * self.num_heads * self.head_dim * visible_keys(length, self.window) / length

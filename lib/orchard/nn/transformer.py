@@ -1,0 +1,173 @@
+"""The decoder-only transformer: pre-norm blocks with two residuals.
+
+    x <- x + Attention(Norm(x));  x <- x + FeedForward(Norm(x))
+
+Every layer has its own config, so layers may differ (local and global attention, a mixture of experts).
+Sources: Xiong et al. 2020, arXiv 2002.04745 (pre-norm); Touvron et al. 2023, arXiv 2302.13971 (this block).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED, Configurable
+from orchard.nn.attention import Attention, Cache
+from orchard.nn.feedforward import FeedForward
+from orchard.nn.norm import RMSNorm
+
+
+class Block(nn.Module, Configurable):
+    """One layer. `attention` and `feed_forward` may be any component with the same fields and methods."""
+
+    class Config(Configurable.Config):
+        dim: int = REQUIRED  # type: ignore[assignment]
+        attention: Attention.Config = Attention.Config()
+        feed_forward: FeedForward.Config = FeedForward.Config()
+        norm: RMSNorm.Config = RMSNorm.Config()
+        output_init_std: float | None = None  # pushed down by the decoder
+
+    def __init__(self, cfg: Block.Config) -> None:
+        super().__init__()
+        for part in (cfg.attention, cfg.feed_forward):
+            part.set(dim=cfg.dim)
+            if part.output_init_std is None:
+                part.set(output_init_std=cfg.output_init_std)
+        self.attention_norm = cfg.norm.set(dim=cfg.dim).build()
+        self.attention = cfg.attention.build()
+        self.feed_forward_norm = cfg.norm.set(dim=cfg.dim).build()
+        self.feed_forward = cfg.feed_forward.build()
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None
+    ) -> Float[Tensor, "batch time dim"]:
+        x = x + self.attention(self.attention_norm(x), cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs per token at sequence length `length`."""
+        return self.attention.flops_per_token(length) + self.feed_forward.flops_per_token(length)
+
+
+class DecoderCache(Cache):
+    """One cache per layer."""
+
+    def __init__(self, layers: list[Cache]) -> None:
+        self.layers = layers
+
+    @property
+    def position(self) -> int:  # type: ignore[override]
+        return self.layers[0].position
+
+    def bytes(self) -> int:
+        return sum(layer.bytes() for layer in self.layers)
+
+
+class Decoder(nn.Module, Configurable):
+    """Token embedding, blocks, final norm, output matrix (the embedding itself when tied)."""
+
+    class Config(Configurable.Config):
+        vocab_size: int = REQUIRED  # type: ignore[assignment]
+        dim: int = REQUIRED  # type: ignore[assignment]
+        layers: list[Block.Config] = REQUIRED  # type: ignore[assignment]
+        norm: RMSNorm.Config = RMSNorm.Config()
+        tie_embeddings: bool = False
+
+    def __init__(self, cfg: Decoder.Config) -> None:
+        super().__init__()
+        if not cfg.layers:
+            raise ValueError("Decoder.Config.layers is empty: give one Block.Config per layer")
+        for layer in cfg.layers:
+            layer.set(dim=cfg.dim)
+            if layer.output_init_std is None:  # two residuals per layer: their sum keeps its scale at any depth
+                layer.set(output_init_std=0.02 / (2 * len(cfg.layers)) ** 0.5)
+        self.vocab_size, self.dim = cfg.vocab_size, cfg.dim
+        self.embedding = nn.Embedding(cfg.vocab_size, cfg.dim)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.layers = nn.ModuleList([layer.build() for layer in cfg.layers])
+        self.norm = cfg.norm.set(dim=cfg.dim).build()
+        self.head: nn.Linear | None = None  # None: the embedding is the output matrix
+        if not cfg.tie_embeddings:
+            self.head = nn.Linear(cfg.dim, cfg.vocab_size, bias=False)
+            nn.init.normal_(self.head.weight, std=cfg.dim**-0.5)
+
+    def forward(
+        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None
+    ) -> Float[Tensor, "batch time vocab"]:
+        """Logits of the next token at every position. With a cache, `tokens` follow the tokens it has seen."""
+        return self.logits(self.features(tokens, cache))
+
+    def features(
+        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None
+    ) -> Float[Tensor, "batch time dim"]:
+        """What the output matrix reads: the last layer, normalised. For losses that never hold all logits."""
+        if tokens.shape[1] == 0:
+            raise ValueError("the decoder got an empty sequence: give at least one token")
+        try:
+            x = self.embedding(tokens)
+        except IndexError:  # on the CPU only; a GPU reports it as a device-side assertion
+            low, high = int(tokens.min()), int(tokens.max())
+            raise ValueError(
+                f"token ids run from {low} to {high}, but Decoder.Config.vocab_size is {self.vocab_size}: "
+                "use the vocabulary size of the tokenizer that made them"
+            ) from None
+        for i, layer in enumerate(self.layers):
+            x = layer(x, None if cache is None else cache.layers[i])
+        return self.norm(x)
+
+    def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
+        """Multiply features by the output matrix."""
+        return F.linear(features, self.embedding.weight if self.head is None else self.head.weight)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch longer"]:
+        """Continue `tokens` by `max_new_tokens`, with a cache. Temperature 0 takes the likeliest token."""
+        if max_new_tokens < 0 or temperature < 0:
+            raise ValueError(f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}: neither may be < 0")
+        weight = self.embedding.weight
+        cache = self.new_cache(
+            tokens.shape[0], tokens.shape[1] + max_new_tokens, device=weight.device, dtype=weight.dtype
+        )
+        new = tokens
+        for _ in range(max_new_tokens):
+            logits = self.logits(self.features(new, cache)[:, -1])
+            if temperature == 0:
+                new = logits.argmax(dim=-1, keepdim=True)
+            else:
+                chances = (logits.float() / temperature).softmax(dim=-1)
+                new = torch.multinomial(chances, 1, generator=generator)
+            new = new.to(tokens.dtype)
+            tokens = torch.cat((tokens, new), dim=1)
+        return tokens
+
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> DecoderCache:
+        """Empty caches for `batch` sequences of up to `max_length` tokens."""
+        layers = [layer.attention.new_cache(batch, max_length, device=device, dtype=dtype) for layer in self.layers]
+        return DecoderCache(layers)
+
+    def cache_bytes(self, length: int, bytes_per_element: int) -> int:
+        """Bytes that the caches of all layers hold per sequence after `length` tokens."""
+        return sum(layer.attention.cache_bytes(length, bytes_per_element) for layer in self.layers)
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs per token at sequence length `length`, the output matrix included."""
+        return sum(layer.flops_per_token(length) for layer in self.layers) + 2 * self.dim * self.vocab_size
+
+    def num_parameters(self, embedding: bool = True, norms: bool = True) -> int:
+        """Number of parameters; without `embedding` neither the embedding nor the output matrix counts."""
+        skipped: set[int] = set()
+        for module in self.modules():
+            outside = module is self.embedding or module is self.head
+            if (outside and not embedding) or (isinstance(module, RMSNorm) and not norms):
+                skipped.update(id(parameter) for parameter in module.parameters())
+        return sum(parameter.numel() for parameter in self.parameters() if id(parameter) not in skipped)

@@ -1,0 +1,128 @@
+"""Residual linear attention written as its definition: the specification that the fast forms are tested against.
+
+With left context `window` = w (token t's sliding window is t-w ... t) and delta = w + 1, per kv head:
+
+    S_t = S_{t-1} + phi(k_t)^T v_t,   S_{-1} = initial state (default 0)
+    o_t = phi(q_t) S_{t-delta}                                     raw q and k: no rotation, no norm, no d^-0.5
+
+so o_t reads the tokens 0 ... t-w-1, exactly those that the window cannot see. `window = -1` gives delta = 0: plain
+linear attention that includes the current token. A feature map phi takes d numbers to d' (RAttention, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def _both_signs(x: Tensor) -> Tensor:
+    """[x, -x] on a new axis before the last: [..., d] -> [..., 2, d]."""
+    return torch.stack([x, -x], dim=-2)
+
+
+# The paper's phi is "softmax": two separate softmaxes side by side. "half_softmax" keeps the first half alone.
+FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda x: _both_signs(x).softmax(-1).flatten(-2),
+    "relu": lambda x: _both_signs(x).relu().flatten(-2),
+    "identity": lambda x: x,
+    "half_softmax": lambda x: x.softmax(-1),
+    "elu": lambda x: F.elu(x) + 1,
+}
+
+
+def feature_dim(name: str, head_dim: int) -> int:
+    """d', the number of features that map `name` makes of `head_dim` channels. Raises ValueError on an unknown map."""
+    _known(name)
+    return 2 * head_dim if name in ("softmax", "relu") else head_dim
+
+
+def feature_map(x: Float[Tensor, "*rows head_dim"], name: str = "softmax") -> Float[Tensor, "*rows features"]:
+    """phi(x) in fp32 (fp64 stays fp64), whatever autocast says. Raises ValueError on an unknown map. Section 3.1."""
+    _known(name)
+    with torch.autocast(x.device.type, enabled=False):
+        return FEATURE_MAPS[name](x.to(accumulator(x)))
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """The type sums are kept in: at least fp32, because a bf16 state loses per cents within thousands of tokens."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _known(name: str) -> None:
+    if name not in FEATURE_MAPS:
+        raise ValueError(f"feature_map={name!r} is not known: use one of {', '.join(FEATURE_MAPS)}")
+
+
+def check(q: Tensor, k: Tensor, window: int, name: str) -> None:
+    """One clear ValueError for a window below -1, heads that do not share out, or an unknown feature map."""
+    _known(name)
+    if window < -1:
+        raise ValueError(f"window={window}: use the left context, 0 or more tokens, or -1 for linear attention alone")
+    if q.shape[-2] % k.shape[-2]:
+        raise ValueError(
+            f"{q.shape[-2]} query heads cannot share {k.shape[-2]} kv heads evenly: make num_heads a multiple of num_kv_heads"
+        )
+
+
+def recurrent(
+    q: Float[Tensor, "batch time heads head_dim"],
+    k: Float[Tensor, "batch time kv_heads head_dim"],
+    v: Float[Tensor, "batch time kv_heads head_dim"],
+    window: int,
+    feature_map: str = "softmax",
+    initial_state: Float[Tensor, "#batch kv_heads features head_dim"] | None = None,
+) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "batch kv_heads features head_dim"]]:
+    """Token by token, as the equation reads. Returns the outputs and the state after the last folded token."""
+    check(q, k, window, feature_map)
+    batch, time, heads, dim = q.shape
+    kv_heads = k.shape[2]
+    queries, keys, values = phi(q, feature_map), phi(k, feature_map), v.to(accumulator(v))
+    state = queries.new_zeros(batch, kv_heads, keys.shape[-1], dim)
+    if initial_state is not None:
+        state = state + initial_state.to(state.dtype)
+    outputs = []
+    for t in range(time):
+        folded = t - window - 1
+        if folded >= 0:
+            state = state + torch.einsum("bhf,bhd->bhfd", keys[:, folded], values[:, folded])
+        grouped = queries[:, t].reshape(batch, kv_heads, heads // kv_heads, -1)
+        outputs.append(torch.einsum("bhgf,bhfd->bhgd", grouped, state).reshape(batch, heads, dim))
+    return torch.stack(outputs, dim=1), state
+
+
+def quadratic(
+    q: Float[Tensor, "batch time heads head_dim"],
+    k: Float[Tensor, "batch time kv_heads head_dim"],
+    v: Float[Tensor, "batch time kv_heads head_dim"],
+    window: int,
+    feature_map: str = "softmax",
+    initial_state: Float[Tensor, "#batch kv_heads features head_dim"] | None = None,
+) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "batch kv_heads features head_dim"]]:
+    """The same by one masked [time, time] matrix: o = (phi(q) phi(k)^T * [s <= t - w - 1]) v + phi(q) S_{-1}."""
+    check(q, k, window, feature_map)
+    batch, time, heads, dim = q.shape
+    kv_heads = k.shape[2]
+    queries = phi(q, feature_map).reshape(batch, time, kv_heads, heads // kv_heads, -1)
+    keys, values = phi(k, feature_map), v.to(accumulator(v))
+    seen = residual_mask(time, window, device=q.device)
+    scores = torch.einsum("bthgf,bshf->bhgts", queries, keys) * seen
+    output = torch.einsum("bhgts,bshd->bthgd", scores, values)
+    folded = max(time - window - 1, 0)
+    state = torch.einsum("bshf,bshd->bhfd", keys[:, :folded], values[:, :folded])
+    if initial_state is not None:
+        start = initial_state.to(state.dtype).expand_as(state)
+        output = output + torch.einsum("bthgf,bhfd->bthgd", queries, start)
+        state = state + start
+    return output.reshape(batch, time, heads, dim), state
+
+
+def residual_mask(time: int, window: int, device: torch.device | str | None = None) -> Tensor:
+    """Bool [time, time]: row t, column s true where residual linear attention at t reads token s (s <= t - w - 1)."""
+    return torch.ones(time, time, dtype=torch.bool, device=device).tril(-(window + 1))
+
+
+phi = feature_map  # the parameter `feature_map` above hides the function of that name

@@ -1,0 +1,19 @@
+"""What a run is, the store that keeps finished runs, and the engines that compute missing ones."""
+
+from orchard.runs.engine import execute
+from orchard.runs.run import Run, Runner, Setting, Workspace, dependencies, identity
+from orchard.runs.store import DamagedRun, Finished, RunError, Store
+
+__all__ = [
+    "DamagedRun",
+    "Finished",
+    "Run",
+    "RunError",
+    "Runner",
+    "Setting",
+    "Store",
+    "Workspace",
+    "dependencies",
+    "execute",
+    "identity",
+]

@@ -1,0 +1,122 @@
+"""The code part of a run's identity: a hash of the syntax trees of the orchard modules that a run reaches.
+
+Reached means imported, directly or not, by the modules that define the run and the components in its config. Only the syntax tree
+counts, without docstrings: a comment or a new line changes nothing, a constant does. ``orchard.runs`` itself is left out, since it
+stores results and does not make them. The text of the tree does not depend on the Python version (3.11 to 3.13), so that a run
+made on one machine is known on another.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = "orchard"
+LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors")
+
+
+def code_sha256(modules: Iterable[str]) -> str:
+    """Hash the syntax trees of ``modules`` and of every orchard module they import.
+
+    Modules outside orchard (a user's own) are hashed too when their source can be found, but not followed.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(reached(modules)):
+        path = _source(name)
+        if path is not None:
+            stat = path.stat()
+            digest.update(f"{name}\0{_tree_sha256(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+    return digest.hexdigest()
+
+
+def reached(modules: Iterable[str]) -> set[str]:
+    """Names of the modules in ``modules`` and of every orchard module reachable from them by imports."""
+    seen: set[str] = set()
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if name in seen or name.startswith(LEFT_OUT):
+            continue
+        seen.add(name)
+        path = _source(name)
+        if name.split(".")[0] == PACKAGE and path is not None:
+            todo.extend(_imports(name, path, path.stat().st_mtime_ns))
+    return seen
+
+
+@lru_cache(maxsize=4096)
+def _source(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@lru_cache(maxsize=4096)
+def _imports(name: str, path: Path, _mtime: int) -> tuple[str, ...]:
+    """Orchard modules that the module ``name`` imports anywhere in its source, and the packages that hold them."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = importlib.util.resolve_name("." * node.level + base, package)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    modules = {m for m in found if m.split(".")[0] == PACKAGE and _source(m)}
+    for module in list(modules) + [name]:
+        parts = module.split(".")
+        modules.update(".".join(parts[:i]) for i in range(1, len(parts)))
+    return tuple(sorted(modules))
+
+
+@lru_cache(maxsize=4096)
+def _tree_sha256(path: Path, _mtime: int, _size: int) -> str:
+    return tree_sha256(path.read_text(encoding="utf-8"))
+
+
+def tree_sha256(source: str) -> str:
+    """Hash of the syntax tree of Python source, without comments, layout and docstrings."""
+    digest = hashlib.sha256()
+    for token in _canonical(ast.parse(source)):
+        digest.update(token.encode("utf-8", "backslashreplace"))
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _canonical(node: object) -> Iterator[str]:
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for field, value in ast.iter_fields(node):
+            # Fields that are empty, or that only some Python versions have, are left out.
+            if value is None or value == [] or field in ("type_params", "kind", "type_comment", "type_ignores", "ctx"):
+                continue
+            if field == "body" and isinstance(value, list) and _is_docstring(node, value[0]):
+                value = value[1:]
+            yield field
+            yield from _canonical(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _canonical(item)
+        yield "]"
+    else:
+        yield f"{type(node).__name__}:{node!r}"
+
+
+def _is_docstring(parent: ast.AST, first: ast.stmt) -> bool:
+    return (
+        isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )

@@ -1,0 +1,214 @@
+"""Engines compute the runs that a store lacks. ``local``: a bounded pool of processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchard.errors import BadInput, OrchardError
+from orchard.runs.device import resolve_device
+from orchard.runs.run import Run, dependencies, identity
+from orchard.runs.store import Finished, RunError, Store
+
+ENGINES = ("local",)
+Report = Callable[[str], None]
+
+
+def execute(
+    cfgs: Sequence[Run.Config],
+    store: Store | None = None,
+    *,
+    engine: str = "local",
+    jobs: int | None = None,
+    device: str = "auto",
+    report: Report | None = None,
+) -> list[Finished]:
+    """The finished runs of ``cfgs``, in their order; those that are missing, and the runs they contain, are computed first.
+
+    Args:
+        engine: where to compute; "local" is a bounded pool of processes on this machine.
+        jobs: number of processes; by default one per CPU core on the CPU, and one on an accelerator.
+        device: "auto", "cpu", "cuda" or "mps".
+        report: called with a line of progress whenever a run is finished; prints by default.
+
+    Raises:
+        RunError: a run failed. The others are finished and kept; the message names each failed run with its first cause.
+    """
+    check_engine(engine)
+    store = store or Store()
+    report = report or (lambda line: print(line, flush=True))
+    todo = _missing(cfgs, store)
+    for warning in store.warnings:
+        report(f"warning: {warning}")
+    store.warnings.clear()
+    if todo:
+        _compute(todo, store, jobs or default_jobs(device), device, report)
+    found = [store.get(cfg) for cfg in cfgs]
+    lost = [cfg.label or str(cfg.owner) for cfg, run in zip(cfgs, found, strict=True) if run is None]
+    if lost:
+        raise RunError(f"runs vanished from {store.path} while they were read: {lost}; is another process removing runs?")
+    return [run for run in found if run is not None]
+
+
+def plan(cfgs: Sequence[Run.Config], store: Store) -> list[tuple[str, str, bool]]:
+    """Id, label and whether it is finished, for every run that ``cfgs`` need (theirs and those they contain)."""
+    rows: dict[str, tuple[str, str, bool]] = {}
+    for cfg in cfgs:
+        for needed in [*_all_dependencies(cfg), cfg]:
+            ident = identity(needed)
+            rows.setdefault(ident.id, (ident.id, needed.label, store.get(needed, ident) is not None))
+    return list(rows.values())
+
+
+def check_engine(engine: str) -> None:
+    """Raise an error that lists the engines if ``engine`` is not one of them."""
+    if engine not in ENGINES:
+        raise BadInput(f"ENGINE {engine!r} does not exist; the engines are {', '.join(ENGINES)}")
+
+
+def default_jobs(device: str) -> int:
+    """One process per core this process may use; one on an accelerator, where runs would compete for memory."""
+    if resolve_device(device) != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class _Task:
+    cfg: Run.Config
+    id: str
+    needs: set[str] = field(default_factory=set)
+
+
+def _all_dependencies(cfg: Run.Config) -> list[Run.Config]:
+    return [run for needed in dependencies(cfg) for run in [*_all_dependencies(needed), needed]]
+
+
+def _missing(cfgs: Sequence[Run.Config], store: Store) -> dict[str, _Task]:
+    """Runs that have to be computed, by id, each with the ids it waits for."""
+    tasks: dict[str, _Task] = {}
+    done: set[str] = set()
+
+    def visit(cfg: Run.Config) -> str | None:
+        ident = identity(cfg)
+        if ident.id in done:
+            return None
+        if ident.id not in tasks:
+            if store.get(cfg, ident) is not None:
+                done.add(ident.id)
+                return None
+            needs = {need for child in dependencies(cfg) if (need := visit(child))}
+            tasks[ident.id] = _Task(cfg, ident.id, needs)
+        return ident.id
+
+    for cfg in cfgs:
+        visit(cfg)
+    return tasks
+
+
+def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, report: Report) -> None:
+    jobs = min(jobs, len(tasks))
+    waiting = dict(tasks)
+    failed: dict[str, str] = {}
+    finished, total = 0, len(tasks)
+    with _pool(jobs) as submit:
+        running: dict[Future[float], _Task] = {}
+        while waiting or running:
+            for task in [t for t in waiting.values() if not t.needs & (waiting.keys() | {r.id for r in running.values()})]:
+                del waiting[task.id]
+                if task.needs & failed.keys():
+                    failed[task.id] = "a run that it contains failed"
+                else:
+                    running[submit(_work, task.cfg, str(store.path), device)] = task
+            if not running:
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                name = task.cfg.label or task.id
+                try:
+                    seconds = future.result()
+                except BrokenProcessPool:
+                    failed[task.id] = "its process was killed (out of memory?); run again to go on from its last checkpoint"
+                except Exception as error:
+                    failed[task.id] = f"{type(error).__name__}: {error}" if not isinstance(error, OrchardError) else str(error)
+                else:
+                    finished += 1
+                    report(f"run {finished}/{total}  {name}  {seconds:.1f} s")
+    if failed:
+        lines = [f"{tasks[i].cfg.label or i}: {cause}" for i, cause in failed.items()]
+        raise RunError(f"{len(failed)} of {total} runs failed in {store.path}:\n  " + "\n  ".join(lines))
+
+
+@contextmanager
+def _pool(jobs: int) -> Any:
+    """Yield ``submit``. One job runs in this process, several in a pool whose processes import the library only once."""
+    if jobs == 1:
+
+        def here(function: Callable[..., float], *args: Any) -> Future[float]:
+            future: Future[float] = Future()
+            try:
+                future.set_result(function(*args))
+            except Exception as error:
+                future.set_exception(error)
+            return future
+
+        yield here
+        return
+    method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+    context = mp.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["orchard.train"])
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
+    try:
+        yield pool.submit
+    except BaseException:  # Ctrl-C or an error: do not wait for runs nobody will read; they resume from their checkpoints
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _initialise_worker(parent: int) -> None:
+    """A worker never outlives the process that wants its results."""
+    import threading
+
+    def watch() -> None:
+        while os.getppid() != 1 and _alive(parent):
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _work(cfg: Run.Config, store: str, device: str) -> float:
+    """Compute one run in this process with one CPU thread, so that its numbers do not depend on how many runs go on at once."""
+    import torch
+
+    start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        Store(Path(store)).compute(cfg, device)
+    finally:
+        torch.set_num_threads(threads)
+    sys.stdout.flush()
+    return time.perf_counter() - start

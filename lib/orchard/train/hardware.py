@@ -1,0 +1,117 @@
+"""Hardware rules: one table that says, for each kind of device, how training runs on it.
+
+The key of a machine is ``{device}-{name}``; the first rule that matches the whole key applies. Every run prints and records
+what was chosen. Nothing here is part of a run's identity: it says how a run is computed, not what.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from orchard.runs.device import resolve_device
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do on devices whose key matches ``pattern``."""
+
+    pattern: str
+    precision: Precision
+    attention: str
+    compile: bool
+    fused_optimizer: bool
+
+
+RULES = (
+    Rule(r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX (4|5|6)0.*|A10G?|A40|A6000).*", "bf16-mixed", "sdpa", True, True),
+    Rule(r"cuda-.*", "16-mixed", "sdpa", False, True),
+    Rule(r"mps-.*", "32-true", "sdpa", False, False),
+    Rule(r"cpu-.*", "32-true", "sdpa", False, True),
+)
+
+# Dense bf16 peak in FLOP/s, from the makers' data sheets (without sparsity). First match wins.
+BF16_PEAKS = (
+    (r"H100 PCIe", 756e12),
+    (r"H100 NVL", 835e12),
+    (r"H100|H200|H800", 989e12),
+    (r"B200", 2250e12),
+    (r"A100|A800", 312e12),
+    (r"L40S", 362e12),
+    (r"L4\b", 121e12),
+    (r"A10G?\b", 125e12),
+    (r"RTX 4090", 165e12),
+    (r"RTX 3090", 71e12),
+)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The choices for this machine."""
+
+    device: str
+    name: str
+    precision: Precision
+    attention: str
+    compile: bool
+    fused_optimizer: bool
+    threads: int
+    peak_flops: float | None
+
+    def __str__(self) -> str:
+        peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
+        return (
+            f"device {self.device} ({self.name}), precision {self.precision}, attention {self.attention}, "
+            f"compile {'on' if self.compile else 'off'}, {self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the provenance of a run."""
+        return {"device": self.device, "name": self.name, "precision": self.precision, "attention": self.attention,
+                "compile": self.compile, "threads": self.threads}  # fmt: skip
+
+
+def choose(device: str = "auto") -> Hardware:
+    """Apply the rules to this machine.
+
+    Raises:
+        BadInput: ``device`` is unknown or not here.
+    """
+    device = resolve_device(device)
+    name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name() if device == "cpu" else "Apple GPU"
+    rule = next(rule for rule in RULES if re.fullmatch(rule.pattern, f"{device}-{name}"))
+    precision: Precision = rule.precision
+    if precision == "16-mixed" and torch.cuda.is_bf16_supported(including_emulation=False):
+        precision = "bf16-mixed"
+    return Hardware(
+        device=device,
+        name=name,
+        precision=precision,
+        attention=rule.attention,
+        compile=rule.compile and not os.environ.get("ORCHARD_NO_COMPILE"),
+        fused_optimizer=rule.fused_optimizer,
+        threads=torch.get_num_threads(),
+        peak_flops=bf16_peak(name) if device == "cuda" else None,
+    )
+
+
+def bf16_peak(name: str) -> float | None:
+    """Dense bf16 peak of a GPU in FLOP/s, or None if its name is not in the table."""
+    return next((peak for pattern, peak in BF16_PEAKS if re.search(pattern, name)), None)
+
+
+def describe(device: str = "auto") -> str:
+    """One line for people."""
+    return str(choose(device))
+
+
+def _cpu_name() -> str:
+    from orchard.runs.provenance import environment
+
+    return str(environment()["cpu"])

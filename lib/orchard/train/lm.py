@@ -1,0 +1,254 @@
+"""Language modelling: the LightningModule, and the run that trains a decoder and scores it on held-out text.
+
+    loss = - 1/N sum_t log p(x_t | x_<t)           nats per token
+    bits per byte = sum of nats / (ln 2 * bytes)   comparable between tokenizers
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orchard.config import REQUIRED, Configurable
+from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
+from orchard.errors import BadInput
+from orchard.nn import Decoder
+from orchard.runs import Finished, Run, Store, Workspace, execute
+from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest, seed_everything
+from orchard.train.hardware import Hardware, choose
+from orchard.train.metrics import JsonLinesLogger, ThroughputMeter, extra_loggers
+
+
+class AdamW(Configurable):
+    """AdamW with linear warm-up and cosine decay; weight decay on matrices only (Loshchilov & Hutter, arXiv 1711.05101)."""
+
+    class Config(Configurable.Config):
+        learning_rate: float = 1e-3
+        betas: list[float] = [0.9, 0.95]
+        weight_decay: float = 0.1
+        warmup_fraction: float = 0.04
+        final_fraction: float = 0.1  # of the learning rate, at the last step
+
+    def __init__(self, cfg: AdamW.Config) -> None:
+        self.cfg = cfg
+
+    def scale(self, step: int, steps: int) -> float:
+        """The factor on the learning rate at ``step`` of ``steps``."""
+        warmup = max(1, round(self.cfg.warmup_fraction * steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, steps - warmup)
+        return self.cfg.final_fraction + (1 - self.cfg.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def optimizer(self, module: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
+        """The optimizer for the parameters of ``module``."""
+        matrices = [p for p in module.parameters() if p.ndim >= 2]
+        others = [p for p in module.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        betas = (self.cfg.betas[0], self.cfg.betas[1])
+        return torch.optim.AdamW(groups, lr=self.cfg.learning_rate, betas=betas, fused=fused)
+
+
+def token_losses(model: Decoder, window: Int[Tensor, "batch time_and_one"]) -> Float[Tensor, "batch time"]:
+    """Nats of each token given those before it in its window."""
+    logits = model(window[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none").view_as(window[:, 1:])
+
+
+class LanguageModel(pl.LightningModule):
+    """Trains a decoder on windows of tokens."""
+
+    def __init__(self, model: Decoder, optim: AdamW, steps: int, fused: bool) -> None:
+        super().__init__()
+        self.model, self.optim, self.steps, self.fused = model, optim, steps, fused
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean nats per token of the batch."""
+        loss = token_losses(self.model, batch["tokens"]).mean()
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Mean nats per token on the validation windows."""
+        self.log("validation_loss", token_losses(self.model, batch["tokens"]).mean(), batch_size=len(batch["tokens"]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, a function of the step alone."""
+        optimizer = self.optim.optimizer(self.model, self.fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class TrainLM(Run):
+    """Train a language model and score it on test windows.
+
+    Result: ``loss`` and ``validation_loss`` (nats per token), ``bits_per_byte``, ``tokens`` trained on, ``parameters``,
+    ``flops_per_token`` (forward), ``test_tokens``, ``test_bytes``.
+    Files: ``model.safetensors`` (weights), ``eval.safetensors`` (``nll`` [windows, time], ``tokens`` [windows, time + 1],
+    ``document`` [windows, time + 1]), ``metrics.jsonl`` (``step``, ``loss``, ``validation_loss``).
+    """
+
+    class Config(Run.Config):
+        model: Decoder.Config = REQUIRED  # vocab_size is set from the tokenizer
+        source: Source.Config = EmbeddedText.Config()
+        tokenizer: Tokenizer.Config = ByteTokenizer.Config()
+        optim: AdamW.Config = AdamW.Config()
+        seq_len: int = REQUIRED  # tokens predicted per window
+        batch_size: int = REQUIRED  # windows per step
+        steps: int = REQUIRED
+        seed: int = 0  # of the initial weights and of the order of the data
+        clip: float = 1.0  # norm of the gradient
+        log_every: int = 10
+        validate_every: int = 50
+        eval_windows: int = 64  # of the validation split and of the test split
+        checkpoint_every: int = 100
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Train from the newest checkpoint, if there is one, to the last step, then score."""
+        cfg = self.cfg
+        hardware = choose(work.device)
+        work.log(str(hardware))
+        work.notes["hardware"] = hardware.as_dict()
+        tokenizer = cfg.tokenizer.build(source=cfg.source.build())
+        train, validation, test = (
+            Windows(tokens(cfg.source, cfg.tokenizer, split), cfg.seq_len) for split in ("train", "validation", "test")
+        )
+        seed_everything(cfg.seed)
+        model = cfg.model.set(vocab_size=tokenizer.vocab_size).build()
+        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+        loader = ResumableLoader(train, cfg.batch_size, cfg.seed)
+        held_out = [batch for _, batch in _batches(validation, cfg.eval_windows, cfg.batch_size)]
+        meter = ThroughputMeter(cfg.batch_size * cfg.seq_len, model.flops_per_token(cfg.seq_len), hardware)
+        train_loop(module, loader, held_out, cfg, work, hardware, [meter])
+        work.log(str(meter))
+        work.notes["throughput"] = meter.read()
+
+        save_file({name: p.contiguous() for name, p in model.state_dict().items()}, work.folder / "model.safetensors")
+        scores = score(model, test, cfg.eval_windows, cfg.batch_size, hardware)
+        save_file(scores, work.folder / "eval.safetensors")
+        nats = scores["nll"].double().sum().item()
+        size = int(tokenizer.token_bytes(scores["tokens"][:, 1:].numpy()).sum())
+        validation_loss = score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"].double().mean()
+        return {
+            "loss": nats / scores["nll"].numel(),
+            "bits_per_byte": nats / math.log(2) / size,
+            "validation_loss": validation_loss.item(),
+            "test_tokens": scores["nll"].numel(),
+            "test_bytes": size,
+            "tokens": cfg.steps * cfg.batch_size * cfg.seq_len,
+            "parameters": model.num_parameters(),
+            "parameters_without_embedding": model.num_parameters(embedding=False),
+            "flops_per_token": model.flops_per_token(cfg.seq_len),
+        }
+
+
+def fit(cfg: TrainLM.Config, store: Store | None = None, device: str = "auto") -> Finished:
+    """Train the model that ``cfg`` describes, or find it finished in the store; a killed training goes on.
+
+    Prints the hardware rules that apply.
+    """
+    print(choose(device), flush=True)
+    return execute([cfg], store, device=device)[0]
+
+
+def load_model(run: Finished, cfg: TrainLM.Config) -> Decoder:
+    """The trained decoder of a finished run, on the CPU, ready for use.
+
+    Args:
+        run: the finished run of ``cfg``.
+        cfg: the config it was made from.
+    """
+    tokenizer = cfg.tokenizer.build(source=cfg.source.build())
+    model: Decoder = cfg.clone().model.set(vocab_size=tokenizer.vocab_size).build()
+    model.load_state_dict(run.tensors("model"))
+    return model.eval()
+
+
+def train_loop(
+    module: pl.LightningModule,
+    loader: Any,
+    held_out: list[dict[str, Tensor]],
+    cfg: TrainLM.Config,
+    work: Workspace,
+    hardware: Hardware,
+    callbacks: list[pl.Callback],
+) -> None:
+    """Run Lightning's trainer to ``cfg.steps`` optimizer steps, from the newest whole checkpoint of the workspace.
+
+    Quiet: no progress bar unless a person watches a terminal, no advertisement, no warnings about workers.
+    """
+    if cfg.steps < 1:
+        raise BadInput(f"TrainLM.Config.steps is {cfg.steps}: train for at least one step")
+    checkpoint = latest(work.checkpoints)
+    start = int(checkpoint.stem.partition("_")[2]) if checkpoint else 0
+    if checkpoint:
+        work.log(f"goes on from step {start}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _quiet()
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(hardware.device, hardware.device),
+            devices=1,
+            precision=hardware.precision,
+            max_steps=cfg.steps,
+            max_epochs=-1,
+            gradient_clip_val=cfg.clip,
+            log_every_n_steps=cfg.log_every,
+            val_check_interval=cfg.validate_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label)],
+            plugins=[SafetensorsIO()],
+            callbacks=[CounterRandomness(cfg.seed), *callbacks, KeepCheckpoints(work.checkpoints, cfg.checkpoint_every)],
+            default_root_dir=work.folder,
+        )
+        if hardware.compile:
+            module.compile()
+        trainer.fit(module, loader, torch.utils.data.DataLoader(held_out, batch_size=None), ckpt_path=checkpoint)
+
+
+@torch.no_grad()
+def score(model: Decoder, windows: Windows, count: int, batch_size: int, hardware: Hardware) -> dict[str, Tensor]:
+    """Nats of every token in ``count`` windows spread evenly over a split; with the windows themselves."""
+    device = torch.device(hardware.device)
+    model = model.to(device).eval()
+    kept: dict[str, list[Tensor]] = {"nll": [], "tokens": [], "document": [], "window": []}
+    for indices, batch in _batches(windows, count, batch_size):
+        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+            kept["nll"].append(token_losses(model, batch["tokens"].to(device)).float().cpu())
+        kept["tokens"].append(batch["tokens"].int())
+        kept["document"].append(batch["document"].int())
+        kept["window"].append(torch.from_numpy(indices))
+    model.cpu()
+    return {name: torch.cat(parts) for name, parts in kept.items()}
+
+
+def _batches(windows: Windows, count: int, batch_size: int) -> list[tuple[np.ndarray, dict[str, Tensor]]]:
+    indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
+    parts = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    return [(part, windows.batch(part)) for part in parts]
+
+
+def _quiet() -> None:
+    import logging
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+__all__ = ["AdamW", "LanguageModel", "TrainLM", "fit", "load_model", "score", "token_losses", "train_loop"]

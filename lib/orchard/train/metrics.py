@@ -1,0 +1,137 @@
+"""What a training run logs: JSON lines always, Weights & Biases by one switch, and the throughput meter."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from orchard.errors import OrchardError
+from orchard.train.hardware import Hardware
+
+
+class JsonLinesLogger(Logger):
+    """Appends one JSON object per logged step to ``metrics.jsonl``.
+
+    Args:
+        folder: where the file lies.
+        resume_step: rows after this step are dropped first, because training goes on from there and will log them again.
+    """
+
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path = folder / "metrics.jsonl"
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text("utf-8").splitlines(keepends=True):
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the last line of a killed process
+                    break
+                if row["step"] <= resume_step:
+                    kept.append(line)
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # closed in finalize()
+
+    @property
+    def name(self) -> str:
+        """Name for Lightning."""
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        """Version for Lightning."""
+        return "0"
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the run's ``config.json`` holds them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Write one row; ``step`` counts finished optimizer steps."""
+        row = {"step": step} | {k: v for k, v in metrics.items() if k not in ("epoch", "step")}
+        self._file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Bring the rows to disk."""
+        self._file.flush()
+
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def extra_loggers(label: str) -> list[Logger]:
+    """The Weights & Biases logger if ``$ORCHARD_WANDB`` names a project; otherwise nothing."""
+    project = os.environ.get("ORCHARD_WANDB")
+    if not project:
+        return []
+    try:
+        from lightning.pytorch.loggers import WandbLogger
+
+        return [WandbLogger(project=project, name=label or None)]
+    except ModuleNotFoundError:
+        raise OrchardError("ORCHARD_WANDB is set but wandb is not installed: pip install wandb, or unset it") from None
+
+
+class ThroughputMeter(pl.Callback):
+    """Tokens per second, FLOP/s and, where the device's peak is known, model FLOPs utilisation (MFU).
+
+    MFU = 3 * forward FLOPs per token * tokens per second / dense bf16 peak. The backward pass counts as two forward passes;
+    causal masking is taken into account (only visible keys count), recomputation is not. The first steps are left out: they
+    compile and warm up.
+    """
+
+    def __init__(self, tokens_per_step: int, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5) -> None:
+        self.tokens_per_step, self.hardware, self.warmup = tokens_per_step, hardware, warmup
+        self.flops_per_token = 3 * forward_flops_per_token
+        self._seen = self._steps = 0
+        self._start: float | None = None
+        self._pause = 0.0
+        self._seconds = 0.0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._seen += 1
+        if self._seen == self.warmup:
+            self._start = self._now()
+        elif self._start is not None:
+            self._steps += 1
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._pause = self._now()
+
+    def on_validation_end(self, *_: Any) -> None:
+        if self._start is not None:  # validation is not training: as if the clock had stood still
+            self._start += self._now() - self._pause
+
+    def on_train_end(self, *_: Any) -> None:
+        self._seconds = self._now() - self._start if self._start is not None else 0.0
+
+    def read(self) -> dict[str, float]:
+        """``tokens_per_s``, ``flops`` (per second) and ``mfu`` of a finished training; empty if it was too short."""
+        if not self._steps or not self._seconds:
+            return {}
+        tokens = self._steps * self.tokens_per_step / self._seconds
+        rates = {"tokens_per_s": tokens, "flops": tokens * self.flops_per_token}
+        if self.hardware.peak_flops:
+            rates["mfu"] = rates["flops"] / self.hardware.peak_flops
+        return rates
+
+    def __str__(self) -> str:
+        rates = self.read()
+        if not rates:
+            return "too few steps to measure throughput"
+        mfu = f", MFU {rates['mfu']:.1%}" if "mfu" in rates else " (peak of this device unknown: no MFU)"
+        return f"{rates['tokens_per_s']:,.0f} tokens/s, {rates['flops'] / 1e9:,.1f} GFLOP/s{mfu}"
+
+    def _now(self) -> float:
+        if self.hardware.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()

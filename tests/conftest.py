@@ -20,7 +20,7 @@ close_network.close()
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Everything with shapes. orchard.config is left out: it checks its own values, and REQUIRED is no int.
-install_import_hook([f"orchard.{name}" for name in ("nn", "data", "train", "evals", "papers", "stats")], "beartype.beartype")
+install_import_hook([f"orchard.{name}" for name in ("nn", "data", "train", "papers", "stats")], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -35,3 +35,4 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     scratch = tmp_path_factory.mktemp("orchard")
     monkeypatch.setenv("ORCHARD_STORE", str(scratch / "runs"))
     monkeypatch.setenv("ORCHARD_OUTPUT", str(scratch / "output"))
+    monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path_factory.getbasetemp().parent / "cache"))  # corpora, shared by all

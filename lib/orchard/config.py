@@ -1,22 +1,19 @@
-"""Configs: typed, nested values that know which class they build (design after AXLearn §3.1, arXiv 2507.05411).
+"""Configs: typed, nested values that know which class they build (semantics of AXLearn's configs, arXiv 2507.05411 §3).
 
-A component is a class with a nested ``Config``; ``cfg.build()`` makes the component from a private copy of the config:
-
-    class Linear(nn.Module, Configurable):
-        class Config(Configurable.Config):        # becomes a keyword-only dataclass by itself
-            dim: int = REQUIRED                   # must be set before build(); a parent pushes it down
+    class Layer(nn.Module, Configurable):
+        class Config(Configurable.Config):            # becomes a keyword-only dataclass by itself
+            dim: int = REQUIRED                       # must be set before build(); a parent pushes it down
             norm: RMSNorm.Config = RMSNorm.Config()   # mutable defaults are copied for each instance
 
-        def __init__(self, cfg: Linear.Config):
+        def __init__(self, cfg: Layer.Config) -> None:   # cfg is a private copy
             super().__init__()
             self.norm = cfg.norm.set(dim=cfg.dim).build()
 
-    layer = Linear.Config(dim=8).build()
+    layer = Layer.Config(dim=8).build()
 
-Configs are values: whatever is set on one is checked and copied, so that editing one never changes another. They hold
-None, bool, int, float, str, Enum members, classes, functions, configs, and lists and dicts of these: what can be
-printed, compared and hashed the same way in every process. ``golden()`` is the sorted text, ``fingerprint()`` the
-SHA-256. ``replace`` swaps a part of any tree, ``Chain`` applies modifiers and refuses conflicting writes.
+Configs are values: what is set on one is checked and copied, so editing one never changes another. They hold None, bool,
+int, float, str, Enum members, classes, functions, configs, and lists and dicts of these: what prints, compares and hashes
+alike in every process. ``golden()`` is the text, ``fingerprint()`` the hash, ``replace`` swaps a part of any tree.
 """
 
 from __future__ import annotations
@@ -38,21 +35,15 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 __all__ = ["REQUIRED", "Chain", "Config", "Configurable", "Modifier", "derive", "fn_config", "replace", "select"]
 
+C = TypeVar("C", bound="Config")
+
 
 class _Required:
-    """The value of a field that must be set. Using it in any computation is an error, never a wrong number."""
-
-    def _refuse(self, *_: Any) -> Any:
-        raise TypeError("a REQUIRED config field was used before it was set; cfg.missing() lists the unset fields")
-
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __call__ = __getitem__ = __iter__ = __len__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = _refuse
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __int__ = __float__ = __index__ = _refuse
-    __hash__ = object.__hash__
+    """The value of a field that must be set. Computing with it is an error, never a wrong number."""
 
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -60,12 +51,24 @@ class _Required:
     def __reduce__(self) -> str:
         return "REQUIRED"  # pickles and copies as the one object of this module
 
+    __hash__ = object.__hash__
 
+
+def _refuse(*_: Any) -> Any:
+    raise TypeError("a REQUIRED config field was used before it was set; cfg.missing() lists the unset fields")
+
+
+for _operator in """bool int float index len iter getitem call eq ne lt le gt ge neg add radd sub rsub mul rmul truediv
+    rtruediv floordiv rfloordiv mod rmod pow rpow""".split():
+    setattr(_Required, f"__{_operator}__", _refuse)
 REQUIRED: Any = _Required()
 
 
+# -- which values are allowed, and which fit an annotation ---------------------------------------------------------
+
+
 def _name(value: Any) -> str:
-    """``module:qualname`` of a class or function. Raises TypeError unless importing that name gives this very object."""
+    """``module:qualname`` of a class or function. Raises TypeError unless that name leads back to this very object."""
     module, qualname = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -78,52 +81,50 @@ def _name(value: Any) -> str:
     return f"{module}:{qualname}"
 
 
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType))
+
+
+def _segment(key: str) -> str:
+    """A dict key as one part of a dotted path."""
+    return key if re.fullmatch(r"[^.\s\[\]\"]+", key) else f"[{json.dumps(key)}]"
 
 
 def _copied(value: Any, place: str) -> Any:
-    """A deep copy of an allowed value; TypeError naming ``place`` for any other, however deeply nested."""
-    if value is None or value is REQUIRED or type(value) in (bool, int, str) or isinstance(value, enum.Enum):
-        return value
-    if type(value) is float:
-        if math.isnan(value):
-            raise TypeError(f"{place} is NaN, which is not equal to itself; use None")
-        return value
+    """A deep copy of an allowed value. TypeError that names ``place`` for any other, however deeply nested."""
     if isinstance(value, Config):
         return value.clone()
     if type(value) is list:
         return [_copied(item, f"{place}.{i}") for i, item in enumerate(value)]
     if type(value) is dict:
-        for key in value:
-            if type(key) is not str or key == "class":
-                raise TypeError(f"{place} has the key {key!r}; keys are strings other than 'class'")
+        if wrong := [key for key in value if type(key) is not str or key == "class"]:
+            raise TypeError(f"{place} has the key {wrong[0]!r}; keys are strings other than 'class'")
         return {key: _copied(item, f"{place}.{_segment(key)}") for key, item in value.items()}
-    if isinstance(value, (type, *_FUNCTIONS)):
+    if type(value) is float and math.isnan(value):
+        raise TypeError(f"{place} is NaN, which does not equal itself; use None")
+    if value is None or value is REQUIRED or isinstance(value, enum.Enum) or type(value) in (bool, int, float, str):
+        return value
+    if _is_code(value):
         try:
             _name(value)
         except TypeError as error:
             raise TypeError(f"{place}: {error}") from None
         return value
-    hint = {tuple: "use a list", set: "use a sorted list"}.get(type(value), "convert it (.item(), str(), a Config)")
+    advice = "use a list" if isinstance(value, tuple) else "convert it (.item(), list(), str(), a Config)"
     raise TypeError(
-        f"{place} = {value!r} is a {type(value).__name__}, which a config cannot hold: {hint}. Allowed: None, bool, "
-        "int, float, str, Enum, class, function, Config, and lists and dicts of these"
+        f"{place} = {value!r} is a {type(value).__name__}, which a config cannot hold: {advice}. Allowed: None, bool, int, "
+        "float, str, Enum, class, function, Config, and lists and dicts of these"
     )
 
 
-def _segment(key: str) -> str:
-    """A dict key as a part of a dotted path."""
-    return key if re.fullmatch(r"[^.\s\[\]\"]+", key) else f"[{json.dumps(key)}]"
-
-
 class _Mismatch(Exception):
-    pass
+    """A value does not have the annotated type."""
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """``value`` if it has the annotated type (an int becomes a float where one is expected), else raises _Mismatch."""
+    """``value`` if it fits the annotation (an int becomes a float where only that is expected); else _Mismatch."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if value is REQUIRED or hint is Any or isinstance(hint, (str, typing.TypeVar)):
+    if value is REQUIRED or hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
         for arm in sorted(args, key=lambda arm: arm is float):  # float last: an int stays one where both are allowed
@@ -132,20 +133,16 @@ def _fitted(value: Any, hint: Any) -> Any:
             except _Mismatch:
                 continue
         raise _Mismatch
-    if origin is Literal:
-        good = any(value == option and type(value) is type(option) for option in args)
-    elif origin is list and isinstance(value, list):
+    if origin is list and isinstance(value, list):
         return [_fitted(item, args[0]) for item in value]
-    elif origin is dict and isinstance(value, dict):
+    if origin is dict and isinstance(value, dict):
         return {key: _fitted(item, args[1]) for key, item in value.items()}
-    elif hint is None:
-        good = value is None
-    elif hint is float:
-        if type(value) is int:
-            return float(value)
-        good = isinstance(value, float)
-    elif hint is int:
-        good = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and type(value) is int:
+        return float(value)
+    if origin is Literal:
+        good = any(_same(value, option) for option in args)
+    elif hint is None or hint is int:
+        good = value is None if hint is None else isinstance(value, int) and not isinstance(value, bool)
     else:
         try:
             good = isinstance(value, origin or hint)
@@ -156,59 +153,59 @@ def _fitted(value: Any, hint: Any) -> Any:
     return value
 
 
+# -- configs -------------------------------------------------------------------------------------------------------
+
+
 @dataclass_transform(kw_only_default=True)
 @dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)
 class Config:
-    """Base of every config; subclasses become keyword-only dataclasses by themselves (see the module's text)."""
+    """Base of every config. Subclasses become keyword-only dataclasses by themselves; each field has a default."""
 
     owner: ClassVar[Any] = None  # the class (or callable) that build() calls
-    location_fields: ClassVar[tuple[str, ...]] = ()  # say where something lies, not what it is: not in fingerprint()
-    __no_type_check__ = True  # run-time checkers leave the constructor alone: REQUIRED is no int, and we check ourselves
-    _explicit: ClassVar[set[str]]  # held by each instance: the names the caller set, as opposed to defaults
+    location_fields: ClassVar[tuple[str, ...]] = ()  # they say where something is, not what: left out of fingerprint()
+    __no_type_check__ = True  # run-time checkers leave the constructor alone: REQUIRED is no int, and types are checked here
     _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
     _hints: ClassVar[dict[str, Any]] = {}  # annotations as objects, filled when first needed
+    _explicit: ClassVar[frozenset[str]]  # held by each instance: names that were set, as opposed to defaults
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         annotations = inspect.get_annotations(cls)
         for name, value in vars(cls).items():
             ignored = name in cls._fields or not (callable(value) or hasattr(value, "__get__"))
-            if ignored and name not in annotations and name != "location_fields" and not name.startswith("_"):
-                raise TypeError(f"{cls.__qualname__}.{name} has no annotation and would be ignored; write {name}: <type>")
+            if ignored and not (name in annotations or name == "location_fields" or name.startswith("_")):
+                raise TypeError(f"{cls.__qualname__}.{name} has no annotation and would be ignored; add one")
         for name in [name for name, hint in annotations.items() if "ClassVar" not in str(hint)]:
             if name.startswith("_") or hasattr(Config, name):
                 raise TypeError(f"{cls.__qualname__}.{name}: the name is taken by Config itself; choose another")
             if name not in vars(cls) and name not in cls._fields:
                 raise TypeError(f"{cls.__qualname__}.{name} has no default; write {name}: {annotations[name]} = REQUIRED")
             default = vars(cls).get(name, cls._fields.get(name))
-            if isinstance(default, dataclasses.Field):  # written out, or inherited under a narrower annotation
-                made = dataclasses.field(default=default.default, default_factory=default.default_factory)  # type: ignore
-                setattr(cls, name, made)
+            if default is cls._fields.get(name, REQUIRED):  # inherited, under a narrower annotation
+                factory: Any = functools.partial(cls._default, name)
+                setattr(cls, name, dataclasses.field(default_factory=factory))
             elif isinstance(default, (list, dict, Config)):
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(copy.deepcopy, default)))
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
         cls._fields, cls._hints = {field.name: field for field in dataclasses.fields(cls)}, {}
-        cls.location_fields = tuple(dict.fromkeys(f for base in cls.__mro__ for f in vars(base).get("location_fields", ())))
-        if unknown := set(cls.location_fields) - set(cls._fields):
-            raise TypeError(f"{cls.__qualname__}.location_fields names {sorted(unknown)}, which are not fields")
+        places = [place for base in cls.__mro__ for place in vars(base).get("location_fields", ())]
+        cls.location_fields = tuple(dict.fromkeys(places))
+        if unknown := [place for place in places if place not in cls._fields]:
+            raise TypeError(f"{cls.__qualname__}.location_fields names {', '.join(unknown)}: no such field")
 
     def __init__(self, **values: Any) -> None:
-        for name in values:
-            self._known(name)
-        self.__dict__["_explicit"] = set(values)
+        self._known(values)
+        self.__dict__["_explicit"] = frozenset(values)
         for name in self._fields:
-            value = values[name] if name in values else self._default(name)
-            self.__dict__[name] = self._checked(name, value)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.set(**{name: value})
+            self.__dict__[name] = self._checked(name, values[name] if name in values else self._default(name))
 
     @classmethod
-    def _known(cls, name: str) -> None:
-        if name not in cls._fields:
-            close = difflib.get_close_matches(name, cls._fields, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"its fields: {', '.join(cls._fields)}"
-            raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {hint}", name=name)
+    def _known(cls, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in cls._fields:
+                close = difflib.get_close_matches(name, cls._fields, n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(close)}?" if close else f"its fields: {', '.join(cls._fields)}"
+                raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {hint}", name=name)
 
     @classmethod
     def _default(cls, name: str) -> Any:
@@ -217,7 +214,7 @@ class Config:
             return field.default
         value = field.default_factory()
         for node in _configs(value):
-            node._explicit.clear()  # nobody set what comes with a default
+            node.__dict__["_explicit"] = frozenset()  # nobody set what comes with a default
         return value
 
     @classmethod
@@ -233,111 +230,113 @@ class Config:
         return cls._hints[name]
 
     def _checked(self, name: str, value: Any) -> Any:
-        """A copy of ``value`` that may be stored in field ``name``; TypeError if it may not."""
+        """A copy of ``value`` that may be stored in field ``name``; TypeError if it may not be."""
         place = f"{type(self).__qualname__}.{name}"
         value, hint = _copied(value, place), self._hint(name)
         try:
             return _fitted(value, hint)
         except _Mismatch:
-            expected = self._fields[name].type
-            expected = expected if isinstance(expected, str) else getattr(expected, "__qualname__", str(expected))
-            raise TypeError(f"{place} = {value!r}: expected {expected}, got {type(value).__qualname__}") from None
+            expected = getattr(hint, "__qualname__", None) if isinstance(hint, type) else None
+            got = type(value).__qualname__
+            raise TypeError(f"{place} = {value!r}: expected {expected or hint}, got {got}") from None
 
-    def set(self, **values: Any) -> Self:
-        """Set fields to copies of the values and return this config. All values are checked before any is set.
+    def set(self: C, **values: Any) -> C:
+        """Set fields to copies of the values and return this config; nothing is set unless all of them are good.
 
-        Raises AttributeError for an unknown field (with close matches), TypeError for a value of the wrong type.
+        Raises AttributeError for an unknown field, with close matches, and TypeError for a value of the wrong type.
         """
-        for name in values:
-            self._known(name)
-        self.__dict__.update({name: self._checked(name, value) for name, value in values.items()})
-        self._explicit.update(values)
+        self._known(values)
+        checked = {name: self._checked(name, value) for name, value in values.items()}
+        self.__dict__.update(checked, _explicit=self._explicit | checked.keys())
         return self
 
-    def clone(self) -> Self:
-        """An independent copy, checked anew (a list may have been changed in place), that remembers what was set."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.set(**{name: value})
+
+    def clone(self: C) -> C:
+        """An independent copy that remembers what was set; checked anew, since a list may have been edited in place."""
         new = object.__new__(type(self))
-        new.__dict__["_explicit"] = set(self._explicit)
+        new.__dict__["_explicit"] = self._explicit
         for name in self._fields:
             new.__dict__[name] = self._checked(name, self.__dict__[name])
         return new
 
     __copy__ = clone
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self: C, memo: dict[int, Any]) -> C:
         return self.clone()
 
     def build(self, **runtime: Any) -> Any:
-        """``owner(private copy, **runtime)``. ValueError names every own field still REQUIRED; children are the
-        owner's business, which sets their interface dimensions. TypeError if a runtime argument shadows a field."""
+        """``owner(private copy, **runtime)``. ValueError names each own field that is still REQUIRED; those of child
+        configs are for the owner to set before it builds them. TypeError if a runtime argument shadows a field."""
         if self.owner is None:
             raise TypeError(f"{type(self).__qualname__} has no owner: declare it inside a Configurable to build it")
-        if shadowed := sorted(set(runtime) & set(self._fields)):
-            raise TypeError(f"{type(self).__qualname__}.build: {', '.join(shadowed)} are config fields; set them there")
+        if shadowed := [name for name in runtime if name in self._fields]:
+            raise TypeError(f"{type(self).__qualname__}.build: {', '.join(shadowed)}: set config fields on the config")
         self._require()
         return self.owner(self.clone(), **runtime)
 
     def _require(self, given: Iterable[str] = ()) -> None:
-        unset = [path for path, value, _, key in _nodes(self, own=True) if value is REQUIRED and key not in given]
-        if unset:
+        own = (node for name, value in self._items() if name not in given for node in _nodes(value, name, self, name, own=True))
+        if unset := [path for path, value, *_ in own if value is REQUIRED]:
             raise ValueError(f"{type(self).__qualname__}.build: required but not set: {', '.join(unset)}")
-
-    def _items(self) -> list[tuple[str, Any]]:
-        return [(name, self.__dict__[name]) for name in self._fields]
 
     def missing(self) -> list[str]:
         """Dotted paths of all fields of the whole tree that are still REQUIRED."""
-        return [path for path, value, _, _ in _nodes(self) if value is REQUIRED]
+        return [path for path, value, *_ in _nodes(self) if value is REQUIRED]
 
     def walk(self, owner: Any = None) -> Iterator[tuple[str, Config, Any, Any]]:
-        """(dotted path, config, container, key) of this config and all below, parents first, containers live.
+        """(dotted path, config, container, key) of this config and all below it, parents first; not copies.
 
-        With ``owner``, only configs that build it or a subclass. ValueError if one object sits at two places.
+        With ``owner``, only configs that build it or a subclass of it. ValueError if one object is at two places.
         """
         seen: dict[int, str] = {}
         for path, node, container, key in _nodes(self):
-            if not isinstance(node, Config):
-                continue
-            if (first := seen.setdefault(id(node), path)) != path:
-                raise ValueError(f"one config object is at {first!r} and at {path!r}; put a .clone() at one of them")
-            if owner is None or _owned(node, owner):
-                yield path, node, container, key
+            if isinstance(node, Config):
+                if (first := seen.setdefault(id(node), path)) != path:
+                    raise ValueError(f"one config object is at {first!r} and at {path!r}; put its .clone() at one of them")
+                if owner is None or _owned(node, owner):
+                    yield path, node, container, key
 
     def flat(self) -> dict[str, Any]:
-        """Dotted path -> value, in natural order. ``<path>.class`` is a config's class; a list or dict without configs
-        is one value."""
-        return dict(sorted(_flat(self.clone(), ""), key=lambda pair: _natural(pair[0])))
+        """Dotted path -> value, sorted (layers.2 before layers.10). ``<path>.class`` is the class of a config; a list or
+        dict that holds no config is one value."""
+        return dict(sorted(_flat(self.clone()), key=lambda pair: _natural(pair[0])))
 
     def golden(self) -> str:
-        """The whole tree as sorted lines ``path: value``: the same text in every process, made to be diffed."""
+        """The whole tree as sorted lines ``path: value``, the same in every process, made to be kept and diffed."""
         return "".join(f"{path}: {_text(value)}\n" for path, value in self.flat().items())
 
     def diff(self, other: Config) -> dict[str, tuple[str | None, str | None]]:
-        """Path -> (text here, text in ``other``) wherever the golden texts differ; None where there is no such path."""
-        mine, theirs = ({k: _text(v) for k, v in cfg.flat().items()} for cfg in (self, other))
-        return {k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)}
+        """Path -> (text here, text in ``other``) where they differ; None where a path does not exist."""
+        ours, theirs = ({path: _text(value) for path, value in cfg.flat().items()} for cfg in (self, other))
+        return {p: (ours.get(p), theirs.get(p)) for p in {**ours, **theirs} if ours.get(p) != theirs.get(p)}
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole tree as JSON values; ``"class"`` holds each config's class."""
-        return _canonical(self.clone(), True)
+        """The whole tree as JSON values; ``"class"`` holds the class of each config."""
+        return _canonical(self.clone(), location=True)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of classes and fields, ``location_fields`` left out."""
-        return hashlib.sha256(_json(_canonical(self.clone(), False)).encode()).hexdigest()
+        """SHA-256, in hex, of the canonical JSON of all classes and fields but the ``location_fields``."""
+        text = json.dumps(_canonical(self.clone(), location=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return _same(self, other) if isinstance(other, Config) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # mutable
+    __hash__ = None  # type: ignore[assignment]  # it can change
+
+    def _items(self) -> list[tuple[str, Any]]:
+        return [(name, self.__dict__[name]) for name in self._fields]
 
     def _changed(self) -> list[str]:
         """Names of the fields whose value is not the default."""
         return [name for name, value in self._items() if not _same(value, self._default(name))]
 
-    def _set_by_caller(self) -> set[str]:
+    def _chosen(self) -> frozenset[str]:
         """Names of the fields that were set, or edited below (``cfg.child.x = 1``, ``cfg.sizes.append(1)``)."""
-        below = {name for name, value in self._items() if any(node._explicit for node in _configs(value))}
-        return self._explicit | below | set(self._changed())
+        below = [name for name, value in self._items() if any(node._explicit for node in _configs(value))]
+        return self._explicit.union(below, self._changed())
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}({', '.join(f'{name}={self.__dict__[name]!r}' for name in self._changed())})"
@@ -347,30 +346,30 @@ class Config:
         return _html(self, "", opened=True)
 
 
-_Config = Config  # the nested classes below have the same name
+_Config = Config  # nested classes below have the same name
 
 
 class Configurable:
-    """A class that is built from its nested ``Config``. Without one it gets a subclass of its parent's, owned by itself.
+    """A class that is built from its nested ``Config``. One without gets a subclass of its parent's, owned by itself.
 
-    ``__init__(self, cfg, **runtime)`` receives a private copy. A class that is also an ``nn.Module`` writes
+    ``__init__(self, cfg, **runtime)`` receives a private copy. A class that is also an ``nn.Module`` is written
     ``class Foo(nn.Module, Configurable)`` and calls ``super().__init__()``; others may leave ``__init__`` out.
     """
 
     class Config(_Config):
-        """The base that every nested Config inherits from."""
+        """The base that nested Configs inherit from."""
 
     cfg: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = vars(cls).get("Config")
-        if own is None or "owner" in vars(own):  # none declared, or another class's Config under this name
-            names = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config"}
-            own = type("Config", (cls.Config,), names)
+        own: Any = vars(cls).get("Config")
+        if own is None or "owner" in vars(own):  # none declared, or that of another class under this name
+            place = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config"}
+            own = type("Config", (cls.Config,), place)
             cls.Config = own  # type: ignore[misc]
         if not issubclass(own, _Config):
-            raise TypeError(f"{cls.__qualname__}.Config must inherit from a Config, e.g. Configurable.Config")
+            raise TypeError(f"{cls.__qualname__}.Config must inherit from Configurable.Config or the parent's Config")
         own.owner = cls
 
     def __init__(self, cfg: _Config | None = None) -> None:
@@ -383,7 +382,7 @@ class Configurable:
 
 
 def _children(value: Any) -> list[tuple[str, Any, Any]]:
-    """(part of a path, key, child) of a config, list or dict."""
+    """(part of a path, key, child) of what a config, list or dict holds."""
     if isinstance(value, Config):
         return [(name, name, child) for name, child in value._items()]
     if isinstance(value, list):
@@ -391,80 +390,68 @@ def _children(value: Any) -> list[tuple[str, Any, Any]]:
     return [(_segment(key), key, child) for key, child in value.items()] if isinstance(value, dict) else []
 
 
-def _nodes(
-    value: Any, path: str = "", container: Any = None, key: Any = None, own: bool = False
-) -> Iterator[tuple[str, Any, Any, Any]]:
-    """(path, value, container, key) of a value and all it holds, parents first; ``own``: not into child configs."""
+def _nodes(value: Any, path: str = "", container: Any = None, key: Any = None, own: bool = False) -> Iterator[tuple]:
+    """(path, value, container, key) of a value and all it holds, parents first; ``own``: nothing inside a config."""
     yield path, value, container, key
-    if not (own and isinstance(value, Config) and container is not None):
+    if not (own and isinstance(value, Config)):
         for part, index, child in _children(value):
-            yield from _nodes(child, _join(path, part), value, index, own)
+            yield from _nodes(child, f"{path}.{part}".lstrip("."), value, index, own)
 
 
 def _configs(value: Any) -> list[Config]:
-    return [node for _, node, _, _ in _nodes(value) if isinstance(node, Config)]
+    return [node for _, node, *_ in _nodes(value) if isinstance(node, Config)]
 
 
-def _join(path: str, part: str) -> str:
-    return f"{path}.{part}" if path else part
-
-
-def _natural(path: str) -> list[tuple[bool, int | str]]:
-    """Sort key that puts layers.2 before layers.10."""
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else part) for part in path.split(".")]
+def _flat(cfg: Config) -> Iterator[tuple[str, Any]]:
+    for path, value, container, _ in _nodes(cfg):
+        if isinstance(value, Config):
+            yield f"{path}.class".lstrip("."), _kind(value)
+        elif not _configs(value) and (isinstance(container, Config) or _configs(container)):
+            yield path, value
 
 
 def _kind(cfg: Config) -> Any:
-    """What stands for a config's class in text: the class, or the callable of a fn_config."""
+    """What names a config's class in text: the class, or the callable of a fn_config."""
     return cfg.owner if isinstance(cfg, _Call) else type(cfg)
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Config):
-        yield _join(path, "class"), _kind(value)
-    if _configs(value):
-        for part, _, child in _children(value):
-            yield from _flat(child, _join(path, part))
-    else:
-        yield path, value
+def _natural(path: str) -> list[tuple[bool, int | str]]:
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else part) for part in path.split(".")]
 
 
 def _text(value: Any) -> str:
-    """A leaf as one line that is the same in every process and version."""
+    """A leaf as one line that is the same in every process and Python version."""
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{json.dumps(key)}: {_text(value[key])}' for key in sorted(value))}}}"
     if isinstance(value, enum.Enum):
         return f"{_name(type(value))}.{value.name}"
-    if isinstance(value, (type, *_FUNCTIONS)) or callable(value) and value is not REQUIRED:
-        return _name(value)
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value)
+    return _name(value) if callable(value) and value is not REQUIRED else repr(value)
 
 
 def _canonical(value: Any, location: bool) -> Any:
-    """JSON values. What JSON lacks becomes {"class": ..., "name": ...}, which no dict of the user can look like."""
+    """JSON values. What JSON lacks becomes {"class": ..., "name": ...}, which no dict in a config can look like."""
     if isinstance(value, Config):
-        names = [name for name in value._fields if location or name not in value.location_fields]
-        fields = {name: _canonical(value.__dict__[name], location) for name in sorted(names)}
-        return {"class": _name(_kind(value)), **fields}
+        names = [name for name in sorted(value._fields) if location or name not in value.location_fields]
+        return {"class": _name(_kind(value)), **{name: _canonical(value.__dict__[name], location) for name in names}}
     if isinstance(value, list):
         return [_canonical(item, location) for item in value]
     if isinstance(value, dict):
         return {key: _canonical(value[key], location) for key in sorted(value)}
     if isinstance(value, enum.Enum):
         return {"class": _name(type(value)), "name": value.name}
+    if _is_code(value):
+        return {"class": "type" if isinstance(value, type) else "function", "name": _name(value)}
     if value is REQUIRED:
         return {"class": "required"}
-    if isinstance(value, float) and math.isinf(value):
-        return {"class": "float", "name": repr(value)}
-    if isinstance(value, (type, *_FUNCTIONS)):
-        return {"class": "type" if isinstance(value, type) else "function", "name": _name(value)}
-    return value
+    return {"class": "float", "name": repr(value)} if isinstance(value, float) and math.isinf(value) else value
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal in type and value, all the way down (1, 1.0 and True differ)."""
+    """Equal in type and value all the way down (1, 1.0 and True differ)."""
     if type(a) is not type(b):
         return False
     if isinstance(a, (Config, list, dict)):
@@ -474,18 +461,15 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _html(value: Any, label: str, opened: bool = False, bold: bool = False) -> str:
-    label = html.escape(label)
-    name = f"<b>{label}</b>" if bold else label
+    name = f"<b>{html.escape(label)}</b>" if bold else html.escape(label)
     if not _configs(value):
-        text = html.escape(getattr(value, "__qualname__", None) or repr(value))
-        return f"<div><code>{name} = {text}</code></div>"
+        return f"<div><code>{name} = {html.escape(getattr(value, '__qualname__', None) or repr(value))}</code></div>"
     changed = value._changed() if isinstance(value, Config) else []
-    rows = "".join(_html(child, part, bold=key in changed) for part, key, child in _children(value))
     kind = getattr(_kind(value), "__qualname__", "") if isinstance(value, Config) else f"{len(value)} items"
-    title = f"{name}: {html.escape(kind)}" if label else html.escape(kind)
+    rows = "".join(_html(child, part, bold=key in changed) for part, key, child in _children(value))
     return (
-        f"<details{' open' if opened else ''}><summary><code>{title}</code></summary>"
-        f'<div style="margin-left: 1.5em">{rows}</div></details>'
+        f"<details{' open' if opened else ''}><summary><code>{name}{': ' if name else ''}{html.escape(kind)}</code>"
+        f'</summary><div style="margin-left: 1.5em">{rows}</div></details>'
     )
 
 
@@ -493,174 +477,178 @@ def _html(value: Any, label: str, opened: bool = False, bold: bool = False) -> s
 
 
 def _owned(cfg: Config, owner: Any, exact: bool = False) -> bool:
-    if cfg.owner is owner or exact:
-        return cfg.owner is owner
-    return isinstance(cfg.owner, type) and isinstance(owner, type) and issubclass(cfg.owner, owner)
+    classes = isinstance(cfg.owner, type) and isinstance(owner, type) and not exact
+    return issubclass(cfg.owner, owner) if classes else cfg.owner is owner
+
+
+def _as_config(new: Any) -> Config:
+    """A fresh config from a config, a Config class or a Configurable."""
+    if isinstance(new, Config):
+        return new.clone()
+    return (new.Config if issubclass(new, Configurable) else new)()
+
+
+def _check_names(what: str, names: Sequence[str], cfgs: Sequence[Config]) -> None:
+    """``names`` is a sequence of names, each of them a field of one of the configs."""
+    if isinstance(names, str):
+        raise TypeError(f"{what}={names!r}: give a tuple of field names")
+    if unknown := [name for name in names if not any(name in cfg._fields for cfg in cfgs)]:
+        kinds = ", ".join(sorted({type(cfg).__qualname__ for cfg in cfgs}))
+        raise ValueError(f"{what} names {', '.join(unknown)}: no such field in {kinds}")
 
 
 def _carried(old: Config, new: Config, carry: str | Sequence[str], drop: Sequence[str]) -> Config:
-    """A fresh copy of ``new`` that took over fields of ``old``: set by the caller > carried > default."""
-    fresh, fixed, before = new.clone(), new._set_by_caller(), dict(old._items())
-    lost = [n for n in old._changed() if n not in fresh.__dict__ and n not in drop and before[n] is not REQUIRED]
-    if lost:
+    """A fresh copy of ``new`` that takes over fields of ``old``. Set on new > carried > default."""
+    fresh, chosen = new.clone(), new._chosen()
+    set_before = {name: value for name, value in old._items() if value is not REQUIRED and name not in drop}
+    if lost := [f"{name}={set_before[name]!r}" for name in old._changed() if name in set_before.keys() - fresh._fields.keys()]:
         raise ValueError(
-            f"{type(new).__qualname__} has no field for {', '.join(f'{n}={before[n]!r}' for n in lost)} "
-            f"of {type(old).__qualname__}; name them in drop=(...) if that is meant"
+            f"{type(new).__qualname__} has no field for {', '.join(lost)} of {type(old).__qualname__}; "
+            "if they are to be lost, name them in drop=(...)"
         )
-    for name, value in before.items():
-        if name not in fresh._fields or name in fixed or name in drop or value is REQUIRED:
-            continue
-        wanted = {"shared": True, "required": fresh.__dict__[name] is REQUIRED}.get(carry) if isinstance(carry, str) else name in carry
-        if wanted:
-            fresh.set(**{name: value})
+    for name in [name for name in fresh._fields if name in set_before and name not in chosen]:
+        by_mode = carry == "shared" or (carry == "required" and fresh.__dict__[name] is REQUIRED)
+        if by_mode if isinstance(carry, str) else name in carry:
+            fresh.set(**{name: set_before[name]})
     return fresh
 
 
 def derive(src: Config, new: Any, *, drop: Sequence[str] = (), **delta: Any) -> Any:
-    """A config of ``new`` (a Configurable, a Config class, or a config) with ``delta`` set and the rest taken from ``src``.
+    """A config for ``new`` (a Configurable, Config class or config) with ``delta`` set and the rest taken from ``src``.
 
-    Set values win over those of ``src``, which win over defaults. ValueError if a non-default value of ``src`` has no
-    field in ``new`` and is not named in ``drop``.
+    What is set wins over ``src``, which wins over defaults. ValueError if a value of ``src`` that is not its default has
+    no field in ``new`` and is not named in ``drop``.
     """
-    if isinstance(new, type):
-        new = (new.Config if issubclass(new, Configurable) else new)()
     _check_names("drop", drop, [src])
-    return _carried(src, new.clone().set(**delta), "shared", drop)
-
-
-def _check_names(what: str, names: Sequence[str], olds: Sequence[Config]) -> None:
-    if isinstance(names, str):
-        raise TypeError(f"{what}={names!r}: give a tuple of field names")
-    if unknown := [n for n in names if not any(n in old._fields for old in olds)]:
-        kinds = ", ".join(sorted({type(old).__qualname__ for old in olds}))
-        raise ValueError(f"{what} names {', '.join(unknown)}, which {kinds} does not have")
+    return _carried(src, _as_config(new).set(**delta), "shared", drop)
 
 
 def replace(
     cfg: Config,
     target: Any,
-    new: Config,
+    new: Any,
     where: str = "*",
-    carry: Literal["shared", "required"] | Sequence[str] = "shared",
+    carry: str | Sequence[str] = "shared",
     drop: Sequence[str] = (),
     expect: int | None = None,
     exact: bool = False,
 ) -> list[str]:
     """Swap, in place, every config below ``cfg`` that builds ``target`` (or a subclass, unless ``exact``) for ``new``.
 
-    ``where`` is a glob over dotted paths (``*`` also matches dots: ``layers.1[0-9].*``). Each place gets its own copy of
-    ``new``; values set on ``new`` win, then those of the old config: all shared fields, only those still REQUIRED, or the
-    names given in ``carry``; then defaults. Of nested matches only the outermost is swapped, with a warning.
-    Returns the paths. On any error ``cfg`` is as before. ValueError: no match, not ``expect`` matches, a non-default
-    old value that ``new`` has no field for and ``drop`` does not name. TypeError: ``new`` does not fit there.
+    ``where`` is a glob over dotted paths, in which ``*`` also matches dots: ``layers.1[0-9].*``. Each place gets its own
+    copy of ``new``. What is set on ``new`` wins, then values of the old config, then defaults. ``carry`` says which old
+    values: of all "shared" fields, of those still "required" in ``new``, or of the fields it names. Of nested matches
+    only the outermost is swapped, with a warning that names the others. Returns the paths that were swapped.
+
+    ValueError: no match, a number other than ``expect``, an old value that is not its default, has no field in ``new``
+    and is not named in ``drop``. TypeError: ``new`` does not fit there. After an error ``cfg`` is as it was.
     """
+    name = getattr(target, "__qualname__", repr(target))
     found = [hit for hit in cfg.walk() if _owned(hit[1], target, exact)]
     matching = [hit for hit in found if fnmatch.fnmatchcase(hit[0], where)]
-    name = getattr(target, "__qualname__", repr(target))
-    if any(container is None for _, _, container, _ in matching):
-        raise ValueError(f"the config itself is a {name} and cannot be replaced in place; use derive(cfg, new)")
-    hits = [hit for hit in matching if not any(hit[0].startswith(f"{other[0]}.") for other in matching)]
-    paths = [path for path, _, _, _ in hits]
+    if matching and matching[0][1] is cfg:
+        raise ValueError(f"the config itself is a {name} and cannot be swapped in place; use derive(cfg, new)")
+    hits = [hit for hit in matching if not any(hit[0].startswith(f"{outer[0]}.") for outer in matching)]
+    paths = [path for path, *_ in hits]
     if not hits or expect not in (None, len(hits)):
-        elsewhere = ", ".join(path or "(root)" for path, *_ in found) or "nowhere"
-        wanted = "at least 1" if expect is None else expect
-        raise ValueError(f"replace {name} where {where!r}: {len(hits)} matches, wanted {wanted}; {name} is at: {elsewhere}")
+        wanted, places = expect or "at least one", ", ".join(path or "the root" for path, *_ in found) or "nowhere"
+        raise ValueError(f"replace {name} where {where!r}: {len(hits)} matches, not {wanted}; it is at: {places}")
     if inner := [path for path, *_ in matching if path not in paths]:
-        warnings.warn(f"replace {name}: not swapped, inside one that was: {', '.join(inner)}", stacklevel=2)
-    olds = [old for _, old, _, _ in hits]
+        warnings.warn(f"replace {name}: left alone, inside one that was swapped: {', '.join(inner)}", stacklevel=2)
+
+    olds, new = [old for _, old, *_ in hits], _as_config(new)
     _check_names("drop", drop, olds)
     if not isinstance(carry, str):
         _check_names("carry", carry, olds)
         _check_names("carry", carry, [new])
     elif carry not in ("shared", "required"):
         raise ValueError(f'carry={carry!r}: use "shared", "required" or a tuple of field names')
-    fresh = [_carried(old, new, carry, drop) for old in olds]
-    for (_, _, container, key), value in zip(hits, fresh, strict=True):
-        (container.__dict__ if isinstance(container, Config) else container)[key] = value
+
+    def put(values: Sequence[Config]) -> None:
+        for (_, _, container, key), value in zip(hits, values, strict=True):
+            (container.__dict__ if isinstance(container, Config) else container)[key] = value
+
+    put([_carried(old, new, carry, drop) for old in olds])
     try:
-        cfg.clone()
+        cfg.clone()  # checks every type
     except TypeError:
-        for _, old, container, key in hits:
-            (container.__dict__ if isinstance(container, Config) else container)[key] = old
+        put(olds)
         raise
     for _, _, container, key in hits:
         if isinstance(container, Config):
-            container._explicit.add(key)
+            container.__dict__["_explicit"] |= {key}
     return paths
 
 
 class Modifier(Configurable):
-    """A change to configs that is itself a config: ``__call__`` edits the config it is given and returns it."""
+    """A change to configs that is itself built from a config: edits the config it is given, and returns it."""
 
     def __call__(self, cfg: _Config) -> _Config:
-        raise NotImplementedError(f"{type(self).__qualname__}.__call__")
+        raise NotImplementedError(f"{type(self).__qualname__} does not say what it changes; define __call__")
 
 
 class Chain(Modifier):
-    """Modifiers applied in order to a copy. Two that write different values to one path raise, unless allowed to.
+    """Modifiers in order, applied to a copy. If two write different values to one path that is an error, unless allowed.
 
-    ``writes`` lists (modifier, path, text before, text after) of the last call: which modifier set what.
+    After a call ``writes`` lists (modifier, path, text before, text after): who set what.
     """
 
     class Config(Modifier.Config):
         modifiers: list[Modifier.Config] = []
         allow_override: bool = False
 
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
-        self.modifiers: list[Modifier] = [modifier.build() for modifier in cfg.modifiers]
-        self.writes: list[tuple[str, str, str | None, str | None]] = []
-
     def __call__(self, cfg: _Config) -> _Config:
-        cfg, self.writes, last = cfg.clone(), [], {}
-        for i, modifier in enumerate(self.modifiers):
-            before, name = cfg.clone(), f"{i}:{type(modifier).__qualname__}"
-            result = modifier(cfg)
+        self.writes: list[tuple[str, str, str | None, str | None]] = []
+        last: dict[str, str] = {}
+        for i, modifier in enumerate(self.cfg.modifiers):
+            name = f"{i}:{modifier.owner.__qualname__}"
+            result = modifier.build()(cfg.clone())
             if not isinstance(result, _Config):
-                raise TypeError(f"modifier {name} returned {result!r}; return the config")
-            cfg = result.clone()
-            for path, (old, new) in before.diff(cfg).items():
+                raise TypeError(f"modifier {name} returned {result!r}; it must return the config")
+            for path, (before, after) in cfg.diff(result).items():
                 if path in last and not self.cfg.allow_override:
                     raise ValueError(
-                        f"modifiers {last[path]} and {name} both write {path}: {old} and {new}; "
-                        "remove one, or set allow_override=True to let the last win"
+                        f"modifiers {last[path]} and {name} both write {path}: {before} and {after}; "
+                        "take one out, or let the last one win with allow_override=True"
                     )
                 last[path] = name
-                self.writes.append((name, path, old, new))
-        return cfg
+                self.writes.append((name, path, before, after))
+            cfg = result
+        return cfg.clone()
 
 
 def select(rules: Sequence[tuple[str, Any]], key: str) -> Any:
     """The value of the first rule whose regular expression matches all of ``key``; end with ``(".*", default)``.
 
-    Raises KeyError when no rule matches. A config comes back as a copy.
+    A config comes back as a copy. KeyError when no rule matches.
     """
     for pattern, value in rules:
         if re.fullmatch(pattern, key):
-            return value.clone() if isinstance(value, Config) else value
+            return copy.deepcopy(value) if isinstance(value, (Config, list, dict)) else value
     raise KeyError(f"no rule matches {key!r}; the rules are {[pattern for pattern, _ in rules]}")
 
 
-# -- code that has no Config ---------------------------------------------------------------------------------------
+# -- code that knows no Config -------------------------------------------------------------------------------------
 
 
 class _Call(Config):
-    """Base of what fn_config makes: the fields are the callable's parameters."""
+    """Base of what fn_config makes: the fields are the parameters of a callable."""
 
-    _tuples: ClassVar[frozenset[str]] = frozenset()  # parameters whose default is a tuple: lists here, tuples in the call
-    _extra: ClassVar[tuple[str, ...]] = ()
+    _extra: ClassVar[tuple[str, ...]] = ()  # fields that go into its **kwargs
+    _tuples: ClassVar[frozenset[str]] = frozenset()  # parameters whose default is a tuple: a list here
 
     def build(self, **runtime: Any) -> Any:
         """Call with the fields and ``runtime``, which may give parameters that are still REQUIRED. Configs among the
-        fields are built first, since a callable that knows no configs wants what they make."""
-        if fixed := [n for n in runtime if n in self.__dict__ and self.__dict__[n] is not REQUIRED]:
-            raise TypeError(f"{type(self).__qualname__}.build: {', '.join(fixed)} are set in the config already")
+        values are built first: a callable that knows no configs wants what they make."""
+        if taken := [name for name in runtime if self.__dict__.get(name, REQUIRED) is not REQUIRED]:
+            raise TypeError(f"{type(self).__qualname__}.build: {', '.join(taken)}: set in the config already")
         self._require(given=runtime)
         values = {name: _built(value) for name, value in self.clone()._items() if name not in runtime}
-        return self.owner(**{n: tuple(v) if n in self._tuples and type(v) is list else v for n, v in values.items()}, **runtime)
+        values |= {name: tuple(value) for name, value in values.items() if name in self._tuples and type(value) is list}
+        return self.owner(**values, **runtime)
 
     def __reduce__(self) -> Any:
-        return _restore, (self.owner, self._extra, self.__dict__)
+        return _restored, (self.owner, self._extra, self.__dict__)
 
 
 def _built(value: Any) -> Any:
@@ -671,7 +659,7 @@ def _built(value: Any) -> Any:
     return {key: _built(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _restore(function: Callable[..., Any], extra: tuple[str, ...], state: dict[str, Any]) -> Config:
+def _restored(function: Callable[..., Any], extra: tuple[str, ...], state: dict[str, Any]) -> Config:
     cfg = object.__new__(_call_class(function, extra))
     cfg.__dict__.update(state)
     return cfg
@@ -682,40 +670,30 @@ def _call_class(function: Callable[..., Any], extra: tuple[str, ...]) -> type[_C
     fields: dict[str, Any] = dict.fromkeys(extra, REQUIRED)
     tuples = []
     for name, parameter in inspect.signature(function).parameters.items():
-        default = parameter.default
-        if parameter.kind is parameter.POSITIONAL_ONLY and default is parameter.empty:
-            raise TypeError(f"{_name(function)} takes {name!r} by position only; fn_config passes arguments by name")
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             continue
-        if default is parameter.empty:
+        if parameter.default is parameter.empty:
             fields[name] = REQUIRED
-            continue
-        if isinstance(default, tuple):
-            tuples.append(name)
-            default = list(default)
-        try:
-            fields[name] = _copied(default, name)
-        except TypeError:  # no config value: the callable keeps its own default
-            continue
-    fields = {n: v for n, v in fields.items() if v is REQUIRED or not (n.startswith("_") or hasattr(Config, n))}
-    names = {"__module__": function.__module__, "__qualname__": f"fn_config({function.__qualname__})"}
-    shared = {"owner": staticmethod(function), "_tuples": frozenset(tuples), "_extra": extra}
-    return type("Config", (_Call,), {**names, **shared, **fields, "__annotations__": dict.fromkeys(fields, Any)})
+        elif not (name.startswith("_") or hasattr(Config, name)):
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            try:
+                fields[name] = _copied(default, name)
+            except TypeError:  # not a config value: the callable keeps its own default
+                continue
+            tuples += [name] * isinstance(parameter.default, tuple)
+    place = {"__module__": function.__module__, "__qualname__": f"fn_config({function.__qualname__})"}
+    about = {"owner": staticmethod(function), "_extra": extra, "_tuples": frozenset(tuples)}
+    return type("Config", (_Call,), {**place, **fields, **about, "__annotations__": dict.fromkeys(fields, Any)})
 
 
 def fn_config(function: Callable[..., Any], **values: Any) -> Any:
-    """A config for any class or function, with its parameters as fields: ``fn_config(torch.optim.AdamW, lr=1e-3)``.
+    """A config for any class or function, whose parameters become fields: ``fn_config(torch.optim.AdamW, lr=1e-3)``.
 
-    Parameters without default are REQUIRED, and may also be given to ``build(params=...)``. Tuple defaults become lists
-    here and tuples again in the call; a parameter whose default no config can hold is left to the callable.
+    A parameter without default is REQUIRED, and may be given at last to ``build(params=...)``. A tuple is written as a
+    list, and is a tuple again in the call. A parameter whose default no config can hold is left to the callable.
     """
     _name(function)
     parameters = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    extra = tuple(sorted(set(values) - set(parameters))) if takes_any else ()
+    extra = tuple(sorted(values.keys() - parameters.keys())) if takes_any else ()
     return _call_class(function, extra)(**values)
-
-
-def _json(tree: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces."""
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"))

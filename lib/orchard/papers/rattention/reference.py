@@ -12,6 +12,7 @@ linear attention that includes the current token. A feature map phi takes d numb
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +44,21 @@ def feature_dim(name: str, head_dim: int) -> int:
 def feature_map(x: Float[Tensor, "*rows head_dim"], name: str = "softmax") -> Float[Tensor, "*rows features"]:
     """phi(x) in fp32 (fp64 stays fp64), whatever autocast says. Raises ValueError on an unknown map. Section 3.1."""
     _known(name)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return FEATURE_MAPS[name](x.to(accumulator(x)))
 
 
+phi = feature_map  # for the functions below, whose parameter `feature_map` is a name
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Keeps mixed precision away from the block under it: autocast would turn phi, products and sums into bf16."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def accumulator(x: Tensor) -> torch.dtype:
-    """The type sums are kept in: at least fp32, because a bf16 state loses per cents within thousands of tokens."""
+    """The type sums are kept in: at least fp32, because a bf16 state loses percents within thousands of tokens."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -64,7 +74,7 @@ def check(q: Tensor, k: Tensor, window: int, name: str) -> None:
         raise ValueError(f"window={window}: use the left context, 0 or more tokens, or -1 for linear attention alone")
     if q.shape[-2] % k.shape[-2]:
         raise ValueError(
-            f"{q.shape[-2]} query heads cannot share {k.shape[-2]} kv heads evenly: make num_heads a multiple of num_kv_heads"
+            f"{q.shape[-2]} query heads cannot share {k.shape[-2]} key-value heads: the first must be a multiple"
         )
 
 
@@ -123,6 +133,3 @@ def quadratic(
 def residual_mask(time: int, window: int, device: torch.device | str | None = None) -> Tensor:
     """Bool [time, time]: row t, column s true where residual linear attention at t reads token s (s <= t - w - 1)."""
     return torch.ones(time, time, dtype=torch.bool, device=device).tril(-(window + 1))
-
-
-phi = feature_map  # the parameter `feature_map` above hides the function of that name

@@ -1,0 +1,72 @@
+"""A kernel of this Python over IPC sockets, watched and killed with everything it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class Kernel:
+    """A kernel of this Python over IPC sockets, and the processes it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        from jupyter_client.kernelspec import KernelSpec
+        from jupyter_client.manager import AsyncKernelManager
+
+        spec = KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            display_name="Python 3", language="python", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        )  # fmt: skip
+
+        class Manager(AsyncKernelManager):
+            kernel_spec = spec  # never looked up: the machine may have no kernel "python3", or that of another Python
+            ipykernel = True
+
+        self.manager = Manager(transport="ipc", connection_file=str(folder / "k.json"), ip=str(folder / "k"))
+        self.peak_memory = 0
+        self._seen: set[Any] = set()
+
+    def sample(self) -> None:
+        """Look at the kernel's process tree: note its members, and its memory if that is the most so far."""
+        import psutil
+
+        process = getattr(self.manager.provisioner, "process", None)
+        if process is None or process.poll() is not None:
+            return
+        with suppress(psutil.Error):
+            kernel = psutil.Process(process.pid)
+            tree = [kernel, *kernel.children(recursive=True)]
+            self._seen.update(tree)
+            total = 0
+            for member in tree:
+                with suppress(psutil.Error):
+                    total += member.memory_info().rss
+            self.peak_memory = max(self.peak_memory, total)
+
+    def kill(self) -> None:
+        """End the kernel and every process it started, at once."""
+        self.sample()
+        process = getattr(self.manager.provisioner, "process", None)
+        if process is not None and process.poll() is None and hasattr(os, "killpg"):
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # jupyter_client starts a kernel in a session of its own
+        self.kill_leftovers()
+
+    def kill_leftovers(self) -> None:
+        """End the processes the kernel left behind."""
+        import psutil
+
+        for member in self._seen:
+            with suppress(psutil.Error):
+                member.kill()  # psutil makes sure that the id was not given to another process since
+
+
+def private_folder() -> Path:
+    """A new folder only this user can read, with a path short enough for a socket's name (107 characters)."""
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="orchard-", dir=base if len(base) <= 60 else "/tmp"))

@@ -1,0 +1,64 @@
+"""The parameters a notebook declares, in its cell tagged ``parameters``; a name that is not there is an error."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from orchard.errors import BadInput, closest
+
+PARAMETERS = ("PROFILE", "SEEDS", "DEVICE", "ENGINE", "DATA", "STORE")
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook at ``path`` (an nbformat node).
+
+    Raises:
+        BadInput: there is no such file, it is not a notebook, or Jupyter is not installed.
+    """
+    try:
+        import nbformat
+    except ImportError:
+        raise BadInput(
+            "notebooks need Jupyter, which is not installed here: pip install 'orchard[notebooks]'"
+        ) from None
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise BadInput(f"no notebook {path}") from None
+    except (OSError, ValueError, nbformat.ValidationError, AttributeError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read as a notebook: {str(error).splitlines()[0]}") from None
+
+
+def declared_parameters(notebook: Any) -> list[str]:
+    """Names assigned in the cell tagged ``parameters``, in order; none if there is no such cell."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
+            return _assigned(cell.source)
+    return []
+
+
+def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise ``BadInput`` for a parameter that the notebook at ``path`` does not declare."""
+    declared = declared_parameters(read_notebook(path))
+    for name in parameters:
+        if name not in declared:
+            raise BadInput(f"{path} has no parameter {name!r}: {closest(name, declared)}")
+
+
+def _assigned(source: str) -> list[str]:
+    names: list[str] = []
+    with suppress(SyntaxError):
+        for node in ast.parse(source).body:
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names

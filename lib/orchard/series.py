@@ -1,0 +1,248 @@
+"""What a notebook uses: one object that runs experiments, shows figures and writes the notebook's verdicts.
+
+    series = open_series("rattention", "03_ablate", profile=PROFILE, seeds=SEEDS, device=DEVICE, engine=ENGINE, data=DATA, store=STORE)
+    table = series.table("ablation")                      # runs what the store lacks
+    series.show(series.figures.ablation(table), "ablation", table)
+    series.finish()                                       # writes 03_ablate.json, prints the verdicts
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from orchard import plot
+from orchard.claims import Verdict, decide, load_claims, print_verdicts
+from orchard.data import text_source
+from orchard.errors import BadInput, closest
+from orchard.paths import root
+from orchard.runs import Finished, Run, Setting, Store, execute
+from orchard.runs.engine import check_engine, plan
+from orchard.runs.provenance import environment
+from orchard.runs.store import write
+from orchard.train import hardware
+
+NOTEBOOK_ONLY_PROFILES = ("paper",)  # too large to train here: instantiated on the meta device by `orchard run --dry-run`
+
+
+def slugs() -> list[str]:
+    """Papers of this library, by slug."""
+    folder = Path(__file__).parent / "papers"
+    return sorted(p.name for p in folder.iterdir() if (p / "experiments.py").exists())
+
+
+def paper_module(slug: str, name: str) -> ModuleType:
+    """A module of a paper's package, such as its ``experiments``.
+
+    Raises:
+        BadInput: no such paper.
+    """
+    if slug not in slugs():
+        raise BadInput(f"no paper {slug!r}: {closest(slug, slugs())}")
+    return importlib.import_module(f"orchard.papers.{slug}.{name}")
+
+
+def check_profile(slug: str, profile: str) -> None:
+    """Raise ``BadInput`` unless the paper has this profile."""
+    profiles = paper_module(slug, "experiments").PROFILES
+    if profile not in profiles:
+        raise BadInput(f"PROFILE {profile!r} does not exist for {slug}: {closest(profile, profiles)}")
+
+
+class Series:
+    """A paper's experiments in one setting. Made by :func:`open_series`."""
+
+    def __init__(self, slug: str, notebook: str, setting: Setting, device: str, engine: str, store: str | None, jobs: int | None) -> None:
+        self.slug, self.notebook, self.setting = slug, notebook, setting
+        self.device, self.engine, self.jobs = device, engine, jobs
+        self.store = Store(store)
+        self.method, self.experiments, self.figures = (
+            paper_module(slug, name) for name in ("method", "experiments", "figures")
+        )
+        self.profile = self.experiments.PROFILES[setting.profile]
+        self.output = output_folder(slug, setting)
+        self._tables: dict[str, pd.DataFrame] = {}
+        self._runs: dict[str, Finished] = {}
+        self._figures: list[str] = []
+
+    def run(self, cfgs: Sequence[Run.Config]) -> list[Finished]:
+        """Finished runs of configs, in their order; missing ones are computed on the series' device and engine."""
+        done = execute(cfgs, self.store, engine=self.engine, jobs=self.jobs, device=self.device)
+        self._runs.update({run.id: run for run in done})
+        return done
+
+    def table(self, experiment: str) -> pd.DataFrame:
+        """The tidy table of an experiment."""
+        if experiment not in self._tables:
+            known = self.experiments.EXPERIMENTS
+            if experiment not in known:
+                raise BadInput(f"{self.slug} has no experiment {experiment!r}: {closest(experiment, known)}")
+            self._tables[experiment] = known[experiment](self.setting, self.run)
+        return self._tables[experiment].copy()
+
+    def show(self, figure: Figure, name: str, table: pd.DataFrame) -> None:
+        """Display a figure and save it as ``.svg`` and ``.png`` with the table it draws as ``.csv``."""
+        plot.save(figure, self.output / "figures" / name, table)
+        self._figures.append(name)
+        plot.show(figure)
+
+    def verdicts(self, notebook: str | None = None) -> list[Verdict]:
+        """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
+        evidence = paper_module(self.slug, "evidence").EVIDENCE
+        found = []
+        for claim in load_claims(papers_folder(self.slug)):
+            if notebook is None or claim.notebook == notebook:
+                measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
+                found.append(decide(claim, measured(self.table) if measured else None, self.setting.profile))
+        return found
+
+    def finish(self) -> list[Verdict]:
+        """Write ``<notebook>.json`` to the output folder and print the verdicts of this notebook's claims."""
+        verdicts = self.verdicts(self.notebook)
+        content = {
+            "slug": self.slug,
+            "notebook": self.notebook,
+            "profile": self.setting.profile,
+            "data": data_label(self.setting.data),
+            "seeds": list(self.setting.seeds) if self.setting.seeds is not None else None,
+            "verdicts": [verdict.as_dict() for verdict in verdicts],
+            "figures": self._figures,
+            "runs": sorted(self._runs),
+            "provenance": self._provenance(),
+        }
+        write_json(self.output / f"{self.notebook}.json", content)
+        if verdicts:
+            print_verdicts(verdicts)
+        else:
+            print("This notebook decides no claim.")
+        print(f"figures and results: {relative(self.output)}")
+        return verdicts
+
+    def _provenance(self) -> dict[str, Any]:
+        runs = [run.provenance for run in self._runs.values()]
+        here = environment()
+        return {
+            "python": here["python"],
+            "packages": here["packages"],
+            "machines": sorted({f"{p['hardware']['name']} ({p['hardware']['device']})" for p in runs if "hardware" in p})
+            or [here["cpu"]],
+            "trained_s": round(sum(p["wall_s"] for p in runs), 1),
+            "git": sorted({p["git"]["sha"] for p in runs if p.get("git")}),
+        }
+
+
+def open_series(
+    slug: str, notebook: str, *, profile: str = "smoke", seeds: int | Sequence[int] | None = None, device: str = "auto",
+    engine: str = "local", data: str = "embedded", store: str | None = None, jobs: int | None = None,
+) -> Series:  # fmt: skip
+    """Open a paper's series for one notebook, and print on what it will run.
+
+    Args:
+        seeds: None for the profile's own, a number n for 0 .. n-1, or a list.
+
+    Raises:
+        BadInput: a value that does not exist; the message names it and the fix. Nothing was started.
+    """
+    series = _open(slug, notebook, profile, seeds, device, engine, data, store, jobs)
+    if profile in NOTEBOOK_ONLY_PROFILES:
+        raise BadInput(f"PROFILE {profile!r} is too large for a notebook; `orchard run {slug} --profile {profile} --dry-run` shows it")
+    print(f"{slug} {notebook}, profile {profile}, data {data_label(data)}")
+    print(hardware.describe(device))
+    return series
+
+
+def _open(
+    slug: str, notebook: str, profile: str, seeds: int | Sequence[int] | None, device: str, engine: str, data: str,
+    store: str | None, jobs: int | None,
+) -> Series:  # fmt: skip
+    check_profile(slug, profile)
+    check_engine(engine)
+    text_source(data)
+    if isinstance(seeds, int):
+        seeds = range(seeds)
+    if seeds is not None and (not len(seeds) or not all(isinstance(s, int) for s in seeds)):
+        raise BadInput(f"SEEDS = {seeds!r}: give None, a number of seeds, or a list of whole numbers")
+    setting = Setting(profile, None if seeds is None else tuple(seeds), data)
+    return Series(slug, notebook, setting, device, engine, store, jobs)
+
+
+def compute(
+    slug: str, profile: str = "smoke", seeds: int | Sequence[int] | None = None, device: str = "auto",
+    engine: str = "local", jobs: int | None = None, data: str = "embedded", store: str | None = None,
+) -> list[Finished]:  # fmt: skip
+    """Compute every run of a series, without notebooks, and return them."""
+    series = _open(slug, "", profile, seeds, device, engine, data, store, jobs)
+    for experiment in series.experiments.EXPERIMENTS:
+        series.table(experiment)
+    return list(series._runs.values())
+
+
+class _NotYet(Exception):
+    """Further runs depend on results that are not computed yet."""
+
+
+def planned(
+    slug: str, profile: str = "smoke", seeds: int | Sequence[int] | None = None, data: str = "embedded", store: str | None = None
+) -> pd.DataFrame:
+    """Runs that :func:`compute` needs: columns id, run, finished. Runs that depend on results not computed yet are left out."""
+    series = _open(slug, "", profile, seeds, "auto", "local", data, store, None)
+    rows: dict[str, tuple[str, str, bool]] = {}
+
+    def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
+        found = plan(cfgs, series.store)
+        rows.update({row[0]: row for row in found})
+        if not all(row[2] for row in found):
+            raise _NotYet
+        return [run for cfg in cfgs if (run := series.store.get(cfg))]
+
+    for experiment in series.experiments.EXPERIMENTS.values():
+        try:
+            experiment(series.setting, runner)
+        except _NotYet:
+            continue
+    return pd.DataFrame(rows.values(), columns=["id", "run", "finished"])
+
+
+def papers_folder(slug: str) -> Path:
+    """``papers/<slug>`` of the project: claims, published numbers, committed results."""
+    return root() / "papers" / slug
+
+
+def reports_folder() -> Path:
+    """``$ORCHARD_OUTPUT``, else ``reports`` under the project's root."""
+    chosen = os.environ.get("ORCHARD_OUTPUT")
+    return Path(chosen).expanduser().absolute() if chosen else root() / "reports"
+
+
+def output_folder(slug: str, setting: Setting) -> Path:
+    """Where a series in this setting writes results and figures."""
+    label = "" if setting.data == "embedded" else f"-{data_label(setting.data)}"
+    return reports_folder() / slug / f"{setting.profile}{label}"
+
+
+def data_label(data: str) -> str:
+    """A short name for DATA that can stand in a file name."""
+    name = data if data == "embedded" else Path(data).name if Path(data).exists() else data.replace("/", "--")
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that it appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def relative(path: Path) -> str:
+    """A path as a reader at the project's root would type it."""
+    try:
+        return str(path.relative_to(root()))
+    except ValueError:
+        return str(path)

@@ -11,9 +11,8 @@
 
     layer = Layer.Config(dim=8).build()
 
-Configs are values: what is set on one is checked and copied, so editing one never changes another. They hold None, bool,
-int, float, str, Enum members, classes, functions, configs, and lists and dicts of these: what prints, compares and hashes
-alike in every process. ``golden()`` is the text, ``fingerprint()`` the hash, ``replace`` swaps a part of any tree.
+Configs are values: what is set on one is checked and copied, so editing one never changes another. What they may hold
+is in ``orchard.values``. ``golden()`` is the text of a tree, ``fingerprint()`` its hash, ``replace`` swaps a part of it.
 """
 
 from __future__ import annotations
@@ -21,149 +20,46 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import enum
 import fnmatch
 import functools
 import hashlib
 import html
 import inspect
 import json
-import math
 import re
 import sys
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from orchard.values import (
+    REQUIRED,
+    Node,
+    canonical,
+    children,
+    configs_in,
+    copied,
+    fitted,
+    name_of,
+    natural,
+    nodes,
+    same,
+    text_of,
+)
 
 __all__ = ["REQUIRED", "Chain", "Config", "Configurable", "Modifier", "derive", "fn_config", "replace", "select"]
 
 C = TypeVar("C", bound="Config")
 
 
-class _Required:
-    """The value of a field that must be set. Computing with it is an error, never a wrong number."""
-
-    def __repr__(self) -> str:
-        return "REQUIRED"
-
-    def __reduce__(self) -> str:
-        return "REQUIRED"  # pickles and copies as the one object of this module
-
-    __hash__ = object.__hash__
-
-
-def _refuse(*_: Any) -> Any:
-    raise TypeError("a REQUIRED config field was used before it was set; cfg.missing() lists the unset fields")
-
-
-for _operator in """bool int float index len iter getitem call eq ne lt le gt ge neg add radd sub rsub mul rmul truediv
-    rtruediv floordiv rfloordiv mod rmod pow rpow""".split():
-    setattr(_Required, f"__{_operator}__", _refuse)
-REQUIRED: Any = _Required()
-
-
-# -- which values are allowed, and which fit an annotation ---------------------------------------------------------
-
-
-def _name(value: Any) -> str:
-    """``module:qualname`` of a class or function. Raises TypeError unless that name leads back to this very object."""
-    module, qualname = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if "<" in qualname or found is None or found != value:
-        raise TypeError(
-            f"{value!r} cannot be found again as {module}:{qualname}; "
-            "use a function or class defined at the top level of a module (no lambda, no local, no wrapper)"
-        )
-    return f"{module}:{qualname}"
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType))
-
-
-def _segment(key: str) -> str:
-    """A dict key as one part of a dotted path."""
-    return key if re.fullmatch(r"[^.\s\[\]\"]+", key) else f"[{json.dumps(key)}]"
-
-
-def _copied(value: Any, place: str) -> Any:
-    """A deep copy of an allowed value. TypeError that names ``place`` for any other, however deeply nested."""
-    if isinstance(value, Config):
-        return value.clone()
-    if type(value) is list:
-        return [_copied(item, f"{place}.{i}") for i, item in enumerate(value)]
-    if type(value) is dict:
-        if wrong := [key for key in value if type(key) is not str or key == "class"]:
-            raise TypeError(f"{place} has the key {wrong[0]!r}; keys are strings other than 'class'")
-        return {key: _copied(item, f"{place}.{_segment(key)}") for key, item in value.items()}
-    if type(value) is float and math.isnan(value):
-        raise TypeError(f"{place} is NaN, which does not equal itself; use None")
-    if value is None or value is REQUIRED or isinstance(value, enum.Enum) or type(value) in (bool, int, float, str):
-        return value
-    if _is_code(value):
-        try:
-            _name(value)
-        except TypeError as error:
-            raise TypeError(f"{place}: {error}") from None
-        return value
-    advice = "use a list" if isinstance(value, tuple) else "convert it (.item(), list(), str(), a Config)"
-    raise TypeError(
-        f"{place} = {value!r} is a {type(value).__name__}, which a config cannot hold: {advice}. Allowed: None, bool, int, "
-        "float, str, Enum, class, function, Config, and lists and dicts of these"
-    )
-
-
-class _Mismatch(Exception):
-    """A value does not have the annotated type."""
-
-
-def _fitted(value: Any, hint: Any) -> Any:
-    """``value`` if it fits the annotation (an int becomes a float where only that is expected); else _Mismatch."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if value is REQUIRED or hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for arm in sorted(args, key=lambda arm: arm is float):  # float last: an int stays one where both are allowed
-            try:
-                return _fitted(value, arm)
-            except _Mismatch:
-                continue
-        raise _Mismatch
-    if origin is list and isinstance(value, list):
-        return [_fitted(item, args[0]) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {key: _fitted(item, args[1]) for key, item in value.items()}
-    if hint is float and type(value) is int:
-        return float(value)
-    if origin is Literal:
-        good = any(_same(value, option) for option in args)
-    elif hint is None or hint is int:
-        good = value is None if hint is None else isinstance(value, int) and not isinstance(value, bool)
-    else:
-        try:
-            good = isinstance(value, origin or hint)
-        except TypeError:  # an annotation that isinstance does not know is documentation only
-            good = True
-    if not good:
-        raise _Mismatch
-    return value
-
-
-# -- configs -------------------------------------------------------------------------------------------------------
-
-
 @dataclass_transform(kw_only_default=True)
 @dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)
-class Config:
+class Config(Node):
     """Base of every config. Subclasses become keyword-only dataclasses by themselves; each field has a default."""
 
     owner: ClassVar[Any] = None  # the class (or callable) that build() calls
     location_fields: ClassVar[tuple[str, ...]] = ()  # they say where something is, not what: left out of fingerprint()
-    __no_type_check__ = True  # run-time checkers leave the constructor alone: REQUIRED is no int, and types are checked here
+    __no_type_check__ = True  # run-time checkers leave the constructor alone: REQUIRED is no int, and we check
     _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
     _hints: ClassVar[dict[str, Any]] = {}  # annotations as objects, filled when first needed
     _explicit: ClassVar[frozenset[str]]  # held by each instance: names that were set, as opposed to defaults
@@ -178,14 +74,11 @@ class Config:
         for name in [name for name, hint in annotations.items() if "ClassVar" not in str(hint)]:
             if name.startswith("_") or hasattr(Config, name):
                 raise TypeError(f"{cls.__qualname__}.{name}: the name is taken by Config itself; choose another")
-            if name not in vars(cls) and name not in cls._fields:
-                raise TypeError(f"{cls.__qualname__}.{name} has no default; write {name}: {annotations[name]} = REQUIRED")
-            default = vars(cls).get(name, cls._fields.get(name))
-            if default is cls._fields.get(name, REQUIRED):  # inherited, under a narrower annotation
-                factory: Any = functools.partial(cls._default, name)
+            if name not in vars(cls):
+                raise TypeError(f"{cls.__qualname__}.{name} has no default; REQUIRED is one")
+            if isinstance(vars(cls)[name], (list, dict, Config)):
+                factory: Any = functools.partial(copy.deepcopy, vars(cls)[name])
                 setattr(cls, name, dataclasses.field(default_factory=factory))
-            elif isinstance(default, (list, dict, Config)):
-                setattr(cls, name, dataclasses.field(default_factory=functools.partial(copy.deepcopy, default)))
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
         cls._fields, cls._hints = {field.name: field for field in dataclasses.fields(cls)}, {}
         places = [place for base in cls.__mro__ for place in vars(base).get("location_fields", ())]
@@ -213,7 +106,7 @@ class Config:
         if field.default_factory is dataclasses.MISSING:
             return field.default
         value = field.default_factory()
-        for node in _configs(value):
+        for node in configs_in(value):
             node.__dict__["_explicit"] = frozenset()  # nobody set what comes with a default
         return value
 
@@ -224,7 +117,8 @@ class Config:
             declaring = next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
             hint = inspect.get_annotations(declaring)[name]
             try:
-                cls._hints[name] = eval(hint, vars(sys.modules[declaring.__module__])) if isinstance(hint, str) else hint
+                names = vars(sys.modules[declaring.__module__])
+                cls._hints[name] = eval(hint, names) if isinstance(hint, str) else hint
             except (NameError, AttributeError):  # defined further down the file, or inside a function
                 return Any
         return cls._hints[name]
@@ -232,10 +126,10 @@ class Config:
     def _checked(self, name: str, value: Any) -> Any:
         """A copy of ``value`` that may be stored in field ``name``; TypeError if it may not be."""
         place = f"{type(self).__qualname__}.{name}"
-        value, hint = _copied(value, place), self._hint(name)
+        value, hint = copied(value, place), self._hint(name)
         try:
-            return _fitted(value, hint)
-        except _Mismatch:
+            return fitted(value, hint)
+        except TypeError:
             expected = getattr(hint, "__qualname__", None) if isinstance(hint, type) else None
             got = type(value).__qualname__
             raise TypeError(f"{place} = {value!r}: expected {expected or hint}, got {got}") from None
@@ -247,7 +141,7 @@ class Config:
         """
         self._known(values)
         checked = {name: self._checked(name, value) for name, value in values.items()}
-        self.__dict__.update(checked, _explicit=self._explicit | checked.keys())
+        self.__dict__.update(checked, _explicit=self._explicit.union(checked))
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -277,13 +171,14 @@ class Config:
         return self.owner(self.clone(), **runtime)
 
     def _require(self, given: Iterable[str] = ()) -> None:
-        own = (node for name, value in self._items() if name not in given for node in _nodes(value, name, self, name, own=True))
-        if unset := [path for path, value, *_ in own if value is REQUIRED]:
+        own = [(name, value) for name, value in self._items() if name not in given]
+        unset = [path for n, v in own for path, value, *_ in nodes(v, n, own=True) if value is REQUIRED]
+        if unset:
             raise ValueError(f"{type(self).__qualname__}.build: required but not set: {', '.join(unset)}")
 
     def missing(self) -> list[str]:
         """Dotted paths of all fields of the whole tree that are still REQUIRED."""
-        return [path for path, value, *_ in _nodes(self) if value is REQUIRED]
+        return [path for path, value, *_ in nodes(self) if value is REQUIRED]
 
     def walk(self, owner: Any = None) -> Iterator[tuple[str, Config, Any, Any]]:
         """(dotted path, config, container, key) of this config and all below it, parents first; not copies.
@@ -291,51 +186,62 @@ class Config:
         With ``owner``, only configs that build it or a subclass of it. ValueError if one object is at two places.
         """
         seen: dict[int, str] = {}
-        for path, node, container, key in _nodes(self):
+        for path, node, container, key in nodes(self):
             if isinstance(node, Config):
                 if (first := seen.setdefault(id(node), path)) != path:
-                    raise ValueError(f"one config object is at {first!r} and at {path!r}; put its .clone() at one of them")
+                    raise ValueError(f"one object is at {first!r} and {path!r}; put its .clone() at one of them")
                 if owner is None or _owned(node, owner):
                     yield path, node, container, key
 
     def flat(self) -> dict[str, Any]:
-        """Dotted path -> value, sorted (layers.2 before layers.10). ``<path>.class`` is the class of a config; a list or
-        dict that holds no config is one value."""
-        return dict(sorted(_flat(self.clone()), key=lambda pair: _natural(pair[0])))
+        """Dotted path -> value, sorted (layers.2 before layers.10). ``<path>.class`` is a config's class; a list or dict
+        without configs is one value."""
+        leaves: dict[str, Any] = {}
+        for path, value, container, _ in nodes(self.clone()):
+            if isinstance(value, Config):
+                leaves[f"{path}.class".lstrip(".")] = value._kind()
+            elif not configs_in(value) and (isinstance(container, Config) or configs_in(container)):
+                leaves[path] = value
+        return {path: leaves[path] for path in sorted(leaves, key=natural)}
 
     def golden(self) -> str:
         """The whole tree as sorted lines ``path: value``, the same in every process, made to be kept and diffed."""
-        return "".join(f"{path}: {_text(value)}\n" for path, value in self.flat().items())
+        return "".join(f"{path}: {text_of(value)}\n" for path, value in self.flat().items())
 
     def diff(self, other: Config) -> dict[str, tuple[str | None, str | None]]:
         """Path -> (text here, text in ``other``) where they differ; None where a path does not exist."""
-        ours, theirs = ({path: _text(value) for path, value in cfg.flat().items()} for cfg in (self, other))
+        ours, theirs = ({path: text_of(value) for path, value in cfg.flat().items()} for cfg in (self, other))
         return {p: (ours.get(p), theirs.get(p)) for p in {**ours, **theirs} if ours.get(p) != theirs.get(p)}
 
     def to_dict(self) -> dict[str, Any]:
         """The whole tree as JSON values; ``"class"`` holds the class of each config."""
-        return _canonical(self.clone(), location=True)
+        return canonical(self.clone(), location=True)
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON of all classes and fields but the ``location_fields``."""
-        text = json.dumps(_canonical(self.clone(), location=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        tree = canonical(self.clone(), location=False)
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        return _same(self, other) if isinstance(other, Config) else NotImplemented
+        return same(self, other) if isinstance(other, Config) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # it can change
 
     def _items(self) -> list[tuple[str, Any]]:
         return [(name, self.__dict__[name]) for name in self._fields]
 
+    def _kind(self) -> Any:
+        """What names the class in texts."""
+        return type(self)
+
     def _changed(self) -> list[str]:
         """Names of the fields whose value is not the default."""
-        return [name for name, value in self._items() if not _same(value, self._default(name))]
+        return [name for name, value in self._items() if not same(value, self._default(name))]
 
     def _chosen(self) -> frozenset[str]:
         """Names of the fields that were set, or edited below (``cfg.child.x = 1``, ``cfg.sizes.append(1)``)."""
-        below = [name for name, value in self._items() if any(node._explicit for node in _configs(value))]
+        below = [name for name, value in self._items() if any(node._explicit for node in configs_in(value))]
         return self._explicit.union(below, self._changed())
 
     def __repr__(self) -> str:
@@ -378,102 +284,17 @@ class Configurable:
             self.cfg = cfg
 
 
-# -- walking and printing ------------------------------------------------------------------------------------------
-
-
-def _children(value: Any) -> list[tuple[str, Any, Any]]:
-    """(part of a path, key, child) of what a config, list or dict holds."""
-    if isinstance(value, Config):
-        return [(name, name, child) for name, child in value._items()]
-    if isinstance(value, list):
-        return [(str(i), i, child) for i, child in enumerate(value)]
-    return [(_segment(key), key, child) for key, child in value.items()] if isinstance(value, dict) else []
-
-
-def _nodes(value: Any, path: str = "", container: Any = None, key: Any = None, own: bool = False) -> Iterator[tuple]:
-    """(path, value, container, key) of a value and all it holds, parents first; ``own``: nothing inside a config."""
-    yield path, value, container, key
-    if not (own and isinstance(value, Config)):
-        for part, index, child in _children(value):
-            yield from _nodes(child, f"{path}.{part}".lstrip("."), value, index, own)
-
-
-def _configs(value: Any) -> list[Config]:
-    return [node for _, node, *_ in _nodes(value) if isinstance(node, Config)]
-
-
-def _flat(cfg: Config) -> Iterator[tuple[str, Any]]:
-    for path, value, container, _ in _nodes(cfg):
-        if isinstance(value, Config):
-            yield f"{path}.class".lstrip("."), _kind(value)
-        elif not _configs(value) and (isinstance(container, Config) or _configs(container)):
-            yield path, value
-
-
-def _kind(cfg: Config) -> Any:
-    """What names a config's class in text: the class, or the callable of a fn_config."""
-    return cfg.owner if isinstance(cfg, _Call) else type(cfg)
-
-
-def _natural(path: str) -> list[tuple[bool, int | str]]:
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else part) for part in path.split(".")]
-
-
-def _text(value: Any) -> str:
-    """A leaf as one line that is the same in every process and Python version."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)}: {_text(value[key])}' for key in sorted(value))}}}"
-    if isinstance(value, enum.Enum):
-        return f"{_name(type(value))}.{value.name}"
-    if isinstance(value, str):
-        return json.dumps(value)
-    return _name(value) if callable(value) and value is not REQUIRED else repr(value)
-
-
-def _canonical(value: Any, location: bool) -> Any:
-    """JSON values. What JSON lacks becomes {"class": ..., "name": ...}, which no dict in a config can look like."""
-    if isinstance(value, Config):
-        names = [name for name in sorted(value._fields) if location or name not in value.location_fields]
-        return {"class": _name(_kind(value)), **{name: _canonical(value.__dict__[name], location) for name in names}}
-    if isinstance(value, list):
-        return [_canonical(item, location) for item in value]
-    if isinstance(value, dict):
-        return {key: _canonical(value[key], location) for key in sorted(value)}
-    if isinstance(value, enum.Enum):
-        return {"class": _name(type(value)), "name": value.name}
-    if _is_code(value):
-        return {"class": "type" if isinstance(value, type) else "function", "name": _name(value)}
-    if value is REQUIRED:
-        return {"class": "required"}
-    return {"class": "float", "name": repr(value)} if isinstance(value, float) and math.isinf(value) else value
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal in type and value all the way down (1, 1.0 and True differ)."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (Config, list, dict)):
-        ours, theirs = ({key: child for _, key, child in _children(value)} for value in (a, b))
-        return ours.keys() == theirs.keys() and all(_same(child, theirs[key]) for key, child in ours.items())
-    return a is b or bool(a == b)
-
-
 def _html(value: Any, label: str, opened: bool = False, bold: bool = False) -> str:
     name = f"<b>{html.escape(label)}</b>" if bold else html.escape(label)
-    if not _configs(value):
+    if not configs_in(value):
         return f"<div><code>{name} = {html.escape(getattr(value, '__qualname__', None) or repr(value))}</code></div>"
     changed = value._changed() if isinstance(value, Config) else []
-    kind = getattr(_kind(value), "__qualname__", "") if isinstance(value, Config) else f"{len(value)} items"
-    rows = "".join(_html(child, part, bold=key in changed) for part, key, child in _children(value))
+    kind = getattr(value._kind(), "__qualname__", "") if isinstance(value, Config) else f"{len(value)} items"
+    rows = "".join(_html(child, part, bold=key in changed) for part, key, child in children(value))
     return (
         f"<details{' open' if opened else ''}><summary><code>{name}{': ' if name else ''}{html.escape(kind)}</code>"
         f'</summary><div style="margin-left: 1.5em">{rows}</div></details>'
     )
-
-
-# -- swapping parts ------------------------------------------------------------------------------------------------
 
 
 def _owned(cfg: Config, owner: Any, exact: bool = False) -> bool:
@@ -500,24 +321,24 @@ def _check_names(what: str, names: Sequence[str], cfgs: Sequence[Config]) -> Non
 def _carried(old: Config, new: Config, carry: str | Sequence[str], drop: Sequence[str]) -> Config:
     """A fresh copy of ``new`` that takes over fields of ``old``. Set on new > carried > default."""
     fresh, chosen = new.clone(), new._chosen()
-    set_before = {name: value for name, value in old._items() if value is not REQUIRED and name not in drop}
-    if lost := [f"{name}={set_before[name]!r}" for name in old._changed() if name in set_before.keys() - fresh._fields.keys()]:
+    before = {name: value for name, value in old._items() if value is not REQUIRED and name not in drop}
+    if lost := [f"{n}={before[n]!r}" for n in old._changed() if n in before and n not in fresh._fields]:
         raise ValueError(
             f"{type(new).__qualname__} has no field for {', '.join(lost)} of {type(old).__qualname__}; "
             "if they are to be lost, name them in drop=(...)"
         )
-    for name in [name for name in fresh._fields if name in set_before and name not in chosen]:
+    for name in [name for name in fresh._fields if name in before and name not in chosen]:
         by_mode = carry == "shared" or (carry == "required" and fresh.__dict__[name] is REQUIRED)
         if by_mode if isinstance(carry, str) else name in carry:
-            fresh.set(**{name: set_before[name]})
+            fresh.set(**{name: before[name]})
     return fresh
 
 
 def derive(src: Config, new: Any, *, drop: Sequence[str] = (), **delta: Any) -> Any:
-    """A config for ``new`` (a Configurable, Config class or config) with ``delta`` set and the rest taken from ``src``.
+    """A config for ``new`` (a Configurable, Config class or config): ``delta`` is set, the rest taken from ``src``.
 
-    What is set wins over ``src``, which wins over defaults. ValueError if a value of ``src`` that is not its default has
-    no field in ``new`` and is not named in ``drop``.
+    What is set wins over ``src``, which wins over defaults. ValueError if a value of ``src`` that is not its default
+    has no field in ``new`` and is not named in ``drop``.
     """
     _check_names("drop", drop, [src])
     return _carried(src, _as_config(new).set(**delta), "shared", drop)
@@ -535,10 +356,10 @@ def replace(
 ) -> list[str]:
     """Swap, in place, every config below ``cfg`` that builds ``target`` (or a subclass, unless ``exact``) for ``new``.
 
-    ``where`` is a glob over dotted paths, in which ``*`` also matches dots: ``layers.1[0-9].*``. Each place gets its own
-    copy of ``new``. What is set on ``new`` wins, then values of the old config, then defaults. ``carry`` says which old
-    values: of all "shared" fields, of those still "required" in ``new``, or of the fields it names. Of nested matches
-    only the outermost is swapped, with a warning that names the others. Returns the paths that were swapped.
+    ``where`` is a glob over dotted paths, in which ``*`` also matches dots: ``layers.1[0-9].*``. Each place gets its
+    own copy of ``new``. What is set on ``new`` wins, then values of the old config, then defaults. ``carry`` says which
+    old values: of all "shared" fields, of those still "required" in ``new``, or of the fields it names. Of nested
+    matches only the outermost is swapped, with a warning that names the others. Returns the paths that were swapped.
 
     ValueError: no match, a number other than ``expect``, an old value that is not its default, has no field in ``new``
     and is not named in ``drop``. TypeError: ``new`` does not fit there. After an error ``cfg`` is as it was.
@@ -576,7 +397,7 @@ def replace(
         raise
     for _, _, container, key in hits:
         if isinstance(container, Config):
-            container.__dict__["_explicit"] |= {key}
+            container.__dict__["_explicit"] = container._explicit.union([key])
     return paths
 
 
@@ -588,7 +409,7 @@ class Modifier(Configurable):
 
 
 class Chain(Modifier):
-    """Modifiers in order, applied to a copy. If two write different values to one path that is an error, unless allowed.
+    """Modifiers in order, applied to a copy. Two that write different values to one path are an error, unless allowed.
 
     After a call ``writes`` lists (modifier, path, text before, text after): who set what.
     """
@@ -628,9 +449,6 @@ def select(rules: Sequence[tuple[str, Any]], key: str) -> Any:
     raise KeyError(f"no rule matches {key!r}; the rules are {[pattern for pattern, _ in rules]}")
 
 
-# -- code that knows no Config -------------------------------------------------------------------------------------
-
-
 class _Call(Config):
     """Base of what fn_config makes: the fields are the parameters of a callable."""
 
@@ -647,8 +465,11 @@ class _Call(Config):
         values |= {name: tuple(value) for name, value in values.items() if name in self._tuples and type(value) is list}
         return self.owner(**values, **runtime)
 
+    def _kind(self) -> Any:
+        return self.owner
+
     def __reduce__(self) -> Any:
-        return _restored, (self.owner, self._extra, self.__dict__)
+        return functools.partial(fn_config, self.owner, **dict.fromkeys(self._extra)), (), self.__dict__
 
 
 def _built(value: Any) -> Any:
@@ -657,12 +478,6 @@ def _built(value: Any) -> Any:
     if isinstance(value, list):
         return [_built(item) for item in value]
     return {key: _built(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _restored(function: Callable[..., Any], extra: tuple[str, ...], state: dict[str, Any]) -> Config:
-    cfg = object.__new__(_call_class(function, extra))
-    cfg.__dict__.update(state)
-    return cfg
 
 
 @functools.cache
@@ -677,7 +492,7 @@ def _call_class(function: Callable[..., Any], extra: tuple[str, ...]) -> type[_C
         elif not (name.startswith("_") or hasattr(Config, name)):
             default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             try:
-                fields[name] = _copied(default, name)
+                fields[name] = copied(default, name)
             except TypeError:  # not a config value: the callable keeps its own default
                 continue
             tuples += [name] * isinstance(parameter.default, tuple)
@@ -692,7 +507,7 @@ def fn_config(function: Callable[..., Any], **values: Any) -> Any:
     A parameter without default is REQUIRED, and may be given at last to ``build(params=...)``. A tuple is written as a
     list, and is a tuple again in the call. A parameter whose default no config can hold is left to the callable.
     """
-    _name(function)
+    name_of(function)
     parameters = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     extra = tuple(sorted(values.keys() - parameters.keys())) if takes_any else ()

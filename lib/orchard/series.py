@@ -20,8 +20,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.claims import Verdict, decide, load_claims, print_verdicts
-from orchard.data import text_source
+from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
+from orchard.data import Source, text_source
 from orchard.errors import BadInput, closest
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting, Store, execute
@@ -29,6 +29,7 @@ from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
 from orchard.runs.store import write
 from orchard.train import hardware
+from orchard.widgets import Explorer, explorer
 
 NOTEBOOK_ONLY_PROFILES = ("paper",)  # too large to train here: instantiated on the meta device by `orchard run --dry-run`
 
@@ -87,6 +88,36 @@ class Series:
                 raise BadInput(f"{self.slug} has no experiment {experiment!r}: {closest(experiment, known)}")
             self._tables[experiment] = known[experiment](self.setting, self.run)
         return self._tables[experiment].copy()
+
+    def module(self, name: str) -> ModuleType:
+        """A further module of the paper's package, such as ``reference``."""
+        return paper_module(self.slug, name)
+
+    def library(self, name: str) -> ModuleType:
+        """A module of the library, such as ``nn``."""
+        return importlib.import_module(f"orchard.{name}")
+
+    def source(self) -> Source:
+        """The text that DATA names."""
+        source: Source = text_source(self.setting.data).build()
+        return source
+
+    def explore(self, draw: Callable[..., Figure], **controls: Any) -> Explorer:
+        """Controls for the arguments of a figure; see :func:`orchard.widgets.explorer`."""
+        return explorer(draw, **controls)
+
+    def runs_table(self) -> pd.DataFrame:
+        """The runs this notebook has used: id, label, seconds, tokens per second."""
+        rows = []
+        for run in self._runs.values():
+            facts = run.provenance
+            rate = facts.get("throughput", {}).get("tokens_per_s")
+            rows.append({"id": run.id, "run": run.label, "seconds": facts["wall_s"], "tokens/s": rate and round(rate)})
+        return pd.DataFrame(rows)
+
+    def claims_table(self) -> pd.DataFrame:
+        """Every claim of the paper with its verdict in this setting; runs the experiments that the claims need."""
+        return verdict_table(self.verdicts())
 
     def show(self, figure: Figure, name: str, table: pd.DataFrame) -> None:
         """Display a figure and save it as ``.svg`` and ``.png`` with the table it draws as ``.csv``."""
@@ -183,6 +214,18 @@ def compute(
     for experiment in series.experiments.EXPERIMENTS:
         series.table(experiment)
     return list(series._runs.values())
+
+
+def overview() -> pd.DataFrame:
+    """One row per paper and profile: how many notebooks have written results here, and how their claims came out."""
+    rows = []
+    for slug in slugs():
+        for profile in paper_module(slug, "experiments").PROFILES:
+            files = sorted(output_folder(slug, Setting(profile)).glob("*.json"))
+            verdicts = [v["verdict"] for file in files for v in json.loads(file.read_text("utf-8"))["verdicts"]]
+            counts = {name: verdicts.count(name) for name in VERDICTS}
+            rows.append({"paper": slug, "profile": profile, "notebooks with results": len(files), **counts})
+    return pd.DataFrame(rows)
 
 
 class _NotYet(Exception):

@@ -97,8 +97,8 @@ def test_meter_reports_flops_and_mfu_only_for_a_known_device(monkeypatch: pytest
         monkeypatch.setattr(meter, "_now", lambda: float(next(clock)))
         for _ in range(2):
             meter.on_train_batch_end()
-        meter.on_validation_start()  # one tick of the clock that must not count
-        meter.on_validation_end()
+        with meter.paused():  # a tick of the clock that must not count
+            pass
         meter.on_train_batch_end()
         meter.on_train_end()
         rates = meter.read()
@@ -113,7 +113,7 @@ def test_meter_reports_flops_and_mfu_only_for_a_known_device(monkeypatch: pytest
 def test_jsonl_drops_rows_after_the_step_it_resumes_from(tmp_path: Path) -> None:
     logger = JsonLinesLogger(tmp_path)
     for step in (1, 2, 3):
-        logger.log_metrics({"loss": 1.0 / step, "epoch": 0}, step)
+        logger.log_metrics({"loss": 1.0 / step}, step)
     logger.finalize("killed")
     with open(logger.path, "a") as file:
         file.write('{"step": 4, "lo')  # cut off by a kill
@@ -126,9 +126,9 @@ def test_wandb_is_off_unless_switched_on(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("ORCHARD_WANDB", raising=False)
     assert extra_loggers("x") == []
     monkeypatch.setenv("ORCHARD_WANDB", "project")
-    monkeypatch.setitem(__import__("sys").modules, "lightning.pytorch.loggers.wandb", None)
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises((OrchardError, ModuleNotFoundError)):
+    assert [type(logger).__name__ for logger in extra_loggers("x")] == ["WandbLogger"]  # connects only when it logs
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    with pytest.raises(OrchardError, match="pip install wandb, or unset it"):
         extra_loggers("x")
 
 

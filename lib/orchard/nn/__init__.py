@@ -1,6 +1,14 @@
 """Building blocks of models. Tensors are [batch, time, heads, head_dim]; windows count left context (attention.py)."""
 
-from orchard.nn.attention import Attention, Cache, FullCache, RollingCache, attention, window_including_self, window_mask
+from orchard.nn.attention import (
+    Attention,
+    Cache,
+    FullCache,
+    RollingCache,
+    attention,
+    window_including_self,
+    window_mask,
+)
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.norm import RMSNorm
 from orchard.nn.rotary import Rotary

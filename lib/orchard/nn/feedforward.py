@@ -7,21 +7,23 @@ Source: Shazeer 2020, arXiv 2002.05202.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
 
 
 class FeedForward(nn.Module, Configurable):
     """Gated feed-forward of inner width `hidden_dim`, position by position."""
 
     class Config(Configurable.Config):
-        dim: int = REQUIRED  # type: ignore[assignment]
-        hidden_dim: int = REQUIRED  # type: ignore[assignment]
+        dim: int = REQUIRED
+        hidden_dim: int = REQUIRED
         activation: str = "silu"
         output_init_std: float | None = None  # pushed down by the decoder; None = 0.02 / sqrt(2), a single layer
 
@@ -37,7 +39,8 @@ class FeedForward(nn.Module, Configurable):
         self.down_proj = nn.Linear(cfg.hidden_dim, cfg.dim, bias=False)
         nn.init.normal_(self.gate_proj.weight, std=cfg.dim**-0.5)
         nn.init.normal_(self.up_proj.weight, std=cfg.dim**-0.5)
-        nn.init.normal_(self.down_proj.weight, std=0.02 / 2**0.5 if cfg.output_init_std is None else cfg.output_init_std)
+        output_std = 0.02 / 2**0.5 if cfg.output_init_std is None else cfg.output_init_std
+        nn.init.normal_(self.down_proj.weight, std=output_std)
 
     def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))

@@ -22,7 +22,7 @@ class RMSNorm(nn.Module, Configurable):
     """
 
     class Config(Configurable.Config):
-        dim: int | list[int] = REQUIRED  # type: ignore[assignment]
+        dim: int | list[int] = REQUIRED
         eps: float = 1e-6
 
     def __init__(self, cfg: RMSNorm.Config) -> None:
@@ -36,7 +36,7 @@ class RMSNorm(nn.Module, Configurable):
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         if x.shape[x.ndim - self.gain.ndim :] != self.gain.shape:
             raise ValueError(
-                f"RMSNorm got {tuple(x.shape)}, but its gain is {tuple(self.gain.shape)}: the last dimensions must agree"
+                f"RMSNorm got {tuple(x.shape)}, its gain is {tuple(self.gain.shape)}: the last dimensions must agree"
             )
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         y = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)

@@ -23,7 +23,7 @@ class Rotary(nn.Module, Configurable):
     """Rotates queries or keys; works at any length, for the tables of cosines and sines grow on demand."""
 
     class Config(Configurable.Config):
-        dim: int = REQUIRED  # type: ignore[assignment]   # head_dim, pushed down by the attention layer
+        dim: int = REQUIRED  # head_dim, pushed down by the attention layer
         theta: float = 10_000.0
 
     cos: Tensor  # [length, dim / 2], float32 whatever the type of the model
@@ -32,7 +32,7 @@ class Rotary(nn.Module, Configurable):
     def __init__(self, cfg: Rotary.Config) -> None:
         super().__init__()
         if cfg.dim < 2 or cfg.dim % 2:
-            raise ValueError(f"Rotary.Config.dim is {cfg.dim}: rotary turns pairs of channels, so head_dim must be even")
+            raise ValueError(f"Rotary.Config.dim is {cfg.dim}: rotary turns pairs of channels, so make head_dim even")
         if cfg.theta <= 0:
             raise ValueError(f"Rotary.Config.theta is {cfg.theta}: it must be positive, for example 10000.0")
         self.dim, self.theta = cfg.dim, cfg.theta
@@ -60,8 +60,9 @@ class Rotary(nn.Module, Configurable):
     @torch.inference_mode(False)  # the tables outlive a call made in inference mode, and training may come next
     def _grow(self, length: int, device: torch.device) -> None:
         length = 1 << (length - 1).bit_length()  # powers of two: decoding token by token rebuilds rarely
-        half = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / self.theta ** (half / self.dim))
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
+        angles = torch.outer(positions, 1.0 / self.theta**exponents)
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def _forget(self) -> None:

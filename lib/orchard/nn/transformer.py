@@ -8,6 +8,8 @@ Sources: Xiong et al. 2020, arXiv 2002.04745 (pre-norm); Touvron et al. 2023, ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -23,7 +25,7 @@ class Block(nn.Module, Configurable):
     """One layer. `attention` and `feed_forward` may be any component with the same fields and methods."""
 
     class Config(Configurable.Config):
-        dim: int = REQUIRED  # type: ignore[assignment]
+        dim: int = REQUIRED
         attention: Attention.Config = Attention.Config()
         feed_forward: FeedForward.Config = FeedForward.Config()
         norm: RMSNorm.Config = RMSNorm.Config()
@@ -69,9 +71,9 @@ class Decoder(nn.Module, Configurable):
     """Token embedding, blocks, final norm, output matrix (the embedding itself when tied)."""
 
     class Config(Configurable.Config):
-        vocab_size: int = REQUIRED  # type: ignore[assignment]
-        dim: int = REQUIRED  # type: ignore[assignment]
-        layers: list[Block.Config] = REQUIRED  # type: ignore[assignment]
+        vocab_size: int = REQUIRED
+        dim: int = REQUIRED
+        layers: list[Block.Config] = REQUIRED
         norm: RMSNorm.Config = RMSNorm.Config()
         tie_embeddings: bool = False
 
@@ -86,7 +88,7 @@ class Decoder(nn.Module, Configurable):
         self.vocab_size, self.dim = cfg.vocab_size, cfg.dim
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.layers = nn.ModuleList([layer.build() for layer in cfg.layers])
+        self.layers: Any = nn.ModuleList([layer.build() for layer in cfg.layers])
         self.norm = cfg.norm.set(dim=cfg.dim).build()
         self.head: nn.Linear | None = None  # None: the embedding is the output matrix
         if not cfg.tie_embeddings:
@@ -131,7 +133,7 @@ class Decoder(nn.Module, Configurable):
     ) -> Int[Tensor, "batch longer"]:
         """Continue `tokens` by `max_new_tokens`, with a cache. Temperature 0 takes the likeliest token."""
         if max_new_tokens < 0 or temperature < 0:
-            raise ValueError(f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}: neither may be < 0")
+            raise ValueError(f"generate(max_new_tokens={max_new_tokens}, temperature={temperature}): both must be >= 0")
         weight = self.embedding.weight
         cache = self.new_cache(
             tokens.shape[0], tokens.shape[1] + max_new_tokens, device=weight.device, dtype=weight.dtype
@@ -148,9 +150,7 @@ class Decoder(nn.Module, Configurable):
             tokens = torch.cat((tokens, new), dim=1)
         return tokens
 
-    def new_cache(
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
-    ) -> DecoderCache:
+    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> DecoderCache:
         """Empty caches for `batch` sequences of up to `max_length` tokens."""
         layers = [layer.attention.new_cache(batch, max_length, device=device, dtype=dtype) for layer in self.layers]
         return DecoderCache(layers)

@@ -26,7 +26,7 @@ from orchard.nn import Decoder
 from orchard.runs import Finished, Run, Store, Workspace, execute
 from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest, seed_everything
 from orchard.train.hardware import Hardware, choose
-from orchard.train.metrics import JsonLinesLogger, ThroughputMeter, extra_loggers
+from orchard.train.metrics import JsonLinesLogger, Monitor, ThroughputMeter, extra_loggers
 
 
 class AdamW(Configurable):
@@ -74,13 +74,7 @@ class LanguageModel(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean nats per token of the batch."""
-        loss = token_losses(self.model, batch["tokens"]).mean()
-        self.log("loss", loss)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Mean nats per token on the validation windows."""
-        self.log("validation_loss", token_losses(self.model, batch["tokens"]).mean(), batch_size=len(batch["tokens"]))
+        return token_losses(self.model, batch["tokens"]).mean()
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, a function of the step alone."""
@@ -129,22 +123,26 @@ class TrainLM(Run):
         model = cfg.model.set(vocab_size=tokenizer.vocab_size).build()
         module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
         loader = ResumableLoader(train, cfg.batch_size, cfg.seed)
-        held_out = [batch for _, batch in _batches(validation, cfg.eval_windows, cfg.batch_size)]
         meter = ThroughputMeter(cfg.batch_size * cfg.seq_len, model.flops_per_token(cfg.seq_len), hardware)
-        train_loop(module, loader, held_out, cfg, work, hardware, [meter])
+
+        def validate() -> float:
+            return score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"].double().mean().item()
+
+        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
+        train_loop(module, loader, cfg, work, hardware, [meter, monitor])
         work.log(str(meter))
         work.notes["throughput"] = meter.read()
 
-        save_file({name: p.contiguous() for name, p in model.state_dict().items()}, work.folder / "model.safetensors")
+        weights = {name: p.cpu().contiguous() for name, p in model.state_dict().items()}
+        save_file(weights, work.folder / "model.safetensors")
         scores = score(model, test, cfg.eval_windows, cfg.batch_size, hardware)
         save_file(scores, work.folder / "eval.safetensors")
         nats = scores["nll"].double().sum().item()
         size = int(tokenizer.token_bytes(scores["tokens"][:, 1:].numpy()).sum())
-        validation_loss = score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"].double().mean()
         return {
             "loss": nats / scores["nll"].numel(),
             "bits_per_byte": nats / math.log(2) / size,
-            "validation_loss": validation_loss.item(),
+            "validation_loss": validate(),
             "test_tokens": scores["nll"].numel(),
             "test_bytes": size,
             "tokens": cfg.steps * cfg.batch_size * cfg.seq_len,
@@ -179,7 +177,6 @@ def load_model(run: Finished, cfg: TrainLM.Config) -> Decoder:
 def train_loop(
     module: pl.LightningModule,
     loader: Any,
-    held_out: list[dict[str, Tensor]],
     cfg: TrainLM.Config,
     work: Workspace,
     hardware: Hardware,
@@ -205,10 +202,7 @@ def train_loop(
             max_steps=cfg.steps,
             max_epochs=-1,
             gradient_clip_val=cfg.clip,
-            log_every_n_steps=cfg.log_every,
-            val_check_interval=cfg.validate_every,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
+            limit_val_batches=0,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             enable_checkpointing=False,
@@ -219,13 +213,14 @@ def train_loop(
         )
         if hardware.compile:
             module.compile()
-        trainer.fit(module, loader, torch.utils.data.DataLoader(held_out, batch_size=None), ckpt_path=checkpoint)
+        trainer.fit(module, loader, ckpt_path=checkpoint)
 
 
 @torch.no_grad()
 def score(model: Decoder, windows: Windows, count: int, batch_size: int, hardware: Hardware) -> dict[str, Tensor]:
     """Nats of every token in ``count`` windows spread evenly over a split; with the windows themselves."""
     device = torch.device(hardware.device)
+    was_training = model.training
     model = model.to(device).eval()
     kept: dict[str, list[Tensor]] = {"nll": [], "tokens": [], "document": [], "window": []}
     for indices, batch in _batches(windows, count, batch_size):
@@ -234,7 +229,7 @@ def score(model: Decoder, windows: Windows, count: int, batch_size: int, hardwar
         kept["tokens"].append(batch["tokens"].int())
         kept["document"].append(batch["document"].int())
         kept["window"].append(torch.from_numpy(indices))
-    model.cpu()
+    model.train(was_training)
     return {name: torch.cat(parts) for name, parts in kept.items()}
 
 

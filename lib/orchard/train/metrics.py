@@ -1,4 +1,8 @@
-"""What a training run logs: JSON lines always, Weights & Biases by one switch, and the throughput meter."""
+"""What a training run logs: JSON lines always, Weights & Biases by one switch, and the throughput meter.
+
+Rows are written by :class:`Monitor` and not by Lightning's ``self.log``, which writes them after the callbacks of a step: a
+checkpoint would then be older than the rows it belongs to, and a killed run would lose one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import json
 import os
 import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +60,7 @@ class JsonLinesLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Write one row; ``step`` counts finished optimizer steps."""
-        row = {"step": step} | {k: v for k, v in metrics.items() if k not in ("epoch", "step")}
-        self._file.write(json.dumps(row) + "\n")
-
-    def save(self) -> None:
-        """Bring the rows to disk."""
+        self._file.write(json.dumps({"step": step} | metrics) + "\n")
         self._file.flush()
 
     def finalize(self, status: str) -> None:
@@ -79,6 +81,27 @@ def extra_loggers(label: str) -> list[Logger]:
         raise OrchardError("ORCHARD_WANDB is set but wandb is not installed: pip install wandb, or unset it") from None
 
 
+class Monitor(pl.Callback):
+    """Logs the loss every ``log_every`` steps and the validation loss every ``validate_every`` steps, to every logger.
+
+    Must stand before the callback that saves checkpoints.
+    """
+
+    def __init__(self, log_every: int, validate_every: int, validate: Callable[[], float], meter: ThroughputMeter) -> None:
+        self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        step, row = trainer.global_step, {}
+        if step % self.log_every == 0 or step == 1:
+            row["loss"] = float(outputs["loss"])
+        if step % self.validate_every == 0:
+            with self.meter.paused():
+                row["validation_loss"] = self.validate()
+        if row:
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step)
+
+
 class ThroughputMeter(pl.Callback):
     """Tokens per second, FLOP/s and, where the device's peak is known, model FLOPs utilisation (MFU).
 
@@ -92,7 +115,6 @@ class ThroughputMeter(pl.Callback):
         self.flops_per_token = 3 * forward_flops_per_token
         self._seen = self._steps = 0
         self._start: float | None = None
-        self._pause = 0.0
         self._seconds = 0.0
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -102,12 +124,13 @@ class ThroughputMeter(pl.Callback):
         elif self._start is not None:
             self._steps += 1
 
-    def on_validation_start(self, *_: Any) -> None:
-        self._pause = self._now()
-
-    def on_validation_end(self, *_: Any) -> None:
-        if self._start is not None:  # validation is not training: as if the clock had stood still
-            self._start += self._now() - self._pause
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens here is not training: as if the clock stood still."""
+        start = self._now()
+        yield
+        if self._start is not None:
+            self._start += self._now() - start
 
     def on_train_end(self, *_: Any) -> None:
         self._seconds = self._now() - self._start if self._start is not None else 0.0

@@ -11,18 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from orchard.config import replace
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention import checks
-from orchard.papers.rattention.costs import paper_config
+from orchard.papers.rattention.arms import arm, paper_model
 from orchard.papers.rattention.data import copy_distance, strata
-from orchard.papers.rattention.method import RAttention, arm
 from orchard.paths import root
 from orchard.runs import Finished, Runner, Setting
 from orchard.train import AdamW, TrainLM
@@ -76,21 +75,28 @@ PROFILES: dict[str, Profile] = {
     ),
 }  # fmt: skip
 
-# What is removed or changed from rattn@T/8: field changes of its local layers (specification 8, 03_ablate).
-VARIANTS: dict[str, dict[str, object]] = {
-    "relu": {"feature_map": "relu"},
-    "identity": {"feature_map": "identity"},
-    "no norm": {"output_norm": None},
-    "no window": {"window": -1},
+# What is changed in rattn@T/8 (specification 8, 03_ablate): the arm, and fields of its local layers.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("rattn@{eighth}", {}),
+    "relu": ("rattn@{eighth}", {"feature_map": "relu"}),
+    "identity": ("rattn@{eighth}", {"feature_map": "identity"}),
+    "no norm": ("rattn@{eighth}", {"output_norm": None}),
+    "no window": ("la", {}),
 }
 
 
-def model(name: str, profile: Profile) -> Decoder.Config:
+def model(name: str, profile: Profile, **rattention: Any) -> Decoder.Config:
     """The decoder of an arm, for bytes; the vocabulary is set from the tokenizer."""
     return arm(
         name, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads,
-        head_dim=profile.head_dim, ffn_dim=profile.ffn_dim, vocab_size=257, seq_len=profile.seq_len,
+        head_dim=profile.head_dim, ffn_dim=profile.ffn_dim, vocab_size=257, seq_len=profile.seq_len, **rattention,
     )  # fmt: skip
+
+
+def variant(name: str, profile: Profile) -> Decoder.Config:
+    """The decoder of a variant of the ablation."""
+    template, fields = VARIANTS[name]
+    return model(template.format(eighth=profile.eighth), profile, **fields)
 
 
 def run_config(decoder: Decoder.Config, profile: Profile, setting: Setting, seed: int, learning_rate: float, label: str) -> TrainLM.Config:
@@ -162,14 +168,11 @@ def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, Finished]]:
     profile, seeds = _setting(setting)
     rate = _best_rates(setting, run)["rattn"]
     cells, cfgs = [], []
-    for variant, fields in {"base": {}, **VARIANTS}.items():
-        decoder = model(f"rattn@{profile.eighth}", profile)
-        for _, node, _, _ in decoder.walk(RAttention):
-            node.set(**fields)
+    for name in VARIANTS:
         for seed in seeds:
-            cells.append((variant, seed))
-            cfgs.append(run_config(decoder, profile, setting, seed, rate, f"rattn@{profile.eighth} {variant} seed {seed} lr {rate:g}"))
-    return [(variant, seed, done) for (variant, seed), done in zip(cells, run(cfgs), strict=True)]
+            cells.append((name, seed))
+            cfgs.append(run_config(variant(name, profile), profile, setting, seed, rate, f"ablation {name} seed {seed} lr {rate:g}"))
+    return [(name, seed, done) for (name, seed), done in zip(cells, run(cfgs), strict=True)]
 
 
 def ablation(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -214,7 +217,7 @@ def paper_shapes() -> pd.DataFrame:
     for size in ("3B", "12B"):
         for name in ("full_rope", "swa@2048", "rattn@512"):
             with torch.device("meta"):
-                decoder = paper_config(size, name).build()
+                decoder = paper_model(size, name).build()
             rows.append({
                 "model": size, "arm": name,
                 "parameters": decoder.num_parameters(embedding=False),

@@ -138,6 +138,12 @@ def ablation(table: pd.DataFrame) -> Figure:
     return plot.forest(table, x_label="change in test loss (bits/byte)")
 
 
+def claims_forest(verdicts: pd.DataFrame) -> Figure:
+    """Measured effects of the claims about loss, in bits per byte, coloured by verdict; thresholds are ticks."""
+    table = verdicts[verdicts["metric"].str.contains("bits/byte") & verdicts["effect"].notna()]
+    return plot.forest(table.assign(label=table["id"]), x_label="effect (bits/byte)")
+
+
 def published_sweep(published: pd.DataFrame) -> Figure:
     """The paper's own Pareto figure (its figure 4), redrawn from its numbers: MMLU against the window at 3B."""
     table = published[published["table"] == "Figure 4"]
@@ -148,6 +154,6 @@ def published_sweep(published: pd.DataFrame) -> Figure:
 
 
 __all__ = [
-    "ablation", "bits", "coverage", "coverage_table", "effects", "feature_entropy", "feature_map_table", "learning_curves", "norm_jump",
+    "ablation", "bits", "claims_forest", "coverage", "coverage_table", "effects", "feature_entropy", "feature_map_table", "learning_curves", "norm_jump",
     "norm_jump_table", "pareto", "published_sweep", "strata", "strata_table", "training_loss", "tuning", "window_sweep",
 ]  # fmt: skip

@@ -92,16 +92,13 @@ def _inclusive(
     if missing := chunks * chunk - time:  # phi(0) is not zero, v = 0 is: the tokens added here leave the state alone
         q, k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)) for x in (q, k, v))
 
-    rows = batch * kv_heads * chunks
-    q = q.view(batch, chunks, chunk, kv_heads, groups, dim) if q.is_contiguous() else q.unflatten(
-        1, (chunks, chunk)
-    ).unflatten(3, (kv_heads, groups))
-    fq = phi(q.permute(0, 3, 1, 4, 2, 5), feature_map).reshape(rows, groups * chunk, -1)
+    rows, features = batch * kv_heads * chunks, feature_dim(feature_map, dim)
+    q = q.unflatten(1, (chunks, chunk)).unflatten(3, (kv_heads, groups)).permute(0, 3, 1, 4, 2, 5)
     k, v = (x.unflatten(1, (chunks, chunk)).permute(0, 3, 1, 2, 4) for x in (k, v))
-    fk = phi(k, feature_map).reshape(rows, chunk, -1)
+    fq = phi(q, feature_map).reshape(rows, groups * chunk, features)
+    fk = phi(k, feature_map).reshape(rows, chunk, features)
     v = v.to(fk.dtype).reshape(rows, chunk, dim)
 
-    features = fk.shape[-1]
     folded = torch.bmm(fk.transpose(1, 2), v).view(batch, kv_heads, chunks, features, dim)
     if state is None:
         state = folded.new_zeros(batch, kv_heads, features, dim)
@@ -229,38 +226,41 @@ class RAttention(Attention):
         """RMS_swa(o_swa) + RMS_rla(o_rla). With a cache the tokens follow those it has seen."""
         if cache is not None and not isinstance(cache, ResidualCache):
             raise TypeError(f"RAttention got a {type(cache).__name__}: make the cache with its own new_cache()")
-        queries, end = self.positions(q, cache)
-        keys, past = queries, 0  # positions of the keys; how many of them were in the cache before
-        rla: Tensor
-        if cache is not None and q.shape[1] == 1:
-            rla = residual_linear_attention_step(q, k, v, cache, self.q_scale, self.k_scale)
-            filled = min(end, cache.slots)  # softmax does not mind the order of the slots
-            k, v, keys = cache.k[:, :filled].to(k.dtype), cache.v[:, :filled].to(v.dtype), cache.positions[:filled]
-            past = filled - 1
-        else:
-            window, state = self.window, self.initial_state() if cache is None else cache.state
-            if cache is not None:
-                past_k, past_v, past_positions = cache.past(cache.slots)
-                cache.write(k, v)
-                k, v = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
-                keys, past = torch.cat([past_positions, queries]), past_k.shape[1]
-                window -= past  # the oldest tokens of the ring are the first to be folded now
-            new = q.shape[1]
-            rla, final = residual_linear_attention(
-                _scaled(q, self.q_scale), _scaled(k[:, :new], self.k_scale), v[:, :new],
-                window, self.feature_map, state, self.chunk_size,
-            )  # fmt: skip
-            if cache is not None:
-                cache.state = final.detach()
-        rla = rla.to(q.dtype)
+        positions, end = self.positions(q, cache)
+        rla, k, v, keys = self._residual(q, k, v, positions, cache)
         if self.rla_norm is not None:
             rla = self.rla_norm(rla)
         if self.window < 0:
             return rla
-        q, k = self.place(q, self.q_norm, queries, end), self.place(k, self.k_norm, keys, end)
-        visible = None if past and q.shape[1] == 1 else self.window  # all slots of the ring are in the window
-        swa = attention(q, k, v, visible, past, self.backend)
+        q, k = self.place(q, self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
+        decoding = cache is not None and q.shape[1] == 1  # then every key is in the window, in the order of the slots
+        swa = attention(q, k, v, None if decoding else self.window, k.shape[1] - q.shape[1], self.backend)
         return rla + (swa if self.swa_norm is None else self.swa_norm(swa))
+
+    def _residual(
+        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: ResidualCache | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """o_rla of the new tokens; then the raw keys, the values and the positions that the window branch runs over."""
+        if cache is None:
+            state = self.initial_state()
+            return self._parallel(q, k, v, self.window, state)[0], k, v, positions
+        if q.shape[1] == 1:
+            rla = residual_linear_attention_step(q, k, v, cache, self.q_scale, self.k_scale)
+            held = min(cache.position, cache.slots)
+            return rla, cache.k[:, :held].to(k.dtype), cache.v[:, :held].to(v.dtype), cache.positions[:held]
+        past_k, past_v, past = cache.past(cache.slots)
+        cache.write(k, v)
+        k, v = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
+        # The tokens of the ring are the first to leave the window now, so the residual part lags by that many fewer.
+        new, window = q.shape[1], self.window - len(past)
+        rla, state = self._parallel(q, k[:, :new], v[:, :new], window, cache.state)
+        cache.state = state.detach()
+        return rla, k, v, torch.cat([past, positions])
+
+    def _parallel(self, q: Tensor, k: Tensor, v: Tensor, window: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        q, k = _scaled(q, self.q_scale), _scaled(k, self.k_scale)
+        rla, final = residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size)
+        return rla.to(v.dtype), final
 
     def new_cache(
         self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype

@@ -1,0 +1,295 @@
+"""The exact claims, decided by computing: C1 to C6, C16 and C17 of the specification's section 7, in seconds on a CPU.
+
+Each function returns a tidy table with the columns part, seed, unit, value; a claim holds when every value does. `part`
+says what was compared, `unit` numbers the cases within a part, `seed` is the seed of the random numbers (0 where there
+are none). The metrics are those that `papers/rattention/claims.yaml` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm
+from orchard.papers.rattention import costs, reference
+from orchard.papers.rattention.arms import arm, paper_model
+from orchard.papers.rattention.golden import GOLDEN, GOLDEN_GRADIENTS, golden_inputs
+from orchard.papers.rattention.method import (
+    RAttention,
+    ResidualCache,
+    residual_linear_attention,
+    residual_linear_attention_step,
+)
+from orchard.paths import root
+
+COLUMNS = ["part", "seed", "unit", "value"]
+COMMONSENSE = (
+    "ARC-C", "ARC-E", "HellaSwag", "LAMBADA", "PIQA", "SciQ", "WinoGrande", "TriviaQA", "WebQS",
+)  # fmt: skip
+
+
+def _table(rows: Iterable[tuple[str, int, int, float]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=COLUMNS)
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max |b|; 0 where both are zero everywhere."""
+    gap, scale = float((a - b).detach().abs().max()), float(b.detach().abs().max())
+    return gap / scale if scale else gap
+
+
+# C1: batch, time, query heads, kv heads, head dim, window, chunk, feature map. Odd lengths; w = -1, 0, >= T; ragged chunks.
+FORM_CASES = (
+    (2, 37, 4, 2, 8, 5, 7, "softmax"),
+    (1, 65, 4, 1, 16, 15, 16, "softmax"),
+    (2, 33, 3, 3, 8, 0, 64, "softmax"),
+    (1, 19, 2, 1, 4, 19, 4, "softmax"),
+    (1, 41, 6, 2, 8, -1, 8, "softmax"),
+    (2, 29, 4, 2, 8, 3, 5, "relu"),
+    (1, 23, 4, 4, 8, 7, 1, "identity"),
+)
+
+
+def c1_equal_forms(seed: int = 0) -> pd.DataFrame:
+    """Recurrent, quadratic and chunked forms, their gradients in q, k, v and h0, and one-token decoding are one function.
+
+    value: largest absolute difference from the recurrence over its largest absolute value, fp32. The Triton form of the
+    claim is no part here.
+    """
+    rows: list[tuple[str, int, int, float]] = []
+    for unit, (batch, time, heads, kv_heads, dim, window, chunk, name) in enumerate(FORM_CASES):
+        draw = torch.Generator().manual_seed(seed * len(FORM_CASES) + unit)
+        shapes = [(batch, time, h, dim) for h in (heads, kv_heads, kv_heads)]
+        shapes.append((batch, kv_heads, reference.feature_dim(name, dim), dim))
+        inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
+        weight = torch.randn(shapes[0], generator=draw)
+
+        def run(form: Callable[..., tuple[Tensor, Tensor]], *extra: Any) -> tuple[list[Tensor], list[Tensor]]:
+            q, k, v, start = inputs  # noqa: B023 - called within this turn of the loop
+            output, state = form(q, k, v, window, name, start, *extra)  # noqa: B023
+            total = (output * weight).sum() + state.square().sum()  # noqa: B023
+            gradients = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)  # noqa: B023
+            return [output, state], list(gradients)
+
+        values, gradients = run(reference.recurrent)
+        for form, found in (
+            ("quadratic", run(reference.quadratic)), ("chunked", run(residual_linear_attention, chunk)),
+        ):  # fmt: skip
+            rows.append((f"{form} form, outputs and state", seed, unit, max(map(_relative, found[0], values))))
+            rows.append((f"{form} form, gradients", seed, unit, max(map(_relative, found[1], gradients))))
+
+        q, k, v, start = (x.detach() for x in inputs)
+        cache = ResidualCache(batch, window, kv_heads, dim, name, start, device="cpu", dtype=torch.float32)
+        steps = [
+            residual_linear_attention_step(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], cache) for t in range(time)
+        ]
+        decoded = max(_relative(torch.cat(steps, dim=1), values[0]), _relative(cache.state, values[1]))
+        rows.append(("one-token decode, outputs and state", seed, unit, decoded))
+    return _table(rows)
+
+
+def c2_golden_vectors() -> pd.DataFrame:
+    """Our chunked form against numbers made by the official code.
+
+    value: absolute difference for the five printed decimals of a component; for sums and the loss, difference over
+    max(1, |printed|), since their last digits carry the rounding of hundreds of terms.
+    """
+    rows: list[tuple[str, int, int, float]] = []
+    q, k, v = golden_inputs()
+
+    def gap(found: Tensor, printed: float) -> float:
+        return abs(float(found.detach()) - printed) / max(1.0, abs(printed))
+
+    for unit, (name, window, heads, output_sum, state_sum) in enumerate(GOLDEN):
+        output, state = residual_linear_attention(q, k, v, window, name)
+        last = float((output[0, -1] - torch.tensor(heads)).abs().max())
+        rows.append(("output at the last token", 0, unit, last))
+        rows.append(("sum of |output|", 0, unit, gap(output.abs().sum(), output_sum)))
+        groups = q.shape[2] // k.shape[2]  # the official state holds one copy per query head
+        rows.append(("sum of |final state|", 0, unit, gap(groups * state.abs().sum(), state_sum)))
+
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    output, _ = residual_linear_attention(*inputs, window=1)
+    flat = output.transpose(1, 2).flatten()  # [batch, heads, time, head_dim], as the constants were made
+    loss = (flat * torch.arange(flat.numel(), dtype=flat.dtype).cos()).sum()
+    found = [loss, *(x.abs().sum() for x in torch.autograd.grad(loss, inputs))]
+    rows += [("loss and sums of |gradient|", 0, i, gap(a, b)) for i, (a, b) in enumerate(zip(found, GOLDEN_GRADIENTS, strict=True))]
+    return _table(rows)
+
+
+def _small_model(name: str, seed: int, **rattention: Any) -> Decoder:
+    """A decoder of four layers whose local branches matter to the logits: full-size outputs, gains that are not one."""
+    cfg = arm(
+        name, dim=32, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=8, ffn_dim=48, vocab_size=61, **rattention
+    )
+    for layer in cfg.layers:
+        layer.set(output_init_std=cfg.dim**-0.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = cfg.build()
+        for module in model.modules():
+            if isinstance(module, RMSNorm):
+                torch.nn.init.uniform_(module.gain, 0.5, 1.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def c3_decode_equals_parallel(seed: int = 0, window: int = 4) -> pd.DataFrame:
+    """Logits with a cache against logits without, over 3(w+1)+5 tokens, for `rattn` and `la` arms.
+
+    value: largest absolute difference, fp32. Decoding token by token from nothing; from a prefill of every length;
+    and the sequence in pieces of 1, 2, 3, ... tokens (chunked prefill).
+    """
+    rows: list[tuple[str, int, int, float]] = []
+    for name in (f"rattn@{window + 1}", "la"):
+        model = _small_model(name, seed)
+        time = 3 * (window + 1) + 5
+        tokens = torch.randint(0, model.vocab_size, (2, time), generator=torch.Generator().manual_seed(seed))
+        expected = model(tokens)
+
+        def gap(pieces: list[int]) -> float:
+            cache = model.new_cache(2, time, device="cpu", dtype=torch.float32)  # noqa: B023
+            found = torch.cat([model(part, cache) for part in tokens.split(pieces, dim=1)], dim=1)  # noqa: B023
+            return float((found - expected).abs().max())  # noqa: B023
+
+        rows.append((f"{name}: token by token", seed, 0, gap([1] * time)))
+        rows += [
+            (f"{name}: prefill, then token by token", seed, split, gap([split] + [1] * (time - split)))
+            for split in range(2, time + 1)
+        ]
+        growing = [1, 2, 3, 4, 5]
+        rows.append((f"{name}: prefill in pieces", seed, 0, gap([*growing, time - sum(growing)])))
+        rows.append((f"{name}: prefill in pieces", seed, 1, gap([2, 1, time - 4, 1])))
+    return _table(rows)
+
+
+def parameter_table() -> pd.DataFrame:
+    """Parameters on the meta device at the published shapes: columns model, swa, rattn, local_layers, expected (2Hd per
+    local layer), matmul (non-embedding, matrices alone), non_embedding."""
+    rows = []
+    with torch.device("meta"):
+        for size, shape in costs.SHAPES.items():
+            swa, ours = paper_model(size, "swa@512").build(), paper_model(size, "rattn@512").build()
+            local = sum(isinstance(layer.attention, RAttention) for layer in ours.layers)
+            rows.append({
+                "model": size, "swa": swa.num_parameters(), "rattn": ours.num_parameters(), "local_layers": local,
+                "expected": 2 * shape.num_heads * shape.head_dim * local,
+                "matmul": ours.num_parameters(embedding=False, norms=False),
+                "non_embedding": swa.num_parameters(embedding=False),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def c4_parameters() -> pd.DataFrame:
+    """value: |parameters(RAtt) - parameters(SWA) - 2Hd per local layer|, parameters."""
+    return _table(
+        (row.model, 0, 0, float(abs(row.rattn - row.swa - row.expected))) for row in parameter_table().itertuples()
+    )
+
+
+def c4b_parameter_share() -> pd.DataFrame:
+    """value: (parameters(RAtt) - parameters(SWA)) / non-embedding parameters, a fraction."""
+    return _table(
+        (row.model, 0, 0, (row.rattn - row.swa) / row.non_embedding) for row in parameter_table().itertuples()
+    )
+
+
+def c5_kv_saving() -> pd.DataFrame:
+    """value: |1 - KV tokens(window 1k) / KV tokens(window 4k) - 0.5625| at a context of 4096, a fraction."""
+    return _table([("window 1k against 4k at 4k", 0, 0, abs(costs.kv_saving(4096, window=1023) - 0.5625))])
+
+
+def c6_step_time() -> pd.DataFrame:
+    """value: |cut - published cut| in points of percent; context 4096, window 512 against 4k, bf16 state per kv head."""
+    rows: list[tuple[str, int, int, float]] = []
+    for size, published in (("3B", 60.8), ("12B", 56.1)):
+        shape = costs.SHAPES[size]
+        limit = 100 * costs.step_time_cut(shape, 4096, batch=float("inf"))
+        traffic = 100 * costs.kv_saving(4096, window=511, state=costs.state_tokens(shape))
+        rows.append((f"{size}: step time, large batch", 0, 0, abs(limit - published)))
+        rows.append((f"{size}: KV traffic alone", 0, 0, abs(traffic - 63.3)))
+    return _table(rows)
+
+
+# C16: layers L and left context w of a stack that has no global layer.
+RECEPTIVE_CASES = ((1, 0), (1, 3), (2, 3), (3, 2))
+
+
+def reach(local: Attention.Config, layers: int, time: int = 14, seed: int = 0) -> Tensor:
+    """Bool [time, time]: whether the output at t (row) of a stack of `layers` blocks depends on the input at s (column).
+
+    By gradient, in fp64: an entry is false where d out[t] / d x[s] is exactly zero.
+    """
+    block = Block.Config(
+        dim=16, attention=local, feed_forward=FeedForward.Config(hidden_dim=16), output_init_std=0.25
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        stack = torch.nn.Sequential(*(block.clone().build() for _ in range(layers))).double()
+        x = torch.randn(1, time, 16, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(16, dtype=torch.float64)
+    output = stack(x)[0] @ weight
+    rows = [torch.autograd.grad(output[t], x, retain_graph=True)[0][0].abs().amax(-1) for t in range(time)]
+    return torch.stack(rows) > 0
+
+
+def c16_receptive_field(seed: int = 0) -> pd.DataFrame:
+    """value: 1 where d out[t] / d x[s] of pure SWA is zero exactly when s > t or t - s > L w (and of RAtt when s > t)."""
+    rows: list[tuple[str, int, int, float]] = []
+    heads = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
+    for unit, (layers, window) in enumerate(RECEPTIVE_CASES):
+        swa = reach(Attention.Config(**heads, window=window), layers, seed=seed)
+        ours = reach(RAttention.Config(**heads, window=window), layers, seed=seed)
+        distance = torch.arange(len(swa))[:, None] - torch.arange(len(swa))[None, :]
+        past = distance >= 0
+        rows.append(("pure SWA: zero beyond L w", seed, unit, float(torch.equal(swa, past & (distance <= layers * window)))))
+        rows.append(("RAttention: sees all of the past", seed, unit, float(torch.equal(ours, past))))
+    return _table(rows)
+
+
+def published(path: Path | None = None) -> pd.DataFrame:
+    """The paper's tables: columns table, model, context, arm, metric, value, tag. Default: the committed file."""
+    path = root() / "papers" / "rattention" / "published.csv" if path is None else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: it holds the paper's tables; take it from the repository")
+    return pd.read_csv(path)
+
+
+def c17_published_means(tables: pd.DataFrame | None = None) -> pd.DataFrame:
+    """value: |mean of the nine 0/1-shot scores - printed average|, points of percent; one part per column of a table.
+
+    Only columns that print all nine scores can be recomputed: Tables 1 and 2.
+    """
+    rows: list[tuple[str, int, int, float]] = []
+    columns = ["table", "model", "context", "arm"]
+    for key, group in (published() if tables is None else tables).groupby(columns, sort=False):
+        scores = group.set_index("metric")["value"]
+        if {*COMMONSENSE, "Avg"} <= set(scores.index):
+            table, _, _, name = key
+            rows.append((f"{table}: {name}", 0, 0, abs(float(scores[list(COMMONSENSE)].mean()) - float(scores["Avg"]))))
+    if not rows:
+        raise ValueError(f"no column prints all of {', '.join(COMMONSENSE)} and Avg: check the names in published.csv")
+    return _table(rows)
+
+
+CHECKS: dict[str, Callable[[], pd.DataFrame]] = {
+    "C1": c1_equal_forms,
+    "C2": c2_golden_vectors,
+    "C3": c3_decode_equals_parallel,
+    "C4": c4_parameters,
+    "C4b": c4b_parameter_share,
+    "C5": c5_kv_saving,
+    "C6": c6_step_time,
+    "C16": c16_receptive_field,
+    "C17": c17_published_means,
+}
+
+
+def exact_checks() -> pd.DataFrame:
+    """All of them in one table, with a first column `claim`."""
+    return pd.concat([check().assign(claim=name)[["claim", *COLUMNS]] for name, check in CHECKS.items()], ignore_index=True)

@@ -1,0 +1,171 @@
+"""What decoding costs: KV cache, RLA state, FLOPs and the paper's step-time formula, as closed forms (section 3.7).
+
+    KV tokens per layer, mean    (T + (p-1) min(T, w+1 + s [T > w+1])) / p        p = 4: one global layer in four
+    step time                    B KV / BW + max(2 B P / F, bytes(P) / BW)
+
+T context, w left context (a window that the paper calls 512 is w = 511), s the state counted in tokens of KV cache,
+B batch, P non-embedding parameters, BW memory bandwidth, F peak FLOP/s. Every number here is derived, none measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a model of the paper (its specification table, section 3.2). The vocabulary is not published."""
+
+    name: str
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Non-embedding parameters in matrices: q, k, v, output and the three of the gated feed-forward."""
+        attention = 2 * self.dim * self.head_dim * (self.num_heads + self.num_kv_heads)
+        return self.num_layers * (attention + 3 * self.dim * self.ffn_dim)
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Elements of one token's key and value in one layer."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+SHAPES = {
+    "3B": Shape("3B", 2048, 56, 16, 4, 128, 6656),
+    "12B": Shape("12B", 5120, 40, 40, 8, 128, 16384),
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One accelerator: memory bandwidth (bytes/s) and dense bf16 peak (FLOP/s)."""
+
+    name: str
+    bandwidth: float
+    flops: float
+
+
+H100 = Hardware("H100", 3.35e12, 989e12)
+
+
+def memory_matched_window(window: int, head_dim: int) -> int:
+    """The sliding window that holds as much as RAttention's window and state: w + d."""
+    return window + head_dim
+
+
+def compute_matched_window(window: int, head_dim: int, groups: int, chunk_size: int) -> int:
+    """The sliding window that computes as much as RAttention: w + d + ceil(d/G + 1.5 C)."""
+    return window + head_dim + math.ceil(head_dim / groups + 1.5 * chunk_size)
+
+
+def state_tokens(shape: Shape, state_bytes: int = 2, kv_bytes: int = 2, per_query_head: bool = False) -> float:
+    """The RLA state [2d, d] of a layer, counted in tokens of KV cache: d at equal type, 2d in fp32 beside bf16, G times
+    that when stored once per query head, as the official code does."""
+    copies = shape.num_heads if per_query_head else shape.num_kv_heads
+    return copies * 2 * shape.head_dim**2 * state_bytes / (shape.kv_elements_per_token * kv_bytes)
+
+
+def kv_tokens(context: int, window: int | None, state: float = 0.0, period: int = 4) -> float:
+    """Tokens of KV cache per layer, the mean over local and global layers; window None = full attention everywhere.
+
+    A layer whose window and state would outweigh the whole context is counted as keeping the context.
+    """
+    if context < 1 or period < 1 or (window is not None and window < -1):
+        raise ValueError(f"kv_tokens(context={context}, window={window}, period={period}): contexts and periods start at 1")
+    if window is None:
+        return float(context)
+    held = window + 1
+    local = min(context, held + (state if context > held else 0.0))
+    return (context + (period - 1) * local) / period
+
+
+def kv_token_ratio(context: int, window: int | None, state: float = 0.0, period: int = 4) -> float:
+    """KV cache relative to full attention in every layer, a fraction."""
+    return kv_tokens(context, window, state, period) / context
+
+
+def kv_saving(context: int, window: int, state: float = 0.0, baseline_window: int | None = 4095) -> float:
+    """1 - KV cache / KV cache of sliding-window layers with `baseline_window`, a fraction."""
+    return 1 - kv_tokens(context, window, state) / kv_tokens(context, baseline_window)
+
+
+def kv_bytes(shape: Shape, context: int, window: int | None, state: float = 0.0, bytes_per_element: int = 2) -> float:
+    """Bytes of KV cache and state of one sequence, all layers."""
+    return shape.num_layers * shape.kv_elements_per_token * bytes_per_element * kv_tokens(context, window, state)
+
+
+def step_time(
+    shape: Shape, context: int, batch: float, window: int | None, state: float = 0.0, hardware: Hardware = H100
+) -> float:
+    """Seconds of one decode step of the whole batch: KV traffic, then the slower of compute and reading bf16 weights."""
+    traffic = batch * kv_bytes(shape, context, window, state) / hardware.bandwidth
+    parameters = shape.matmul_parameters
+    return traffic + max(2 * batch * parameters / hardware.flops, 2 * parameters / hardware.bandwidth)
+
+
+def step_time_cut(
+    shape: Shape,
+    context: int,
+    batch: float,
+    window: int = 511,
+    state: float | None = None,
+    baseline_window: int = 4095,
+    hardware: Hardware = H100,
+) -> float:
+    """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction.
+
+    `batch=math.inf` gives the limit: compute grows with the batch as traffic does, so the cut of the traffic is not
+    reached. `state=None` is a bf16 state per kv head.
+    """
+    state = state_tokens(shape) if state is None else state
+    if math.isinf(batch):
+        compute = 2 * shape.matmul_parameters / hardware.flops
+        ours, theirs = (
+            kv_bytes(shape, context, w, s) / hardware.bandwidth + compute
+            for w, s in ((window, state), (baseline_window, 0.0))
+        )
+    else:
+        ours = step_time(shape, context, batch, window, state, hardware)
+        theirs = step_time(shape, context, batch, baseline_window, 0.0, hardware)
+    return 1 - ours / theirs
+
+
+def savings_table(contexts: tuple[int, ...] = (4096, 8192, 16384, 32768), window: int = 511) -> pd.DataFrame:
+    """KV saving against SWA-4k per context and way of storing the state: columns model, context, state, saving."""
+    rows = []
+    for shape in SHAPES.values():
+        states = {
+            "not counted": 0.0,
+            "bf16 per kv head": state_tokens(shape),
+            "fp32 per kv head": state_tokens(shape, state_bytes=4),
+            "bf16 per query head": state_tokens(shape, per_query_head=True),
+        }
+        rows += [
+            {"model": shape.name, "context": context, "state": name, "saving": kv_saving(context, window, state)}
+            for context in contexts
+            for name, state in states.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def step_time_table(
+    contexts: tuple[int, ...] = (4096, 8192, 16384, 32768),
+    batches: tuple[float, ...] = (1, 8, 32, 128, 512, math.inf),
+    window: int = 511,
+) -> pd.DataFrame:
+    """Step-time cut against SWA-4k on an H100, bf16 state per kv head: columns model, context, batch, cut (Figure 7)."""
+    return pd.DataFrame([
+        {"model": shape.name, "context": context, "batch": batch, "cut": step_time_cut(shape, context, batch, window)}
+        for shape in SHAPES.values()
+        for context in contexts
+        for batch in batches
+    ])  # fmt: skip

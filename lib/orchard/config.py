@@ -11,8 +11,8 @@
 
     layer = Layer.Config(dim=8).build()
 
-Configs are values: what is set on one is checked and copied, so editing one never changes another. What they may hold
-is in ``orchard.values``. ``golden()`` is the text of a tree, ``fingerprint()`` its hash, ``replace`` swaps a part of it.
+Configs are values: what is set on one is checked and copied, so editing one never changes another. ``orchard.values``
+says what they may hold. ``golden()`` is the text of a tree, ``fingerprint()`` its hash, ``replace`` swaps a part of it.
 """
 
 from __future__ import annotations
@@ -194,8 +194,10 @@ class Config(Node):
                     yield path, node, container, key
 
     def flat(self) -> dict[str, Any]:
-        """Dotted path -> value, sorted (layers.2 before layers.10). ``<path>.class`` is a config's class; a list or dict
-        without configs is one value."""
+        """Dotted path -> value, sorted (layers.2 before layers.10). ``<path>.class`` is the class of a config.
+
+        A list or dict without configs is one value.
+        """
         leaves: dict[str, Any] = {}
         for path, value, container, _ in nodes(self.clone()):
             if isinstance(value, Config):
@@ -485,6 +487,8 @@ def _call_class(function: Callable[..., Any], extra: tuple[str, ...]) -> type[_C
     fields: dict[str, Any] = dict.fromkeys(extra, REQUIRED)
     tuples = []
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise TypeError(f"{name_of(function)} takes {name!r} by position only; fn_config passes arguments by name")
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             continue
         if parameter.default is parameter.empty:

@@ -104,7 +104,7 @@ def _naive(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: in
     return torch.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a mask made while decoding may be saved for a backward pass later
 def _mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device) -> Tensor:
     positions = torch.arange(query_offset, query_offset + queries, device=device)
@@ -119,7 +119,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int
     elif query_offset == 0 and queries == keys and unbounded:
         mask, causal = None, True
     else:
-        mask, causal = _mask(queries, keys, window, query_offset, q.device), False
+        make = _mask if queries * keys <= 2**24 else _mask.__wrapped__  # at most 8 x 16 MiB are kept
+        mask, causal = make(queries, keys, window, query_offset, q.device), False
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
     return out.transpose(1, 2)

@@ -50,9 +50,9 @@ class Rotary(nn.Module, Configurable):
         makes the host wait for the device.
         """
         if length is None:
-            length = 1 if positions.is_meta else int(positions.max()) + 1
+            length = 1 if positions.is_meta else max(1, int(positions.max()) + 1)
         if length > len(self.cos) or self.cos.device != x.device:
-            self._grow(max(length, 1), x.device)
+            self._grow(length, x.device)
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
         x1, x2 = x.chunk(2, dim=-1)
         return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x.dtype)

@@ -4,6 +4,8 @@ Reached means imported, directly or not, by the modules that define the run and 
 counts, without docstrings: a comment or a new line changes nothing, a constant does. ``orchard.runs`` itself is left out, since it
 stores results and does not make them. The text of the tree does not depend on the Python version (3.11 to 3.13), so that a run
 made on one machine is known on another.
+
+A file is read once in a process, when it is first needed: an edit while the process lives does not change what it has imported.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ def code_sha256(modules: Iterable[str]) -> str:
     for name in sorted(reached(modules)):
         path = _source(name)
         if path is not None:
-            stat = path.stat()
-            digest.update(f"{name}\0{_tree_sha256(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+            digest.update(f"{name}\0{_tree_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -44,7 +45,7 @@ def reached(modules: Iterable[str]) -> set[str]:
         seen.add(name)
         path = _source(name)
         if name.split(".")[0] == PACKAGE and path is not None:
-            todo.extend(_imports(name, path, path.stat().st_mtime_ns))
+            todo.extend(_imports(name, path))
     return seen
 
 
@@ -58,7 +59,7 @@ def _source(name: str) -> Path | None:
 
 
 @lru_cache(maxsize=4096)
-def _imports(name: str, path: Path, _mtime: int) -> tuple[str, ...]:
+def _imports(name: str, path: Path) -> tuple[str, ...]:
     """Orchard modules that the module ``name`` imports anywhere in its source, and the packages that hold them."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
@@ -79,7 +80,7 @@ def _imports(name: str, path: Path, _mtime: int) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _tree_sha256(path: Path, _mtime: int, _size: int) -> str:
+def _tree_sha256(path: Path) -> str:
     return tree_sha256(path.read_text(encoding="utf-8"))
 
 

@@ -128,7 +128,7 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
                 if task.needs & failed.keys():
                     failed[task.id] = "a run that it contains failed"
                 else:
-                    running[submit(_work, task.cfg, str(store.path), device)] = task
+                    running[submit(_work, task.cfg, task.id, str(store.path), device)] = task
             if not running:
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -199,9 +199,12 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _work(cfg: Run.Config, store: str, device: str) -> float:
+def _work(cfg: Run.Config, expected: str, store: str, device: str) -> float:
     """Compute one run in this process with one CPU thread, so that its numbers do not depend on how many runs go on at once."""
     import torch
+
+    if identity(cfg).id != expected:
+        raise RunError("its code or data changed on disk while this program ran; start again (in a notebook: restart the kernel)")
 
     start = time.perf_counter()
     threads = torch.get_num_threads()

@@ -1,15 +1,14 @@
 """The models that are compared: one builder for every arm, so that arms differ in nothing but what their name says.
 
-| name           | local layers                                               | every 4th layer (global, full attention) |
-|----------------|------------------------------------------------------------|------------------------------------------|
-| `full_rope`    | full attention with RoPE                                   | with RoPE                                |
-| `full_rnope`   | full attention with RoPE                                   | no position embedding, here and below    |
-| `swa@W`        | sliding window                                             |                                          |
-| `rattn@W`      | RAttention                                                 |                                          |
-| `la`           | linear attention alone (window -1)                         |                                          |
-| `swa_mem@W`    | sliding window of as much memory as `rattn@W`: w + d       |                                          |
-| `swa_flops@W`  | sliding window of as much compute: w + d + ceil(d/G + 1.5C)|                                          |
+    full_rope      full attention with RoPE in every layer
+    full_rnope     full attention, RoPE in the local layers
+    swa@W          sliding window
+    rattn@W        RAttention
+    la             linear attention alone (window -1)
+    swa_mem@W      sliding window with as much memory as rattn@W: w + d
+    swa_flops@W    sliding window with as much compute: w + d + ceil(d/G + 1.5C)
 
+This is about local layers; every 4th layer is global: full attention, without position embedding but in full_rope.
 W counts the current token, as the paper's labels do: W = 512 is the left context w = 511. All arms have the same
 parameters but for the two RMS gains of each RAttention layer (one in `la`). Section 6.1; shapes of section 3.2.
 """
@@ -34,7 +33,7 @@ def parse_arm(name: str) -> tuple[str, int | None]:
     if kind in WITH_WINDOW and label.isdecimal() and int(label) >= 1:
         return kind, int(label) - 1
     known = ", ".join((*WITHOUT_WINDOW, *(f"{kind}@W" for kind in WITH_WINDOW)))
-    raise ValueError(f"arm {name!r} is not known: use one of {known}, with W tokens in the window, for example rattn@64")
+    raise ValueError(f"arm {name!r} is not known: use one of {known}; W tokens in the window, as in rattn@64")
 
 
 def arm_window(name: str, head_dim: int, groups: int, chunk_size: int | None = None) -> int | None:
@@ -46,7 +45,8 @@ def arm_window(name: str, head_dim: int, groups: int, chunk_size: int | None = N
         return window
     if kind == "swa_mem":
         return memory_matched_window(window, head_dim)
-    return compute_matched_window(window, head_dim, groups, default_chunk(head_dim) if chunk_size is None else chunk_size)
+    chunk = default_chunk(head_dim) if chunk_size is None else chunk_size
+    return compute_matched_window(window, head_dim, groups, chunk)
 
 
 def arm(
@@ -68,7 +68,7 @@ def arm(
     **rattention: Any,
 ) -> Decoder.Config:
     """The model of an arm. `rattention` are further fields of `RAttention.Config` (the ablations); arms without such a
-    layer refuse them. `seq_len`, when given, must be at least W: a longer window compares nothing. Raises ValueError."""
+    layer refuse them. A window that covers all of `seq_len` compares nothing. Raises ValueError."""
     kind, label = parse_arm(name)
     if seq_len is not None and label is not None and label >= seq_len:
         raise ValueError(f"arm {name!r}: the window covers all of seq_len={seq_len}; use at most @{seq_len}")

@@ -74,13 +74,13 @@ def state_tokens(shape: Shape, state_bytes: int = 2, kv_bytes: int = 2, per_quer
     return copies * 2 * shape.head_dim**2 * state_bytes / (shape.kv_elements_per_token * kv_bytes)
 
 
-def kv_tokens(context: int, window: int | None, state: float = 0.0, period: int = 4) -> float:
+def kv_tokens(context: int, window: int | None, state: int | float = 0.0, period: int = 4) -> float:
     """Tokens of KV cache per layer, the mean over local and global layers; window None = full attention everywhere.
 
     A layer whose window and state would outweigh the whole context is counted as keeping the context.
     """
     if context < 1 or period < 1 or (window is not None and window < -1):
-        raise ValueError(f"kv_tokens(context={context}, window={window}, period={period}): contexts and periods start at 1")
+        raise ValueError(f"kv_tokens(context={context}, window={window}, period={period}): start at 1, -1, 1")
     if window is None:
         return float(context)
     held = window + 1
@@ -88,25 +88,32 @@ def kv_tokens(context: int, window: int | None, state: float = 0.0, period: int 
     return (context + (period - 1) * local) / period
 
 
-def kv_token_ratio(context: int, window: int | None, state: float = 0.0, period: int = 4) -> float:
+def kv_token_ratio(context: int, window: int | None, state: int | float = 0.0, period: int = 4) -> float:
     """KV cache relative to full attention in every layer, a fraction."""
     return kv_tokens(context, window, state, period) / context
 
 
-def kv_saving(context: int, window: int, state: float = 0.0, baseline_window: int | None = 4095) -> float:
+def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_window: int | None = 4095) -> float:
     """1 - KV cache / KV cache of sliding-window layers with `baseline_window`, a fraction."""
     return 1 - kv_tokens(context, window, state) / kv_tokens(context, baseline_window)
 
 
-def kv_bytes(shape: Shape, context: int, window: int | None, state: float = 0.0, bytes_per_element: int = 2) -> float:
+def kv_bytes(
+    shape: Shape, context: int, window: int | None, state: int | float = 0.0, bytes_per_element: int = 2
+) -> float:
     """Bytes of KV cache and state of one sequence, all layers."""
     return shape.num_layers * shape.kv_elements_per_token * bytes_per_element * kv_tokens(context, window, state)
 
 
 def step_time(
-    shape: Shape, context: int, batch: float, window: int | None, state: float = 0.0, hardware: Hardware = H100
+    shape: Shape,
+    context: int,
+    batch: int | float,
+    window: int | None,
+    state: int | float = 0.0,
+    hardware: Hardware = H100,
 ) -> float:
-    """Seconds of one decode step of the whole batch: KV traffic, then the slower of compute and reading bf16 weights."""
+    """Seconds of one decode step of the whole batch: KV traffic, then the slower of compute and bf16 weights."""
     traffic = batch * kv_bytes(shape, context, window, state) / hardware.bandwidth
     parameters = shape.matmul_parameters
     return traffic + max(2 * batch * parameters / hardware.flops, 2 * parameters / hardware.bandwidth)
@@ -115,9 +122,9 @@ def step_time(
 def step_time_cut(
     shape: Shape,
     context: int,
-    batch: float,
+    batch: int | float,
     window: int = 511,
-    state: float | None = None,
+    state: int | float | None = None,
     baseline_window: int = 4095,
     hardware: Hardware = H100,
 ) -> float:
@@ -159,10 +166,10 @@ def savings_table(contexts: tuple[int, ...] = (4096, 8192, 16384, 32768), window
 
 def step_time_table(
     contexts: tuple[int, ...] = (4096, 8192, 16384, 32768),
-    batches: tuple[float, ...] = (1, 8, 32, 128, 512, math.inf),
+    batches: tuple[int | float, ...] = (1, 8, 32, 128, 512, math.inf),
     window: int = 511,
 ) -> pd.DataFrame:
-    """Step-time cut against SWA-4k on an H100, bf16 state per kv head: columns model, context, batch, cut (Figure 7)."""
+    """Step-time cut against SWA-4k on an H100, bf16 state: columns model, context, batch, cut (Figure 7)."""
     return pd.DataFrame([
         {"model": shape.name, "context": context, "batch": batch, "cut": step_time_cut(shape, context, batch, window)}
         for shape in SHAPES.values()

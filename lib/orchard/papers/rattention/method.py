@@ -63,10 +63,10 @@ def residual_linear_attention(
         state = None if initial_state is None else initial_state.to(accumulator(q)).expand(q.shape[0], -1, -1, -1)
         read = q.shape[1] - lead
         output, final = _inclusive(q[:, lead:], k[:, :read], v[:, :read], state, feature_map, chunk)
-        if lead and state is None:
-            output = F.pad(output, (0, 0, 0, 0, lead, 0))
-        elif lead:
-            output = torch.cat([_read(q[:, :lead], state, feature_map), output], dim=1)
+        if lead:
+            early = q[:, :lead]
+            first = torch.zeros_like(early) if state is None else _read(early, state, feature_map)
+            output = torch.cat([first.to(output.dtype), output], dim=1)
     return output.to(q.dtype), final
 
 
@@ -288,10 +288,8 @@ class RAttention(Attention):
         return super().flops_per_token(length) + (states + tiles) * active / length
 
 
-def local_global(
-    local: Block.Config, global_: Block.Config, num_layers: int, period: int = 4
-) -> list[Block.Config]:
-    """One config per layer: layer l, counted from 1, is `global_` where l mod period = 0, else `local` (section 3.2)."""
+def local_global(local: Block.Config, global_: Block.Config, num_layers: int, period: int = 4) -> list[Block.Config]:
+    """One config per layer: layer l, counted from 1, is `global_` if l mod period = 0, else `local` (section 3.2)."""
     if num_layers < 1 or period < 1:
         raise ValueError(f"local_global(num_layers={num_layers}, period={period}): both must be at least 1")
     return [(local if layer % period else global_).clone() for layer in range(1, num_layers + 1)]

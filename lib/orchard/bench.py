@@ -1,0 +1,173 @@
+"""``make bench``: how fast the library is, as ratios against peers in the same run. Nothing here is asserted in a test.
+
+Peers are timed in turn, round by round, so that a slow moment of the machine hits all of them; the ratio is the median over rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from orchard.data import ResumableLoader, Windows, text_source, tokens
+from orchard.nn import Decoder
+from orchard.papers.rattention import experiments
+from orchard.runs import Setting, Store, Workspace, execute
+from orchard.train import TrainLM, choose
+from orchard.train.lm import LanguageModel, token_losses, train_loop
+
+STEPS, ROUNDS = 30, 5
+
+
+def bench() -> pd.DataFrame:
+    """All benchmarks on this machine's CPU with one thread: columns what, value, unit, target."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = [*_training(), *_imports(), _store_hit(), *_runner()]
+    finally:
+        torch.set_num_threads(threads)
+    return pd.DataFrame(rows, columns=["what", "value", "unit", "target"])
+
+
+Row = tuple[str, float, str, str]
+
+
+def _training() -> list[Row]:
+    """Tokens per second of our training step against a bare loop with the same model, and a transformers Llama of the same shape."""
+    profile = experiments.PROFILES["smoke"]
+    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench")
+    cfg.set(steps=STEPS, validate_every=STEPS + 1, checkpoint_every=STEPS + 1)
+    windows = Windows(tokens(cfg.source, cfg.tokenizer, "train"), cfg.seq_len)
+    peers: dict[str, Callable[[], float]] = {
+        "ours": lambda: _ours(cfg, windows),
+        "bare": lambda: _bare(cfg.model.clone().build(), token_losses, cfg, windows),
+        "llama": lambda: _bare(_llama(cfg), _llama_losses, cfg, windows),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in peers}
+    for name, run in peers.items():  # warm up
+        run()
+    for _ in range(ROUNDS):
+        for name, run in peers.items():
+            seconds[name].append(run())
+    rate = STEPS * cfg.batch_size * cfg.seq_len / statistics.median(seconds["ours"])
+    ratio = {p: statistics.median(b / o for b, o in zip(seconds[p], seconds["ours"], strict=True)) for p in ("bare", "llama")}
+    return [
+        ("our training step", rate, "tokens/s", ""),
+        ("our training step / bare PyTorch loop, same model", ratio["bare"], "× throughput", "≥ 0.95"),
+        ("our training step / transformers Llama, same shape", ratio["llama"], "× throughput", ""),
+    ]
+
+
+def _ours(cfg: TrainLM.Config, windows: Windows) -> float:
+    hardware = choose("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Workspace(Path(folder), Path(folder) / "checkpoints")
+        module = LanguageModel(cfg.model.clone().build(), cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+        loader = ResumableLoader(windows, cfg.batch_size, 0)
+        start = time.perf_counter()
+        train_loop(module, loader, cfg, work, hardware, [])
+        return time.perf_counter() - start
+
+
+def _bare(model: torch.nn.Module, losses: Any, cfg: TrainLM.Config, windows: Windows) -> float:
+    optim = cfg.optim.build()
+    optimizer = optim.optimizer(model, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optim.scale(step, cfg.steps))
+    batches = iter(ResumableLoader(windows, cfg.batch_size, 0))
+    start = time.perf_counter()
+    for _ in range(cfg.steps):
+        loss = losses(model, next(batches)["tokens"]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+        optimizer.step()
+        schedule.step()
+    return time.perf_counter() - start
+
+
+def _llama(cfg: TrainLM.Config) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    profile, decoder = experiments.PROFILES["smoke"], cfg.model
+    assert isinstance(decoder, Decoder.Config)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=decoder.vocab_size, hidden_size=profile.dim, intermediate_size=profile.ffn_dim, num_hidden_layers=profile.num_layers,
+            num_attention_heads=profile.num_heads, num_key_value_heads=profile.num_kv_heads, head_dim=profile.head_dim,
+            max_position_embeddings=cfg.seq_len, attn_implementation="sdpa", use_cache=False,
+        )
+    )  # fmt: skip
+
+
+def _llama_losses(model: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
+    logits = model(window[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none")
+
+
+def _imports() -> list[Row]:
+    """Time and memory of importing the package and of importing what a training needs, in fresh processes."""
+    code = (
+        "import json, resource, sys, time; a = time.perf_counter(); import {module}; b = time.perf_counter() - a;"
+        "print(json.dumps([b, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
+    )
+    rows: list[Row] = []
+    for module, target in (("orchard", "< 1 s"), ("orchard.train", ""), ("torch, lightning.pytorch", "")):
+        runs = [json.loads(subprocess.check_output([sys.executable, "-c", code.format(module=module)])) for _ in range(3)]
+        rows.append((f"import {module}", min(r[0] for r in runs), "s", target))
+        rows.append((f"import {module}", min(r[1] for r in runs), "MiB", ""))
+    return rows
+
+
+def _store_hit() -> Row:
+    """Time to find a finished run, its identity and verification included."""
+    profile = experiments.PROFILES["smoke"]
+    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench").set(steps=1)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        execute([cfg], store, jobs=1, device="cpu", report=lambda line: None)
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            assert store.get(cfg) is not None
+            times.append(time.perf_counter() - start)
+    return ("finding a finished run in the store", 1e3 * statistics.median(times), "ms", "")
+
+
+def _runner() -> list[Row]:
+    """Seconds that our notebook runner takes for a notebook that does nothing, minus what plain papermill takes."""
+    import nbformat
+    import papermill
+
+    from orchard.notebooks import execute as execute_notebook
+
+    with tempfile.TemporaryDirectory() as folder:
+        notebook, out = Path(folder) / "empty.ipynb", Path(folder) / "out.ipynb"
+        cell = nbformat.v4.new_code_cell("PROFILE = 'smoke'", metadata={"tags": ["parameters"]})
+        content = nbformat.v4.new_notebook(cells=[cell])
+        content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(content, notebook)
+        ours, plain = [], []
+        for _ in range(3):
+            start = time.perf_counter()
+            papermill.execute_notebook(str(notebook), str(out), {"PROFILE": "smoke"}, progress_bar=False)
+            plain.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            execute_notebook(notebook, out, {"PROFILE": "smoke"})
+            ours.append(time.perf_counter() - start)
+    return [("our notebook runner − plain papermill", statistics.median(ours) - statistics.median(plain), "s per notebook", "")]
+
+
+def main() -> None:
+    """Print the table."""
+    table = bench()
+    print(table.to_string(index=False, float_format=lambda v: f"{v:,.3f}" if v < 100 else f"{v:,.0f}"))

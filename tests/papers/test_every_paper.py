@@ -1,0 +1,97 @@
+"""What must hold for every paper: completeness, golden configs, the paper profile on the meta device, claims with their notebooks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchard import publish
+from orchard.claims import load_claims
+from orchard.paths import root
+from orchard.runs import Finished, Run, Setting
+from orchard.scaffold import missing
+from orchard.series import paper_module, papers_folder, slugs
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class _Stop(Exception):
+    pass
+
+
+def first_configs(slug: str, profile: str) -> dict[str, str]:
+    """Golden text of the first configs that each experiment asks for, before any result is known."""
+    texts: dict[str, str] = {}
+
+    def runner(cfgs: list[Run.Config]) -> list[Finished]:
+        texts.update({cfg.label: cfg.golden() for cfg in cfgs})
+        raise _Stop
+
+    for experiment in paper_module(slug, "experiments").EXPERIMENTS.values():
+        try:
+            experiment(Setting(profile), runner)
+        except _Stop:
+            continue
+    return texts
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_complete(slug: str) -> None:
+    assert missing(slug) == []
+
+
+@pytest.mark.parametrize(("slug", "profile"), [(s, p) for s in slugs() for p in paper_module(s, "experiments").PROFILES])
+def test_golden_configs(slug: str, profile: str, request: pytest.FixtureRequest) -> None:
+    """A change of any config of any profile shows as a diff of text. To accept it: delete the file and run this test again."""
+    text = "".join(f"# {label}\n{golden}\n" for label, golden in sorted(first_configs(slug, profile).items()))
+    file = GOLDEN / f"{slug}-{profile}.txt"
+    if not file.exists():
+        file.write_text(text, encoding="utf-8")
+        pytest.fail(f"{file.name} did not exist and was written: look at it and commit it")
+    assert text == file.read_text(encoding="utf-8")
+    assert str(Path.home()) not in text
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_claims_name_notebooks_and_evidence_that_exist(slug: str) -> None:
+    claims = load_claims(papers_folder(slug))
+    evidence = paper_module(slug, "evidence").EVIDENCE
+    notebooks = {p.stem for p in (root() / "notebooks" / slug).glob("*.ipynb")}
+    assert set(evidence) <= {claim.id for claim in claims}
+    assert {claim.notebook for claim in claims} <= notebooks
+    profiles = paper_module(slug, "experiments").PROFILES
+    assert all(claim.profile in profiles for claim in claims)
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_paper_profile_is_instantiated_on_the_meta_device(slug: str) -> None:
+    shapes = paper_module(slug, "experiments").paper_shapes()
+    assert isinstance(shapes, pd.DataFrame)
+    assert len(shapes)
+
+
+def test_generated_tables_are_those_of_the_committed_results() -> None:
+    pages = {root() / "README.md": publish.results_table()}
+    pages |= {papers_folder(slug) / "README.md": publish.card_table(slug) for slug in slugs()}
+    for page, table in pages.items():
+        text = page.read_text("utf-8")
+        assert publish.with_table(text, table, page) == text, f"{page} is not what its results say: orchard report --publish"
+
+
+def test_committed_figures_have_their_data() -> None:
+    for slug in slugs():
+        for svg in (root() / "figures" / slug).glob("*.svg"):
+            assert svg.with_suffix(".png").exists()
+            assert len(pd.read_csv(svg.with_suffix(".csv")))
+
+
+def test_committed_results_name_clean_provenance() -> None:
+    for slug in slugs():
+        for file in (papers_folder(slug) / "results").glob("*/*.json"):
+            content = json.loads(file.read_text("utf-8"))
+            assert content["slug"] == slug
+            assert content["provenance"]["packages"]["torch"]
+            assert content["profile"] == file.parent.name

@@ -23,7 +23,8 @@ from orchard.nn import Decoder
 from orchard.papers.rattention import experiments
 from orchard.runs import Setting, Store, Workspace, execute
 from orchard.train import TrainLM, choose
-from orchard.train.lm import LanguageModel, token_losses, train_loop
+from orchard.train.lm import token_losses
+from orchard.train.loop import LanguageModel, train_loop
 
 STEPS, ROUNDS = 30, 5
 

@@ -295,10 +295,11 @@ def _nearest(claim: Claim, part: Part) -> float:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """One row per verdict: id, verdict, rule, effect, low, high, reason, metric, published, source, notebook, text."""
+    """One row per verdict: id, verdict, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
     return pd.DataFrame([
         {
-            "id": found.id, "verdict": found.verdict, "rule": found.claim.rule, "effect": found.effect,
+            "id": found.id, "verdict": found.verdict, "rule": found.claim.rule,
+            "threshold": found.claim.threshold, "effect": found.effect,
             "low": found.low, "high": found.high, "reason": found.reason, "metric": found.claim.metric,
             "published": found.claim.published, "source": found.claim.source, "notebook": found.claim.notebook,
             "text": found.claim.text,

@@ -73,12 +73,15 @@ class Series:
         self._tables: dict[str, pd.DataFrame] = {}
         self._runs: dict[str, Finished] = {}
         self._figures: list[str] = []
+        self._verdicts: dict[str, Verdict] = {}
 
     def run(self, cfgs: Sequence[Run.Config]) -> list[Finished]:
         """Finished runs of configs, in their order; missing ones are computed on the series' device and engine."""
-        done = execute(cfgs, self.store, engine=self.engine, jobs=self.jobs, device=self.device)
-        self._runs.update({run.id: run for run in done})
-        return done
+        keys = [cfg.fingerprint() for cfg in cfgs]
+        missing = {key: cfg for key, cfg in zip(keys, cfgs, strict=True) if key not in self._runs}
+        done = execute(list(missing.values()), self.store, engine=self.engine, jobs=self.jobs, device=self.device)
+        self._runs.update(zip(missing, done, strict=True))
+        return [self._runs[key] for key in keys]
 
     def table(self, experiment: str) -> pd.DataFrame:
         """The tidy table of an experiment."""
@@ -131,8 +134,11 @@ class Series:
         found = []
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
-                measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
-                found.append(decide(claim, measured(self.table) if measured else None, self.setting.profile))
+                if claim.id not in self._verdicts:
+                    measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
+                    values = measured(self.table) if measured else None
+                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile)
+                found.append(self._verdicts[claim.id])
         return found
 
     def finish(self) -> list[Verdict]:
@@ -146,7 +152,7 @@ class Series:
             "seeds": list(self.setting.seeds) if self.setting.seeds is not None else None,
             "verdicts": [verdict.as_dict() for verdict in verdicts],
             "figures": self._figures,
-            "runs": sorted(self._runs),
+            "runs": sorted({run.id for run in self._runs.values()}),
             "provenance": self._provenance(),
         }
         write_json(self.output / f"{self.notebook}.json", content)

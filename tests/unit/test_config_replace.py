@@ -42,7 +42,7 @@ def test_flat_and_diff() -> None:
     assert cfg.diff(cfg) == {}
     assert cfg.diff(other) == {
         "norm": (None, "null"),
-        "norm.class": (f"{__name__}:Norm.Config", None),
+        "norm.class": (f"{Norm.__module__}:Norm.Config", None),
         "norm.dim": ("REQUIRED", None),
         "norm.eps": ("1e-05", None),
         "scale": ("1.0", "2.0"),

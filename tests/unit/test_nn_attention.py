@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchard.nn import Attention, RMSNorm, Rotary, attention, window_including_self, window_mask
-from orchard.nn.attention import visible_keys
+from orchard.nn.attention import _mask, visible_keys
 
 
 def qkv(time: int, heads: int, kv_heads: int, keys: int | None = None, dim: int = 8) -> list[Tensor]:
@@ -136,9 +136,12 @@ def test_auto_is_banded_for_long_windowed_sequences() -> None:
 
 
 def test_a_mask_made_in_inference_mode_serves_training() -> None:
+    _mask.cache_clear()
     inputs = qkv(23, heads=2, kv_heads=2)
     with torch.inference_mode():
         attention(*inputs, 5, backend="sdpa")
+    assert not _mask(23, 23, 5, 0, torch.device("cpu")).is_inference()  # such a tensor may not be saved for backward
+    assert _mask.cache_info().hits == 1
     run(inputs, window=5, backend="sdpa")
 
 

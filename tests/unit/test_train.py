@@ -14,10 +14,11 @@ from orchard.errors import BadInput, OrchardError
 from orchard.runs import RunError, Store
 from orchard.runs.engine import execute
 from orchard.train import AdamW, choose, fit, load_model
-from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO, latest, seed_everything
+from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO, latest
 from orchard.train.hardware import bf16_peak
 from orchard.train.lm import token_losses
 from orchard.train.metrics import JsonLinesLogger, ThroughputMeter, extra_loggers
+from orchard.train.seeding import seed_everything
 
 
 def test_schedule_warms_up_and_decays_to_a_tenth() -> None:

@@ -13,7 +13,7 @@ from orchard.notebooks.execution import execute
 from orchard.notebooks.hygiene import check_hygiene
 from orchard.notebooks.parameters import PARAMETERS, check_parameters, declared_parameters, read_notebook
 from orchard.notebooks.progress import Execution
-from orchard.notebooks.series import notebooks_of, papers, reproduce
+from orchard.notebooks.suite import notebooks_of, reproduce
 
 __all__ = [
     "PARAMETERS",
@@ -23,7 +23,6 @@ __all__ = [
     "declared_parameters",
     "execute",
     "notebooks_of",
-    "papers",
     "read_notebook",
     "reproduce",
 ]

@@ -1,4 +1,4 @@
-"""``python -m orchard.notebooks check PATH...``: print what keeps notebooks from being committed; status 1 if anything."""
+"""``python -m orchard.notebooks check PATH...``: print what keeps notebooks from being committed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchard.errors import OrchardError
 from orchard.notebooks.hygiene import check_hygiene
 
 
-def _main(arguments: Sequence[str], say: Callable[[str], None] = print) -> int:
+def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> int:
     if len(arguments) < 2 or arguments[0] != "check":
         say("usage: python -m orchard.notebooks check PATH...")
         return 2
@@ -30,4 +30,4 @@ def _main(arguments: Sequence[str], say: Callable[[str], None] = print) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def run_notebook(
 ) -> Execution:  # fmt: skip
     total = sum(cell.cell_type == "code" for cell in read_notebook(notebook).cells) + bool(parameters)
     folder = private_folder()
-    held, reason, interrupt = _Held(), None, None
+    held = _Held()
+    reason: str | None = None
+    interrupt: BaseException | None = None
     start = time.monotonic()
     try:
         kernel = Kernel(folder)
@@ -60,17 +63,17 @@ def run_notebook(
             target=_talk, args=(kernel, held, notebook, parameters, cwd, environment), daemon=True
         )
         talker.start()
-        while talker.is_alive():
+        while not held.ended.is_set():
             try:
                 shown.tick(name, held.done, total, time.monotonic() - start)
-                talker.join(SAMPLE_S)
+                held.ended.wait(SAMPLE_S)  # not talker.join: on Ctrl-C it takes the thread for ended (Python 3.11)
                 kernel.sample()
                 if stop is not None and stop.is_set():
                     reason = reason or "interrupted"
                 elif timeout_s is not None and time.monotonic() - start > timeout_s:
                     reason = reason or f"stopped at the limit of {timeout_s:g} s on the whole notebook (--timeout)"
-            except KeyboardInterrupt as error:
-                reason, interrupt = "interrupted", error
+            except (KeyboardInterrupt, SystemExit) as signalled:
+                reason, interrupt = "interrupted", signalled
             if reason:
                 kernel.kill()  # again until the thread has noticed: the kernel may have been starting
         kernel.kill_leftovers()
@@ -96,15 +99,29 @@ class _Held:
     done: int = 0
     current: int | None = None  # index of the cell that runs
     error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 def _talk(
     kernel: Kernel, held: _Held, notebook: Path, parameters: dict[str, Any], cwd: Path, env: dict[str, str]
 ) -> None:
     """Execute the notebook with papermill; what comes of it is left in ``held``."""
-    import logging
+    try:
+        import papermill
 
-    import papermill
+        papermill.execute_notebook(
+            read_notebook(notebook), None, {name: _plain(value) for name, value in parameters.items()},
+            engine_name=_engine(), kernel_name="python3", language="python", progress_bar=False,
+            kernel=kernel, held=held, start={"cwd": str(cwd), "env": env},
+        )  # fmt: skip
+    except BaseException as error:
+        held.error = error
+    finally:
+        held.ended.set()
+
+
+def _engine() -> str:
+    """Register our papermill engine and return its name. It runs the cells in our kernel and shows how far it is."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -114,32 +131,27 @@ def _talk(
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
     class Client(PapermillNotebookClient):
+        held: _Held
+
         def execute_cell(self, cell: Any, index: int, **kwargs: Any) -> Any:
-            held.current = index
-            out = super().execute_cell(cell, index, **kwargs)
-            held.done += cell.cell_type == "code"
-            return out
+            self.held.current = index
+            executed = super().execute_cell(cell, index, **kwargs)
+            self.held.done += cell.cell_type == "code"
+            return executed
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> None:
+        def execute_managed_notebook(
+            cls, nb_man: Any, kernel_name: str, *, kernel: Kernel, held: _Held, start: dict[str, Any], **_: Any
+        ) -> None:
             held.notebook = nb_man.nb
-            client = Client(
-                nb_man, km=kernel.manager, kernel_name=kernel_name, log=quiet, startup_timeout=120, iopub_timeout=60
-            )
-            client.execute(cwd=str(cwd), env=env, cleanup_kc=True)
+            client = Client(nb_man, km=kernel.manager, kernel_name=kernel_name, log=quiet, startup_timeout=120)
+            client.iopub_timeout = 60
+            client.held = held
+            client.execute(cleanup_kc=True, **start)
 
-    engine = f"orchard-{id(held)}"
-    papermill_engines.register(engine, Engine)
-    try:
-        papermill.execute_notebook(
-            read_notebook(notebook), None, {name: _plain(value) for name, value in parameters.items()},
-            engine_name=engine, kernel_name="python3", language="python", progress_bar=False,
-        )  # fmt: skip
-    except BaseException as error:
-        held.error = error
-    finally:
-        papermill_engines._engines.pop(engine, None)
+    papermill_engines.register("orchard", Engine)
+    return "orchard"
 
 
 def _plain(value: Any) -> Any:
@@ -150,21 +162,26 @@ def _plain(value: Any) -> Any:
 
 
 def _describe(held: _Held, reason: str | None, peak_memory: int) -> str | None:
-    """What went wrong, in one message, with the number of the cell (counted from 1, all cells); None if nothing did."""
+    """What went wrong, in one message, with the number of the cell in the notebook as written; None if nothing did."""
     if held.error is None:
         return None
     from papermill.exceptions import PapermillExecutionError
 
     if reason is None and isinstance(held.error, PapermillExecutionError):
         value = held.error.evalue.strip()
-        # papermill has put one marker cell at the top and one before the failing cell, which cell_index does not count.
-        return f"cell {held.error.cell_index + 1}: {held.error.ename}" + (f": {value}" if value else "")
-    where = f" in cell {held.current + 1}" if held.current is not None else " before its first cell"
+        name = f"cell {_number(held, held.error.cell_index)}: {held.error.ename}"
+        return f"{name}: {value}" if value else name
+    where = " before its first cell" if held.current is None else f" in cell {_number(held, held.current)}"
     if reason is None and type(held.error).__name__ == "DeadKernelError":
         reason = f"the kernel died (out of memory? its peak was {peak_memory / 2**20:.0f} MiB)"
-    if reason is not None:
-        return reason + where
-    return f"{type(held.error).__name__}: {held.error}{where}"
+    return (reason or f"{type(held.error).__name__}: {held.error}") + where
+
+
+def _number(held: _Held, index: int) -> int:
+    """Number, from 1, of a cell in the notebook as written: papermill adds cells of its own."""
+    tags = [cell.metadata.get("tags", []) for cell in held.notebook.cells]
+    executed = [tag for tag in tags if "papermill-error-cell-tag" not in tag]
+    return 1 + sum("injected-parameters" not in tag for tag in executed[:index])
 
 
 def _finish_copy(held: _Held, error: str | None, reason: str | None, source: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchard.notebooks.parameters import PARAMETERS, declared_parameters, read_notebook
+from orchard.notebooks.parameters import PARAMETERS, assigned, read_notebook
 
 MAX_CODE_LINES = 15
 
@@ -15,17 +15,18 @@ MAX_CODE_LINES = 15
 def check_hygiene(path: Path) -> list[str]:
     """What keeps a notebook from being committed; empty when nothing does.
 
-    No outputs, execution counts or widget state; kernel ``python3``; at most 15 lines of code in a cell (blank lines and
-    comments not counted); one cell tagged ``parameters`` that assigns exactly PROFILE, SEEDS, DEVICE, ENGINE, DATA and
-    STORE (``index.ipynb`` needs none); plain Python: no magics, no shell, no installs; no class definitions.
+    No outputs, execution counts or widget state; kernel ``python3``; at most 15 lines of code in a cell (blank lines
+    and comments not counted); one cell tagged ``parameters`` that assigns exactly PROFILE, SEEDS, DEVICE, ENGINE, DATA
+    and STORE (``index.ipynb`` needs none); plain Python: no magics, no shell, no installs; no class definitions.
     """
     import nbformat
 
     notebook = read_notebook(path)
     problems: list[str] = []
-    with suppress(Exception):  # the reason is in the message below
+    try:
         nbformat.validate(notebook)
-        notebook = notebook
+    except nbformat.ValidationError as error:
+        problems.append(f"{path}: not a valid notebook: {str(error).splitlines()[0]}")
     kernel = notebook.metadata.get("kernelspec", {}).get("name")
     if kernel != "python3":
         problems.append(f"{path}: the kernel is named {kernel!r}; it must be 'python3'")
@@ -36,10 +37,8 @@ def check_hygiene(path: Path) -> list[str]:
     if path.name != "index.ipynb":
         if len(tagged) != 1:
             problems.append(f"{path}: {len(tagged)} cells are tagged 'parameters'; one must be")
-        elif set(_assigned(tagged[0].source)) != set(PARAMETERS):
-            problems.append(
-                f"{path}: the parameters are {_assigned(tagged[0].source)}; they must be {list(PARAMETERS)}"
-            )
+        elif set(assigned(tagged[0].source)) != set(PARAMETERS):
+            problems.append(f"{path}: the parameters are {assigned(tagged[0].source)}; they must be {list(PARAMETERS)}")
     for number, cell in code:
         problems += [f"{path}: cell {number}: {problem}" for problem in _cell_problems(cell)]
     return problems

@@ -37,7 +37,7 @@ def declared_parameters(notebook: Any) -> list[str]:
     """Names assigned in the cell tagged ``parameters``, in order; none if there is no such cell."""
     for cell in notebook.cells:
         if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
-            return _assigned(cell.source)
+            return assigned(cell.source)
     return []
 
 
@@ -49,7 +49,7 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
             raise BadInput(f"{path} has no parameter {name!r}: {closest(name, declared)}")
 
 
-def _assigned(source: str) -> list[str]:
+def assigned(source: str) -> list[str]:
     names: list[str] = []
     with suppress(SyntaxError):
         for node in ast.parse(source).body:

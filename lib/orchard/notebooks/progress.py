@@ -18,8 +18,8 @@ class Execution:
         path: the executed copy.
         seconds: wall time from the start of the kernel to its end.
         error: what went wrong and in which cell; None when all went well.
-        peak_memory: bytes, largest sum seen of the resident sizes of the kernel and the processes it started (pages they
-            share count in each).
+        peak_memory: bytes, the largest sum seen of the resident sizes of the kernel and the processes it started
+            (pages they share count in each).
     """
 
     name: str
@@ -43,7 +43,8 @@ def summary(execution: Execution) -> str:
     facts = f"{execution.seconds:.1f} s, peak {execution.peak_memory / 2**20:.0f} MiB"
     if execution.ok:
         return f"{execution.name}: done in {facts}"
-    return f"{execution.name}: FAILED after {facts}: {execution.error}\n  executed copy: {execution.path}"
+    copy = f"\n  executed copy: {execution.path}" if execution.path.exists() else ""
+    return f"{execution.name}: FAILED after {facts}: {execution.error}{copy}"
 
 
 class Lines:

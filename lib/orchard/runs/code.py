@@ -13,11 +13,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 PACKAGE = "orchard"
+HOME = Path(__file__).parents[1]
 LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors")
 
 
@@ -51,11 +53,13 @@ def reached(modules: Iterable[str]) -> set[str]:
 
 @lru_cache(maxsize=4096)
 def _source(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    """The file of a module, found without importing anything; outside orchard only modules that are loaded are known."""
+    package, *parts = name.split(".")
+    if package == PACKAGE:
+        stem = HOME.joinpath(*parts)
+        return next((p for p in (stem.with_suffix(".py") if parts else stem / "__init__.py", stem / "__init__.py") if p.is_file()), None)
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return Path(file) if file and file.endswith(".py") else None
 
 
 @lru_cache(maxsize=4096)

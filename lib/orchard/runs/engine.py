@@ -46,17 +46,18 @@ def execute(
     check_engine(engine)
     store = store or Store()
     report = report or (lambda line: print(line, flush=True))
-    todo = _missing(cfgs, store)
+    ids, found, todo = _sort(cfgs, store)
     for warning in store.warnings:
         report(f"warning: {warning}")
     store.warnings.clear()
     if todo:
         _compute(todo, store, jobs or default_jobs(device), device, report)
-    found = [store.get(cfg) for cfg in cfgs]
-    lost = [cfg.label or str(cfg.owner) for cfg, run in zip(cfgs, found, strict=True) if run is None]
-    if lost:
-        raise RunError(f"runs vanished from {store.path} while they were read: {lost}; is another process removing runs?")
-    return [run for run in found if run is not None]
+    for run_id, cfg in zip(ids, cfgs, strict=True):
+        run = found.get(run_id) or store.get(cfg)
+        if run is None:
+            raise RunError(f"run {run_id} ({cfg.label}) vanished from {store.path}; is another process removing runs?")
+        found[run_id] = run
+    return [found[run_id] for run_id in ids]
 
 
 def plan(cfgs: Sequence[Run.Config], store: Store) -> list[tuple[str, str, bool]]:
@@ -93,26 +94,23 @@ def _all_dependencies(cfg: Run.Config) -> list[Run.Config]:
     return [run for needed in dependencies(cfg) for run in [*_all_dependencies(needed), needed]]
 
 
-def _missing(cfgs: Sequence[Run.Config], store: Store) -> dict[str, _Task]:
-    """Runs that have to be computed, by id, each with the ids it waits for."""
+def _sort(cfgs: Sequence[Run.Config], store: Store) -> tuple[list[str], dict[str, Finished], dict[str, _Task]]:
+    """Ids of the runs of ``cfgs``, those that are finished, and those to compute, each with the ids it waits for."""
+    found: dict[str, Finished] = {}
     tasks: dict[str, _Task] = {}
-    done: set[str] = set()
 
-    def visit(cfg: Run.Config) -> str | None:
+    def visit(cfg: Run.Config) -> str:
         ident = identity(cfg)
-        if ident.id in done:
-            return None
-        if ident.id not in tasks:
-            if store.get(cfg, ident) is not None:
-                done.add(ident.id)
-                return None
-            needs = {need for child in dependencies(cfg) if (need := visit(child))}
-            tasks[ident.id] = _Task(cfg, ident.id, needs)
+        if ident.id not in found and ident.id not in tasks:
+            run = store.get(cfg, ident)
+            if run is not None:
+                found[ident.id] = run
+            else:
+                needs = {visit(child) for child in dependencies(cfg)} - found.keys()
+                tasks[ident.id] = _Task(cfg, ident.id, needs)
         return ident.id
 
-    for cfg in cfgs:
-        visit(cfg)
-    return tasks
+    return [visit(cfg) for cfg in cfgs], found, tasks
 
 
 def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, report: Report) -> None:
@@ -166,7 +164,7 @@ def _pool(jobs: int) -> Any:
     method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
     context = mp.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["orchard.train"])
+        context.set_forkserver_preload(["orchard.train.loop"])
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
     try:
         yield pool.submit

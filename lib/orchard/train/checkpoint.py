@@ -14,12 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError, safe_open
@@ -27,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchard.errors import OrchardError
+from orchard.train.seeding import seed_everything
 
 
 class DamagedCheckpoint(OrchardError):
@@ -113,14 +112,6 @@ class CounterRandomness(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         seed_everything(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-
-
-def seed_everything(*counters: int) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch (every device) with a mix of ``counters``."""
-    mixed = int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
-    random.seed(mixed)
-    np.random.seed(mixed % 2**32)
-    torch.manual_seed(mixed)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""Language modelling: the LightningModule, and the run that trains a decoder and scores it on held-out text.
+"""Language modelling: the run that trains a decoder and scores it on held-out text. Lightning's part is in ``loop.py``.
 
     loss = - 1/N sum_t log p(x_t | x_<t)           nats per token
     bits per byte = sum of nats / (ln 2 * bytes)   comparable between tokenizers
@@ -7,11 +7,8 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,12 +18,10 @@ from torch import Tensor
 
 from orchard.config import REQUIRED, Configurable
 from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
-from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.runs import Finished, Run, Store, Workspace, execute
-from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest, seed_everything
+from orchard.train.seeding import seed_everything
 from orchard.train.hardware import Hardware, choose
-from orchard.train.metrics import JsonLinesLogger, Monitor, ThroughputMeter, extra_loggers
 
 
 class AdamW(Configurable):
@@ -65,29 +60,11 @@ def token_losses(model: Decoder, window: Int[Tensor, "batch time_and_one"]) -> F
     return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none").view_as(window[:, 1:])
 
 
-class LanguageModel(pl.LightningModule):
-    """Trains a decoder on windows of tokens."""
-
-    def __init__(self, model: Decoder, optim: AdamW, steps: int, fused: bool) -> None:
-        super().__init__()
-        self.model, self.optim, self.steps, self.fused = model, optim, steps, fused
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean nats per token of the batch."""
-        return token_losses(self.model, batch["tokens"]).mean()
-
-    def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, a function of the step alone."""
-        optimizer = self.optim.optimizer(self.model, self.fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
 class TrainLM(Run):
     """Train a language model and score it on test windows.
 
     Result: ``loss`` and ``validation_loss`` (nats per token), ``bits_per_byte``, ``tokens`` trained on, ``parameters``,
-    ``flops_per_token`` (forward), ``test_tokens``, ``test_bytes``.
+    ``flops_per_token`` (forward), ``cache_bytes`` (what decoding holds after ``seq_len`` tokens, in 16 bits), ``test_tokens``, ``test_bytes``.
     Files: ``model.safetensors`` (weights), ``eval.safetensors`` (``nll`` [windows, time], ``tokens`` [windows, time + 1],
     ``document`` [windows, time + 1]), ``metrics.jsonl`` (``step``, ``loss``, ``validation_loss``).
     """
@@ -111,6 +88,9 @@ class TrainLM(Run):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one, to the last step, then score."""
+        from orchard.train.loop import LanguageModel, train_loop  # Lightning takes seconds to import: only when training
+        from orchard.train.metrics import Monitor, ThroughputMeter
+
         cfg = self.cfg
         hardware = choose(work.device)
         work.log(str(hardware))
@@ -149,6 +129,7 @@ class TrainLM(Run):
             "parameters": model.num_parameters(),
             "parameters_without_embedding": model.num_parameters(embedding=False),
             "flops_per_token": model.flops_per_token(cfg.seq_len),
+            "cache_bytes": model.cache_bytes(cfg.seq_len, 2),
         }
 
 
@@ -174,48 +155,6 @@ def load_model(run: Finished, cfg: TrainLM.Config) -> Decoder:
     return model.eval()
 
 
-def train_loop(
-    module: pl.LightningModule,
-    loader: Any,
-    cfg: TrainLM.Config,
-    work: Workspace,
-    hardware: Hardware,
-    callbacks: list[pl.Callback],
-) -> None:
-    """Run Lightning's trainer to ``cfg.steps`` optimizer steps, from the newest whole checkpoint of the workspace.
-
-    Quiet: no progress bar unless a person watches a terminal, no advertisement, no warnings about workers.
-    """
-    if cfg.steps < 1:
-        raise BadInput(f"TrainLM.Config.steps is {cfg.steps}: train for at least one step")
-    checkpoint = latest(work.checkpoints)
-    start = int(checkpoint.stem.partition("_")[2]) if checkpoint else 0
-    if checkpoint:
-        work.log(f"goes on from step {start}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _quiet()
-        trainer = pl.Trainer(
-            accelerator={"cuda": "gpu"}.get(hardware.device, hardware.device),
-            devices=1,
-            precision=hardware.precision,
-            max_steps=cfg.steps,
-            max_epochs=-1,
-            gradient_clip_val=cfg.clip,
-            limit_val_batches=0,
-            enable_progress_bar=sys.stderr.isatty(),
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label)],
-            plugins=[SafetensorsIO()],
-            callbacks=[CounterRandomness(cfg.seed), *callbacks, KeepCheckpoints(work.checkpoints, cfg.checkpoint_every)],
-            default_root_dir=work.folder,
-        )
-        if hardware.compile:
-            module.compile()
-        trainer.fit(module, loader, ckpt_path=checkpoint)
-
-
 @torch.no_grad()
 def score(model: Decoder, windows: Windows, count: int, batch_size: int, hardware: Hardware) -> dict[str, Tensor]:
     """Nats of every token in ``count`` windows spread evenly over a split; with the windows themselves."""
@@ -239,11 +178,4 @@ def _batches(windows: Windows, count: int, batch_size: int) -> list[tuple[np.nda
     return [(part, windows.batch(part)) for part in parts]
 
 
-def _quiet() -> None:
-    import logging
-
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-__all__ = ["AdamW", "LanguageModel", "TrainLM", "fit", "load_model", "score", "token_losses", "train_loop"]
+__all__ = ["AdamW", "TrainLM", "fit", "load_model", "score", "token_losses"]

@@ -143,7 +143,9 @@ def test_bad_configs_say_what_to_do():
 def test_local_global_pattern():
     local, wide = Block.Config(attention=RAttention.Config(window=3)), Block.Config()
     layers = local_global(local, wide, 9)
-    assert [isinstance(x.attention, RAttention.Config) for x in layers] == [l % 4 != 0 for l in range(1, 10)]
+    assert [isinstance(x.attention, RAttention.Config) for x in layers] == [
+        layer_number % 4 != 0 for layer_number in range(1, 10)
+    ]
     assert len({id(x) for x in layers}) == 9
     assert not any(isinstance(x.attention, RAttention.Config) for x in local_global(local, wide, 3, period=1))
     with pytest.raises(ValueError, match="period=0"):

@@ -6,24 +6,25 @@ Arms (specification 6.1) have equal parameters, except for the norm gains of RAt
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from orchard.config import REQUIRED
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention import checks
 from orchard.papers.rattention.arms import arm, paper_model
 from orchard.papers.rattention.data import copy_distance, strata
 from orchard.paths import root
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Finished, Run, Runner, Setting, Workspace
 from orchard.train import AdamW, TrainLM
 
 BYTES = 2  # per element of a bf16 cache
@@ -144,12 +145,10 @@ def _sweep(setting: Setting, run: Runner) -> list[tuple[str, int, TrainLM.Config
 
 def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
-    profile, _ = _setting(setting)
-    costs = {name: _costs(name, profile) for name in profile.arms()}
+    columns = ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token", "cache_bytes")
     return pd.DataFrame(
         [{"arm": n, "family": n.split("@")[0], "window": _window(n), "seed": s, "learning_rate": cfg.optim.learning_rate,
-          **{k: done.result[k] for k in ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token")},
-          **costs[n]} for n, s, cfg, done in _sweep(setting, run)]
+          **{k: done.result[k] for k in columns}} for n, s, cfg, done in _sweep(setting, run)]
     )  # fmt: skip
 
 
@@ -189,14 +188,27 @@ def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
     return _units([({"variant": v}, s, d) for v, s, d in _ablated(setting, run)], profile)
 
 
+class ExactChecks(Run):
+    """The deterministic checks of the method and the closed forms; a run, so that they are computed once."""
+
+    class Config(Run.Config):
+        published: str = REQUIRED  # SHA-256 of the paper's tables
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """The rows of :func:`checks.exact_checks`."""
+        return {"rows": checks.exact_checks().to_dict("records")}
+
+
 def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, value."""
-    return checks.exact_checks()
+    """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, seed, unit, value."""
+    tables = (root() / "papers" / "rattention" / "published.csv").read_bytes()
+    cfg = ExactChecks.Config(published=hashlib.sha256(tables).hexdigest(), label="exact checks")
+    return pd.DataFrame(run([cfg])[0].result["rows"])
 
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
-    return pd.read_csv(root() / "papers" / "rattention" / "published.csv")
+    return checks.published()
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
@@ -243,18 +255,13 @@ def _window(name: str) -> float:
     return float(label) if label else math.nan
 
 
-def _costs(name: str, profile: Profile) -> dict[str, float]:
-    with torch.device("meta"):
-        decoder = model(name, profile).build()
-    return {"kv_bytes": decoder.cache_bytes(profile.seq_len, BYTES), "decode_flops": decoder.flops_per_token(profile.seq_len)}
-
-
 def _units(cells: list[tuple[dict[str, str], int, Finished]], profile: Profile) -> pd.DataFrame:
     rows = []
     for names, seed, done in cells:
         scores = done.tensors("eval")
         nll = scores["nll"].double().numpy()
-        masks = _strata(done.folder, profile.seq_len)
+        text = scores["tokens"].numpy()
+        masks = _strata(text.tobytes(), text.shape, profile.seq_len)
         for stratum, mask in masks.items():
             count = mask.sum(axis=1)
             nats = np.where(mask, nll, 0.0).sum(axis=1)
@@ -262,6 +269,7 @@ def _units(cells: list[tuple[dict[str, str], int, Finished]], profile: Profile) 
     return pd.concat(rows, ignore_index=True)
 
 
-@lru_cache(maxsize=64)
-def _strata(folder: Path, length: int) -> dict[str, np.ndarray]:
-    return strata(copy_distance(Finished(folder).tensors("eval")["tokens"].numpy()), length)
+@lru_cache(maxsize=8)
+def _strata(text: bytes, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
+    """The strata of test windows; every arm is scored on the same ones."""
+    return strata(copy_distance(np.frombuffer(text, dtype=np.int32).reshape(shape)), length)

@@ -103,7 +103,7 @@ def window_sweep(table: pd.DataFrame) -> Figure:
 def pareto(table: pd.DataFrame) -> Figure:
     """Bits per byte against the bytes of cache that one step of decoding reads per sequence at the training length."""
     return plot.pareto(
-        table.assign(kib=table["kv_bytes"] / 1024), cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16)",
+        table.assign(kib=table["cache_bytes"] / 1024), cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16)",
         y_label="test loss (bits/byte)",
     )  # fmt: skip
 
@@ -141,7 +141,8 @@ def ablation(table: pd.DataFrame) -> Figure:
 def claims_forest(verdicts: pd.DataFrame) -> Figure:
     """Measured effects of the claims about loss, in bits per byte, coloured by verdict; thresholds are ticks."""
     table = verdicts[verdicts["metric"].str.contains("bits/byte") & verdicts["effect"].notna()]
-    return plot.forest(table.assign(label=table["id"]), x_label="effect (bits/byte)")
+    shown = table.assign(label=table["id"], threshold=table["threshold"])[["label", "effect", "low", "high", "threshold", "verdict"]]
+    return plot.forest(shown, x_label="effect (bits/byte)")
 
 
 def published_sweep(published: pd.DataFrame) -> Figure:

@@ -1,0 +1,85 @@
+"""The LightningModule for language modelling and the loop around Lightning's trainer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from orchard.errors import BadInput
+from orchard.nn import Decoder
+from orchard.runs import Workspace
+from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest
+from orchard.train.hardware import Hardware
+from orchard.train.lm import AdamW, TrainLM, token_losses
+from orchard.train.metrics import JsonLinesLogger, extra_loggers
+
+
+class LanguageModel(pl.LightningModule):
+    """Trains a decoder on windows of tokens."""
+
+    def __init__(self, model: Decoder, optim: AdamW, steps: int, fused: bool) -> None:
+        super().__init__()
+        self.model, self.optim, self.steps, self.fused = model, optim, steps, fused
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean nats per token of the batch."""
+        return token_losses(self.model, batch["tokens"]).mean()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, a function of the step alone."""
+        optimizer = self.optim.optimizer(self.model, self.fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_loop(
+    module: pl.LightningModule,
+    loader: Any,
+    cfg: TrainLM.Config,
+    work: Workspace,
+    hardware: Hardware,
+    callbacks: list[pl.Callback],
+) -> None:
+    """Run Lightning's trainer to ``cfg.steps`` optimizer steps, from the newest whole checkpoint of the workspace.
+
+    Quiet: no progress bar unless a person watches a terminal, no advertisement, no warnings about workers.
+    """
+    if cfg.steps < 1:
+        raise BadInput(f"TrainLM.Config.steps is {cfg.steps}: train for at least one step")
+    checkpoint = latest(work.checkpoints)
+    start = int(checkpoint.stem.partition("_")[2]) if checkpoint else 0
+    if checkpoint:
+        work.log(f"goes on from step {start}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _quiet()
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(hardware.device, hardware.device),
+            devices=1,
+            precision=hardware.precision,
+            max_steps=cfg.steps,
+            max_epochs=-1,
+            gradient_clip_val=cfg.clip,
+            limit_val_batches=0,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label)],
+            plugins=[SafetensorsIO()],
+            callbacks=[CounterRandomness(cfg.seed), *callbacks, KeepCheckpoints(work.checkpoints, cfg.checkpoint_every)],
+            default_root_dir=work.folder,
+        )
+        if hardware.compile:
+            module.compile()
+        trainer.fit(module, loader, ckpt_path=checkpoint)
+
+
+def _quiet() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,317 @@
+"""The runner of notebooks, on tiny notebooks: parameters, kernel, limit, Ctrl-C, failures, whole series, hygiene."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import psutil
+import pytest
+
+from orchard.errors import BadInput, OrchardError
+from orchard.notebooks import check_hygiene, declared_parameters, execute, read_notebook, reproduce
+from orchard.notebooks.__main__ import main as hygiene_main
+from orchard.notebooks.execution import write_atomically
+
+PARAMETERS = """\
+PROFILE = "smoke"
+SEEDS = None
+DEVICE = "auto"
+ENGINE = "local"
+DATA = "embedded"
+STORE = None"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS, kernel: str = "python3") -> Path:
+    """A notebook with a title, a parameters cell and code cells."""
+    code = [nbformat.v4.new_code_cell(source) for source in cells]
+    tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A notebook"), tagged, *code])
+    notebook.metadata.kernelspec = {"name": kernel, "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def text(path: Path) -> str:
+    """Everything the cells of an executed notebook printed or raised."""
+    outputs = [out for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for out in cell.outputs]
+    return "\n".join(out.get("text", "") + "\n".join(out.get("traceback", [])) for out in outputs)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a dead one that nobody has waited for does not)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(path: Path, seconds: float = 60) -> str:
+    """The text of a file, once it is there."""
+    event, end = threading.Event(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and (found := path.read_text()):
+            return found
+        event.wait(0.05)
+    raise TimeoutError(path)
+
+
+def test_parameters_reach_the_notebook_and_its_file_is_left_alone(tmp_path: Path) -> None:
+    cell = "import sys; print(repr((PROFILE, SEEDS, STORE)), sys.executable)"
+    notebook = write_notebook(tmp_path / "n.ipynb", cell)
+    before = notebook.read_bytes()
+    done = execute(notebook, tmp_path / "out" / "n.ipynb", {"PROFILE": 'g"p\\u', "SEEDS": (0, 1)}, cwd=tmp_path)
+    assert done.ok
+    assert done.error is None
+    assert done.peak_memory > 10 * 2**20
+    assert done.seconds > 0
+    assert f"{('g' + chr(34) + 'p' + chr(92) + 'u', [0, 1], None)!r} {sys.executable}" in text(done.path)
+    assert notebook.read_bytes() == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["n.ipynb"]
+    assert str(tmp_path) not in json.dumps(nbformat.read(done.path, 4).metadata)
+
+
+def test_kernel_is_this_python_whatever_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("raise SystemExit('a user profile must not be read')")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    look = """
+import json, os, sys
+from ipykernel.kernelapp import IPKernelApp
+app = IPKernelApp.instance()
+folder = os.path.dirname(app.abs_connection_file)
+print(json.dumps([sys.executable, app.transport, folder, oct(os.stat(folder).st_mode & 0o777), os.getcwd()]))"""
+    (tmp_path / "cwd").mkdir()
+    notebook = write_notebook(tmp_path / "n.ipynb", look, kernel="another")
+    done = execute(notebook, tmp_path / "o.ipynb", {}, cwd=tmp_path / "cwd")
+    assert done.ok, done.error
+    executable, transport, folder, mode, cwd = json.loads(text(done.path))
+    assert (executable, transport) == (sys.executable, "ipc")
+    assert mode.endswith("700")
+    assert cwd == str(tmp_path / "cwd")
+    assert len(folder) < 90
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(("name", "hint"), [("PROFIL", "did you mean 'PROFILE'?"), ("seeds", "did you mean 'SEEDS'?")])
+def test_unknown_parameter_is_an_error_before_anything_runs(tmp_path: Path, name: str, hint: str) -> None:
+    notebook = write_notebook(tmp_path / "n.ipynb", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(BadInput) as raised:
+        execute(notebook, tmp_path / "o.ipynb", {name: 1})
+    assert name in str(raised.value)
+    assert hint in str(raised.value)
+    assert "STORE" in str(raised.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["n.ipynb"]
+
+
+def test_unreadable_notebooks_are_one_message(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no notebook .*absent\.ipynb"):
+        execute(tmp_path / "absent.ipynb", tmp_path / "o.ipynb", {})
+    (tmp_path / "bad.ipynb").write_text('{"cells": [')
+    with pytest.raises(BadInput, match=r"bad\.ipynb cannot be read as a notebook"):
+        execute(tmp_path / "bad.ipynb", tmp_path / "o.ipynb", {})
+
+
+def test_declared_parameters_are_read_from_the_syntax_not_from_lines(tmp_path: Path) -> None:
+    odd = 'A: int = 1\nB = {\n    "C": 1,\n}  # D = 2\nprint("E = 1")'
+    assert declared_parameters(read_notebook(write_notebook(tmp_path / "n.ipynb", parameters=odd))) == ["A", "B"]
+
+
+def test_failure_is_reported_by_cell_and_seen_in_the_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = write_notebook(tmp_path / "n.ipynb", "print('before')", "1 / 0", "print('never')")
+    done = execute(notebook, tmp_path / "o.ipynb", {"SEEDS": [1]})
+    assert not done.ok
+    assert done.error == "cell 4: ZeroDivisionError: division by zero"
+    shown = text(done.path)
+    assert "before" in shown
+    assert "ZeroDivisionError" in shown
+    assert "never" not in shown
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("n: started, 5 cells")
+    assert "FAILED" in said[1]
+    assert str(done.path) in said[2]
+
+
+def test_limit_is_on_the_whole_notebook_and_kills_children(tmp_path: Path) -> None:
+    start = f"""
+import subprocess, sys, pathlib
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))"""
+    nap = "import time; time.sleep(1.5)"
+    notebook = write_notebook(tmp_path / "n.ipynb", start, *[nap] * 40)
+    done = execute(notebook, tmp_path / "o.ipynb", {}, timeout_s=8)
+    assert not done.ok
+    assert done.error is not None
+    assert "limit of 8 s on the whole notebook" in done.error
+    assert "in cell" in done.error
+    assert done.seconds < 30
+    assert not alive(int((tmp_path / "pid").read_text()))
+    assert "limit of 8 s" in text(done.path)
+
+
+def test_a_kernel_that_dies_is_a_failure_with_its_cell(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "n.ipynb", "import os", "os.kill(os.getpid(), 9)")
+    done = execute(notebook, tmp_path / "o.ipynb", {})
+    assert not done.ok
+    assert done.error is not None
+    assert "the kernel died" in done.error
+    assert "in cell 4" in done.error
+    assert "the kernel died" in text(done.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_kills_the_kernel_and_keeps_the_copy(tmp_path: Path, number: int) -> None:
+    pid = tmp_path / "pid"
+    cell = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    notebook = write_notebook(tmp_path / "n.ipynb", cell)
+    script = f"""
+import signal, sys
+from pathlib import Path
+from orchard.notebooks import execute
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+try:
+    execute(Path({str(notebook)!r}), Path({str(tmp_path / "o.ipynb")!r}), {{}})
+except KeyboardInterrupt:
+    sys.exit(130)"""
+    runner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    kernel = int(wait_for(pid))
+    runner.send_signal(number)
+    assert runner.wait(60) == (130 if number == signal.SIGINT else 143)
+    assert not alive(kernel)
+    assert "interrupted in cell 3" in text(tmp_path / "o.ipynb")
+
+
+def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OrchardError, match="cannot write"):
+        write_atomically(tmp_path / "file" / "o.ipynb", "x")
+    write_atomically(tmp_path / "o.ipynb", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "o.ipynb", "\ud800")
+    assert (tmp_path / "o.ipynb").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "o.ipynb"]
+
+
+@pytest.fixture
+def pear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output folder of a checkout with one paper, ``pear``, that has three profiles and three notebooks."""
+    import orchard.series
+
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "orchard"\n')
+    experiments = ModuleType("orchard.papers.pear.experiments")
+    experiments.PROFILES = {"smoke": None, "gpu": None, "paper": None}  # type: ignore[attr-defined]
+    monkeypatch.setattr(orchard.series, "slugs", lambda: ["pear"])
+    monkeypatch.setitem(sys.modules, "orchard.papers.pear", ModuleType("orchard.papers.pear"))
+    monkeypatch.setitem(sys.modules, "orchard.papers.pear.experiments", experiments)
+    monkeypatch.setenv("ORCHARD_OUTPUT", str(tmp_path / "reports"))
+    monkeypatch.chdir(tmp_path)
+    write_result = """
+import os, pathlib
+pathlib.Path(os.environ["ORCHARD_OUTPUT"], "pear", PROFILE, "01_build.json").write_text("{}")"""
+    cells = {"01_build": write_result, "02_train": "raise ValueError('no')", "03_ablate": "1"}
+    for name, cell in cells.items():
+        write_notebook(tmp_path / "notebooks" / "pear" / f"{name}.ipynb", cell)
+    (tmp_path / "reports" / "pear" / "gpu").mkdir(parents=True)
+    return tmp_path / "reports"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_reproduce_runs_every_notebook_although_one_fails(pear: Path, jobs: int) -> None:
+    done = reproduce(["pear"], {"PROFILE": "gpu", "SEEDS": [3]}, jobs=jobs)
+    results = [("pear/01_build", True), ("pear/02_train", False), ("pear/03_ablate", True)]
+    assert [(run.name, run.ok) for run in done] == results
+    assert done[1].error == "cell 3: ValueError: no"
+    folder = pear / "pear" / "gpu"
+    copies = ["01_build.ipynb", "01_build.json", "02_train.ipynb", "03_ablate.ipynb"]
+    assert sorted(p.name for p in folder.glob("*.*")) == copies
+    facts = json.loads((folder / "executions" / "02_train.json").read_text())
+    assert (facts["slug"], facts["notebook"], facts["profile"], facts["ok"]) == ("pear", "02_train", "gpu", False)
+    assert facts["parameters"] == {"PROFILE": "gpu", "SEEDS": [3]}
+
+
+def test_results_of_an_earlier_execution_do_not_pass_for_new_ones(pear: Path) -> None:
+    stale = pear / "pear" / "gpu" / "02_train.json"
+    stale.write_text("{}")
+    reproduce(parameters={"PROFILE": "gpu"})
+    assert not stale.exists()
+
+
+@pytest.mark.parametrize(
+    ("slug", "parameters", "message"),
+    [
+        ("paer", {}, "no paper 'paer': did you mean 'pear'?"),
+        ("pear", {"PROFILE": "gpuu"}, "did you mean 'gpu'?"),
+        ("pear", {"PROFILE": "paper"}, "too large for notebooks"),
+        ("pear", {"PROFIL": "gpu"}, "has no parameter 'PROFIL': did you mean 'PROFILE'?"),
+        ("pear", {"DATA": "./absent.txt"}, "./absent.txt"),
+        ("pear", {"DATA": "nobody/nothing"}, "nobody/nothing"),
+        ("pear", {"ENGINE": "slrum"}, "slrum"),
+        ("pear", {"DEVICE": "abacus"}, "abacus"),
+    ],
+)
+def test_bad_requests_start_nothing(pear: Path, slug: str, parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        reproduce([slug], parameters)
+    assert message in str(raised.value)
+    assert list(pear.rglob("*.*")) == []
+
+
+def test_hygiene_accepts_a_clean_notebook(tmp_path: Path) -> None:
+    assert check_hygiene(write_notebook(tmp_path / "n.ipynb", "x = 1\nx")) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("\n".join(["x = 1"] * 16), "16 lines of code"),
+        ("class Model:\n    pass", "defines the class Model"),
+        ("!ls", "no shell"),
+        ("%pip install x", "no magics"),
+        ("%%bash\nls", "no magics"),
+        ("import os\nos.system('ls')", "calls os.system"),
+        ("import subprocess", "imports subprocess"),
+        ("from pip import main", "imports pip"),
+        ("x = = 1", "is no Python"),
+    ],
+)
+def test_hygiene_names_what_is_wrong_in_a_cell(tmp_path: Path, cell: str, problem: str) -> None:
+    problems = check_hygiene(write_notebook(tmp_path / "n.ipynb", cell))
+    assert len(problems) == 1
+    assert "n.ipynb: cell 3: " in problems[0]
+    assert problem in problems[0]
+
+
+def test_hygiene_of_the_whole_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_notebook(tmp_path / "a" / "n.ipynb", "1", kernel="mine", parameters='PROFILE = "smoke"')
+    notebook = nbformat.read(path, 4)
+    notebook.metadata.widgets = {"state": {}}
+    notebook.cells[2].execution_count = 3
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="1")]
+    nbformat.write(notebook, path)
+    found = "\n".join(check_hygiene(path))
+    for words in ("named 'mine'", "widget state", "they must be ['PROFILE'", "has outputs", "execution count"):
+        assert words in found
+    assert hygiene_main(["check", str(tmp_path)]) == 1
+    assert "1 notebooks, 5 problems" in capsys.readouterr().out
+    assert hygiene_main(["check", str(tmp_path / "none")]) == 2
+    assert hygiene_main([]) == 2
+
+
+def test_runner_leaves_no_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        execute(write_notebook(tmp_path / "n.ipynb", "1"), tmp_path / "o.ipynb", {})
+        assert os.listdir(short) == []

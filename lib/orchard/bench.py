@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.data import ResumableLoader, Windows, text_source, tokens
+from orchard.data import ResumableLoader, Windows, tokens
 from orchard.nn import Decoder
 from orchard.papers.rattention import experiments
 from orchard.runs import Setting, Store, Workspace, execute
@@ -55,13 +55,15 @@ def _training() -> list[Row]:
         "llama": lambda: _bare(_llama(cfg), _llama_losses, cfg, windows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in peers}
-    for name, run in peers.items():  # warm up
+    for run in peers.values():  # warm up
         run()
     for _ in range(ROUNDS):
         for name, run in peers.items():
             seconds[name].append(run())
     rate = STEPS * cfg.batch_size * cfg.seq_len / statistics.median(seconds["ours"])
-    ratio = {p: statistics.median(b / o for b, o in zip(seconds[p], seconds["ours"], strict=True)) for p in ("bare", "llama")}
+    ratio = {
+        p: statistics.median(b / o for b, o in zip(seconds[p], seconds["ours"], strict=True)) for p in ("bare", "llama")
+    }
     return [
         ("our training step", rate, "tokens/s", ""),
         ("our training step / bare PyTorch loop, same model", ratio["bare"], "× throughput", "≥ 0.95"),
@@ -101,13 +103,14 @@ def _llama(cfg: TrainLM.Config) -> torch.nn.Module:
 
     profile, decoder = experiments.PROFILES["smoke"], cfg.model
     assert isinstance(decoder, Decoder.Config)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=decoder.vocab_size, hidden_size=profile.dim, intermediate_size=profile.ffn_dim, num_hidden_layers=profile.num_layers,
-            num_attention_heads=profile.num_heads, num_key_value_heads=profile.num_kv_heads, head_dim=profile.head_dim,
-            max_position_embeddings=cfg.seq_len, attn_implementation="sdpa", use_cache=False,
-        )
+    llama = LlamaConfig(
+        vocab_size=decoder.vocab_size, hidden_size=profile.dim, intermediate_size=profile.ffn_dim,
+        num_hidden_layers=profile.num_layers, num_attention_heads=profile.num_heads,
+        num_key_value_heads=profile.num_kv_heads, head_dim=profile.head_dim, max_position_embeddings=cfg.seq_len,
+        use_cache=False,
     )  # fmt: skip
+    llama._attn_implementation = "sdpa"
+    return LlamaForCausalLM(llama)
 
 
 def _llama_losses(model: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
@@ -118,12 +121,14 @@ def _llama_losses(model: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
 def _imports() -> list[Row]:
     """Time and memory of importing the package and of importing what a training needs, in fresh processes."""
     code = (
-        "import json, resource, sys, time; a = time.perf_counter(); import {module}; b = time.perf_counter() - a;"
-        "print(json.dumps([b, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
+        "import json, time, psutil; a = time.perf_counter(); import {module}; b = time.perf_counter() - a;"
+        "print(json.dumps([b, psutil.Process().memory_info().rss / 2**20]))"
     )
     rows: list[Row] = []
     for module, target in (("orchard", "< 1 s"), ("orchard.train", ""), ("torch, lightning.pytorch", "")):
-        runs = [json.loads(subprocess.check_output([sys.executable, "-c", code.format(module=module)])) for _ in range(3)]
+        runs = [
+            json.loads(subprocess.check_output([sys.executable, "-c", code.format(module=module)])) for _ in range(3)
+        ]
         rows.append((f"import {module}", min(r[0] for r in runs), "s", target))
         rows.append((f"import {module}", min(r[1] for r in runs), "MiB", ""))
     return rows
@@ -132,7 +137,9 @@ def _imports() -> list[Row]:
 def _store_hit() -> Row:
     """Time to find a finished run, its identity and verification included."""
     profile = experiments.PROFILES["smoke"]
-    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench").set(steps=1)
+    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench").set(
+        steps=1
+    )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         execute([cfg], store, jobs=1, device="cpu", report=lambda line: None)
@@ -165,7 +172,14 @@ def _runner() -> list[Row]:
             start = time.perf_counter()
             execute_notebook(notebook, out, {"PROFILE": "smoke"})
             ours.append(time.perf_counter() - start)
-    return [("our notebook runner − plain papermill", statistics.median(ours) - statistics.median(plain), "s per notebook", "")]
+    return [
+        (
+            "our notebook runner − plain papermill",
+            statistics.median(ours) - statistics.median(plain),
+            "s per notebook",
+            "",
+        )
+    ]
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import pandas as pd
 import yaml
 
+from orchard.errors import OrchardError
 from orchard.stats import paired_bootstrap, sign_test
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -45,7 +46,7 @@ SIGNIFICANCE = 0.05
 Outcome = Literal["passes", "contradicts", "straddles"]
 
 
-class ClaimError(ValueError):
+class ClaimError(OrchardError):
     """A claims file, or the evidence for a claim, that cannot be used as it is."""
 
 

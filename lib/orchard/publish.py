@@ -41,9 +41,9 @@ def publish(slug: str, profile: str) -> list[Path]:
     return [*written, *update_tables()]
 
 
-def committed(slug: str, profile: str) -> list[dict[str, Any]]:
-    """The committed results of a paper's notebooks in one profile, in the notebooks' order."""
-    folder = root() / "papers" / slug / "results" / profile
+def committed(slug: str, profile: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """The results of a paper's notebooks in one profile, in the notebooks' order: committed ones, or those in ``folder``."""
+    folder = folder or root() / "papers" / slug / "results" / profile
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
@@ -79,7 +79,15 @@ def results_table() -> str:
                 count = Counter(v["verdict"] for r in results for v in r["verdicts"])
                 seconds = sum(r["provenance"]["trained_s"] for r in results[-1:])
                 machine = ", ".join(results[-1]["provenance"]["machines"])
-                rows.append([f"[{slug}](papers/{slug}/README.md)", profile, *(str(count[v]) for v in VERDICTS), f"{seconds:.0f} s", machine])
+                rows.append(
+                    [
+                        f"[{slug}](papers/{slug}/README.md)",
+                        profile,
+                        *(str(count[v]) for v in VERDICTS),
+                        f"{seconds:.0f} s",
+                        machine,
+                    ]
+                )
     return _markdown(["paper", "profile", *VERDICTS, "training in the last notebook", "machine"], rows)
 
 

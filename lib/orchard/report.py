@@ -1,8 +1,9 @@
 """The HTML report: ``reports/index.html`` says what ran, what failed, and how every claim came out.
 
-It is read from the files that notebooks leave in ``reports/<slug>/<profile>/``: ``<notebook>.json`` (verdicts and figures,
-written by the notebook's last cell), ``<notebook>.ipynb`` (the executed copy) and ``executions/<notebook>.json`` (time,
-memory, failure). Pages hold no scripts and load nothing from a network: styles and figures are inside, formulas are drawn as vectors.
+It is read from the files that notebooks leave in ``reports/<slug>/<profile>/``: ``<notebook>.json`` (verdicts and
+figures, written by the notebook's last cell), ``<notebook>.ipynb`` (the executed copy) and
+``executions/<notebook>.json`` (time, memory, failure). Pages hold no scripts and load nothing from a network: styles
+and figures are inside, formulas are drawn as vectors.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a notebook uses: one object that runs experiments, shows figures and writes the notebook's verdicts.
 
-    series = open_series("rattention", "03_ablate", profile=PROFILE, seeds=SEEDS, device=DEVICE, engine=ENGINE, data=DATA, store=STORE)
-    table = series.table("ablation")                      # runs what the store lacks
-    series.show(series.figures.ablation(table), "ablation", table)
-    series.finish()                                       # writes 03_ablate.json, prints the verdicts
+series = open_series("rattention", "03_ablate", profile=PROFILE, seeds=SEEDS, device=DEVICE, engine=ENGINE, data=DATA, store=STORE)
+table = series.table("ablation")                      # runs what the store lacks
+series.show(series.figures.ablation(table), "ablation", table)
+series.finish()                                       # writes 03_ablate.json, prints the verdicts
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from orchard.runs.store import write
 from orchard.train import hardware
 from orchard.widgets import Explorer, explorer
 
-NOTEBOOK_ONLY_PROFILES = ("paper",)  # too large to train here: instantiated on the meta device by `orchard run --dry-run`
+PUBLISHED_SCALE = ("paper",)  # too large to train here: instantiated on the meta device by `orchard run --dry-run`
 
 
 def slugs() -> list[str]:
@@ -61,7 +61,9 @@ def check_profile(slug: str, profile: str) -> None:
 class Series:
     """A paper's experiments in one setting. Made by :func:`open_series`."""
 
-    def __init__(self, slug: str, notebook: str, setting: Setting, device: str, engine: str, store: str | None, jobs: int | None) -> None:
+    def __init__(
+        self, slug: str, notebook: str, setting: Setting, device: str, engine: str, store: str | None, jobs: int | None
+    ) -> None:
         self.slug, self.notebook, self.setting = slug, notebook, setting
         self.device, self.engine, self.jobs = device, engine, jobs
         self.store = Store(store)
@@ -169,7 +171,9 @@ class Series:
         return {
             "python": here["python"],
             "packages": here["packages"],
-            "machines": sorted({f"{p['hardware']['name']} ({p['hardware']['device']})" for p in runs if "hardware" in p})
+            "machines": sorted(
+                {f"{p['hardware']['name']} ({p['hardware']['device']})" for p in runs if "hardware" in p}
+            )
             or [here["cpu"]],
             "trained_s": round(sum(p["wall_s"] for p in runs), 1),
             "git": sorted({p["git"]["sha"] for p in runs if p.get("git")}),
@@ -189,8 +193,10 @@ def open_series(
         BadInput: a value that does not exist; the message names it and the fix. Nothing was started.
     """
     series = _open(slug, notebook, profile, seeds, device, engine, data, store, jobs)
-    if profile in NOTEBOOK_ONLY_PROFILES:
-        raise BadInput(f"PROFILE {profile!r} is too large for a notebook; `orchard run {slug} --profile {profile} --dry-run` shows it")
+    if profile in PUBLISHED_SCALE:
+        raise BadInput(
+            f"PROFILE {profile!r} is too large for a notebook; `orchard run {slug} --profile {profile} --dry-run` shows it"
+        )
     print(f"{slug} {notebook}, profile {profile}, data {data_label(data)}")
     print(hardware.describe(device))
     return series
@@ -239,7 +245,11 @@ class _NotYet(Exception):
 
 
 def planned(
-    slug: str, profile: str = "smoke", seeds: int | Sequence[int] | None = None, data: str = "embedded", store: str | None = None
+    slug: str,
+    profile: str = "smoke",
+    seeds: int | Sequence[int] | None = None,
+    data: str = "embedded",
+    store: str | None = None,
 ) -> pd.DataFrame:
     """Runs that :func:`compute` needs: columns id, run, finished. Runs that depend on results not computed yet are left out."""
     series = _open(slug, "", profile, seeds, "auto", "local", data, store, None)

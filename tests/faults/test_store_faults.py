@@ -10,9 +10,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from toy_runs import Square, corpus, tiny_lm
 
 from orchard.runs import Store
+from toy_runs import Square, corpus, tiny_lm
 
 TESTS = Path(__file__).parents[1]
 
@@ -21,7 +21,12 @@ def python(code: str, **kwargs: object) -> subprocess.Popen[str]:
     """A fresh Python that can import the toy runs."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])}
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
     )
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from orchard.scaffold import missing
 
 from orchard import publish
 from orchard.claims import load_claims
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting
-from orchard.scaffold import missing
 from orchard.series import paper_module, papers_folder, slugs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -43,7 +43,9 @@ def test_complete(slug: str) -> None:
     assert missing(slug) == []
 
 
-@pytest.mark.parametrize(("slug", "profile"), [(s, p) for s in slugs() for p in paper_module(s, "experiments").PROFILES])
+@pytest.mark.parametrize(
+    ("slug", "profile"), [(s, p) for s in slugs() for p in paper_module(s, "experiments").PROFILES]
+)
 def test_golden_configs(slug: str, profile: str, request: pytest.FixtureRequest) -> None:
     """A change of any config of any profile shows as a diff of text. To accept it: delete the file and run this test again."""
     text = "".join(f"# {label}\n{golden}\n" for label, golden in sorted(first_configs(slug, profile).items()))
@@ -78,7 +80,9 @@ def test_generated_tables_are_those_of_the_committed_results() -> None:
     pages |= {papers_folder(slug) / "README.md": publish.card_table(slug) for slug in slugs()}
     for page, table in pages.items():
         text = page.read_text("utf-8")
-        assert publish.with_table(text, table, page) == text, f"{page} is not what its results say: orchard report --publish"
+        assert publish.with_table(text, table, page) == text, (
+            f"{page} is not what its results say: orchard report --publish"
+        )
 
 
 def test_committed_figures_have_their_data() -> None:

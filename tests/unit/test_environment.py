@@ -19,7 +19,9 @@ def canonical(name: str) -> str:
 
 def constraints() -> dict[str, str]:
     lines = (root() / "constraints.txt").read_text().splitlines()
-    return {canonical(n): v for n, _, v in (line.partition("==") for line in lines if line and not line.startswith("#"))}
+    return {
+        canonical(n): v for n, _, v in (line.partition("==") for line in lines if line and not line.startswith("#"))
+    }
 
 
 def test_every_dependency_is_pinned() -> None:

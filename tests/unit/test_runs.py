@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_runs import Square, Total, corpus, tiny_lm
 
 from orchard.data import EmbeddedText
 from orchard.errors import BadInput
@@ -16,6 +15,7 @@ from orchard.runs import RunError, Store, dependencies, execute, identity
 from orchard.runs.code import reached, tree_sha256
 from orchard.runs.engine import plan
 from orchard.runs.store import DamagedRun
+from toy_runs import Square, Total, corpus, tiny_lm
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_comment_or_docstring_changes_no_code_hash_but_a_constant_does() -> None:
     source = 'def f(x: int) -> int:\n    """Text."""\n    return x + 1\n'
-    assert tree_sha256(source) == tree_sha256("# comment\n" + source.replace("Text", "Other").replace("x + 1", "(x +\n 1)"))
+    assert tree_sha256(source) == tree_sha256(
+        "# comment\n" + source.replace("Text", "Other").replace("x + 1", "(x +\n 1)")
+    )
     assert tree_sha256(source) != tree_sha256(source.replace("+ 1", "+ 2"))
     assert tree_sha256(source) != tree_sha256(source.replace("x: int", "x: float"))
     assert tree_sha256("class A:\n    '''only text'''\n") == tree_sha256("class A:\n    '''another'''\n")

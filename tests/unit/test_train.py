@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_runs import corpus, tiny_lm
 
 from orchard.errors import BadInput, OrchardError
 from orchard.runs import RunError, Store
@@ -19,6 +18,7 @@ from orchard.train.hardware import bf16_peak
 from orchard.train.lm import token_losses
 from orchard.train.metrics import JsonLinesLogger, ThroughputMeter, extra_loggers
 from orchard.train.seeding import seed_everything
+from toy_runs import corpus, tiny_lm
 
 
 def test_schedule_warms_up_and_decays_to_a_tenth() -> None:
@@ -31,7 +31,12 @@ def test_schedule_warms_up_and_decays_to_a_tenth() -> None:
 
 
 def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
-    content = {"a": torch.arange(5), 3: [1, 2.5, None, ("x", True)], "b": {"c": torch.zeros(0), "d": {}}, "e": torch.tensor(2.0)}
+    content = {
+        "a": torch.arange(5),
+        3: [1, 2.5, None, ("x", True)],
+        "b": {"c": torch.zeros(0), "d": {}},
+        "e": torch.tensor(2.0),
+    }
     file = tmp_path / "step_000000001.safetensors"
     SafetensorsIO().save_checkpoint(content, file)
     back = SafetensorsIO().load_checkpoint(file)
@@ -162,7 +167,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(tmp_path
     path = corpus(tmp_path)
     files = []
     for store, seed in (("a", 0), ("b", 0), ("c", 1)):
-        done = execute([tiny_lm(path, steps=5, seed=seed)], Store(tmp_path / store), jobs=1, report=lambda line: None)[0]
+        done = execute([tiny_lm(path, steps=5, seed=seed)], Store(tmp_path / store), jobs=1, report=lambda line: None)[
+            0
+        ]
         files.append((done.folder / "model.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]
 

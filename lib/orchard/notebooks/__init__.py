@@ -13,13 +13,14 @@ from orchard.notebooks.execution import execute
 from orchard.notebooks.hygiene import check_hygiene
 from orchard.notebooks.parameters import PARAMETERS, check_parameters, declared_parameters, read_notebook
 from orchard.notebooks.progress import Execution
-from orchard.notebooks.suite import notebooks_of, reproduce
+from orchard.notebooks.suite import check_request, notebooks_of, reproduce
 
 __all__ = [
     "PARAMETERS",
     "Execution",
     "check_hygiene",
     "check_parameters",
+    "check_request",
     "declared_parameters",
     "execute",
     "notebooks_of",

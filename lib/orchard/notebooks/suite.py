@@ -47,7 +47,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
         for path in found:
             check_parameters(path, parameters)
         series.check_profile(slug, profile)
-    if profile in series.NOTEBOOK_ONLY_PROFILES:
+    if profile in series.PUBLISHED_SCALE:
         raise BadInput(
             f"PROFILE {profile!r} is too large for notebooks; `orchard run SLUG --profile {profile} --dry-run` shows it"
         )

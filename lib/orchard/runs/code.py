@@ -57,7 +57,14 @@ def _source(name: str) -> Path | None:
     package, *parts = name.split(".")
     if package == PACKAGE:
         stem = HOME.joinpath(*parts)
-        return next((p for p in (stem.with_suffix(".py") if parts else stem / "__init__.py", stem / "__init__.py") if p.is_file()), None)
+        return next(
+            (
+                p
+                for p in (stem.with_suffix(".py") if parts else stem / "__init__.py", stem / "__init__.py")
+                if p.is_file()
+            ),
+            None,
+        )
     file = getattr(sys.modules.get(name), "__file__", None)
     return Path(file) if file and file.endswith(".py") else None
 

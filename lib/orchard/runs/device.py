@@ -21,5 +21,7 @@ def resolve_device(device: str = "auto") -> str:
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if present[name])
     if not present[device]:
-        raise BadInput(f"DEVICE {device!r}: PyTorch {torch.__version__} finds no such device here; use DEVICE auto or cpu")
+        raise BadInput(
+            f"DEVICE {device!r}: PyTorch {torch.__version__} finds no such device here; use DEVICE auto or cpu"
+        )
     return device

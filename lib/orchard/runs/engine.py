@@ -121,7 +121,9 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
     with _pool(jobs) as submit:
         running: dict[Future[float], _Task] = {}
         while waiting or running:
-            for task in [t for t in waiting.values() if not t.needs & (waiting.keys() | {r.id for r in running.values()})]:
+            for task in [
+                t for t in waiting.values() if not t.needs & (waiting.keys() | {r.id for r in running.values()})
+            ]:
                 del waiting[task.id]
                 if task.needs & failed.keys():
                     failed[task.id] = "a run that it contains failed"
@@ -135,9 +137,13 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
                 try:
                     seconds = future.result()
                 except BrokenProcessPool:
-                    failed[task.id] = "its process was killed (out of memory?); run again to go on from its last checkpoint"
+                    failed[task.id] = (
+                        "its process was killed (out of memory?); run again to go on from its last checkpoint"
+                    )
                 except Exception as error:
-                    failed[task.id] = f"{type(error).__name__}: {error}" if not isinstance(error, OrchardError) else str(error)
+                    failed[task.id] = (
+                        f"{type(error).__name__}: {error}" if not isinstance(error, OrchardError) else str(error)
+                    )
                 else:
                     finished += 1
                     report(f"run {finished}/{total}  {name}  {seconds:.1f} s")
@@ -168,7 +174,9 @@ def _pool(jobs: int) -> Any:
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
     try:
         yield pool.submit
-    except BaseException:  # Ctrl-C or an error: do not wait for runs nobody will read; they resume from their checkpoints
+    except (
+        BaseException
+    ):  # Ctrl-C or an error: do not wait for runs nobody will read; they resume from their checkpoints
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -202,7 +210,9 @@ def _work(cfg: Run.Config, expected: str, store: str, device: str) -> float:
     import torch
 
     if identity(cfg).id != expected:
-        raise RunError("its code or data changed on disk while this program ran; start again (in a notebook: restart the kernel)")
+        raise RunError(
+            "its code or data changed on disk while this program ran; start again (in a notebook: restart the kernel)"
+        )
 
     start = time.perf_counter()
     threads = torch.get_num_threads()

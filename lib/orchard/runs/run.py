@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from orchard.config import Configurable
+from orchard.config import Config, Configurable
 from orchard.data.source import Source
 from orchard.runs.code import code_sha256
 
@@ -140,7 +140,7 @@ def dependencies(cfg: Run.Config) -> list[Run.Config]:
     return [node for _, node in found]
 
 
-def _configs(cfg: Configurable.Config) -> list[tuple[str, Configurable.Config]]:
+def _configs(cfg: Config) -> list[tuple[str, Config]]:
     """Every config below ``cfg`` with its dotted path, parents before children."""
     return [(path, node) for path, node, *_ in cfg.walk() if path]
 

@@ -102,7 +102,9 @@ class Finished:
         import pandas as pd
 
         path = self.folder / "metrics.jsonl"
-        return pd.DataFrame([json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else [])
+        return pd.DataFrame(
+            [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        )
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of ``<name>.safetensors``."""
@@ -163,7 +165,9 @@ class Store:
         matches = [f for f in self._folders() if prefix and f.name.startswith(prefix)]
         if len(matches) != 1:
             what = "no run" if not matches else f"{len(matches)} runs"
-            raise RunError(f"{what} in {self.path} with an id that starts with {prefix!r}; `orchard runs ls` lists them")
+            raise RunError(
+                f"{what} in {self.path} with an id that starts with {prefix!r}; `orchard runs ls` lists them"
+            )
         problem = check(matches[0])
         if problem:
             raise DamagedRun(f"run {matches[0].name} is damaged: {problem}; running its experiment again replaces it")
@@ -206,7 +210,9 @@ class Store:
             # An attempt that goes on keeps the thread count it began with: the last bits of a sum depend on it.
             threads = previous.get("threads", threads)
             write(status_path, to_json({"attempts": attempts, "threads": threads}))
-            work = Workspace(files, attempt / "checkpoints", device, threads, lambda need: self.compute(need, device, threads))
+            work = Workspace(
+                files, attempt / "checkpoints", device, threads, lambda need: self.compute(need, device, threads)
+            )
             watch = Stopwatch()
             work.log(f"run {ident.id} attempt {attempts}: {cfg.label or type(cfg).__qualname__}")
             result = cfg.clone().build().compute(work)

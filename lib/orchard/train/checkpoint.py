@@ -134,7 +134,9 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {type(value).__name__: [_pack(v, tensors) for v in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a checkpoint cannot hold {value!r} of type {type(value).__name__}; store tensors and plain values")
+    raise TypeError(
+        f"a checkpoint cannot hold {value!r} of type {type(value).__name__}; store tensors and plain values"
+    )
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:

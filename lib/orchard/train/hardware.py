@@ -30,7 +30,13 @@ class Rule:
 
 
 RULES = (
-    Rule(r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX (4|5|6)0.*|A10G?|A40|A6000).*", "bf16-mixed", "sdpa", True, True),
+    Rule(
+        r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX (4|5|6)0.*|A10G?|A40|A6000).*",
+        "bf16-mixed",
+        "sdpa",
+        True,
+        True,
+    ),
     Rule(r"cuda-.*", "16-mixed", "sdpa", False, True),
     Rule(r"mps-.*", "32-true", "sdpa", False, False),
     Rule(r"cpu-.*", "32-true", "sdpa", False, True),

@@ -1,7 +1,7 @@
 """Language modelling: the run that trains a decoder and scores it on held-out text. Lightning's part is in ``loop.py``.
 
-    loss = - 1/N sum_t log p(x_t | x_<t)           nats per token
-    bits per byte = sum of nats / (ln 2 * bytes)   comparable between tokenizers
+loss = - 1/N sum_t log p(x_t | x_<t)           nats per token
+bits per byte = sum of nats / (ln 2 * bytes)   comparable between tokenizers
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from orchard.config import REQUIRED, Configurable
 from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
 from orchard.nn import Decoder
 from orchard.runs import Finished, Run, Store, Workspace, execute
-from orchard.train.seeding import seed_everything
 from orchard.train.hardware import Hardware, choose
+from orchard.train.seeding import seed_everything
 
 
 class AdamW(Configurable):
@@ -57,7 +57,9 @@ class AdamW(Configurable):
 def token_losses(model: Decoder, window: Int[Tensor, "batch time_and_one"]) -> Float[Tensor, "batch time"]:
     """Nats of each token given those before it in its window."""
     logits = model(window[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none").view_as(window[:, 1:])
+    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none").view_as(
+        window[:, 1:]
+    )
 
 
 class TrainLM(Run):
@@ -88,7 +90,10 @@ class TrainLM(Run):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one, to the last step, then score."""
-        from orchard.train.loop import LanguageModel, train_loop  # Lightning takes seconds to import: only when training
+        from orchard.train.loop import (
+            LanguageModel,
+            train_loop,
+        )  # Lightning takes seconds to import: only when training
         from orchard.train.metrics import Monitor, ThroughputMeter
 
         cfg = self.cfg

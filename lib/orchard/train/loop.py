@@ -72,7 +72,11 @@ def train_loop(
             enable_checkpointing=False,
             logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label)],
             plugins=[SafetensorsIO()],
-            callbacks=[CounterRandomness(cfg.seed), *callbacks, KeepCheckpoints(work.checkpoints, cfg.checkpoint_every)],
+            callbacks=[
+                CounterRandomness(cfg.seed),
+                *callbacks,
+                KeepCheckpoints(work.checkpoints, cfg.checkpoint_every),
+            ],
             default_root_dir=work.folder,
         )
         if hardware.compile:

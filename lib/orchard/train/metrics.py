@@ -87,7 +87,9 @@ class Monitor(pl.Callback):
     Must stand before the callback that saves checkpoints.
     """
 
-    def __init__(self, log_every: int, validate_every: int, validate: Callable[[], float], meter: ThroughputMeter) -> None:
+    def __init__(
+        self, log_every: int, validate_every: int, validate: Callable[[], float], meter: ThroughputMeter
+    ) -> None:
         self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
@@ -110,7 +112,9 @@ class ThroughputMeter(pl.Callback):
     compile and warm up.
     """
 
-    def __init__(self, tokens_per_step: int, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5) -> None:
+    def __init__(
+        self, tokens_per_step: int, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5
+    ) -> None:
         self.tokens_per_step, self.hardware, self.warmup = tokens_per_step, hardware, warmup
         self.flops_per_token = 3 * forward_flops_per_token
         self._seen = self._steps = 0

@@ -44,7 +44,11 @@ def sweep_far(baseline: str, tables: Tables) -> pd.DataFrame:
     units, sweep = tables("window_sweep_units"), tables("window_sweep")
     length = int(units.loc[units["stratum"].str.contains("–"), "stratum"].str.split("–").str[1].astype(int).max())
     arms = set(sweep["arm"])
-    windows = [int(w) for w in sorted(sweep["window"].dropna().unique()) if w <= length // 4 and {f"{baseline}@{w:g}", f"rattn@{w:g}"} <= arms]
+    windows = [
+        int(w)
+        for w in sorted(sweep["window"].dropna().unique())
+        if w <= length // 4 and {f"{baseline}@{w:g}", f"rattn@{w:g}"} <= arms
+    ]
     parts = [difference(far(units, w), "arm", f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows]
     return pd.concat(parts) if parts else pd.DataFrame(columns=["part", "seed", "unit", "value"])
 

@@ -100,7 +100,9 @@ def variant(name: str, profile: Profile) -> Decoder.Config:
     return model(template.format(eighth=profile.eighth), profile, **fields)
 
 
-def run_config(decoder: Decoder.Config, profile: Profile, setting: Setting, seed: int, learning_rate: float, label: str) -> TrainLM.Config:
+def run_config(
+    decoder: Decoder.Config, profile: Profile, setting: Setting, seed: int, learning_rate: float, label: str
+) -> TrainLM.Config:
     """The run that trains one arm."""
     return TrainLM.Config(
         model=decoder, source=text_source(setting.data), optim=AdamW.Config(learning_rate=learning_rate), seq_len=profile.seq_len,
@@ -120,7 +122,9 @@ def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
     profile, seeds = _setting(setting)
     arms = ("full_rope", f"swa@{profile.eighth}", f"rattn@{profile.eighth}")
     grid = [(name, rate) for name in arms for rate in profile.learning_rates]
-    runs = run([run_config(model(n, profile), profile, setting, seeds[0], r, f"{n} seed {seeds[0]} lr {r:g}") for n, r in grid])
+    runs = run(
+        [run_config(model(n, profile), profile, setting, seeds[0], r, f"{n} seed {seeds[0]} lr {r:g}") for n, r in grid]
+    )
     return pd.DataFrame(
         [{"arm": n, "family": family(n), "learning_rate": r, "seed": seeds[0], "validation_loss": done.result["validation_loss"]}
          for (n, r), done in zip(grid, runs, strict=True)]
@@ -138,7 +142,8 @@ def _sweep(setting: Setting, run: Runner) -> list[tuple[str, int, TrainLM.Config
     rates = _best_rates(setting, run)
     cells = [(name, seed) for name in profile.arms() for seed in seeds]
     cfgs = [
-        run_config(model(n, profile), profile, setting, s, rates[family(n)], f"{n} seed {s} lr {rates[family(n)]:g}") for n, s in cells
+        run_config(model(n, profile), profile, setting, s, rates[family(n)], f"{n} seed {s} lr {rates[family(n)]:g}")
+        for n, s in cells
     ]
     return [(n, s, cfg, done) for (n, s), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
 
@@ -160,7 +165,9 @@ def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def training(setting: Setting, run: Runner) -> pd.DataFrame:
     """Learning curves of every arm of the sweep: arm, seed, step, loss, validation_loss (nats per token)."""
-    return pd.concat([done.metrics().assign(arm=n, seed=s) for n, s, _, done in _sweep(setting, run)], ignore_index=True)
+    return pd.concat(
+        [done.metrics().assign(arm=n, seed=s) for n, s, _, done in _sweep(setting, run)], ignore_index=True
+    )
 
 
 def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, Finished]]:
@@ -170,7 +177,11 @@ def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, Finished]]:
     for name in VARIANTS:
         for seed in seeds:
             cells.append((name, seed))
-            cfgs.append(run_config(variant(name, profile), profile, setting, seed, rate, f"ablation {name} seed {seed} lr {rate:g}"))
+            cfgs.append(
+                run_config(
+                    variant(name, profile), profile, setting, seed, rate, f"ablation {name} seed {seed} lr {rate:g}"
+                )
+            )
     return [(name, seed, done) for (name, seed), done in zip(cells, run(cfgs), strict=True)]
 
 
@@ -265,7 +276,18 @@ def _units(cells: list[tuple[dict[str, str], int, Finished]], profile: Profile) 
         for stratum, mask in masks.items():
             count = mask.sum(axis=1)
             nats = np.where(mask, nll, 0.0).sum(axis=1)
-            rows.append(pd.DataFrame({**names, "seed": seed, "unit": np.arange(len(nll)), "stratum": stratum, "nats": nats, "bytes": count}))
+            rows.append(
+                pd.DataFrame(
+                    {
+                        **names,
+                        "seed": seed,
+                        "unit": np.arange(len(nll)),
+                        "stratum": stratum,
+                        "nats": nats,
+                        "bytes": count,
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 

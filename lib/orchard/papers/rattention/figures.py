@@ -63,21 +63,31 @@ def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> p
 def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
     """The linear branch is silent until the window is full; then the norm lifts it to unit size at once."""
     return plot.learning_curves(
-        norm_jump_table(length, window, scale), x="position", y="rms", x_label="position t (tokens)", y_label="RMS of the linear branch"
+        norm_jump_table(length, window, scale),
+        x="position",
+        y="rms",
+        x_label="position t (tokens)",
+        y_label="RMS of the linear branch",
     )
 
 
 def feature_entropy(scale: float = 1.0) -> Figure:
     """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
     return plot.learning_curves(
-        feature_map_table(scale), x="scale", y="entropy", x_label="standard deviation of the input", y_label="entropy of φ (nats)"
+        feature_map_table(scale),
+        x="scale",
+        y="entropy",
+        x_label="standard deviation of the input",
+        y_label="entropy of φ (nats)",
     )
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
     """Validation loss of some arms against steps, with bands over seeds."""
     part = table[table["arm"].isin(arms)].dropna(subset=["validation_loss"])
-    return plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)")
+    return plot.learning_curves(
+        part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)"
+    )
 
 
 def training_loss(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -97,7 +107,9 @@ def tuning(table: pd.DataFrame) -> Figure:
 def window_sweep(table: pd.DataFrame) -> Figure:
     """Bits per byte against the window; arms without one are horizontal lines."""
     shown = table[~table["family"].isin(["swa_mem", "swa_flops"])].assign(arm=table["family"])
-    return plot.sweep(shown, x="window", y="bits_per_byte", x_label="window w + 1 (tokens)", y_label="test loss (bits/byte)")
+    return plot.sweep(
+        shown, x="window", y="bits_per_byte", x_label="window w + 1 (tokens)", y_label="test loss (bits/byte)"
+    )
 
 
 def pareto(table: pd.DataFrame) -> Figure:
@@ -112,7 +124,9 @@ def strata_table(units: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """Bits per byte by arm and copy-distance stratum, over all seeds and test windows, with the stratum's share of the bytes."""
     sums = units[units["arm"].isin(arms)].groupby(["stratum", "arm"], sort=False)[["nats", "bytes"]].sum().reset_index()
     total = sums.groupby("arm")["bytes"].transform("sum")
-    return sums.assign(bits_per_byte=sums["nats"] / np.log(2) / sums["bytes"], share=sums["bytes"] / total).drop(columns=["nats", "bytes"])
+    return sums.assign(bits_per_byte=sums["nats"] / np.log(2) / sums["bytes"], share=sums["bytes"] / total).drop(
+        columns=["nats", "bytes"]
+    )
 
 
 def strata(units: pd.DataFrame, arms: list[str]) -> Figure:
@@ -141,7 +155,9 @@ def ablation(table: pd.DataFrame) -> Figure:
 def claims_forest(verdicts: pd.DataFrame) -> Figure:
     """Measured effects of the claims about loss, in bits per byte, coloured by verdict; thresholds are ticks."""
     table = verdicts[verdicts["metric"].str.contains("bits/byte") & verdicts["effect"].notna()]
-    shown = table.assign(label=table["id"], threshold=table["threshold"])[["label", "effect", "low", "high", "threshold", "verdict"]]
+    shown = table.assign(label=table["id"], threshold=table["threshold"])[
+        ["label", "effect", "low", "high", "threshold", "verdict"]
+    ]
     return plot.forest(shown, x_label="effect (bits/byte)")
 
 
@@ -151,7 +167,9 @@ def published_sweep(published: pd.DataFrame) -> Figure:
     parts = table["arm"].str.extract(r"^(?P<arm>[^@]+)(?:@(?P<window>\d+))?$")
     points = parts.assign(window=pd.to_numeric(parts["window"]), value=table["value"])
     points = points[points["window"] != 0]
-    return plot.sweep(None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)")
+    return plot.sweep(
+        None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)"
+    )
 
 
 __all__ = [

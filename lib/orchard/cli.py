@@ -1,0 +1,355 @@
+"""The ``orchard`` command. Heavy modules are imported inside the commands, so that ``orchard --help`` is quick.
+
+An error that a user can mend prints one message and sets the exit status: 2 for bad input (nothing was started), 1 when
+something failed. ``--debug`` before the command shows the traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchard.errors import BadInput, OrchardError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Research papers as notebooks that decide their claims."
+)
+runs_app = typer.Typer(no_args_is_help=True, help="Finished runs in the store.")
+app.add_typer(runs_app, name="runs")
+
+Slug = Annotated[str, typer.Argument(help="a paper; `orchard list` shows them")]
+Slugs = Annotated[list[str] | None, typer.Argument(help="papers; all of them by default")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="smoke, gpu or paper")]
+DataOption = Annotated[str, typer.Option("--data", help="embedded, a path, or a hub id owner/name")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
+EngineOption = Annotated[str, typer.Option("--engine", help="where runs are computed")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="folder of the run store")]
+Ids = Annotated[list[str], typer.Argument(help="the first digits of run ids")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False) -> None:
+    """Options before the command."""
+
+
+@app.command("list")
+def list_() -> None:
+    """Papers with their notebooks, profiles and experiments."""
+    from orchard.notebooks import notebooks_of
+    from orchard.series import paper_module, slugs
+
+    rows = []
+    for slug in slugs():
+        experiments = paper_module(slug, "experiments")
+        names = ", ".join(path.stem for path in notebooks_of(slug))
+        rows.append([slug, names, ", ".join(experiments.PROFILES), ", ".join(experiments.EXPERIMENTS)])
+    _table(["paper", "notebooks", "profiles", "experiments"], rows)
+
+
+@app.command()
+def run(
+    slug: Slug, profile: ProfileOption = "smoke", data: DataOption = "embedded", device: DeviceOption = "auto",
+    engine: EngineOption = "local", store: StoreOption = None,
+    seeds: Annotated[int | None, typer.Option(help="number of seeds; the profile's own by default")] = None,
+    jobs: Annotated[int | None, typer.Option(help="runs at a time")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be computed")] = False,
+) -> None:  # fmt: skip
+    """Compute the runs of a series, without notebooks."""
+    from orchard import series
+    from orchard.train import describe
+
+    series.check_profile(slug, profile)
+    if dry_run and profile in series.PUBLISHED_SCALE:
+        _paper(slug)
+    elif dry_run:
+        table = series.planned(slug, profile, seeds, data, store)
+        _table(
+            ["id", "run", ""], [[r.id, r.run, "finished" if r.finished else "to compute"] for r in table.itertuples()]
+        )
+        print(
+            f"{int((~table['finished'].astype(bool)).sum())} of the {len(table)} runs known so far are to be computed"
+        )
+    else:
+        print(describe(device), flush=True)
+        done = series.compute(slug, profile, seeds, device, engine, jobs, data, store)
+        print(f"{len(done)} runs are finished in {series.Store(store).path}")
+
+
+def _paper(slug: str) -> None:
+    from orchard.series import paper_module
+
+    experiments = paper_module(slug, "experiments")
+    shapes = experiments.paper_shapes()
+    h100_days = shapes["training FLOPs"] / (0.4 * 989e12) / 86400
+    shapes = shapes.assign(**{"H100 days at 40 % MFU": h100_days})
+    _table(list(shapes.columns), [[_number(value) for value in row] for row in shapes.itertuples(index=False)])
+    print(f"launch: {experiments.LAUNCH}")
+
+
+@app.command()
+def reproduce(
+    slugs: Slugs = None, profile: ProfileOption = "smoke", engine: EngineOption = "local",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="set a notebook parameter; repeatable")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; by default one, or one per core when all runs are finished")] = None,
+    timeout: Annotated[float, typer.Option(help="limit on each notebook, in seconds")] = 3600.0,
+) -> None:  # fmt: skip
+    """Execute the notebooks of series headlessly and write the report; exit status 1 if a notebook fails."""
+    import yaml
+
+    from orchard import notebooks, report, series
+
+    parameters: dict[str, Any] = {"PROFILE": profile, "ENGINE": engine}
+    for pair in parameter or []:
+        name, _, value = pair.partition("=")
+        parameters[name] = yaml.safe_load(value)
+    chosen = slugs or series.slugs()
+    notebooks.check_request(chosen, parameters)
+    done = notebooks.reproduce(
+        chosen,
+        parameters,
+        jobs=jobs or _notebooks_at_a_time(chosen, parameters),
+        timeout_s=timeout,
+        live=sys.stdout.isatty(),
+    )
+    page = report.build(series.reports_folder())
+    print(f"report: {series.relative(page)}")
+    failed = [execution for execution in done if not execution.ok]
+    if failed:
+        raise OrchardError(f"{len(failed)} of {len(done)} notebooks failed: {', '.join(f.name for f in failed)}")
+
+
+def _notebooks_at_a_time(slugs: Sequence[str], parameters: dict[str, Any]) -> int:
+    """One while runs are missing, because they fill the cores; else one per core."""
+    from orchard import series
+    from orchard.runs.engine import default_jobs
+
+    keys = {"profile": "PROFILE", "seeds": "SEEDS", "data": "DATA", "store": "STORE"}
+    setting = {key: parameters[name] for key, name in keys.items() if name in parameters}
+    finished = all(series.planned(slug, **setting)["finished"].all() for slug in slugs)
+    return default_jobs("cpu") if finished else 1
+
+
+@app.command()
+def claims(slugs: Slugs = None) -> None:
+    """Verdicts from this machine's reports, else from the committed results."""
+    from orchard.claims import PROFILES
+    from orchard.publish import committed
+    from orchard.runs import Setting
+    from orchard.series import output_folder, paper_module
+    from orchard.series import slugs as known
+
+    for slug in slugs or known():
+        paper_module(slug, "experiments")
+        for profile in PROFILES:
+            here = committed(slug, profile, output_folder(slug, Setting(profile)))
+            results = here or committed(slug, profile)
+            if results:
+                print(f"{slug}, profile {profile}, {'from reports' if here else 'committed results'}")
+                rows = [[v["id"], v["verdict"], v["rule"], v["reason"]] for r in results for v in r["verdicts"]]
+                _table(
+                    ["claim", "verdict", "rule", "why"],
+                    sorted(rows, key=lambda row: (len(row[0].rstrip("abc")), row[0])),
+                )
+
+
+@app.command()
+def report(
+    publish: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="commit-ready: copy results and figures of this profile into the tree"),
+    ] = None,
+    slugs: Slugs = None,
+) -> None:
+    """Write reports/index.html anew from what the notebooks left there."""
+    from orchard import publish as publishing
+    from orchard import report as reporting
+    from orchard import series
+
+    if publish:
+        for slug in slugs or series.slugs():
+            for path in publishing.publish(slug, publish):
+                print(series.relative(path))
+    print(f"report: {series.relative(reporting.build(series.reports_folder()))}")
+
+
+@app.command()
+def new(slug: Annotated[str, typer.Argument(help="name of the package: lower-case letters, digits, _")]) -> None:
+    """Make the files of a new paper."""
+    from orchard.scaffold import new as make
+
+    for path in make(slug):
+        print(path)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, and what Orchard would do with it."""
+    import importlib.util
+    import platform
+    import shutil
+
+    import torch
+
+    from orchard.paths import cache_dir, root
+    from orchard.runs import Store
+    from orchard.series import reports_folder
+    from orchard.train import describe
+
+    store = Store()
+    optional = ("jupyterlab", "papermill", "ipywidgets", "datasets", "wandb", "transformers", "triton", "fla")
+    present = {name: importlib.util.find_spec(name) is not None for name in optional}
+    free = shutil.disk_usage(root() if root().exists() else Path.home()).free / 2**30
+    damaged = store.verify()
+    _table(["what", "value"], [
+        ["Python", f"{platform.python_version()} ({sys.executable})"],
+        ["torch", torch.__version__],
+        ["hardware", describe()],
+        ["optional packages", ", ".join(n for n, here in present.items() if here) or "none"],
+        ["not installed", ", ".join(n for n, here in present.items() if not here) or "none"],
+        ["project", str(root())],
+        ["store", f"{store.path}: {len(store.ls())} runs, {sum(r.bytes for r in store.ls()) / 2**20:.0f} MiB, {len(damaged)} damaged"],
+        ["cache", str(cache_dir())],
+        ["reports", str(reports_folder())],
+        ["free disk", f"{free:.0f} GiB"],
+    ])  # fmt: skip
+
+
+@app.command()
+def bench() -> None:
+    """Speed as ratios against peers, measured now."""
+    from orchard.bench import main as measure
+
+    measure()
+
+
+@runs_app.command("ls")
+def runs_ls(store: StoreOption = None) -> None:
+    """Finished runs, oldest first."""
+    from orchard.runs import Store
+
+    rows = []
+    for done in Store(store).ls():
+        facts = done.provenance
+        rows.append([done.id, done.label, facts["started"], f"{facts['wall_s']:.1f}", f"{done.bytes / 2**20:.1f}"])
+    _table(["id", "run", "started", "seconds", "MiB"], rows)
+
+
+@runs_app.command("show")
+def runs_show(run_id: Annotated[str, typer.Argument(help="first digits of the id")], store: StoreOption = None) -> None:
+    """Result, provenance and files of a run."""
+    import json
+
+    from orchard.runs import Store
+
+    done = Store(store).get_by_prefix(run_id)
+    content = {"id": done.id, "label": done.label, "result": done.result, "provenance": done.provenance}
+    print(
+        json.dumps(content | {"files": done.status["files"], "folder": str(done.folder)}, indent=1, ensure_ascii=False)
+    )
+
+
+@runs_app.command("verify")
+def runs_verify(store: StoreOption = None) -> None:
+    """Compare every run with its hashes; exit status 1 if one is damaged."""
+    from orchard.runs import Store
+
+    found = Store(store)
+    problems = found.verify()
+    for run_id, problem in problems:
+        print(f"{run_id}: {problem}")
+    if problems:
+        raise OrchardError(
+            f"{len(problems)} damaged runs in {found.path}; running their experiment again replaces them"
+        )
+    print(f"{len(found.ls())} runs in {found.path} are whole")
+
+
+@runs_app.command("export")
+def runs_export(
+    file: Annotated[Path, typer.Argument(help="the tar file to write")],
+    ids: Annotated[list[str] | None, typer.Argument(help="first digits of ids; all runs by default")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write runs to one file, for `orchard runs import` on another machine."""
+    from orchard.runs import Store
+
+    found = Store(store)
+    chosen = [found.get_by_prefix(i) for i in ids] if ids else found.ls()
+    print(f"{len(chosen)} runs in {found.export(chosen, file)}")
+
+
+@runs_app.command("import")
+def runs_import(
+    file: Annotated[Path, typer.Argument(help="a file that `orchard runs export` wrote")], store: StoreOption = None
+) -> None:
+    """Add the runs of a file to the store."""
+    from orchard.runs import Store
+
+    found = Store(store)
+    print(f"{len(found.import_(file))} runs are in {found.path}")
+
+
+@runs_app.command("rm")
+def runs_rm(ids: Ids, store: StoreOption = None) -> None:
+    """Delete runs."""
+    from orchard.runs import Store
+
+    found = Store(store)
+    chosen = [found.get_by_prefix(i).id for i in ids]
+    found.remove(chosen)
+    print(f"removed {', '.join(chosen)}")
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2e}" if value >= 1e7 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that keeps whole words on a terminal and is tab-free text elsewhere."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE, pad_edge=False, show_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table, markup=False) if rows else print(
+        "none"
+    )
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``-p NAME VALUE`` as ``-p NAME=VALUE``: the form that papermill users know, in one value."""
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-p", "--parameter"):
+            if len(rest) < 2:
+                raise BadInput(f"{word} takes a name and a value, as in: -p PROFILE smoke")
+            word = f"--parameter={rest.pop(0)}={rest.pop(0)}"
+        joined.append(word)
+    return joined
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``orchard`` command."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=_joined(arguments), prog_name="orchard")
+    except OrchardError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"orchard: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -66,16 +66,10 @@ def tiny_lm(path: Path, **fields: Any) -> TrainLM.Config:
         attention=Attention.Config(num_heads=2, window=8), feed_forward=FeedForward.Config(hidden_dim=32)
     )
     model = Decoder.Config(dim=16, layers=[layer.clone(), layer.clone()])
-    settings: dict[str, Any] = dict(
-        seq_len=64,
-        batch_size=32,
-        steps=40,
-        validate_every=15,
-        eval_windows=8,
-        checkpoint_every=6,
-        log_every=1,
-        label="tiny",
-    )
+    settings: dict[str, Any] = {
+        "seq_len": 64, "batch_size": 32, "steps": 40, "validate_every": 15, "eval_windows": 8, "checkpoint_every": 6,
+        "log_every": 1, "label": "tiny",
+    }  # fmt: skip
     return TrainLM.Config(
         model=model, source=LocalText.Config(path=str(path)), tokenizer=ByteTokenizer.Config(), **(settings | fields)
     )

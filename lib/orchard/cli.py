@@ -6,6 +6,7 @@ something failed. ``--debug`` before the command shows the traceback.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def run(
     elif dry_run:
         table = series.planned(slug, profile, seeds, data, store)
         _table(
-            ["id", "run", ""], [[r.id, r.run, "finished" if r.finished else "to compute"] for r in table.itertuples()]
+            ["id", "run", ""],
+            [[str(r.id), str(r.run), "finished" if r.finished else "to compute"] for r in table.itertuples()],
         )
         print(
             f"{int((~table['finished'].astype(bool)).sum())} of the {len(table)} runs known so far are to be computed"
@@ -96,18 +98,17 @@ def reproduce(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="set a notebook parameter; repeatable")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; by default one, or one per core when all runs are finished")] = None,
+    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; one per core by default if all runs are finished, else 1")] = None,
     timeout: Annotated[float, typer.Option(help="limit on each notebook, in seconds")] = 3600.0,
 ) -> None:  # fmt: skip
     """Execute the notebooks of series headlessly and write the report; exit status 1 if a notebook fails."""
-    import yaml
-
     from orchard import notebooks, report, series
+    from orchard.notebooks.parameters import parse_value
 
     parameters: dict[str, Any] = {"PROFILE": profile, "ENGINE": engine}
     for pair in parameter or []:
         name, _, value = pair.partition("=")
-        parameters[name] = yaml.safe_load(value)
+        parameters[name] = parse_value(value)
     chosen = slugs or series.slugs()
     notebooks.check_request(chosen, parameters)
     done = notebooks.reproduce(
@@ -195,6 +196,7 @@ def doctor() -> None:
     import shutil
 
     import torch
+    from matplotlib import font_manager
 
     from orchard.paths import cache_dir, root
     from orchard.runs import Store
@@ -202,6 +204,7 @@ def doctor() -> None:
     from orchard.train import describe
 
     store = Store()
+    font = font_manager.findfont("DejaVu Sans", fallback_to_default=False)
     optional = ("jupyterlab", "papermill", "ipywidgets", "datasets", "wandb", "transformers", "triton", "fla")
     present = {name: importlib.util.find_spec(name) is not None for name in optional}
     free = shutil.disk_usage(root() if root().exists() else Path.home()).free / 2**30
@@ -212,6 +215,7 @@ def doctor() -> None:
         ["hardware", describe()],
         ["optional packages", ", ".join(n for n, here in present.items() if here) or "none"],
         ["not installed", ", ".join(n for n, here in present.items() if not here) or "none"],
+        ["font of figures", font],
         ["project", str(root())],
         ["store", f"{store.path}: {len(store.ls())} runs, {sum(r.bytes for r in store.ls()) / 2**20:.0f} MiB, {len(damaged)} damaged"],
         ["cache", str(cache_dir())],
@@ -342,6 +346,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``orchard`` command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that kernels and workers are ended, as on Ctrl-C
     try:
         app(args=_joined(arguments), prog_name="orchard")
     except OrchardError as error:
@@ -349,6 +354,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"orchard: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder without permission: the message names the file
+        if "--debug" in arguments:
+            raise
+        print(f"orchard: {error}; `orchard --debug ...` shows where", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _move(moves: dict[Path, Path]) -> None:
 
 def missing(slug: str, base: Path | None = None) -> list[str]:
     """What the paper ``slug`` lacks, one line for each thing; empty when it is complete."""
-    from orchard.claims import load_claims
+    from orchard.claims import ClaimError, load_claims
 
     base = base or root()
     place = {name: base / folder for name, folder in folders(slug).items()}
@@ -156,7 +156,7 @@ def missing(slug: str, base: Path | None = None) -> list[str]:
     if need(place["card"] / "claims.yaml"):
         try:
             load_claims(place["card"])
-        except ValueError as error:
+        except ClaimError as error:
             lacking.append(str(error))
     for name, pattern in (("notebooks", "*.ipynb"), ("tests", "test_*.py")):
         if not any(place[name].glob(pattern)):

@@ -172,6 +172,16 @@ def test_a_kernel_that_dies_is_a_failure_with_its_cell(tmp_path: Path) -> None:
     assert "the kernel died" in text(done.path)
 
 
+def test_a_kernel_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('no kernel today')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    done = execute(write_notebook(tmp_path / "n.ipynb", "1"), tmp_path / "o.ipynb", {})
+    assert not done.ok
+    assert done.error is not None
+    assert "no kernel today" in done.error
+    assert "before its first cell" in done.error
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_kills_the_kernel_and_keeps_the_copy(tmp_path: Path, number: int) -> None:
     pid = tmp_path / "pid"

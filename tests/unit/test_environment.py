@@ -53,7 +53,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_the_library_imports_without_notebooks_datasets_and_wandb() -> None:
     code = (
         "import sys; sys.modules.update({m: None for m in ('papermill', 'nbformat', 'nbclient', 'ipywidgets', 'jupyterlab', 'IPython',"
-        "'datasets', 'wandb', 'beartype', 'nbconvert')}); import orchard.series, orchard.cli, orchard.notebooks, orchard.report, orchard.widgets;"
+        "'datasets', 'wandb', 'beartype', 'nbconvert')});"
+        "import orchard.series, orchard.cli, orchard.notebooks, orchard.report, orchard.widgets;"
         "from orchard.papers.rattention import experiments, figures, evidence"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

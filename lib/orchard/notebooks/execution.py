@@ -77,10 +77,10 @@ def run_notebook(
             if reason:
                 kernel.kill()  # again until the thread has noticed: the kernel may have been starting
         kernel.kill_leftovers()
+        seconds = time.monotonic() - start
+        error = _describe(held, reason, kernel)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    seconds = time.monotonic() - start
-    error = _describe(held, reason, kernel.peak_memory)
     if held.notebook is not None:
         _finish_copy(held, error, reason, notebook)
         _write_notebook(output, held.notebook)
@@ -109,11 +109,13 @@ def _talk(
     try:
         import papermill
 
-        papermill.execute_notebook(
-            read_notebook(notebook), None, {name: _plain(value) for name, value in parameters.items()},
-            engine_name=_engine(), kernel_name="python3", language="python", progress_bar=False,
-            kernel=kernel, held=held, start={"cwd": str(cwd), "env": env},
-        )  # fmt: skip
+        values = {name: _plain(value) for name, value in parameters.items()}
+        with kernel.log.open("wb") as log:
+            papermill.execute_notebook(
+                read_notebook(notebook), None, values, engine_name=_engine(), kernel_name="python3", language="python",
+                progress_bar=False, kernel=kernel, held=held,
+                start={"cwd": str(cwd), "env": env, "stdout": log, "stderr": log},
+            )  # fmt: skip
     except BaseException as error:
         held.error = error
     finally:
@@ -161,7 +163,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def _describe(held: _Held, reason: str | None, peak_memory: int) -> str | None:
+def _describe(held: _Held, reason: str | None, kernel: Kernel) -> str | None:
     """What went wrong, in one message, with the number of the cell in the notebook as written; None if nothing did."""
     if held.error is None:
         return None
@@ -172,9 +174,14 @@ def _describe(held: _Held, reason: str | None, peak_memory: int) -> str | None:
         name = f"cell {_number(held, held.error.cell_index)}: {held.error.ename}"
         return f"{name}: {value}" if value else name
     where = " before its first cell" if held.current is None else f" in cell {_number(held, held.current)}"
-    if reason is None and type(held.error).__name__ == "DeadKernelError":
-        reason = f"the kernel died (out of memory? its peak was {peak_memory / 2**20:.0f} MiB)"
-    return (reason or f"{type(held.error).__name__}: {held.error}") + where
+    if reason is not None:
+        return reason + where
+    if type(held.error).__name__ == "DeadKernelError":
+        what = f"the kernel died{where} (out of memory? its peak was {kernel.peak_memory / 2**20:.0f} MiB)"
+    else:
+        what = f"{type(held.error).__name__}: {held.error}{where}"
+    said = kernel.last_words()
+    return f"{what}; it said: {said}" if said else what
 
 
 def _number(held: _Held, index: int) -> int:

@@ -28,8 +28,14 @@ class Kernel:
             ipykernel = True
 
         self.manager = Manager(transport="ipc", connection_file=str(folder / "k.json"), ip=str(folder / "k"))
+        self.log = folder / "kernel.log"  # what the process itself writes; output of cells goes to the notebook
         self.peak_memory = 0
         self._seen: set[Any] = set()
+
+    def last_words(self) -> str:
+        """The last lines the kernel's process wrote, as one; empty if it wrote none."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        return " / ".join(line.strip() for line in lines[-3:] if line.strip() and "[IPKernelApp]" not in line)
 
     def sample(self) -> None:
         """Look at the kernel's process tree: note its members, and its memory if that is the most so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,26 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
     for name in parameters:
         if name not in declared:
             raise BadInput(f"{path} has no parameter {name!r}: {closest(name, declared)}")
+
+
+def parse_value(text: str) -> Any:
+    """The value of a parameter given as text: a YAML scalar or list, so ``2`` is a number and ``[0, 1]`` a list.
+
+    ``None`` means None, ``1e-3`` is a number, and what is neither number, truth value, null nor list is the text itself,
+    letter by letter (a path may hold ``#`` or ``:``, a date is no date).
+    """
+    import yaml
+
+    if text == "None":
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):
+        return float(text)
+    quoted = isinstance(value, str) and text[:1] in ("'", '"')
+    return value if quoted or value is None or isinstance(value, bool | int | float | list) else text
 
 
 def assigned(source: str) -> list[str]:

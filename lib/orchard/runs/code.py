@@ -84,7 +84,7 @@ def _imports(name: str, path: Path) -> tuple[str, ...]:
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
     modules = {m for m in found if m.split(".")[0] == PACKAGE and _source(m)}
-    for module in list(modules) + [name]:
+    for module in [*modules, name]:
         parts = module.split(".")
         modules.update(".".join(parts[:i]) for i in range(1, len(parts)))
     return tuple(sorted(modules))

@@ -66,7 +66,8 @@ class TrainLM(Run):
     """Train a language model and score it on test windows.
 
     Result: ``loss`` and ``validation_loss`` (nats per token), ``bits_per_byte``, ``tokens`` trained on, ``parameters``,
-    ``flops_per_token`` (forward), ``cache_bytes`` (what decoding holds after ``seq_len`` tokens, in 16 bits), ``test_tokens``, ``test_bytes``.
+    ``flops_per_token`` (forward), ``cache_bytes`` (what decoding holds after ``seq_len`` tokens, in 16 bits), ``test_tokens``,
+    ``test_bytes``.
     Files: ``model.safetensors`` (weights), ``eval.safetensors`` (``nll`` [windows, time], ``tokens`` [windows, time + 1],
     ``document`` [windows, time + 1]), ``metrics.jsonl`` (``step``, ``loss``, ``validation_loss``).
     """
@@ -118,6 +119,8 @@ class TrainLM(Run):
         work.log(str(meter))
         work.notes["throughput"] = meter.read()
 
+        validated = monitor.last is not None and monitor.last[0] == cfg.steps
+        validation_loss = monitor.last[1] if monitor.last and validated else validate()
         weights = {name: p.cpu().contiguous() for name, p in model.state_dict().items()}
         save_file(weights, work.folder / "model.safetensors")
         scores = score(model, test, cfg.eval_windows, cfg.batch_size, hardware)
@@ -127,7 +130,7 @@ class TrainLM(Run):
         return {
             "loss": nats / scores["nll"].numel(),
             "bits_per_byte": nats / math.log(2) / size,
-            "validation_loss": validate(),
+            "validation_loss": validation_loss,
             "test_tokens": scores["nll"].numel(),
             "test_bytes": size,
             "tokens": cfg.steps * cfg.batch_size * cfg.seq_len,

@@ -91,6 +91,7 @@ class Monitor(pl.Callback):
         self, log_every: int, validate_every: int, validate: Callable[[], float], meter: ThroughputMeter
     ) -> None:
         self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
+        self.last: tuple[int, float] | None = None  # step and validation loss
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         step, row = trainer.global_step, {}
@@ -99,6 +100,7 @@ class Monitor(pl.Callback):
         if step % self.validate_every == 0:
             with self.meter.paused():
                 row["validation_loss"] = self.validate()
+            self.last = step, row["validation_loss"]
         if row:
             for logger in trainer.loggers:
                 logger.log_metrics(row, step)

@@ -8,6 +8,8 @@ which arms must not differ, far strata are where a window is too short.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Integer
 
@@ -33,6 +35,6 @@ def strata(distance: Integer[np.ndarray, "windows time"], length: int) -> dict[s
     """Masks of the strata, by name, for sequences of ``length`` tokens; they partition all positions."""
     edges = [0, length // 16, length // 8, length // 4, length]
     masks = {"none": distance == NONE, "mismatch": distance == MISMATCH}
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         masks[f"{low + 1}–{high}"] = (distance > low) & (distance <= high)
     return masks

@@ -123,10 +123,9 @@ def pareto(table: pd.DataFrame) -> Figure:
 def strata_table(units: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """Bits per byte by arm and copy-distance stratum, over all seeds and test windows, with the stratum's share of the bytes."""
     sums = units[units["arm"].isin(arms)].groupby(["stratum", "arm"], sort=False)[["nats", "bytes"]].sum().reset_index()
-    total = sums.groupby("arm")["bytes"].transform("sum")
-    return sums.assign(bits_per_byte=sums["nats"] / np.log(2) / sums["bytes"], share=sums["bytes"] / total).drop(
-        columns=["nats", "bytes"]
-    )
+    sums["bits_per_byte"] = sums["nats"] / np.log(2) / sums["bytes"]
+    sums["share"] = sums["bytes"] / sums.groupby("arm")["bytes"].transform("sum")
+    return sums.drop(columns=["nats", "bytes"])
 
 
 def strata(units: pd.DataFrame, arms: list[str]) -> Figure:

@@ -1,0 +1,184 @@
+"""The ``orchard`` command: one message for every expected error, exit statuses, quick start, the commands' output."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchard.cli import main
+from orchard.errors import OrchardError
+from orchard.notebooks import Execution
+from orchard.notebooks.parameters import parse_value
+from orchard.runs import Store, execute
+from toy_runs import Square
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> object:
+    """``main`` handles SIGTERM from then on; put back what was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and error of a command."""
+    try:
+        main(arguments)
+        status = 0
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The store that the commands use by default here, with two runs."""
+    store = Store()
+    execute([Square.Config(number=n, label=f"square of {n}") for n in (3, 4)], store, jobs=1, report=lambda line: None)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("smoke", "smoke"), ("2", 2), ("[0, 1]", [0, 1]), ("None", None), ("null", None), ("1e-3", 1e-3), ("0.5", 0.5), ("true", True),
+     ("2026-11-23", "2026-11-23"), ("my file #2.txt", "my file #2.txt"), ("a: b", "a: b"), ("'2'", "2"), ("@x", "@x"), ("{", "{"),
+     ("../shared/data", "../shared/data"), ("", None)],
+)  # fmt: skip
+def test_values_of_parameters(text: str, value: object) -> None:
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reproduce", "ratention"], ["no paper 'ratention'", "did you mean 'rattention'?"]),
+        (["reproduce", "rattention", "-p", "PROFIL", "smoke"], ["no parameter 'PROFIL'", "did you mean 'PROFILE'?"]),
+        (["reproduce", "rattention", "--profile", "smok"], ["'smok'", "did you mean 'smoke'?"]),
+        (["reproduce", "rattention", "--profile", "paper"], ["too large for notebooks", "--dry-run"]),
+        (["reproduce", "rattention", "-p", "DATA", "./absent"], ["./absent", "give an existing file or folder"]),
+        (["reproduce", "rattention", "-p", "DATA", "nobody/nothing"], ["nobody/nothing", "embedded"]),
+        (["reproduce", "rattention", "--engine", "slrum"], ["slrum", "local"]),
+        (["reproduce", "rattention", "-p", "PROFILE"], ["-p takes a name and a value"]),
+        (["run", "ratention"], ["did you mean 'rattention'?"]),
+        (["run", "rattention", "--device", "abacus"], ["abacus", "cpu"]),
+        (["runs", "import", "absent.tar"], ["absent.tar"]),
+        (["runs", "show", "f00"], ["f00", "orchard runs ls"]),
+        (["new", "Not A Slug"], ["'Not A Slug'", "not_a_slug"]),
+        (["claims", "ratention"], ["did you mean 'rattention'?"]),
+    ],
+)
+def test_expected_errors_are_one_message(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    status, out, err = call(capsys, *arguments)
+    assert status in (1, 2)
+    assert err.startswith("orchard: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    for word in words:
+        assert word in err
+
+
+def test_bad_input_and_failure_have_their_own_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "run", "ratention")[0] == 2
+    assert call(capsys, "runs", "show", "f00")[0] == 1
+    assert call(capsys, "no-such-command")[0] == 2
+    assert call(capsys, "--help")[0] == 0
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(OrchardError, match="ratention"):
+        main(["--debug", "run", "ratention"])
+
+
+def test_a_failed_notebook_sets_the_status_and_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = [Execution("p/01", tmp_path, True, 1.0, None, 1), Execution("p/02", tmp_path, False, 1.0, "cell 3: E", 1)]
+    monkeypatch.setattr("orchard.notebooks.reproduce", lambda *_, **__: done)
+    status, out, err = call(capsys, "reproduce", "rattention", "--jobs", "1")
+    assert status == 1
+    assert err == "orchard: 1 of 2 notebooks failed: p/02\n"
+    assert "report: " in out
+
+
+def test_a_full_disk_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "some/file")
+
+    monkeypatch.setattr("orchard.report.build", full)
+    status, _, err = call(capsys, "report")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "No space left on device: 'some/file'" in err
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    look = """
+import sys
+from orchard.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print(sorted({"torch", "pandas", "matplotlib", "lightning", "papermill", "nbformat", "datasets", "numpy"} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_runs_ls_show_export_import_verify_rm(capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path) -> None:
+    first, second = store.ls()
+    out = call(capsys, "runs", "ls")[1]
+    assert first.id in out
+    assert "square of 4" in out
+    shown = json.loads(call(capsys, "runs", "show", first.id[:10])[1])
+    assert shown["result"] == {"square": 9}
+    file, other = tmp_path / "runs.tar", tmp_path / "other"
+    assert "1 runs in" in call(capsys, "runs", "export", str(file), second.id)[1]
+    assert "1 runs are in" in call(capsys, "runs", "import", str(file), "--store", str(other))[1]
+    assert [run.id for run in Store(other).ls()] == [second.id]
+    assert call(capsys, "runs", "verify")[0] == 0
+    (first.folder / "result.json").write_text("{}")
+    status, out, err = call(capsys, "runs", "verify")
+    assert status == 1
+    assert first.id in out
+    assert "1 damaged" in err
+    assert call(capsys, "runs", "rm", second.id)[0] == 0
+    assert Store().ls() == []
+
+
+def test_list_doctor_and_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "list")
+    assert status == 0
+    assert "rattention" in out
+    assert "smoke, gpu, paper" in out
+    status, out, _ = call(capsys, "doctor")
+    assert status == 0
+    for word in ("Python", "torch", "hardware", "store", "free disk", "DejaVuSans"):
+        assert word in out
+    assert call(capsys, "claims")[0] == 0
+
+
+def test_published_scale_is_shown_without_being_run(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "run", "rattention", "--profile", "paper", "--dry-run")
+    assert status == 0
+    for word in ("3B", "12B", "2,877,292,544", "12,582,912,000", "launch: "):
+        assert word in out
+
+
+def test_report_without_notebooks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHARD_OUTPUT", str(tmp_path / "reports"))
+    status, out, _ = call(capsys, "report")
+    assert status == 0
+    assert "report: " in out
+    assert "No notebook has been executed yet" in (tmp_path / "reports" / "index.html").read_text()

@@ -58,6 +58,16 @@ def check_profile(slug: str, profile: str) -> None:
         raise BadInput(f"PROFILE {profile!r} does not exist for {slug}: {closest(profile, profiles)}")
 
 
+def check_seeds(seeds: Any) -> tuple[int, ...] | None:
+    """SEEDS as a tuple: None for the profile's own, a number n for 0 .. n-1, or a list. Raises ``BadInput``."""
+    listed = list(range(seeds)) if type(seeds) is int else seeds
+    if listed is None:
+        return None
+    if not isinstance(listed, Sequence) or not listed or not all(type(seed) is int for seed in listed):
+        raise BadInput(f"SEEDS = {seeds!r}: give None, a number of seeds (1 or more), or a list of whole numbers")
+    return tuple(listed)
+
+
 class Series:
     """A paper's experiments in one setting. Made by :func:`open_series`."""
 
@@ -209,11 +219,7 @@ def _open(
     check_profile(slug, profile)
     check_engine(engine)
     text_source(data)
-    if isinstance(seeds, int):
-        seeds = range(seeds)
-    if seeds is not None and (not len(seeds) or not all(isinstance(s, int) for s in seeds)):
-        raise BadInput(f"SEEDS = {seeds!r}: give None, a number of seeds, or a list of whole numbers")
-    setting = Setting(profile, None if seeds is None else tuple(seeds), data)
+    setting = Setting(profile, check_seeds(seeds), data)
     return Series(slug, notebook, setting, device, engine, store, jobs)
 
 

@@ -86,10 +86,8 @@ def _defaults(draw: Callable[..., Figure], controls: Mapping[str, Control]) -> d
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
         if default is not inspect.Parameter.empty:
             start = default
-        if isinstance(control, tuple):
-            inside = control[0] <= start <= control[1]
-        else:
-            inside = isinstance(control, bool) or start in control
+        choices = [False, True] if isinstance(control, bool) else control
+        inside = control[0] <= start <= control[1] if isinstance(control, tuple) else start in choices
         if not inside:
             raise ValueError(f"explorer: {name} starts at {start!r}, which is not in {control!r}: widen the control")
         values[name] = start

@@ -10,6 +10,7 @@ from all of them.
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -35,6 +36,17 @@ MAX_FILE = 200_000  # bytes
 HEADER = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")  # blank and comment lines at the start
 
 
+@functools.cache  # a process has imported what it has: an upgrade shows in the next one
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+@functools.cache
+def _folder(package: str) -> str | None:
+    spec = importlib.util.find_spec(package)  # finds, does not import
+    return next(iter(spec.submodule_search_locations), None) if spec and spec.submodule_search_locations else None
+
+
 class EmbeddedText(Source):
     """The embedded corpus. Licences: PSF-2.0 (Python), BSD-3-Clause (numpy, scipy, pandas), PSF-based (matplotlib)."""
 
@@ -45,16 +57,10 @@ class EmbeddedText(Source):
     machine_bound = True
 
     def _folders(self) -> dict[str, str]:
-        folders = {"python": sysconfig.get_path("stdlib")}
-        for package in PACKAGES:
-            spec = importlib.util.find_spec(package)  # finds, does not import
-            if spec is not None and spec.submodule_search_locations:
-                folders[package] = next(iter(spec.submodule_search_locations))
-        return folders
+        return {"python": sysconfig.get_path("stdlib"), **{name: found for name in PACKAGES if (found := _folder(name))}}
 
     def _versions(self) -> dict[str, str]:
-        packages = {name: importlib.metadata.version(name) for name in self._folders() if name != "python"}
-        return {"python": platform.python_version(), **packages}
+        return {"python": platform.python_version(), **{name: _version(name) for name in self._folders() if name != "python"}}
 
     def stamp(self) -> Any:
         return [sys.version, self._folders(), self._versions()]

@@ -51,6 +51,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
         raise BadInput(
             f"PROFILE {profile!r} is too large for notebooks; `orchard run SLUG --profile {profile} --dry-run` shows it"
         )
+    series.check_seeds(parameters.get("SEEDS"))
     check_engine(parameters.get("ENGINE", "local"))
     resolve_device(parameters.get("DEVICE", "auto"))
     source = text_source(str(parameters.get("DATA", "embedded")))

@@ -136,14 +136,18 @@ def save(figure: Figure, stem: str | Path, table: pd.DataFrame) -> list[Path]:
     return [_write(stem.with_name(stem.name + ending), data) for ending, data in content.items()]
 
 
-def _render(figure: Figure, kind: str, **options: Any) -> bytes:
-    """The figure as a file. Its layout is settled at the first call: laying out again would shift it by a hair."""
-    buffer = io.BytesIO()
-    with use_style():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None}, **options)
-    return buffer.getvalue()
+def _render(figure: Figure, kind: str) -> bytes:
+    """The figure as a file, drawn once. Its layout is settled at the first call: anew, it would shift by a hair."""
+    drawn: dict[str, bytes] = figure.__dict__.setdefault("_orchard_drawn", {})
+    if kind not in drawn:
+        buffer = io.BytesIO()
+        with use_style():
+            if not drawn:
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
+            figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        drawn[kind] = buffer.getvalue()
+    return drawn[kind]
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -162,7 +166,7 @@ def _write(path: Path, data: bytes) -> Path:
 def mimebundle(figure: Figure) -> tuple[dict[str, str], dict[str, Any]]:
     """What a notebook needs to show ``figure``: a PNG sharp on any screen, sized so that text has its printed ratio."""
     width, height = figure.get_size_inches()
-    data = base64.b64encode(_render(figure, "png", dpi=220)).decode()
+    data = base64.b64encode(_render(figure, "png")).decode()
     axes = [(panel.get_ylabel() or "rows", panel.get_xlabel()) for panel in figure.axes if panel.get_xlabel()]
     words = "Figure: " + "; ".join(f"{y} against {x}" for y, x in axes)  # for screen readers and text front ends
     shown = {"width": round(width * 125), "height": round(height * 125), "alt": words}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.nn import window_mask
-from orchard.papers.rattention.evidence import bits, difference
+from orchard.papers.rattention.evidence import difference
 from orchard.papers.rattention.method import residual_linear_attention
 from orchard.papers.rattention.reference import feature_map
 from orchard.stats import paired_bootstrap
@@ -169,9 +169,3 @@ def published_sweep(published: pd.DataFrame) -> Figure:
     return plot.sweep(
         None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)"
     )
-
-
-__all__ = [
-    "ablation", "bits", "claims_forest", "coverage", "coverage_table", "effects", "feature_entropy", "feature_map_table", "learning_curves", "norm_jump",
-    "norm_jump_table", "pareto", "published_sweep", "strata", "strata_table", "training_loss", "tuning", "window_sweep",
-]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
+import scipy  # its submodules load when first used
 
 Array = npt.NDArray[np.float64]
 Alternative = Literal["two-sided", "less", "greater"]
@@ -72,7 +72,7 @@ def bootstrap_interval(
         return Interval(estimate, math.nan, math.nan, level, "one value: no interval")
     if not np.isfinite(array).all():
         return Interval(math.nan, math.nan, math.nan, level, _not_finite(array))
-    found = scipy_stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (array,), statistic, n_resamples=RESAMPLES, batch=_batch(array.size), confidence_level=level,
         method="percentile", rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
@@ -124,8 +124,8 @@ def sign_test(values: npt.ArrayLike, threshold: float = 0.0, alternative: Altern
     if not np.isfinite(array).all():
         return SignTest(0, 0, 0, math.nan, Interval(math.nan, math.nan, math.nan, 0.95, _not_finite(array)))
     above, below = int((array > threshold).sum()), int((array < threshold).sum())
-    p_value = scipy_stats.binomtest(above, above + below, 0.5, alternative).pvalue if above + below else 1.0
-    found = scipy_stats.quantile_test(array, q=threshold, p=0.5).confidence_interval(0.95)
+    p_value = scipy.stats.binomtest(above, above + below, 0.5, alternative).pvalue if above + below else 1.0
+    found = scipy.stats.quantile_test(array, q=threshold, p=0.5).confidence_interval(0.95)
     low = -math.inf if math.isnan(found.low) else float(found.low)
     high = math.inf if math.isnan(found.high) else float(found.high)
     note = "too few values for a 95 % interval of the median" if math.isinf(low) or math.isinf(high) else ""
@@ -144,11 +144,11 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, alternative: Alternative = "two
     constant = np.ptp(first) == 0 or np.ptp(second) == 0
     if constant or not (np.isfinite(first).all() and np.isfinite(second).all()):
         return RankCorrelation(math.nan, math.nan, exact=False)
-    found = scipy_stats.spearmanr(first, second, alternative=alternative)
+    found = scipy.stats.spearmanr(first, second, alternative=alternative)
     if first.size > EXACT_SPEARMAN:
         return RankCorrelation(float(found.statistic), float(found.pvalue), exact=False)
-    centred = [scipy_stats.rankdata(values) - (first.size + 1) / 2 for values in (first, second)]
-    test = scipy_stats.permutation_test(
+    centred = [scipy.stats.rankdata(values) - (first.size + 1) / 2 for values in (first, second)]
+    test = scipy.stats.permutation_test(
         (centred[0],), lambda ranks, axis: (ranks * centred[1]).sum(axis=axis), permutation_type="pairings",
         vectorized=True, n_resamples=np.inf, alternative=alternative,
     )  # fmt: skip
@@ -160,7 +160,7 @@ def wilson_interval(successes: int, total: int, level: float = 0.95) -> Interval
     _check_level(level)
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"successes={successes} of total={total}: give 0 <= successes <= total and total >= 1")
-    found = scipy_stats.binomtest(successes, total).proportion_ci(level, method="wilson")
+    found = scipy.stats.binomtest(successes, total).proportion_ci(level, method="wilson")
     return Interval(successes / total, float(found.low), float(found.high), level)
 
 

@@ -57,10 +57,16 @@ class EmbeddedText(Source):
     machine_bound = True
 
     def _folders(self) -> dict[str, str]:
-        return {"python": sysconfig.get_path("stdlib"), **{name: found for name in PACKAGES if (found := _folder(name))}}
+        return {
+            "python": sysconfig.get_path("stdlib"),
+            **{name: found for name in PACKAGES if (found := _folder(name))},
+        }
 
     def _versions(self) -> dict[str, str]:
-        return {"python": platform.python_version(), **{name: _version(name) for name in self._folders() if name != "python"}}
+        return {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in self._folders() if name != "python"},
+        }
 
     def stamp(self) -> Any:
         return [sys.version, self._folders(), self._versions()]

@@ -179,6 +179,12 @@ def test_verify_reports_and_changes_nothing(store: Store) -> None:
         store.get_by_prefix(done.id)
 
 
+def test_a_store_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="is not a folder; name another one"):
+        Store(tmp_path / "file")
+
+
 def test_files_are_plain(store: Store) -> None:
     done = store.compute(Square.Config(number=5))
     for name in ("config.json", "status.json", "result.json", "provenance.json"):

@@ -35,6 +35,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
     """
     from orchard import series
     from orchard.data import HubText, text_source
+    from orchard.runs import Store
     from orchard.runs.device import resolve_device
     from orchard.runs.engine import check_engine
 
@@ -51,6 +52,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
         raise BadInput(
             f"PROFILE {profile!r} is too large for notebooks; `orchard run SLUG --profile {profile} --dry-run` shows it"
         )
+    Store(parameters.get("STORE"))
     series.check_seeds(parameters.get("SEEDS"))
     check_engine(parameters.get("ENGINE", "local"))
     resolve_device(parameters.get("DEVICE", "auto"))

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from orchard.errors import OrchardError
+from orchard.errors import BadInput, OrchardError
 from orchard.paths import root
 from orchard.runs.provenance import Stopwatch, environment
 from orchard.runs.run import Identity, Run, Workspace, dependencies, identity, to_json
@@ -130,6 +130,8 @@ class Store:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = store_path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"the run store {self.path} is not a folder; name another one with STORE or $ORCHARD_STORE")
         self.warnings: list[str] = []
 
     # ---------------------------------------------------------------- finding

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from orchard.scaffold import missing
 
 from orchard import publish
 from orchard.claims import load_claims
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting
+from orchard.scaffold import missing
 from orchard.series import paper_module, papers_folder, slugs
 
 GOLDEN = Path(__file__).parents[1] / "golden"

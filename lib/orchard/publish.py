@@ -88,7 +88,7 @@ def results_table() -> str:
                         machine,
                     ]
                 )
-    return _markdown(["paper", "profile", *VERDICTS, "training in the last notebook", "machine"], rows)
+    return _markdown(["paper", "profile", *VERDICTS, "training, sum over runs", "machine"], rows)
 
 
 def card_table(slug: str) -> str:

@@ -73,3 +73,10 @@ def tiny_lm(path: Path, **fields: Any) -> TrainLM.Config:
     return TrainLM.Config(
         model=model, source=LocalText.Config(path=str(path)), tokenizer=ByteTokenizer.Config(), **(settings | fields)
     )
+
+
+class Threads(Run):
+    """Says with how many threads it was computed."""
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        return {"threads": torch.get_num_threads()}

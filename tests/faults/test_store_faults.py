@@ -106,15 +106,20 @@ def test_a_damaged_folder_is_reported_and_redone_never_read(tmp_path: Path, dama
     assert store.verify() == []
 
 
-def test_two_processes_that_want_one_run_compute_it_once(tmp_path: Path) -> None:
-    pipe, log = tmp_path / "pipe", tmp_path / "log"
-    os.mkfifo(pipe)
-    code = f"""
+def waiting_run(store: Path, pipe: Path, log: Path) -> str:
+    """A program that computes one run, which blocks on ``pipe`` while it holds the lock."""
+    return f"""
         from toy_runs import Square
         from orchard.runs import Store
         cfg = Square.Config(number=9, log={str(log)!r}, wait={str(pipe)!r})
-        print(Store({str(tmp_path / "store")!r}).compute(cfg).result["square"], flush=True)
+        print(Store({str(store)!r}).compute(cfg).result["square"], flush=True)
     """
+
+
+def test_two_processes_that_want_one_run_compute_it_once(tmp_path: Path) -> None:
+    pipe, log = tmp_path / "pipe", tmp_path / "log"
+    os.mkfifo(pipe)
+    code = waiting_run(tmp_path / "store", pipe, log)
     first = python(code)
     with open(pipe, "w"):  # returns when the first process computes, holding the lock
         second = python(code)
@@ -128,12 +133,7 @@ def test_two_processes_that_want_one_run_compute_it_once(tmp_path: Path) -> None
 def test_a_waiting_process_takes_over_when_the_other_is_killed(tmp_path: Path) -> None:
     pipe, log = tmp_path / "pipe", tmp_path / "log"
     os.mkfifo(pipe)
-    code = f"""
-        from toy_runs import Square
-        from orchard.runs import Store
-        cfg = Square.Config(number=9, log={str(log)!r}, wait={str(pipe)!r})
-        print(Store({str(tmp_path / "store")!r}).compute(cfg).result["square"], flush=True)
-    """
+    code = waiting_run(tmp_path / "store", pipe, log)
     first = python(code)
     with open(pipe, "w"):
         second = python(code)

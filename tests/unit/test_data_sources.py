@@ -281,7 +281,8 @@ def test_embedded_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_dataset(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     write_rows(tmp_path / "rows.jsonl", [{"text": f"row {i}"} for i in range(100)])
     source = text_source(str(tmp_path / "rows.jsonl")).build()
     table = source.dataset("test")
@@ -363,7 +364,6 @@ def test_bad_fields_and_folders(tmp_path: Path) -> None:
 
 
 def test_hub_without_network() -> None:
-    pytest.importorskip("datasets")
     with pytest.raises(DataError, match=r"'owner/nothing' from the hub .* point DATA at local files") as caught:
         text_source("owner/nothing").build().manifest()
     assert caught.value.__suppress_context__
@@ -377,7 +377,7 @@ def test_hub_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
     import huggingface_hub
 
     class Info:

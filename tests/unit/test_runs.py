@@ -15,7 +15,7 @@ from orchard.runs import RunError, Store, dependencies, execute, identity
 from orchard.runs.code import reached, tree_sha256
 from orchard.runs.engine import plan
 from orchard.runs.store import DamagedRun
-from toy_runs import Square, Total, corpus, tiny_lm
+from toy_runs import Square, Threads, Total, corpus, tiny_lm
 
 
 @pytest.fixture
@@ -69,6 +69,16 @@ def test_compute_once_then_serve(store: Store, tmp_path: Path) -> None:
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["wall_s"] >= 0
     assert facts["threads"] == 1
+
+
+def test_a_run_computes_with_one_thread_whatever_the_caller_has(store: Store) -> None:
+    torch.set_num_threads(2)
+    try:
+        done = store.compute(Threads.Config())
+        assert done.result["threads"] == done.provenance["threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_runs_inside_runs_are_computed_first_and_once(store: Store, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_hardware_rules_on_the_cpu_print_what_was_chosen() -> None:
     assert not hardware.compile
     assert hardware.peak_flops is None
     text = str(hardware)
-    assert all(word in text for word in ("cpu", "32-true", "attention sdpa", "thread", "no MFU"))
+    assert all(word in text for word in ("cpu", "32-true", "attention auto", "thread", "no MFU"))
 
 
 @pytest.mark.parametrize(

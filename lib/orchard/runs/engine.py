@@ -206,20 +206,13 @@ def _alive(pid: int) -> bool:
 
 
 def _work(cfg: Run.Config, expected: str, store: str, device: str) -> float:
-    """Compute one run in this process with one CPU thread, so that its numbers do not depend on how many runs go on at once."""
-    import torch
-
+    """Compute one run in this process; returns the seconds it took."""
     if identity(cfg).id != expected:
         raise RunError(
             "its code or data changed on disk while this program ran; start again (in a notebook: restart the kernel)"
         )
 
     start = time.perf_counter()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        Store(Path(store)).compute(cfg, device)
-    finally:
-        torch.set_num_threads(threads)
+    Store(Path(store)).compute(cfg, device)
     sys.stdout.flush()
     return time.perf_counter() - start

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from orchard.runs.store import Finished
 
 
+THREADS = 1  # CPU threads of a run, alone or among others, so that its numbers do not depend on how many go on at once
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a reader chooses before an experiment: the profile, the seeds (None: the profile's own) and the data."""
@@ -49,7 +52,7 @@ class Workspace:
     folder: Path
     checkpoints: Path
     device: str = "auto"
-    threads: int = 1
+    threads: int = THREADS
     finished: Callable[[Run.Config], Finished] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 

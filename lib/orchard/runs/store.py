@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from orchard.errors import BadInput, OrchardError
 from orchard.paths import root
 from orchard.runs.provenance import Stopwatch, environment
-from orchard.runs.run import Identity, Run, Workspace, dependencies, identity, to_json
+from orchard.runs.run import THREADS, Identity, Run, Workspace, dependencies, identity, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ class Store:
 
     # -------------------------------------------------------------- computing
 
-    def compute(self, cfg: Run.Config, device: str = "auto", threads: int = 1) -> Finished:
+    def compute(self, cfg: Run.Config, device: str = "auto", threads: int = THREADS) -> Finished:
         """The finished run of ``cfg``; computed here if it is missing.
 
         Waits while another process computes the same run, and takes over if that process dies. An attempt that was killed
@@ -217,7 +217,8 @@ class Store:
             )
             watch = Stopwatch()
             work.log(f"run {ident.id} attempt {attempts}: {cfg.label or type(cfg).__qualname__}")
-            result = cfg.clone().build().compute(work)
+            with _threads(threads):
+                result = cfg.clone().build().compute(work)
             write(files / "config.json", to_json(cfg.to_dict()))
             write(files / "result.json", to_json(result))
             provenance = {**environment(), **watch.read(), "threads": threads, "attempts": attempts, **work.notes}
@@ -347,6 +348,18 @@ def check(folder: Path) -> str | None:
         if _sha256(path) != sha256:
             return f"{name} does not have its SHA-256"
     return None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write(path: Path, text: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from orchard.runs.device import resolve_device
+from orchard.runs.run import THREADS
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -24,7 +25,6 @@ class Rule:
 
     pattern: str
     precision: Precision
-    attention: str
     compile: bool
     fused_optimizer: bool
 
@@ -33,14 +33,16 @@ RULES = (
     Rule(
         r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX (4|5|6)0.*|A10G?|A40|A6000).*",
         "bf16-mixed",
-        "sdpa",
         True,
         True,
     ),
-    Rule(r"cuda-.*", "16-mixed", "sdpa", False, True),
-    Rule(r"mps-.*", "32-true", "sdpa", False, False),
-    Rule(r"cpu-.*", "32-true", "sdpa", False, True),
+    Rule(r"cuda-.*", "16-mixed", False, True),
+    Rule(r"mps-.*", "32-true", False, False),
+    Rule(r"cpu-.*", "32-true", False, True),
 )
+
+# orchard.nn chooses by shape, on every device: see `attention` there for the measured rule.
+ATTENTION = "auto (sdpa; banded where the window is short)"
 
 # Dense bf16 peak in FLOP/s, from the makers' data sheets (without sparsity). First match wins.
 BF16_PEAKS = (
@@ -64,7 +66,6 @@ class Hardware:
     device: str
     name: str
     precision: Precision
-    attention: str
     compile: bool
     fused_optimizer: bool
     threads: int
@@ -73,13 +74,13 @@ class Hardware:
     def __str__(self) -> str:
         peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
         return (
-            f"device {self.device} ({self.name}), precision {self.precision}, attention {self.attention}, "
+            f"device {self.device} ({self.name}), precision {self.precision}, attention {ATTENTION}, "
             f"compile {'on' if self.compile else 'off'}, {self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the provenance of a run."""
-        return {"device": self.device, "name": self.name, "precision": self.precision, "attention": self.attention,
+        return {"device": self.device, "name": self.name, "precision": self.precision, "attention": ATTENTION,
                 "compile": self.compile, "threads": self.threads}  # fmt: skip
 
 
@@ -99,7 +100,6 @@ def choose(device: str = "auto") -> Hardware:
         device=device,
         name=name,
         precision=precision,
-        attention=rule.attention,
         compile=rule.compile and not os.environ.get("ORCHARD_NO_COMPILE"),
         fused_optimizer=rule.fused_optimizer,
         threads=torch.get_num_threads(),
@@ -113,8 +113,8 @@ def bf16_peak(name: str) -> float | None:
 
 
 def describe(device: str = "auto") -> str:
-    """One line for people."""
-    return str(choose(device))
+    """One line for people: how runs will be computed, each with ``THREADS`` CPU threads."""
+    return str(replace(choose(device), threads=THREADS))
 
 
 def _cpu_name() -> str:

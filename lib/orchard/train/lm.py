@@ -20,7 +20,7 @@ from orchard.config import REQUIRED, Configurable
 from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
 from orchard.nn import Decoder
 from orchard.runs import Finished, Run, Store, Workspace, execute
-from orchard.train.hardware import Hardware, choose
+from orchard.train.hardware import Hardware, choose, describe
 from orchard.train.seeding import seed_everything
 
 
@@ -146,7 +146,7 @@ def fit(cfg: TrainLM.Config, store: Store | None = None, device: str = "auto") -
 
     Prints the hardware rules that apply.
     """
-    print(choose(device), flush=True)
+    print(describe(device), flush=True)
     return execute([cfg], store, device=device)[0]
 
 

@@ -20,7 +20,9 @@ close_network.close()
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Everything with shapes. orchard.config is left out: it checks its own values, and REQUIRED is no int.
-install_import_hook([f"orchard.{name}" for name in ("nn", "data", "train", "papers", "stats")], "beartype.beartype")
+install_import_hook(
+    [f"orchard.{name}" for name in ("nn", "kernels", "data", "train", "papers", "stats")], "beartype.beartype"
+)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -146,6 +146,8 @@ def missing(slug: str, base: Path | None = None) -> list[str]:
 
     for module, names in MODULES.items():
         path = place["package"] / f"{module}.py"
+        if (place["package"] / module).is_dir():  # a module that has grown into a package
+            path = place["package"] / module / "__init__.py"
         if need(path):
             defined = _defined(path)
             lacking += [f"{path.relative_to(base)} does not define {name}" for name in names if name not in defined]

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Attention
 from orchard.papers.rattention import checks
 from orchard.papers.rattention.golden import GOLDEN_MISPRINT, golden_inputs
 from orchard.papers.rattention.method import RAttention
-from orchard.papers.rattention.reference import recurrent
 
 LIMITS = {"C1": 1e-5, "C2": 2e-5, "C3": 1e-4, "C4": 0, "C4b": 1e-4, "C5": 1e-9, "C6": 0.3, "C17": 0.06}
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from orchard.kernels.residual import naive as reference
 from orchard.nn import window_mask
-from orchard.papers.rattention import reference
 from orchard.papers.rattention.method import (
     ResidualCache,
     default_chunk,

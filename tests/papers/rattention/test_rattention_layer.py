@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Attention, Block, Decoder, RMSNorm, Rotary, attention
 from orchard.papers.rattention import costs
 from orchard.papers.rattention.arms import arm, arm_window, paper_model, parse_arm
 from orchard.papers.rattention.method import RAttention, ResidualCache, local_global
-from orchard.papers.rattention.reference import recurrent
 
 SMALL = {"dim": 24, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "ffn_dim": 32, "vocab_size": 31}
 ARMS = ("full_rope", "full_rnope", "swa@4", "rattn@4", "la", "swa_mem@4", "swa_flops@4")
@@ -59,8 +59,11 @@ def backward(module: RAttention) -> RAttention:
 @pytest.mark.parametrize("window", [-1, 0, 3, 40])
 def test_every_parameter_learns(window):
     module = backward(layer(window=window, qk_norm=RMSNorm.Config(), use_learned_init=True, use_qk_scale=True))
-    used = {name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
-    idle = {"k_scale"} if window == 40 else set()  # no key is ever folded
+    used = {n for n, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-5}
+    idle = {
+        0: {"q_norm.gain", "k_norm.gain"},  # a softmax over one token is 1: what is left is rounding
+        40: {"k_scale"},  # no key is ever folded
+    }.get(window, set())
     assert used == {name for name, _ in module.named_parameters()} - idle
 
 

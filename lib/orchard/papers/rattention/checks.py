@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from orchard.kernels.residual import naive as reference
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm
-from orchard.papers.rattention import costs, reference
+from orchard.papers.rattention import costs
 from orchard.papers.rattention.arms import arm, paper_model
 from orchard.papers.rattention.golden import GOLDEN, GOLDEN_GRADIENTS, GOLDEN_MISPRINT, golden_inputs
 from orchard.papers.rattention.method import (

@@ -1,85 +1,14 @@
-"""Figures of the RATTENTION series: a table in, a figure out."""
+"""Figures of training, ablation and the window sweep."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.nn import window_mask
 from orchard.papers.rattention.evidence import difference
-from orchard.papers.rattention.method import residual_linear_attention
-from orchard.papers.rattention.reference import feature_map
 from orchard.stats import paired_bootstrap
-
-BRANCHES = {"sliding window": "#0173b2", "linear attention": "#de8f05", "not visible": "#ececec"}
-
-
-def coverage_table(length: int = 24, window: int = 5) -> pd.DataFrame:
-    """Which branch lets query t see key s: columns query, key, branch."""
-    t = torch.arange(length)
-    local = window_mask(t, t, window).numpy()
-    past = np.tril(np.ones((length, length), dtype=bool))
-    branch = np.where(local, "sliding window", np.where(past, "linear attention", "not visible"))
-    query, key = np.meshgrid(np.arange(length), np.arange(length), indexing="ij")
-    return pd.DataFrame({"query": query.ravel(), "key": key.ravel(), "branch": branch.ravel()})
-
-
-def coverage(length: int = 24, window: int = 5) -> Figure:
-    """The two branches partition the causal past."""
-    return plot.heat_map(
-        coverage_table(length, window), row="query", column="key", value="branch", x_label="key position s", y_label="query position t",
-        value_label="seen by", colours=BRANCHES,
-    )  # fmt: skip
-
-
-def feature_map_table(scale: float = 1.0, dim: int = 16, draws: int = 512) -> pd.DataFrame:
-    """Entropy of each half of the softmax feature map for random vectors of a given scale, beside the largest possible."""
-    x = torch.randn(draws, dim, generator=torch.Generator().manual_seed(0))
-    rows = []
-    for factor in np.geomspace(0.1, 10, 25):
-        phi = feature_map(x * float(factor * scale), "softmax").unflatten(-1, (2, dim))
-        entropy = -(phi * phi.clamp_min(1e-30).log()).sum(-1).mean()
-        rows.append({"scale": float(factor * scale), "entropy": float(entropy), "arm": "softmax", "seed": 0})
-    return pd.DataFrame(rows)
-
-
-def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> pd.DataFrame:
-    """Root mean square of the linear branch at every position, before and after its norm, for random inputs."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (scale * torch.randn(8, length, 1, 16, generator=generator) for _ in range(3))
-    out, _ = residual_linear_attention(q, k, v, window)
-    size = out.pow(2).mean(-1)
-    normed = size / (size + 1e-6)
-    rows = [
-        {"position": t, "rms": float(value[:, t].mean().sqrt()), "arm": name, "seed": 0}
-        for name, value in (("before the norm", size), ("after the norm", normed)) for t in range(length)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
-    """The linear branch is silent until the window is full; then the norm lifts it to unit size at once."""
-    return plot.learning_curves(
-        norm_jump_table(length, window, scale),
-        x="position",
-        y="rms",
-        x_label="position t (tokens)",
-        y_label="RMS of the linear branch",
-    )
-
-
-def feature_entropy(scale: float = 1.0) -> Figure:
-    """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
-    return plot.learning_curves(
-        feature_map_table(scale),
-        x="scale",
-        y="entropy",
-        x_label="standard deviation of the input",
-        y_label="entropy of φ (nats)",
-    )
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:

@@ -66,7 +66,7 @@ def scalar_decay(
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """Linear attention whose state fades by a_t; `log_decay=None` is a = 1. With g the sum of log a within a chunk:
 
-        O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
+    O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
     if log_decay is not None and (kernel := _kernel("simple_gla", "chunk_simple_gla", v, backend)):
         return _expanded(kernel, q, k, v, state, log_decay)

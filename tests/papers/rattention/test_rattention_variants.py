@@ -116,7 +116,11 @@ def reference(module, x: Tensor) -> Tensor:
             fq, fk, beta = feature_map(q), feature_map(k), torch.zeros(2, TIME, KV_HEADS)
         read = TIME - delay
         late, _ = recurrences.recurrent(
-            fq[:, delay:], fk[:, :read], v[:, :read], gates[:, :read, :, 0].log(), beta[:, :read] if module.extra == 2 else None
+            fq[:, delay:],
+            fk[:, :read],
+            v[:, :read],
+            gates[:, :read, :, 0].log(),
+            beta[:, :read] if module.extra == 2 else None,
         )
         assert late.shape[:2] == shape
         rla = F.pad(late, (0, 0, 0, 0, delay, 0))
@@ -133,7 +137,9 @@ def reference(module, x: Tensor) -> Tensor:
         rest = torch.einsum("bthf,bshf->bhts", feature_map(q), wide(feature_map(k))) * residual_mask(TIME, 3)
         share = module.window_share.sigmoid()[:, None, None]
         weights = share * near + (1 - share) * rest
-        return module.o_proj(torch.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdim=True), wide(v)).flatten(-2))
+        return module.o_proj(
+            torch.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdim=True), wide(v)).flatten(-2)
+        )
     swa = window_branch(module, q, k, v)
     if isinstance(module, SharedNorm):
         return module.o_proj(module.norm(swa + rla).flatten(-2))
@@ -151,7 +157,9 @@ def test_variant_is_its_equation(kind, fields):
     for name, ours, theirs in zip(["x", *dict(module.named_parameters())], *grads, strict=True):
         assert ours is not None, f"{name} does not learn"
         scale = float(theirs.abs().max())
-        torch.testing.assert_close(ours / scale, theirs / scale, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            ours / scale, theirs / scale, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 @torch.no_grad()
@@ -175,11 +183,10 @@ def test_variant_is_causal_and_refuses_what_it_cannot_do(kind, fields):
     assert not grad[0, 10:].any()
     blind = {9: [1, 2, 3, 4, 5]}.get(fields.get("delay"), [])  # the gap that neither branch reads
     assert [t for t in range(10) if not grad[0, t].any()] == blind
+    packed, call = torch.tensor([0, 15]), module if kind is not HeadSplit else module.attend
+    operands = projected(module, x) if kind is HeadSplit else (x,)
     with pytest.raises(ValueError, match=rf"{kind.__name__} does not take packed sequences"):
-        q, k, v = projected(module, x)
-        module.attend(q, k, v, cu_seqlens=torch.tensor([0, 15])) if kind is HeadSplit else module(
-            x, cu_seqlens=torch.tensor([0, 15])
-        )
+        call(*operands, cu_seqlens=packed)
     other = RAttention.Config(dim=DIM, num_heads=HEADS, num_kv_heads=KV_HEADS, window=3).build()
     with pytest.raises(TypeError, match=r"got a ResidualCache: make the cache with its own new_cache"):
         module(x, other.new_cache(1, 9, device="cpu", dtype=torch.float32))
@@ -223,7 +230,12 @@ def test_taylor_features_are_the_second_order_of_exp():
     similarity = (q * k).sum(-1) / 5**0.5
     torch.testing.assert_close((taylor_features(q) * taylor_features(k)).sum(-1), 1 + similarity + similarity**2 / 2)
     assert taylor_features(q).shape[-1] == taylor_dim(5) == 21
-    assert [(taylor_rank(d), taylor_dim(taylor_rank(d)) <= 2 * d) for d in (8, 16, 64, 128)] == [(4, True), (6, True), (14, True), (21, True)]
+    assert [(taylor_rank(d), taylor_dim(taylor_rank(d)) <= 2 * d) for d in (8, 16, 64, 128)] == [
+        (4, True),
+        (6, True),
+        (14, True),
+        (21, True),
+    ]
 
 
 def test_joint_denominator_starts_as_a_window_alone():

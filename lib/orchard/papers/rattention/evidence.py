@@ -62,9 +62,9 @@ def against_full(tables: Tables) -> pd.DataFrame:
 
 
 def ablated(variants: tuple[str, ...], tables: Tables) -> pd.DataFrame:
-    """The base against variants, on all text."""
+    """The base against variants, on all text; a part each, named by the variant."""
     units = tables("ablation_units")
-    return pd.concat([difference(units, "variant", "base", v, f"base − {v}") for v in variants])
+    return pd.concat([difference(units, "variant", "base", v, v) for v in variants])
 
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
@@ -73,5 +73,5 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C7b": partial(sweep_far, "swa_mem"),
     "C8": against_full,
     "C12": partial(ablated, ("identity",)),
-    "C13": partial(ablated, ("no window", "no norm")),
+    "C13": partial(ablated, ("−SWA", "−norm", "head split")),
 }

@@ -1,5 +1,13 @@
 """Figures of the RATTENTION series: a table in, a figure out."""
 
+from orchard.papers.rattention.figures.ablation import (
+    ablation,
+    by_stratum,
+    compare,
+    effects,
+    global_ratio,
+    state_drift,
+)
 from orchard.papers.rattention.figures.build import (
     coverage,
     coverage_table,
@@ -9,9 +17,7 @@ from orchard.papers.rattention.figures.build import (
     norm_jump_table,
 )
 from orchard.papers.rattention.figures.sweep import (
-    ablation,
     claims_forest,
-    effects,
     learning_curves,
     pareto,
     published_sweep,
@@ -24,17 +30,21 @@ from orchard.papers.rattention.figures.sweep import (
 
 __all__ = [
     "ablation",
+    "by_stratum",
     "claims_forest",
+    "compare",
     "coverage",
     "coverage_table",
     "effects",
     "feature_entropy",
     "feature_map_table",
+    "global_ratio",
     "learning_curves",
     "norm_jump",
     "norm_jump_table",
     "pareto",
     "published_sweep",
+    "state_drift",
     "strata",
     "strata_table",
     "training_loss",

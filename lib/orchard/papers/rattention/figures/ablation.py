@@ -1,0 +1,122 @@
+"""Figures of 03_ablate: effects of all variants, loss against cache over the local:global ratio, drift of a bf16 state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from orchard import plot
+from orchard.papers.rattention.ablations import VARIANTS
+from orchard.papers.rattention.evidence import difference
+from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
+from orchard.stats import paired_bootstrap
+
+ROW = 0.145  # inches
+ALL = "all text"
+
+
+def effects(units: pd.DataFrame) -> pd.DataFrame:
+    """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
+    pairs = [(name, change) for name, change in VARIANTS.items() if change.against != name and name != "base"]
+    return pd.DataFrame([
+        {"label": name, "group": change.group, "against": change.against, **_interval(units, name, change.against)}
+        for name, change in pairs
+    ])  # fmt: skip
+
+
+def _interval(units: pd.DataFrame, first: str, second: str) -> dict[str, float]:
+    paired = difference(units, "variant", first, second, first)
+    found = paired_bootstrap(paired["value"].to_numpy(), paired["seed"].to_numpy())
+    return {"effect": found.estimate, "low": found.low, "high": found.high}
+
+
+@use_style()
+def ablation(table: pd.DataFrame) -> Figure:
+    """Effects with intervals, grouped by what is changed; right of zero is worse than the base."""
+    check_columns(table, {c: c for c in ("label", "group", "effect", "low", "high")}, "ablation")
+    groups = list(pd.unique(table["group"]))
+    rows = len(table) + len(groups)
+    made, (axes,) = plot.figure(COLUMN, 0.5 + ROW * rows)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    places: list[float] = []
+    names: list[str] = []
+    place = 0.0
+    for index, group in enumerate(groups):
+        heading = axes.text(
+            0.012, place, group, transform=axes.get_yaxis_transform(), va="center", fontsize=7, weight="bold"
+        )
+        heading.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        for row in table[table["group"] == group].itertuples():
+            place += 1
+            axes.hlines(place, row.low, row.high, color=PALETTE[index % len(PALETTE)], linewidth=1.5)
+            axes.plot(row.effect, place, "o", color=PALETTE[index % len(PALETTE)], markersize=3.6)
+            places.append(place)
+            names.append(str(row.label) if row.against == "base" else f"{row.label}*")
+        place += 1
+    axes.set_yticks(places, names)
+    axes.set_ylim(place - 0.3, -0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("change in test loss (bits/byte)")
+    return made
+
+
+def by_stratum(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """`first` minus `second` on all text and in each copy-distance stratum that has text: label, effect, low, high."""
+    parts = {ALL: units} | {
+        str(name): part for name, part in units.groupby("stratum", sort=False) if part["bytes"].sum()
+    }
+    return pd.DataFrame([{"label": name, **_interval(part, first, second)} for name, part in parts.items()])
+
+
+def compare(units: pd.DataFrame) -> Callable[..., Figure]:
+    """A picture of two variants to choose: where in the text the first is worse (right of zero) than the second."""
+
+    def draw(first: str = "−SWA", second: str = "base") -> Figure:
+        table = by_stratum(units, first, second)
+        return plot.forest(table, x_label=f"{first} minus {second} (bits/byte), by copy distance")
+
+    return draw
+
+
+def global_ratio(table: pd.DataFrame) -> Figure:
+    """Bits per byte against the cache that a decoded token reads, for the ratios of global to local layers."""
+    shown = table[table["variant"].str.startswith("global ")]
+    return plot.pareto(
+        shown.assign(kib=shown["cache_bytes"] / 1024), cost="kib", loss="bits_per_byte", label="variant",
+        x_label="cache read per decoded token (KiB, bf16)", y_label="test loss (bits/byte)",
+    )  # fmt: skip
+
+
+@use_style()
+def state_drift(table: pd.DataFrame) -> Figure:
+    """Relative error of the read-out against the tokens folded in: bf16 solid, fp32 dashed, colour by values."""
+    check_columns(table, {c: c for c in ("values", "dtype", "tokens", "error")}, "state_drift")
+    made, (axes,) = plot.figure(COLUMN, 2.7)
+    markers = "os^D"
+    for index, (values, part) in enumerate(table.groupby("values", sort=False)):
+        for dtype, line in (("bfloat16", "-"), ("float32", "--")):
+            at = part[part["dtype"] == dtype]
+            label = str(values) if dtype == "bfloat16" else "_"
+            axes.plot(
+                at["tokens"],
+                at["error"],
+                line,
+                marker=markers[index % 4],
+                markersize=3,
+                color=PALETTE[index],
+                label=label,
+            )
+    for dtype, line in (("bfloat16", "-"), ("float32", "--")):
+        axes.plot([], [], line, color=INK, label=f"state in {dtype}")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("tokens in the state")
+    axes.set_ylabel("relative error of the read-out")
+    made.legend(loc="outside lower center", ncols=2)
+    return made

@@ -50,11 +50,11 @@ class Size:
 
 # Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured.
 SIZES = {
-    "smoke": Size(steps=12, batch_size=8, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
-    "gpu": Size(steps=250, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=2048),
+    "smoke": Size(steps=20, batch_size=4, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
+    "gpu": Size(steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=2048),
     "paper": Size(steps=95_367, batch_size=1024, seeds=(0,), eval_windows=0, factors=(1.0,), drift_tokens=32_768),
 }
-RATIO_LAYERS = 8  # at least: with fewer there is no 1:7
+RATIO_LAYERS = 12  # at least: 6, 3, 2 and 1 global layers at 1:1, 1:3, 1:5 and 1:7
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ def _thinner(decoder: Decoder.Config, profile: Profile, matrices: int) -> Decode
     return decoder
 
 
+def _learned_start(profile: Profile) -> Decoder.Config:
+    return base(profile, use_learned_init=True, learned_tokens=profile.head_dim)
+
+
 def _own_projections(profile: Profile) -> Decoder.Config:
     return _thinner(_layer(OwnProjections, profile), profile, profile.num_heads + profile.num_kv_heads)
 
@@ -149,12 +153,14 @@ VARIANTS: dict[str, Change] = {
     "own q, k": Change(BRANCH, "the branch has its own W_q, W_k; the feed-forward is thinner", _own_projections),
     "qk scale": Change(BRANCH, "φ(q ⊙ a), φ(k ⊙ b) with learned a, b", partial(base, use_qk_scale=True)),
     "learned start": Change(
-        BRANCH, "S starts from 128 learned tokens, not from 0", partial(base, use_learned_init=True)
+        BRANCH, "S starts from d learned tokens (128 in the official code, where d = 128), not from 0", _learned_start
     ),
-    "inclusive": Change(START, "δ = 0: reads S_t, all tokens; those in the window twice", partial(_delayed, windows=0)),
+    "inclusive": Change(
+        START, "δ = 0: reads S_t, all tokens; those in the window twice", partial(_delayed, windows=0.0)
+    ),
     "overlap": Change(START, "δ = (w + 1)/2: half of the window is read twice", partial(_delayed, windows=0.5)),
     "gap": Change(
-        START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2)
+        START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2.0)
     ),
     "early layers": Change(START, "the branch in the first half of the local layers", partial(_branch_in, half=0)),
     "late layers": Change(START, "the branch in the second half of the local layers", partial(_branch_in, half=1)),
@@ -170,7 +176,7 @@ VARIANTS: dict[str, Change] = {
     ),
     "random window": Change(STRUCTURE, "each training batch draws w + 1 from T/32, T/16, T/8 (SWAX)", _random_window),
     "global 1:3": Change(
-        STRUCTURE, "one global layer in 4, of at least 8 layers", partial(_ratio, period=4), "global 1:3"
+        STRUCTURE, "one global layer in 4, of at least 12 layers", partial(_ratio, period=4), "global 1:3"
     ),
     "global 1:1": Change(STRUCTURE, "one global layer in 2", partial(_ratio, period=2), "global 1:3"),
     "global 1:5": Change(STRUCTURE, "one global layer in 6", partial(_ratio, period=6), "global 1:3"),

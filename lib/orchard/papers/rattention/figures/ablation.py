@@ -36,10 +36,10 @@ def _interval(units: pd.DataFrame, first: str, second: str) -> dict[str, float]:
 @use_style()
 def ablation(table: pd.DataFrame) -> Figure:
     """Effects with intervals, grouped by what is changed; right of zero is worse than the base."""
-    check_columns(table, {c: c for c in ("label", "group", "effect", "low", "high")}, "ablation")
+    check_columns(table, {c: c for c in ("label", "group", "against", "effect", "low", "high")}, "ablation")
     groups = list(pd.unique(table["group"]))
     rows = len(table) + len(groups)
-    made, (axes,) = plot.figure(COLUMN, 0.5 + ROW * rows)
+    made, (axes,) = plot.figure(COLUMN, 0.6 + ROW * rows)
     axes.axvline(0, color=INK, linewidth=0.8)
     places: list[float] = []
     names: list[str] = []
@@ -61,7 +61,8 @@ def ablation(table: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("change in test loss (bits/byte)")
+    others = ", ".join(name for name in pd.unique(table["against"]) if name != "base")
+    axes.set_xlabel("change in test loss (bits/byte)" + (f"\n* against {others}, not the base" if others else ""))
     return made
 
 

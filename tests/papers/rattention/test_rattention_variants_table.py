@@ -13,8 +13,18 @@ from orchard.claims import load_claims
 from orchard.nn import Attention
 from orchard.papers.rattention import ablations, drift
 from orchard.papers.rattention.ablations import SIZES, TUNED, VARIANTS, rates, variant, variant_run
+from orchard.papers.rattention.checks import published
 from orchard.papers.rattention.evidence import EVIDENCE
-from orchard.papers.rattention.figures import ablation, by_stratum, compare, effects, global_ratio, state_drift
+from orchard.papers.rattention.figures import (
+    ablation,
+    beside_paper,
+    by_stratum,
+    compare,
+    effects,
+    global_ratio,
+    reading_table,
+    state_drift,
+)
 from orchard.papers.rattention.method import RAttention
 from orchard.papers.rattention.profiles import PROFILES
 from orchard.papers.rattention.variants import HeadSplit
@@ -159,6 +169,32 @@ def test_figures_draw_every_row():
     assert {text.get_text() for text in global_ratio(ratios).axes[0].texts} == {"global 1:1", "global 1:7"}
     with pytest.raises(ValueError, match="no column 'group'"):
         ablation(pd.DataFrame({"label": ["a"], "effect": [0.0], "low": [0.0], "high": [0.0]}))
+
+
+PAST = {"linear attention": 4}  # of the ten tokens that query 9 may see, with a window of 6
+
+
+@pytest.mark.parametrize(
+    ("delay", "seen"),
+    [
+        (6, {"sliding window": 6, **PAST}),
+        (0, {"both": 6, **PAST}),
+        (3, {"sliding window": 3, "both": 3, **PAST}),
+        (8, {"sliding window": 6, "neither": 2, "linear attention": 2}),
+    ],
+)
+def test_picture_of_what_is_read(delay, seen):
+    table = reading_table(10, 5, delay)
+    assert table[table["query"] == 9]["branch"].value_counts().to_dict() == seen
+    assert (table["branch"] == "future").sum() == 45
+
+
+def test_table_4_stands_beside_ours():
+    found = beside_paper(published(), effects(units()))
+    assert found.loc["identity", "MMLU, paper (points)"] == pytest.approx(35.70 - 42.22)
+    assert found.loc["head split", "Avg, paper (points)"] == pytest.approx(-0.1)
+    assert list(found.index) == ["relu", "identity", "scalar decay", "head split", "−SWA", "−norm"]
+    assert found["effect (bits/byte)"].notna().all()
 
 
 def test_random_window_of_a_batch_is_that_of_the_resumed_batch():

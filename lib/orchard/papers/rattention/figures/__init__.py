@@ -2,10 +2,13 @@
 
 from orchard.papers.rattention.figures.ablation import (
     ablation,
+    beside_paper,
     by_stratum,
     compare,
     effects,
     global_ratio,
+    reading,
+    reading_table,
     state_drift,
 )
 from orchard.papers.rattention.figures.build import (
@@ -30,6 +33,7 @@ from orchard.papers.rattention.figures.sweep import (
 
 __all__ = [
     "ablation",
+    "beside_paper",
     "by_stratum",
     "claims_forest",
     "compare",
@@ -44,6 +48,8 @@ __all__ = [
     "norm_jump_table",
     "pareto",
     "published_sweep",
+    "reading",
+    "reading_table",
     "state_drift",
     "strata",
     "strata_table",

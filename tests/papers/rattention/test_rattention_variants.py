@@ -176,6 +176,21 @@ def test_cache_equals_the_whole_for_every_split(kind, fields):
     assert module.cache_bytes(TIME, 4) == (held - cache.positions.nbytes) / 2  # a batch of two
 
 
+@torch.no_grad()
+@each
+def test_half_precision_keeps_an_fp32_state(kind, fields):
+    module, x = layer(kind, **fields).eval(), torch.randn(2, TIME, DIM)
+    expected = module(x)
+    scale = expected.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ((module(x) - expected) / scale).abs().max() < 0.1
+    module = module.bfloat16()
+    cache = module.new_cache(2, TIME, device="cpu", dtype=torch.bfloat16)
+    found = torch.cat([module(piece, cache) for piece in x.bfloat16().split([9, 1, 11], dim=1)], dim=1)
+    assert (found.dtype, cache.k.dtype, cache.state.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert ((found - expected) / scale).abs().max() < 0.15
+
+
 @each
 def test_variant_is_causal_and_refuses_what_it_cannot_do(kind, fields):
     module, x = layer(kind, **fields).eval(), torch.randn(1, 15, DIM, requires_grad=True)

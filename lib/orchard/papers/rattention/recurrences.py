@@ -180,6 +180,7 @@ class _Chunks:
         return out[:, : self.time].to(self.dtype)
 
 
+@torch.compiler.disable  # looks for a package; the kernels are opaque to the compiler too
 def _kernel(package: str, name: str, v: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """The Triton kernel to use, or None for the form in plain PyTorch. "auto" takes it for half precision on a GPU,
     where the package is installed. Raises ModuleNotFoundError if it was asked for and is not, ValueError on a CPU."""
@@ -202,6 +203,7 @@ def _kernel(package: str, name: str, v: Tensor, backend: str) -> Callable[..., t
     return kernel
 
 
+@torch.compiler.disable
 def _expanded(
     kernel: Callable[..., tuple[Tensor, Tensor]],
     q: Tensor,

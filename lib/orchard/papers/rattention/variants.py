@@ -11,8 +11,6 @@ RATTENTION (arXiv 2506.15545), its section on ablations and Table 4; other sourc
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -116,7 +114,7 @@ class Variant(RAttention):
         if cache is not None:
             cache.state = final.detach()
         q, k = self.place(q, self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
-        return self.combine(self.local(q, k, v, window), rla.to(v.dtype))
+        return self.combine(self.local(q, k, v, window), rla)
 
     def reach(self) -> tuple[int, int]:
         """Window and delay of a call without a cache."""
@@ -144,6 +142,7 @@ class Variant(RAttention):
 
     def combine(self, swa: Tensor, rla: Tensor) -> Tensor:
         """RMS_swa(o_swa) + RMS_rla(o_rla)"""
+        rla = rla.to(swa.dtype)
         swa = swa if self.swa_norm is None else self.swa_norm(swa)
         return swa + (rla if self.rla_norm is None else self.rla_norm(rla))
 
@@ -237,7 +236,7 @@ class SharedNorm(Variant):
         self.norm, self.swa_norm, self.rla_norm = self.rla_norm, None, None
 
     def combine(self, swa: Tensor, rla: Tensor) -> Tensor:
-        return self.norm(swa + rla)
+        return self.norm(swa + rla.to(swa.dtype))
 
 
 class JointDenominator(Variant):
@@ -485,10 +484,9 @@ def taylor_features(x: Float[Tensor, "*rows rank"]) -> Float[Tensor, "*rows feat
     rank = x.shape[-1]
     with no_autocast(x):
         x = x.to(torch.promote_types(x.dtype, torch.float32)) * rank**-0.25
-        pairs = torch.tensor(list(combinations(range(rank), 2)), device=x.device).reshape(-1, 2)
-        return torch.cat(
-            [torch.ones_like(x[..., :1]), x, x.square() * 0.5**0.5, x[..., pairs[:, 0]] * x[..., pairs[:, 1]]], dim=-1
-        )
+        first, second = torch.triu_indices(rank, rank, 1, device=x.device)
+        parts = [torch.ones_like(x[..., :1]), x, x.square() * 0.5**0.5, x[..., first] * x[..., second]]
+        return torch.cat(parts, dim=-1)
 
 
 def exponential_window(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from orchard.kernels.residual import feature_map
 from orchard.kernels.residual.naive import residual_mask
-from orchard.nn import RMSNorm, attention, window_mask
+from orchard.nn import Packed, RMSNorm, attention, window_mask
 from orchard.papers.rattention import recurrences
 from orchard.papers.rattention.method import RAttention
 from orchard.papers.rattention.variants import (
@@ -198,10 +198,9 @@ def test_variant_is_causal_and_refuses_what_it_cannot_do(kind, fields):
     assert not grad[0, 10:].any()
     blind = {9: [1, 2, 3, 4, 5]}.get(fields.get("delay"), [])  # the gap that neither branch reads
     assert [t for t in range(10) if not grad[0, t].any()] == blind
-    packed, call = torch.tensor([0, 15]), module if kind is not HeadSplit else module.attend
-    operands = projected(module, x) if kind is HeadSplit else (x,)
-    with pytest.raises(ValueError, match=rf"{kind.__name__} does not take packed sequences"):
-        call(*operands, cu_seqlens=packed)
+    packed = Packed(torch.tensor([0, 15]))
+    with pytest.raises(ValueError, match=rf"{kind.__name__} does not take packed documents"):
+        module(x, packed=packed)
     other = RAttention.Config(dim=DIM, num_heads=HEADS, num_kv_heads=KV_HEADS, window=3).build()
     with pytest.raises(TypeError, match=r"got a ResidualCache: make the cache with its own new_cache"):
         module(x, other.new_cache(1, 9, device="cpu", dtype=torch.float32))

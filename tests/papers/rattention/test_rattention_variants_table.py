@@ -216,13 +216,11 @@ def test_random_window_of_a_batch_is_that_of_the_resumed_batch():
 
 def test_bf16_state_drifts_and_fp32_does_not():
     q, k, v = drift._random(8, 0.3)
-    errors = {dtype: drift.readout_error(q, k, v, [16, 512], dtype) for dtype in (torch.bfloat16, torch.float32)}
-    assert errors[torch.float32][1] < 1e-5
-    assert 1e-3 < errors[torch.bfloat16][0] < errors[torch.bfloat16][1] < 1
-    frames = [
-        pd.DataFrame({"values": "v", "dtype": str(d)[6:], "tokens": [16, 512], "error": e}) for d, e in errors.items()
-    ]
-    figure = state_drift(pd.concat(frames))
+    table = drift.readout_error(q, k, v, [16, 512])
+    errors = {name: part["error"].tolist() for name, part in table.groupby("dtype")}
+    assert errors["float32"][1] < 1e-5
+    assert 1e-3 < errors["bfloat16"][0] < errors["bfloat16"][1] < 1
+    figure = state_drift(table.assign(values="v"))
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2, 0, 0]
 
 

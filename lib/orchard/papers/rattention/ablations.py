@@ -17,6 +17,7 @@ import pandas as pd
 
 from orchard.config import replace
 from orchard.nn import Attention, Decoder
+from orchard.papers.rattention.drift import StateDrift
 from orchard.papers.rattention.method import RAttention
 from orchard.papers.rattention.profiles import Profile, chosen, family, model, run_config
 from orchard.papers.rattention.sweep import best_rates, units_table
@@ -50,7 +51,7 @@ class Size:
 
 # Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured.
 SIZES = {
-    "smoke": Size(steps=20, batch_size=4, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
+    "smoke": Size(steps=16, batch_size=4, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
     "gpu": Size(steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=2048),
     "paper": Size(steps=95_367, batch_size=1024, seeds=(0,), eval_windows=0, factors=(1.0,), drift_tokens=32_768),
 }
@@ -242,3 +243,22 @@ def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant, seed, test window and stratum: nats and bytes."""
     profile, _ = chosen(setting)
     return units_table([({"variant": v}, s, d) for v, s, _, d in _ablated(setting, run)], profile)
+
+
+def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
+    profile, size = chosen(setting)[0], SIZES[setting.profile]
+    seed = _seeds(setting)[0]
+    base = variant_run("base", setting, seed, rates(setting, run)["base"])
+    cfg = StateDrift.Config(model=base, tokens=size.drift_tokens, head_dim=profile.head_dim, label="state drift")
+    return dict(run([cfg])[0].result)
+
+
+def state_drift(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per kind of values, dtype and number of tokens: relative error of the read-out."""
+    return pd.DataFrame(_drift(setting, run)["rows"])
+
+
+def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per dtype of the state: bits per byte of the trained base, decoded token by token."""
+    bits = _drift(setting, run)["bits_per_byte"]
+    return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])

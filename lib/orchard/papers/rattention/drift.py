@@ -20,12 +20,11 @@ from orchard.config import REQUIRED
 from orchard.data import Windows, tokens
 from orchard.kernels.residual import feature_map
 from orchard.nn import Decoder, DecoderCache
-from orchard.papers.rattention.ablations import SIZES, rates, variant_run
-from orchard.papers.rattention.profiles import chosen
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Run, Workspace
 from orchard.train import TrainLM
 from orchard.train.lm import load_model, token_losses
 
+DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 QUERIES = 64  # read-outs per point
 SYNTHETIC_TOKENS = 8192
 
@@ -35,21 +34,23 @@ def readout_error(
     k: Float[Tensor, "batch time heads head_dim"],
     v: Float[Tensor, "batch time heads head_dim"],
     points: list[int],
-    dtype: torch.dtype = torch.bfloat16,
     name: str = "softmax",
-) -> list[float]:
-    """Relative RMS error of reading with all `q` after each number of tokens in `points`, for a state kept in `dtype`."""
+) -> pd.DataFrame:
+    """Relative RMS error of reading with all `q` after each number of tokens in `points`: columns dtype, tokens, error."""
     fq, fk, v = feature_map(q.double(), name), feature_map(k.float(), name), v.float()
-    shape = (len(k), k.shape[2], fk.shape[-1], v.shape[-1])
-    stored, exact, errors = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=torch.float64), []
+    exact = torch.zeros(len(k), k.shape[2], fk.shape[-1], v.shape[-1], dtype=torch.float64)
+    stored, rows = {dtype: exact.to(dtype) for dtype in DTYPES}, []
     for t in range(max(points)):
         term = fk[:, t, :, :, None] * v[:, t, :, None, :]
-        stored = (stored.float() + term).to(dtype)
-        exact = exact + term.double()
+        exact = exact + term
+        stored = {dtype: (state.float() + term).to(dtype) for dtype, state in stored.items()}
         if t + 1 in points:
-            read, truth = (torch.einsum("bqhf,bhfd->bqhd", fq, state.double()) for state in (stored, exact))
-            errors.append(float((read - truth).square().mean().sqrt() / truth.square().mean().sqrt()))
-    return errors
+            truth = torch.einsum("bqhf,bhfd->bqhd", fq, exact)
+            for dtype, state in stored.items():
+                gap = torch.einsum("bqhf,bhfd->bqhd", fq, state.double()) - truth
+                error = float(gap.square().mean().sqrt() / truth.square().mean().sqrt())
+                rows.append({"dtype": DTYPES[dtype], "tokens": t + 1, "error": error})
+    return pd.DataFrame(rows)
 
 
 @torch.no_grad()
@@ -89,7 +90,7 @@ class StateDrift(Run):
         places = np.unique(np.linspace(0, len(source) - 1, num=cfg.windows).astype(np.int64))
         text = source.batch(places)["tokens"]
         model = load_model(work.result_of(cfg.model), cfg.model)
-        rows = []
+        rows: list[Any] = []
         for values, (q, k, v) in {
             "random, mean 0": _random(cfg.head_dim, 0.0),
             "random, mean 0.3": _random(cfg.head_dim, 0.3),
@@ -97,16 +98,10 @@ class StateDrift(Run):
         }.items():
             last = k.shape[1]
             points = [int(p) for p in np.unique(np.geomspace(min(16, last), last, 10).round())]
-            for dtype in (torch.bfloat16, torch.float32):
-                errors = readout_error(q, k, v, points, dtype)
-                short = str(dtype).removeprefix("torch.")
-                rows += [
-                    {"values": values, "dtype": short, "tokens": p, "error": e}
-                    for p, e in zip(points, errors, strict=True)
-                ]
+            rows += readout_error(q, k, v, points).assign(values=values).to_dict("records")
         bits = {
-            str(dtype).removeprefix("torch."): float(decoded_nats(model, text, dtype).double().mean() / np.log(2))
-            for dtype in (torch.bfloat16, torch.float32)
+            short: float(decoded_nats(model, text, dtype).double().mean() / np.log(2))
+            for dtype, short in DTYPES.items()
         }
         parallel = float(token_losses(model, text).double().mean().detach() / np.log(2))
         return {"rows": rows, "bits_per_byte": bits | {"parallel form": parallel}}
@@ -126,22 +121,3 @@ def _layer_inputs(model: Decoder, text: Tensor) -> tuple[Tensor, Tensor, Tensor]
     q = layer.q_proj(x).unflatten(-1, (layer.num_kv_heads, -1, layer.head_dim))[:, -QUERIES:, :, 0]
     k, v = (p(x).unflatten(-1, (layer.num_kv_heads, layer.head_dim)) for p in (layer.k_proj, layer.v_proj))
     return q, k, v
-
-
-def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
-    profile, size = chosen(setting)[0], SIZES[setting.profile]
-    seed = (setting.seeds or size.seeds)[0]
-    base = variant_run("base", setting, seed, rates(setting, run)["base"])
-    cfg = StateDrift.Config(model=base, tokens=size.drift_tokens, head_dim=profile.head_dim, label="state drift")
-    return dict(run([cfg])[0].result)
-
-
-def state_drift(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of values, dtype and number of tokens: relative error of the read-out."""
-    return pd.DataFrame(_drift(setting, run)["rows"])
-
-
-def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per dtype of the state: bits per byte of the trained base, decoded token by token."""
-    bits = _drift(setting, run)["bits_per_byte"]
-    return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from orchard.config import REQUIRED
-from orchard.papers.rattention import ablations, checks, drift, sweep
+from orchard.papers.rattention import ablations, checks, sweep
 from orchard.papers.rattention.ablations import VARIANTS, variant
 from orchard.papers.rattention.arms import paper_model
 from orchard.papers.rattention.profiles import PROFILES, Profile, model, run_config
@@ -73,8 +73,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "window_sweep_units": sweep.window_sweep_units,
     "ablation": ablations.ablation,
     "ablation_units": ablations.ablation_units,
-    "state_drift": drift.state_drift,
-    "state_dtype_loss": drift.state_dtype_loss,
+    "state_drift": ablations.state_drift,
+    "state_dtype_loss": ablations.state_dtype_loss,
 }
 
 

@@ -17,16 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchard.kernels.residual import feature_dim, feature_map, no_autocast, residual_linear_attention
-from orchard.nn import Attention, Cache, RMSNorm, RollingCache, attention
+from orchard.nn import Attention, Cache, Packed, RMSNorm, RollingCache, attention
 from orchard.papers.rattention.method import RAttention, default_chunk
 from orchard.papers.rattention.recurrences import gated_delta, residual, scalar_decay
 
 
-def refuse_packed(layer: nn.Module, cu_seqlens: Tensor | None) -> None:
+def refuse_packed(layer: nn.Module, packed: Packed | None) -> None:
     """The variants do not reset their state between documents: one clear error instead of a leak."""
-    if cu_seqlens is not None:
+    if packed is not None:
         raise ValueError(
-            f"{type(layer).__name__} does not take packed sequences (cu_seqlens): give one document per row, or use RAttention"
+            f"{type(layer).__name__} does not take packed documents: give one document per row, or use RAttention"
         )
 
 
@@ -72,10 +72,10 @@ class Variant(RAttention):
         self.value_dim = self.head_dim
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None, cu_seqlens: Tensor | None = None
+        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time dim"]:
         """As RAttention; with a cache, tokens go on where it stands, and any number may be given at once."""
-        refuse_packed(self, cu_seqlens)
+        refuse_packed(self, packed)
         if x.shape[1] == 0:
             raise ValueError("attention over an empty sequence: give at least one token")
         if cache is not None and not isinstance(cache, VariantCache):
@@ -425,10 +425,10 @@ class HeadSplit(Attention):
         k: Float[Tensor, "batch time kv_heads head_dim"],
         v: Float[Tensor, "batch time kv_heads head_dim"],
         cache: Cache | None = None,
-        cu_seqlens: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """[o_swa, o_la] along the heads."""
-        refuse_packed(self, cu_seqlens)
+        refuse_packed(self, packed)
         if cache is not None and not isinstance(cache, HeadSplitCache):
             raise TypeError(f"HeadSplit got a {type(cache).__name__}: make the cache with its own new_cache()")
         (q, far_q), (k, far_k), (v, far_v) = (x.chunk(2, dim=2) for x in (q, k, v))

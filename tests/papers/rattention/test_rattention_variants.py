@@ -44,6 +44,7 @@ CASES = [
     (JointDenominator, {}),
     (Taylor, {}),
     (ScalarDecay, {}),
+    (ScalarDecay, {"delay": 1, "feature_map": "relu"}),
     (GatedDelta, {}),
     (RandomWindow, {"windows": [1, 3]}),
     (HeadSplit, {}),
@@ -113,7 +114,7 @@ def reference(module, x: Tensor) -> Tensor:
         if isinstance(module, GatedDelta):
             fq, fk, beta = F.normalize(q, dim=-1), F.normalize(k, dim=-1), gates[..., 1]
         else:
-            fq, fk, beta = feature_map(q), feature_map(k), torch.zeros(2, TIME, KV_HEADS)
+            fq, fk, beta = feature_map(q, name), feature_map(k, name), torch.zeros(2, TIME, KV_HEADS)
         read = TIME - delay
         late, _ = recurrences.recurrent(
             fq[:, delay:],
@@ -273,6 +274,10 @@ def test_decay_starts_with_memories_from_16_to_512_tokens():
         (PlacedBranch, {"branch_qk_norm": True, "qk_norm": None}, "branch_qk_norm needs qk_norm"),
         (SharedNorm, {"output_norm": None}, "output_norm is None"),
         (JointDenominator, {"feature_map": "identity"}, "features above zero; use 'softmax'"),
+        (Taylor, {"feature_map": "relu"}, "Taylor.Config.feature_map is 'relu', but has no effect here: drop it"),
+        (GatedDelta, {"use_learned_init": True}, "use_learned_init is True, but has no effect"),
+        (ScalarDecay, {"use_qk_scale": True}, "use_qk_scale is True, but has no effect"),
+        (JointDenominator, {"use_qk_scale": True}, "use_qk_scale is True, but has no effect"),
         (RandomWindow, {}, r"windows is \[\]: give left contexts"),
         (RandomWindow, {"windows": [1], "delay": 3}, "leave it None"),
         (HeadSplit, {"window": None}, "give the tokens of left context"),

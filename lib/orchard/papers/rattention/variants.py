@@ -61,8 +61,14 @@ class Variant(RAttention):
         delay: int | None = None
 
     extra = 0  # channels per token and kv head that the branch alone needs
+    unused: tuple[str, ...] = ()  # fields of RAttention that this variant has no place for
 
     def __init__(self, cfg: Variant.Config) -> None:
+        for name in self.unused:
+            if getattr(cfg, name) != getattr(RAttention.Config(), name):
+                raise ValueError(
+                    f"{type(self).__name__}.Config.{name} is {getattr(cfg, name)!r}, but has no effect here: drop it"
+                )
         super().__init__(cfg)
         if self.window < 0:
             raise ValueError(f"{type(self).__name__}.Config.window is -1: use RAttention for linear attention alone")
@@ -250,6 +256,8 @@ class JointDenominator(Variant):
     class Config(Variant.Config):
         pass
 
+    unused: tuple[str, ...] = ("use_learned_init", "use_qk_scale")
+
     def __init__(self, cfg: JointDenominator.Config) -> None:
         if cfg.feature_map in ("identity", "relu"):
             raise ValueError(
@@ -286,6 +294,8 @@ class Taylor(Variant):
     class Config(Variant.Config):
         pass
 
+    unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
+
     def __init__(self, cfg: Taylor.Config) -> None:
         super().__init__(cfg)
         self.rank = taylor_rank(self.head_dim)
@@ -308,6 +318,7 @@ class ScalarDecay(Variant):
         recurrence_backend: str = "auto"  # see recurrences.py
 
     gates = 1
+    unused: tuple[str, ...] = ("use_qk_scale",)
 
     def __init__(self, cfg: ScalarDecay.Config) -> None:
         super().__init__(cfg)
@@ -341,6 +352,7 @@ class GatedDelta(ScalarDecay):
         pass
 
     gates = 2
+    unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
 
     def __init__(self, cfg: GatedDelta.Config) -> None:
         super().__init__(cfg)

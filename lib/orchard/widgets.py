@@ -61,8 +61,9 @@ def explorer(draw: Callable[..., Figure], **controls: Control) -> Explorer:
     """Controls for the arguments of ``draw``, which returns a Figure and is called with one value for each of them.
 
     A control is ``(low, high)`` or ``(low, high, step)`` for a slider, a list of numbers for a slider that stops at
-    them alone, a list of other choices for a menu, or a bool for a tick box. It starts at the default of that argument of ``draw``, else at its lowest or first value. Without
-    ipywidgets only the picture for these values is shown. Make it the last expression of its cell.
+    them alone, a list of other choices for a menu, or a bool for a tick box. It starts at the default of that argument
+    of ``draw``, else at its lowest or first value. Without ipywidgets only the picture for these values is shown. Make
+    it the last expression of its cell.
 
     >>> explorer(coverage_map, length=(8, 128, 8), window=(0, 64), arm=["swa", "rattn"])     # doctest: +SKIP
     """

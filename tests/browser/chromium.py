@@ -43,22 +43,31 @@ class Page:
     def __init__(self, endpoint: str) -> None:
         self._socket = websocket.create_connection(endpoint, suppress_origin=True)
         self._numbers, self._session = itertools.count(1), ""
+        self._loaded: set[str] = set()  # loaders whose page has loaded
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, seconds: float = 60, **params: Any) -> dict[str, Any]:
-        """A command of the protocol and its answer; events in between are dropped."""
+        """A command of the protocol and its answer."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
         end = time.monotonic() + seconds
-        while True:
-            self._socket.settimeout(max(0.01, end - time.monotonic()))
-            answer = json.loads(self._socket.recv())
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
+        while (answer := self._receive(end)).get("id") != number:
+            pass
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']['message']}")
+        return answer["result"]
+
+    def _receive(self, end: float) -> dict[str, Any]:
+        """The next message; pages that have loaded are noted. Raises websocket.WebSocketTimeoutException at `end`."""
+        self._socket.settimeout(max(0.01, end - time.monotonic()))
+        message: dict[str, Any] = json.loads(self._socket.recv())
+        if message.get("method") == "Page.lifecycleEvent" and message["params"]["name"] == "load":
+            self._loaded.add(message["params"]["loaderId"])
+        return message
 
     def value(self, expression: str, seconds: float = 60) -> Any:
         """What an expression gives, as JSON; an exception of the page is raised here."""
@@ -85,10 +94,12 @@ class Page:
             seconds + 10,
         )
 
-    def open(self, url: str) -> None:
-        """Go to a page; returns when its document is there."""
-        self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+    def open(self, url: str, seconds: float = 60) -> None:
+        """Go to a page; returns when it has loaded."""
+        end = time.monotonic() + seconds
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while loader not in self._loaded:
+            self._receive(end)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Press the left button at a point of the window, move to another and let go."""

@@ -34,7 +34,7 @@ from orchard.papers.rattention import costs
 from orchard.papers.rattention.method import RAttention
 from orchard.plot.style import GREY, INK, PALETTE
 
-WINDOW, STATE, CHUNK = "window", "recurrent: saved state", "recurrent: own chunk"
+WINDOW, STATE, CHUNK = "window (softmax)", "saved state", "own chunk"
 PARTS = {WINDOW: PALETTE[0], STATE: PALETTE[1], CHUNK: "#f6cf94"}
 MOST_TOKENS = 64  # as many characters can be read under one column
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "→"}
@@ -176,7 +176,7 @@ def received(
     axes.set_xlim(-0.8, len(table) - 0.2)
     _label_tokens(axes, probe.tokens, position)
     axes.set_xlabel("key position s" if len(table) > MOST_TOKENS else "key token s (bold: the query t)")
-    axes.set_ylabel("weight of v$_s$ in the output")
+    axes.set_ylabel("weight of vₛ in the output")
     axes.set_title(
         f"t = {position}, {feature_map}, head {head}, chunks of {chunk}:\n"
         f"|Σ weight · v − layer output| ≤ {table.attrs['gap']:.0e}"

@@ -95,10 +95,12 @@ class Page:
         )
 
     def open(self, url: str, seconds: float = 60) -> None:
-        """Go to a page; returns when it has loaded."""
+        """Go to a page; returns when it has loaded. Asks again while nobody listens: JupyterLab prints its address first."""
         end = time.monotonic() + seconds
-        loader = self.call("Page.navigate", url=url)["loaderId"]
-        while loader not in self._loaded:
+        while "errorText" in (gone := self.call("Page.navigate", url=url)):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{url}: {gone['errorText']}")
+        while gone["loaderId"] not in self._loaded:
             self._receive(end)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:

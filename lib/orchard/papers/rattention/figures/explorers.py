@@ -321,9 +321,10 @@ def published_pareto(
         axes.plot(now["bytes"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
         found = [f"{value:.1f} % at {_binary(held)}" for value, held in zip(now["value"], now["bytes"], strict=True)]
         said.append(f"{family}@{window}: {(found or ['no value'])[0]}")
-    if table["bytes"].max() > 2 * table["bytes"].min():
+    span = table["bytes"].max() / table["bytes"].min()
+    if span > 2:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5) if span < 3 else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -19,6 +19,18 @@ from orchard.papers.rattention.figures.build import (
     norm_jump,
     norm_jump_table,
 )
+from orchard.papers.rattention.figures.explorers import (
+    Probe,
+    probe,
+    published_pareto,
+    published_pareto_table,
+    received,
+    received_table,
+    state_spectrum,
+    state_spectrum_table,
+    token_weights,
+    weighted_values,
+)
 from orchard.papers.rattention.figures.sweep import (
     claims_forest,
     learning_curves,
@@ -32,6 +44,7 @@ from orchard.papers.rattention.figures.sweep import (
 )
 
 __all__ = [
+    "Probe",
     "ablation",
     "beside_paper",
     "by_stratum",
@@ -47,13 +60,22 @@ __all__ = [
     "norm_jump",
     "norm_jump_table",
     "pareto",
+    "probe",
+    "published_pareto",
+    "published_pareto_table",
     "published_sweep",
     "reading",
     "reading_table",
+    "received",
+    "received_table",
     "state_drift",
+    "state_spectrum",
+    "state_spectrum_table",
     "strata",
     "strata_table",
+    "token_weights",
     "training_loss",
     "tuning",
+    "weighted_values",
     "window_sweep",
 ]

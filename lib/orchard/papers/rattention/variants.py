@@ -423,6 +423,7 @@ class HeadSplit(Attention):
         if cfg.window is None:
             raise ValueError("HeadSplit.Config.window is None: give the tokens of left context, 0 or more")
         super().__init__(cfg)
+        self.window: int = cfg.window
         if self.num_kv_heads % 2:
             raise ValueError(f"HeadSplit.Config.num_kv_heads is {self.num_kv_heads}: it must be even to be halved")
         self.feature_map, self.features = cfg.feature_map, feature_dim(cfg.feature_map, self.head_dim)
@@ -457,7 +458,6 @@ class HeadSplit(Attention):
         """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
         if batch < 1 or max_length < 1:
             raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
-        assert self.window is not None
         return HeadSplitCache(
             batch, self.window, self.num_kv_heads // 2, self.head_dim, self.features, device=device, dtype=dtype
         )

@@ -32,8 +32,10 @@ from orchard.papers.rattention.figures.explorers import (
     weighted_values,
 )
 from orchard.papers.rattention.figures.sweep import (
+    arm_effects,
     claims_forest,
     learning_curves,
+    noninferiority,
     pareto,
     published_sweep,
     strata,
@@ -46,6 +48,7 @@ from orchard.papers.rattention.figures.sweep import (
 __all__ = [
     "Probe",
     "ablation",
+    "arm_effects",
     "beside_paper",
     "by_stratum",
     "claims_forest",
@@ -57,6 +60,7 @@ __all__ = [
     "feature_map_table",
     "global_ratio",
     "learning_curves",
+    "noninferiority",
     "norm_jump",
     "norm_jump_table",
     "pareto",

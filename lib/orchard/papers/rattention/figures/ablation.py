@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.papers.rattention.ablations import VARIANTS
-from orchard.papers.rattention.evidence import difference
+from orchard.papers.rattention.evidence import interval
 from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
-from orchard.stats import paired_bootstrap
 
 ROW = 0.145  # inches
 ALL = "all text"
@@ -39,15 +38,9 @@ def effects(units: pd.DataFrame) -> pd.DataFrame:
     """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
     pairs = [(name, change) for name, change in VARIANTS.items() if change.against != name and name != "base"]
     return pd.DataFrame([
-        {"label": name, "group": change.group, "against": change.against, **_interval(units, name, change.against)}
+        {"label": name, "group": change.group, "against": change.against, **interval(units, "variant", name, change.against)}
         for name, change in pairs
     ])  # fmt: skip
-
-
-def _interval(units: pd.DataFrame, first: str, second: str) -> dict[str, float]:
-    paired = difference(units, "variant", first, second, first)
-    found = paired_bootstrap(paired["value"].to_numpy(), paired["seed"].to_numpy())
-    return {"effect": found.estimate, "low": found.low, "high": found.high}
 
 
 @use_style()
@@ -114,7 +107,7 @@ def by_stratum(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     parts = {ALL: units} | {
         str(name): part for name, part in units.groupby("stratum", sort=False) if part["bytes"].sum()
     }
-    return pd.DataFrame([{"label": name, **_interval(part, first, second)} for name, part in parts.items()])
+    return pd.DataFrame([{"label": name, **interval(part, "variant", first, second)} for name, part in parts.items()])
 
 
 def compare(units: pd.DataFrame) -> Callable[..., Figure]:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.rattention.evidence import interval
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -37,6 +38,17 @@ def window_sweep(table: pd.DataFrame) -> Figure:
     return plot.sweep(
         shown, x="window", y="bits_per_byte", x_label="window w + 1 (tokens)", y_label="test loss (bits/byte)"
     )
+
+
+def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
+    """Every other arm minus ``base`` in bits per byte, with a 95 % interval over seeds and test windows."""
+    names = [name for name in pd.unique(units["arm"]) if name != base]
+    return pd.DataFrame([{"label": name, **interval(units, "arm", name, base)} for name in names])
+
+
+def noninferiority(table: pd.DataFrame) -> Figure:
+    """Arms against full attention: the interval of an arm that matches it lies left of the margin (ticks)."""
+    return plot.forest(table, x_label="test loss minus full attention's (bits/byte)")
 
 
 def pareto(table: pd.DataFrame) -> Figure:

@@ -9,6 +9,7 @@ RAttention (arXiv 2506.15545), section 3; the paper's feature map only.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,7 +54,12 @@ def interpreting() -> bool:
     return True
 
 
-@torch.library.custom_op("orchard::residual_forward", mutates_args=())
+@torch.library.custom_op(
+    "orchard::residual_forward",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, int window, Tensor? initial_state, Tensor? cu_seqlens, int chunk, "
+    "int supertile) -> (Tensor, Tensor, Tensor)",
+)
 def residual_forward(
     q: Tensor,
     k: Tensor,
@@ -79,7 +85,12 @@ def residual_forward(
     return results
 
 
-@torch.library.custom_op("orchard::residual_backward", mutates_args=())
+@torch.library.custom_op(
+    "orchard::residual_backward",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor states, Tensor d_out, Tensor? d_final, int window, "
+    "Tensor? cu_seqlens, int chunk, int supertile) -> (Tensor, Tensor, Tensor, Tensor)",
+)
 def residual_backward(
     q: Tensor,
     k: Tensor,
@@ -186,7 +197,7 @@ def _saved_states(
     states = torch.zeros(supertiles(batch, time, packed, chunk, supertile), kv_heads, 2, dim, dim, dtype=wide)
     folded = torch.einsum("thf,thd->thfd", feature_map(k.flatten(0, 1)), v.flatten(0, 1).to(wide))
     index, ends = 0, _ends(k, cu_seqlens)
-    for i, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(ends)):
         state = 0 if initial_state is None else initial_state[i]
         for first in range(0, b - a, tokens):
             before = folded[a : a + max(0, first - window - 1)].sum(0)
@@ -207,15 +218,50 @@ def _backward_twin(
     chunk: int,
     supertile: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the chunked form; each sequence's initial state is its first saved one."""
-    ends, starts, index = _ends(k, cu_seqlens), [], 0
-    for a, b in zip(ends, ends[1:], strict=False):
-        starts.append(states[index].flatten(1, 2) if b > a else states.new_zeros(k.shape[2], 2 * k.shape[3], k.shape[3]))
+    """The gradients of linear attention are linear attentions, two of them backwards in time (delta = window + 1):
+
+        dphi(q)_t = sum_{s <= t - delta} (dO_t v_s^T) phi(k)_s + dO_t h0^T          h0: the first saved state
+        dphi(k)_s = sum_{t >= s + delta} (v_s dO_t^T) phi(q)_t + v_s dS^T           dS: gradient of the final state
+        dv_s      = sum_{t >= s + delta} (phi(k)_s phi(q)_t^T) dO_t + phi(k)_s dS,  0 for tokens that are never folded
+        dh0       = sum_t phi(q)_t^T dO_t + dS
+    """
+    (heads, dim), kv_heads = q.shape[2:], k.shape[2]
+    groups, wide, ends = heads // kv_heads, accumulator(q), _ends(k, cu_seqlens)
+    reverse = None if cu_seqlens is None else q.shape[1] - cu_seqlens.flip(0)
+    starts, index = [], 0
+    for a, b in pairwise(ends):
+        starts.append(states[index] if b > a else torch.zeros_like(states[0]))
         index += -(-(b - a) // (chunk * supertile))
-    with torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x in (q, k, v, torch.stack(starts))]
-        results = chunked(*inputs[:3], window, "softmax", inputs[3], chunk, cu_seqlens)
-        weights = (d_out, torch.zeros_like(results[1]) if d_final is None else d_final)
-        found = torch.autograd.grad(results, inputs, weights, allow_unused=True, materialize_grads=True)
-    d_q, d_k, d_v, d_initial = (x.contiguous() for x in found)
-    return d_q, d_k, d_v, d_initial
+    start = torch.stack(starts)
+    end = torch.zeros_like(start) if d_final is None else d_final.unflatten(2, (2, dim)).to(wide)
+    folded = torch.cat([torch.arange(b - a) < b - a - window - 1 for a, b in pairwise(ends)])
+    folded = folded.view(*k.shape[:2], 1, 1)
+    grad, value = d_out.to(wide), v.to(wide)
+
+    def backwards(x: Tensor, y: Tensor, z: Tensor, state: Tensor) -> Tensor:
+        """Every query head reads its share of the kv head's state; a group's reads are added up."""
+        x, state = x.repeat_interleave(groups, 2).flip(1), state.repeat_interleave(groups, 1) / groups
+        if reverse is not None:  # the sequences themselves come in the other order
+            state = state.flip(0)
+        out, _ = chunked(x, y.flip(1), z.flip(1), window, "identity", state, chunk, reverse)
+        return out.flip(1).unflatten(2, (kv_heads, groups)).sum(3) * folded
+
+    d_q, d_k, d_v = torch.zeros_like(grad), torch.zeros_like(value), torch.zeros_like(value)
+    d_starts = []
+    for half, sign in enumerate((1, -1)):
+        phi_q, phi_k = ((sign * x.to(wide)).softmax(-1) for x in (q, k))
+        h0, ds = start[:, :, half], end[:, :, half]
+        d_phi, _ = chunked(grad, value, phi_k, window, "identity", h0.transpose(-1, -2), chunk, cu_seqlens)
+        d_q += sign * _softmax_backward(phi_q, d_phi)
+        d_k += sign * _softmax_backward(phi_k, backwards(value, grad, phi_q, ds.transpose(-1, -2)))
+        d_v += backwards(phi_k, phi_q, grad, ds)
+        outer = [
+            torch.einsum("thgf,thgd->hfd", *(x.flatten(0, 1)[a:b].unflatten(1, (kv_heads, groups)) for x in (phi_q, grad)))
+            for a, b in pairwise(ends)
+        ]
+        d_starts.append(torch.stack(outer) + ds)
+    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), torch.cat(d_starts, dim=2)
+
+
+def _softmax_backward(y: Tensor, dy: Tensor) -> Tensor:
+    return y * (dy - (y * dy).sum(-1, keepdim=True))

@@ -6,6 +6,9 @@ that is not there (`Launch.source`, from meta tensors): what is tested is what r
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,3 +189,30 @@ def backward(
         ),
     ]
     return (d_q, d_k, d_v, d_initial), launches
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a kernel takes on the device: shared memory per program, registers and local memory (spills) per thread."""
+
+    shared: int  # bytes
+    registers: int
+    local: int  # bytes
+
+
+def compile_for(launch: Launch, capability: int = 90) -> Compiled:
+    """Compiles a launch for a GPU of that compute capability, which need not be there. Raises if it does not compile.
+
+    The figures are read from the machine code by the `cuobjdump` that triton ships.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    binary = triton.compile(launch.source(), target=GPUTarget("cuda", capability, 32), options=launch.options())
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        log = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", log)}
+    return Compiled(binary.metadata.shared, usage["REG"], max(usage["STACK"], usage["LOCAL"]))

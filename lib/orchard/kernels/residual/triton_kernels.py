@@ -31,11 +31,22 @@ _VARYING = ["time", "delta", "sequences", "supertiles"]  # no new compilation wh
 
 @triton.jit
 @no_type_check
+def _round(x, dtype: tl.constexpr, INTERPRET: tl.constexpr):
+    """x in another type, rounded to nearest even as on a GPU; the interpreter cuts bf16 off instead."""
+    if INTERPRET and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        x = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+@no_type_check
 def _dot(a, b, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
     """a b in fp32; OPERANDS "bf16" rounds the factors, otherwise it names the precision of the fp32 product."""
     if OPERANDS == "bf16":
-        a = a.to(tl.bfloat16)
-        b = b.to(tl.bfloat16)
+        a = _round(a, tl.bfloat16, INTERPRET)
+        b = _round(b, tl.bfloat16, INTERPRET)
         if INTERPRET:  # the interpreter multiplies the bit patterns of bf16
             a = a.to(tl.float32)
             b = b.to(tl.float32)
@@ -190,7 +201,7 @@ def out_fwd(
 
         output += _dot(tl.where(lower, scores, 0.0), value, OPERANDS, INTERPRET)
         offsets, mask = _rows(time_q, values, HEADS * DIM, time_q < length, DIM)
-        tl.store(out + q_base + offsets, output.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + q_base + offsets, _round(output, out.dtype.element_ty, INTERPRET), mask=mask)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -214,8 +225,8 @@ def dq(
 
     for half in range(2):
         sign = 1.0 - 2.0 * half
-        offsets, inside = _state(index, kv, half, channels, channels, KV_HEADS, DIM)
-        state = tl.load(states + offsets, mask=inside, other=0.0)
+        saved, inside = _state(index, kv, half, channels, channels, KV_HEADS, DIM)
+        state = tl.load(states + saved, mask=inside, other=0.0)
         for j in range(tl.minimum(M, tl.cdiv(length, C) - s * M)):
             time_q = (s * M + j) * C + c
             position = time_q - delta
@@ -294,8 +305,8 @@ def dkv(
 
     for half in range(2):
         sign = 1.0 - 2.0 * half
-        offsets, inside = _state(index, kv, half, channels, channels, KV_HEADS, DIM)
-        d_state = tl.load(d_states + offsets, mask=inside, other=0.0)
+        saved, inside = _state(index, kv, half, channels, channels, KV_HEADS, DIM)
+        d_state = tl.load(d_states + saved, mask=inside, other=0.0)
         for back in range(tiles):
             time_q = (s * M + tiles - 1 - back) * C + c
             position = time_q - delta

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -102,3 +106,33 @@ def poisoned() -> Iterator[None]:
         patch.object(torch, "empty_like", lambda *args, **kwargs: fill(empty_like(*args, **kwargs))),
     ):
         yield
+
+
+def compile_whole(device: str) -> None:
+    """The public call under torch.compile(fullgraph=True) is the public call, gradients included."""
+    from orchard.kernels.residual import residual_linear_attention
+
+    assert "triton" not in sys.modules, "importing the call imported triton"
+    compiled = torch.compile(
+        residual_linear_attention, fullgraph=True, backend="inductor" if device == "cuda" else "aot_eager"
+    )
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    inputs = draw((2, 100, 4, 2, 64), dtype=dtype, device=device)
+    found, expected = (
+        evaluate(lambda q, k, v, h, form=form: form(q, k, v, 5, "softmax", h), inputs)
+        for form in (compiled, residual_linear_attention)
+    )
+    assert_close(found, expected, dtype)
+
+
+def without_type_checks(call: str) -> None:
+    """A call of this module in a process without the tests' checks of shapes at run time."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    child = subprocess.run(
+        [sys.executable, "-c", f"import residual_cases; residual_cases.{call}"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert child.returncode == 0, child.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from residual_cases import assert_close, draw, evaluate, exact, poisoned
+from residual_cases import assert_close, draw, evaluate, exact, poisoned, without_type_checks
 
 from orchard.kernels.residual import residual_linear_attention
 from orchard.kernels.residual.fused import fused, residual_forward
@@ -152,9 +152,12 @@ def test_the_same_numbers_twice_on_a_gpu():
 
 
 @gpu
-def test_auto_takes_the_kernels_and_compiles_whole_on_a_gpu():
+def test_auto_takes_the_kernels_on_a_gpu():
     inputs = draw((2, 500, 4, 2, 64), dtype=torch.bfloat16, device=DEVICE)
-    compiled = torch.compile(residual_linear_attention, fullgraph=True)
-    found = evaluate(lambda q, k, v, h: compiled(q, k, v, 63, "softmax", h), inputs)
-    expected = evaluate(lambda q, k, v, h: fused(q, k, v, 63, h), inputs)
-    assert_close(found, expected, torch.bfloat16)
+    found = evaluate(lambda q, k, v, h: residual_linear_attention(q, k, v, 63, "softmax", h), inputs)
+    assert all(map(torch.equal, found, evaluate(lambda q, k, v, h: fused(q, k, v, 63, h), inputs)))
+
+
+@gpu
+def test_compiles_whole_on_a_gpu():
+    without_type_checks("compile_whole('cuda')")

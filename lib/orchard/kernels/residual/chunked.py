@@ -106,8 +106,8 @@ def _packed(
     start, length = (torch.tensor(x, device=device).repeat_interleave(repeats)[:, None] for x in (ends[:-1], lengths))
     place = number[:, None] * chunk + torch.arange(chunk, device=device)  # [chunks, chunk] in the sequence
 
-    def rows(x: Tensor, place: Tensor) -> Tensor:
-        inside = (place >= 0) & (place < length)
+    def rows(x: Tensor, place: Tensor, tokens: Tensor) -> Tensor:
+        inside = (place >= 0) & (place < tokens)
         found = x[0].index_select(0, (start + place.clamp(min=0)).clamp(max=x.shape[1] - 1).flatten())
         return found.unflatten(0, place.shape).masked_fill(~inside[..., None, None], 0)
 
@@ -119,7 +119,8 @@ def _packed(
         ]
         return torch.cat([x[:-1] for x in sums]), torch.stack([x[-1] for x in sums])
 
-    output, final = _chunks(rows(q, place), rows(k, place - lead), rows(v, place - lead), feature_map, scan)
+    keys, values = (rows(x, place - lead, length - lead) for x in (k, v))
+    output, final = _chunks(rows(q, place, length), keys, values, feature_map, scan)
     return output[place < length][None], final
 
 

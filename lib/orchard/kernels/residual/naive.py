@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -129,14 +128,18 @@ def borders(cu_seqlens: Tensor, time: int) -> list[int]:
 
 
 def _each(form: Form, q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor | None, cu: Tensor) -> Pair:
-    """`form` on each packed sequence by itself."""
-    ends, outputs, states = borders(cu, q.shape[1]), [], []
-    for i, (a, b) in enumerate(pairwise(ends)):
-        state = None if start is None else start.expand(len(ends) - 1, -1, -1, -1)[i : i + 1]
-        output, final = form(q[:, a:b], k[:, a:b], v[:, a:b], window, name, state)
-        outputs.append(output)
-        states.append(final)
-    return torch.cat(outputs, dim=1), torch.cat(states)
+    """`form` on each packed sequence by itself; a sequence without tokens keeps its state."""
+    ends = borders(cu, q.shape[1])
+    shape = (len(ends) - 1, k.shape[2], feature_dim(name, q.shape[3]), q.shape[3])
+    wide = accumulator(q)
+    states = torch.zeros(shape, dtype=wide, device=q.device) if start is None else start.to(wide).expand(shape)
+    outputs, finals = [], []
+    for state, a, b in zip(states.split(1), ends, ends[1:], strict=False):
+        if a < b:
+            output, state = form(q[:, a:b], k[:, a:b], v[:, a:b], window, name, state)
+            outputs.append(output)
+        finals.append(state)
+    return torch.cat(outputs, dim=1), torch.cat(finals)
 
 
 def recurrent(
@@ -150,6 +153,7 @@ def recurrent(
 ) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "sequences kv_heads features head_dim"]]:
     """Token by token, as the equation reads. Returns the outputs and the state after the last folded token."""
     check(q, k, window, feature_map)
+    check_shapes(q, k, v, feature_map, initial_state, cu_seqlens)
     if cu_seqlens is not None:
         return _each(recurrent, q, k, v, window, feature_map, initial_state, cu_seqlens)
     batch, time, heads, dim = q.shape
@@ -165,7 +169,7 @@ def recurrent(
             state = state + torch.einsum("bhf,bhd->bhfd", keys[:, folded], values[:, folded])
         grouped = queries[:, t].reshape(batch, kv_heads, heads // kv_heads, -1)
         outputs.append(torch.einsum("bhgf,bhfd->bhgd", grouped, state).reshape(batch, heads, dim))
-    return torch.stack(outputs, dim=1) if outputs else torch.zeros_like(queries[..., :dim]), state
+    return torch.stack(outputs, dim=1), state
 
 
 def quadratic(
@@ -179,6 +183,7 @@ def quadratic(
 ) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "sequences kv_heads features head_dim"]]:
     """The same by one masked [time, time] matrix: o = (phi(q) phi(k)^T * [s <= t - w - 1]) v + phi(q) S_{-1}."""
     check(q, k, window, feature_map)
+    check_shapes(q, k, v, feature_map, initial_state, cu_seqlens)
     if cu_seqlens is not None:
         return _each(quadratic, q, k, v, window, feature_map, initial_state, cu_seqlens)
     batch, time, heads, dim = q.shape

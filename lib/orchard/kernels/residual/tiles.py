@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 TILE_SIZES = (16, 32, 64, 128)  # tl.dot takes 16 or more rows, tl.arange powers of two
 MAX_HEAD_DIM = 128
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Count = int | torch.SymInt  # sizes are symbols while torch.compile traces
 
 
 class Tile(NamedTuple):
@@ -30,7 +31,7 @@ _TABLE = {  # (head_dim at most, factors): tile
     (64, "bf16"): Tile(64, 4, 64, 8, 1),
     (64, "tf32x3"): Tile(32, 4, 32, 8, 1),
     (128, "bf16"): Tile(32, 4, 32, 8, 1),
-    (128, "tf32x3"): Tile(32, 4, 32, 8, 1),
+    (128, "tf32x3"): Tile(16, 8, 32, 8, 1),
 }
 
 
@@ -58,7 +59,7 @@ def choose_tile(q: Tensor, k: Tensor, v: Tensor, tile: tuple[int, int | None] | 
     return found._replace(chunk=chunk, supertile=supertile)
 
 
-def supertiles(batch: int, time: int, sequences: int | None, chunk: int, supertile: int) -> int:
+def supertiles(batch: Count, time: Count, sequences: Count | None, chunk: int, supertile: int) -> Any:
     """States that are saved. For packed sequences a bound that does not depend on their lengths: every sequence ends
     with at most one partial supertile."""
     tokens = chunk * supertile

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from residual_cases import assert_close, draw, evaluate, exact, poisoned, without_type_checks
 
 from orchard.kernels.residual import residual_linear_attention
 from orchard.kernels.residual.fused import fused, residual_forward
+from residual_cases import assert_close, draw, evaluate, exact, poisoned, without_type_checks
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available() and not INTERPRETED

@@ -86,7 +86,8 @@ def _inclusive(
         states = torch.cat([start[:, None], folded], dim=1).cumsum(dim=1)
         return states[:, :-1].flatten(0, 1), states[:, -1]
 
-    output, final = _chunks(*(x.reshape(batch * chunks, chunk, *x.shape[2:]) for x in (q, k, v)), feature_map, scan)
+    q, k, v = (x.reshape(batch * chunks, chunk, *x.shape[2:]) for x in (q, k, v))
+    output, final = _chunks(q, k, v, feature_map, scan)
     return output.reshape(batch, chunks * chunk, *output.shape[2:])[:, :time], final
 
 

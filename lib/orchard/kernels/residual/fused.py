@@ -220,10 +220,10 @@ def _backward_twin(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of linear attention are linear attentions, two of them backwards in time (delta = window + 1):
 
-        dphi(q)_t = sum_{s <= t - delta} (dO_t v_s^T) phi(k)_s + dO_t h0^T          h0: the first saved state
-        dphi(k)_s = sum_{t >= s + delta} (v_s dO_t^T) phi(q)_t + v_s dS^T           dS: gradient of the final state
-        dv_s      = sum_{t >= s + delta} (phi(k)_s phi(q)_t^T) dO_t + phi(k)_s dS,  0 for tokens that are never folded
-        dh0       = sum_t phi(q)_t^T dO_t + dS
+    dphi(q)_t = sum_{s <= t - delta} (dO_t v_s^T) phi(k)_s + dO_t h0^T          h0: the first saved state
+    dphi(k)_s = sum_{t >= s + delta} (v_s dO_t^T) phi(q)_t + v_s dS^T           dS: gradient of the final state
+    dv_s      = sum_{t >= s + delta} (phi(k)_s phi(q)_t^T) dO_t + phi(k)_s dS,  0 for tokens that are never folded
+    dh0       = sum_t phi(q)_t^T dO_t + dS
     """
     (heads, dim), kv_heads = q.shape[2:], k.shape[2]
     groups, wide, ends = heads // kv_heads, accumulator(q), _ends(k, cu_seqlens)
@@ -256,7 +256,9 @@ def _backward_twin(
         d_k += sign * _softmax_backward(phi_k, backwards(value, grad, phi_q, ds.transpose(-1, -2)))
         d_v += backwards(phi_k, phi_q, grad, ds)
         outer = [
-            torch.einsum("thgf,thgd->hfd", *(x.flatten(0, 1)[a:b].unflatten(1, (kv_heads, groups)) for x in (phi_q, grad)))
+            torch.einsum(
+                "thgf,thgd->hfd", *(x.flatten(0, 1)[a:b].unflatten(1, (kv_heads, groups)) for x in (phi_q, grad))
+            )
             for a, b in pairwise(ends)
         ]
         d_starts.append(torch.stack(outer) + ds)

@@ -170,9 +170,7 @@ def backward(
     constants["HEADS"] = heads
     reads = {"q": q, "k": k, "v": v, "d_out": d_out, "delta": delta, **layout.walk}
     launches = [
-        Launch(
-            kernels.dq, (layout.total * heads,), {**reads, "states": states, "d_q": d_q}, constants, tile
-        ),
+        Launch(kernels.dq, (layout.total * heads,), {**reads, "states": states, "d_q": d_q}, constants, tile),
         Launch(
             kernels.state_bwd,
             (layout.sequences * kv_heads, -(-dim // block), 2),

@@ -26,6 +26,7 @@ from torch import Tensor
 Pair = tuple[Tensor, Tensor]
 Form = Callable[..., Pair]
 
+
 def _both_signs(x: Tensor) -> Tensor:
     """[x, -x] on a new axis before the last: [..., d] -> [..., 2, d]."""
     return torch.stack([x, -x], dim=-2)
@@ -127,7 +128,9 @@ def borders(cu_seqlens: Tensor, time: int) -> list[int]:
     return found
 
 
-def _each(form: Form, q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor | None, cu: Tensor) -> Pair:
+def _each(
+    form: Form, q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor | None, cu: Tensor
+) -> Pair:
     """`form` on each packed sequence by itself; a sequence without tokens keeps its state."""
     ends = borders(cu, q.shape[1])
     shape = (len(ends) - 1, k.shape[2], feature_dim(name, q.shape[3]), q.shape[3])

@@ -110,22 +110,14 @@ def _sequence(cu, sequence, time):
 @triton.jit
 @no_type_check
 def _first_supertile(first, sequence, supertiles):
-    if first is None:
-        index = sequence * supertiles
-    else:
-        index = tl.load(first + sequence)
-    return index
+    return sequence * supertiles if first is None else tl.load(first + sequence)
 
 
 @triton.jit
 @no_type_check
 def _owner(owner, index, supertiles):
     """The sequence that a supertile belongs to; when packed, a number >= sequences for one that is not used."""
-    if owner is None:
-        sequence = index // supertiles
-    else:
-        sequence = tl.load(owner + index)
-    return sequence
+    return index // supertiles if owner is None else tl.load(owner + index)
 
 
 @triton.jit(do_not_specialize=_VARYING)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from orchard.kernels.residual.naive import feature_dim, recurrent
+from orchard.kernels.residual.naive import feature_dim, quadratic, recurrent
 
 # Relative root-mean-square error against the recurrence in fp64, the same on the CPU, interpreted and on a GPU.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
@@ -52,14 +53,15 @@ def evaluate(form: Form, inputs: list[Tensor], with_state: bool = True) -> list[
 
 
 def exact(inputs: list[Tensor], window: int, *, with_state: bool = True, **options: object) -> list[Tensor]:
-    """`evaluate` of the definition in fp64 on the CPU. The output's gradient is rounded to the type of q, as it is in
-    the form under test."""
+    """`evaluate` of the definition in fp64 on the CPU, as a matrix where the recurrence would be long. The output's
+    gradient is rounded to the type of q, as it is in the form under test."""
     dtype = inputs[0].dtype
     copies = [x.detach().cpu().double().requires_grad_() for x in inputs]
     name = options.pop("name", "softmax")
 
     def form(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        output, final = recurrent(q, k, v, window, name, state, **options)
+        definition = recurrent if q.shape[1] <= 64 else quadratic
+        output, final = definition(q, k, v, window, name, state, **options)
         return _Rounded.apply(output, dtype), final
 
     return evaluate(form, copies, with_state)
@@ -123,6 +125,12 @@ def compile_whole(device: str) -> None:
         for form in (compiled, residual_linear_attention)
     )
     assert_close(found, expected, dtype)
+    if find_spec("triton"):  # the way to the kernels is traced too: meta tensors have their shapes
+        q, k, v, _ = (x.detach().to("meta") for x in inputs)
+        output, _ = torch.compile(
+            lambda q, k, v: residual_linear_attention(q, k, v, 5, backend="triton"), fullgraph=True, backend="aot_eager"
+        )(q, k, v)
+        assert output.shape == q.shape
 
 
 def without_type_checks(call: str) -> None:

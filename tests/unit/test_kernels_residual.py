@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from orchard.kernels.residual import feature_map, residual_linear_attention
+from orchard.kernels.residual import feature_map, op, residual_linear_attention
 from orchard.kernels.residual.chunked import chunked
 from orchard.kernels.residual.fused import fused, residual_backward, residual_forward
 from orchard.kernels.residual.naive import borders, check_shapes, quadratic, recurrent
@@ -180,6 +182,36 @@ def test_auto_on_the_cpu_is_the_chunked_form(name):
     for a, b in zip(residual_linear_attention(q, k, v, 3, name), chunked(q, k, v, 3, name), strict=True):
         assert torch.equal(a, b)
         assert "residual_forward" not in str(a.grad_fn)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (it is Linux only)")
+def test_auto_on_a_gpu_is_the_kernels_where_they_can_run(monkeypatch):
+    """Tensors that only say they are on a GPU: shapes and the choice, without one."""
+
+    used = []
+    monkeypatch.setattr(op, "fused", lambda *args: used.append(args) or fused(*args))
+    monkeypatch.setattr(op, "chunked", lambda q, k, *_: (q, k.new_empty(1, 2, 1, q.shape[-1])))
+
+    def taken(name="softmax", dtype=torch.bfloat16, dim=64, chunk=None, backend="auto"):
+        q, k = (torch.empty(1, 100, h, dim, dtype=dtype, device="cuda") for h in (4, 2))
+        used.clear()
+        output, _ = residual_linear_attention(q, k, k, 31, name, None, chunk, None, backend)
+        assert (output.shape, output.dtype, output.device.type) == (q.shape, dtype, "cuda")
+        return bool(used)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with FakeTensorMode():
+        assert taken()
+        assert taken(dtype=torch.float32, chunk=32)
+        assert not taken(backend="chunked")
+        assert not taken("relu")
+        assert not taken(dtype=torch.float64)
+        assert not taken(dim=160)
+        assert not taken(chunk=24)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        assert not taken()
+        with pytest.raises(ValueError, match=r"compute capability below 8\.0"):
+            taken(backend="triton")
 
 
 def test_triton_where_it_cannot_run_says_why():

@@ -40,8 +40,8 @@ def residual_linear_attention(
     the batch holds N sequences, each with its own initial and final state; an empty one keeps its initial state.
 
     `backend`: "auto" takes the Triton kernels on a GPU for the paper's feature map where they can run, and the chunked
-    form otherwise; "chunked" and "triton" insist. `chunk_size` None takes each form's own. On a GPU the values of
-    `cu_seqlens` are read back to be checked, except under torch.compile.
+    form otherwise; "chunked" and "triton" insist. `chunk_size` None takes each form's own. The values of
+    `cu_seqlens` are checked except under torch.compile; keep it on the CPU, or a GPU is waited for to read them.
 
     Raises ValueError for a window below -1, shapes that do not fit together, an empty row, an unknown feature map or
     backend, a chunk size the form cannot take, borders that do not rise from 0 to T, and "triton" where it cannot run.
@@ -66,10 +66,14 @@ def _obstacle(q: Tensor, k: Tensor, v: Tensor, feature_map: str, chunk_size: int
         return "triton is not installed (Linux: pip install triton)"
     if not (q.is_cuda or q.is_meta or interpreting()):
         return f"the tensors are on {q.device}, the kernels need a GPU, or TRITON_INTERPRET=1 to be interpreted"
+    # Not asked while torch.compile traces: the call cannot be traced.
+    if q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.get_device_capability(q.device) < (8, 0):
+        return "this GPU has compute capability below 8.0, the kernels need its bf16 and tf32 products"
     if feature_map != "softmax":
         return f"feature_map={feature_map!r}, the kernels hold 'softmax' alone"
-    if unfit := {x.dtype for x in (q, k, v)} - set(DTYPES):
-        return f"inputs of {unfit.pop()}, the kernels take float32, bfloat16 and float16"
+    for x in (q, k, v):
+        if x.dtype not in DTYPES:
+            return f"inputs of {x.dtype}, the kernels take float32, bfloat16 and float16"
     if q.shape[-1] > MAX_HEAD_DIM:
         return f"head_dim={q.shape[-1]}, the kernels take at most {MAX_HEAD_DIM}"
     if chunk_size is not None and chunk_size not in TILE_SIZES:

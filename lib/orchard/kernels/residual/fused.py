@@ -9,6 +9,8 @@ RAttention (arXiv 2506.15545), section 3; the paper's feature map only.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +39,13 @@ def fused(
         initial_state = initial_state.float().expand(sequences, -1, -1, -1)
     output, final, _ = residual_forward(q, k, v, window, initial_state, cu_seqlens, sizes.chunk, sizes.supertile)
     return output, final
+
+
+def _run(launches: Sequence[Any], q: Tensor) -> None:
+    """In order, on the device of q, which need not be the current one."""
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        for each in launches:
+            each.run()
 
 
 def _runs_triton(q: Tensor) -> bool:
@@ -80,8 +89,7 @@ def residual_forward(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     start = None if initial_state is None else initial_state.contiguous()
     results, launches = launch.forward(q, k, v, window, start, cu_seqlens, choose_tile(q, k, v, (chunk, supertile)))
-    for each in launches:
-        each.run()
+    _run(launches, q)
     return results
 
 
@@ -112,8 +120,7 @@ def residual_backward(
     d_final = None if d_final is None else d_final.contiguous()
     tile = choose_tile(q, k, v, (chunk, supertile))
     (d_q, d_k, d_v, d_initial), launches = launch.backward(q, k, v, states, d_out, d_final, window, cu_seqlens, tile)
-    for each in launches:
-        each.run()
+    _run(launches, q)
     return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), d_initial
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from orchard.kernels.residual.naive import recurrent
-from orchard.nn import Attention, Block, Decoder, RMSNorm, Rotary, attention
+from orchard.nn import Attention, Block, Decoder, Packed, RMSNorm, Rotary, attention
 from orchard.papers.rattention import costs
 from orchard.papers.rattention.arms import arm, arm_window, paper_model, parse_arm
 from orchard.papers.rattention.method import RAttention, ResidualCache, local_global
@@ -242,3 +244,24 @@ def test_rotary_of_arms_is_the_papers():
     assert isinstance(
         arm("la", **SMALL).build().new_cache(1, 4, device="cpu", dtype=torch.float32).layers[0], ResidualCache
     )
+
+
+@pytest.mark.parametrize("window", [-1, 0, 5, 40])
+def test_packed_documents_do_not_leak(window):
+    """Outputs and gradients of each document are those it has alone; a NaN in one reaches no other."""
+    ends = [0, 1, 12, 14, 47]
+    packed = Packed(torch.tensor(ends))
+    module = layer(window=window, qk_norm=RMSNorm.Config(), use_learned_init=True, use_qk_scale=True, chunk_size=4)
+    x = torch.randn(1, ends[-1], 24, requires_grad=True)
+    output = module(x, packed=packed)
+    output.sin().sum().backward()
+    for start, end in pairwise(ends):
+        part = x.detach()[:, start:end].requires_grad_()
+        alone = module(part)
+        alone.sin().sum().backward()
+        torch.testing.assert_close(output[:, start:end], alone, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(x.grad[:, start:end], part.grad, atol=5e-5, rtol=1e-3)
+    poisoned = x.detach().clone()
+    poisoned[:, 1:12] = float("nan")
+    found = module(poisoned, packed=packed)[0]
+    assert found.isnan().any(-1).nonzero().flatten().tolist() == list(range(1, 12))

@@ -11,8 +11,6 @@ Shapes: q [batch, time, heads, head_dim]; k, v [batch, time, kv_heads, head_dim]
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -105,7 +103,7 @@ class RAttention(Attention):
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)  # gain [heads, head_dim]; None = plain sum
-        chunk_size: int | None = None  # None = default_chunk(head_dim)
+        chunk_size: int | None = None  # None: what each form takes by itself, default_chunk(head_dim) or a kernel's tile
         use_learned_init: bool = False  # state starts from `learned_tokens` keys and values instead of zero
         learned_tokens: int = 128
         use_qk_scale: bool = False  # learned gains per channel on the q and k that phi sees
@@ -123,7 +121,7 @@ class RAttention(Attention):
         super().__init__(cfg)
         self.window: int = window
         self.feature_map, self.features = cfg.feature_map, features * self.head_dim
-        self.chunk_size = default_chunk(self.head_dim) if cfg.chunk_size is None else cfg.chunk_size
+        self.chunk_size = cfg.chunk_size
         self.swa_norm = self.rla_norm = None
         if cfg.output_norm is not None:
             cfg.output_norm.set(dim=[self.num_heads, self.head_dim])
@@ -135,6 +133,11 @@ class RAttention(Attention):
         self.init_v = nn.Parameter(torch.randn(shape)) if learned else None
         self.q_scale = nn.Parameter(torch.ones(self.head_dim)) if cfg.use_qk_scale else None
         self.k_scale = nn.Parameter(torch.ones(self.head_dim)) if cfg.use_qk_scale else None
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Tokens per chunk of the plain PyTorch form."""
+        return default_chunk(self.head_dim) if self.chunk_size is None else self.chunk_size
 
     def initial_state(self) -> Float[Tensor, "1 kv_heads features head_dim"] | None:
         """h0 = sum of phi(k)^T v over the learned tokens; None, which means zero, without them."""
@@ -190,8 +193,8 @@ class RAttention(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, window: int, state: Tensor | None, packed: Packed | None = None
     ) -> tuple[Tensor, Tensor]:
         q, k = _scaled(q, self.q_scale), _scaled(k, self.k_scale)
-        ends: dict[str, Any] = {} if packed is None else {"cu_seqlens": packed.cu_seqlens}
-        rla, final = residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size, **ends)
+        ends = None if packed is None else packed.cu_seqlens
+        rla, final = residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size, ends)
         return rla.to(v.dtype), final
 
     def new_cache(
@@ -214,7 +217,7 @@ class RAttention(Attention):
         """As Attention, plus 2H F d (read) + 2Hk F d (fold) + 2H C (F + d) (within a chunk of C) for each token beyond
         the window; F features. The chunked form computes whole C x C tiles, so they are counted whole (section 3.7)."""
         active = max(length - self.window - 1, 0)
-        chunk = min(self.chunk_size, active)
+        chunk = min(self.tokens_per_chunk, active)
         states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.head_dim
         tiles = 2 * self.num_heads * chunk * (self.features + self.head_dim)
         return super().flops_per_token(length) + (states + tiles) * active / length

@@ -176,7 +176,7 @@ class Variant(RAttention):
     def flops_per_token(self, length: int) -> float:
         """As RAttention, for this delay and this state, with the matrices that the branch has for itself."""
         active = max(length - self.delay, 0)
-        chunk = min(self.chunk_size, active)
+        chunk = min(self.tokens_per_chunk, active)
         states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.value_dim
         tiles = 2 * self.num_heads * chunk * (self.features + self.value_dim)
         own = sum(2 * p.numel() for name, p in self.named_parameters() if name.startswith("branch_") and p.ndim == 2)
@@ -272,7 +272,7 @@ class JointDenominator(Variant):
         self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(scalar_decay, q, k, with_one(v.to(q.dtype)), window, state, chunk=self.chunk_size)
+        return residual(scalar_decay, q, k, with_one(v.to(q.dtype)), window, state, chunk=self.tokens_per_chunk)
 
     def local(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         return exponential_window(q, k, v, window)
@@ -305,7 +305,7 @@ class Taylor(Variant):
         self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, k = taylor_features(q[..., : self.rank]), taylor_features(k[..., : self.rank])
-        return residual(scalar_decay, q, k, v, window, state, chunk=self.chunk_size)
+        return residual(scalar_decay, q, k, v, window, state, chunk=self.tokens_per_chunk)
 
 
 class ScalarDecay(Variant):
@@ -338,7 +338,7 @@ class ScalarDecay(Variant):
         self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        options = {"chunk": self.chunk_size, "backend": self.recurrence_backend}
+        options = {"chunk": self.tokens_per_chunk, "backend": self.recurrence_backend}
         return residual(scalar_decay, q, k, v, window, state, extra[..., 0], **options)
 
 
@@ -363,7 +363,7 @@ class GatedDelta(ScalarDecay):
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(q):
             q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
-        options = {"chunk": self.chunk_size, "backend": self.recurrence_backend}
+        options = {"chunk": self.tokens_per_chunk, "backend": self.recurrence_backend}
         return residual(gated_delta, q, k, v, window, state, extra[..., 0], extra[..., 1].float().exp(), **options)
 
 
@@ -427,10 +427,15 @@ class HeadSplit(Attention):
         if self.num_kv_heads % 2:
             raise ValueError(f"HeadSplit.Config.num_kv_heads is {self.num_kv_heads}: it must be even to be halved")
         self.feature_map, self.features = cfg.feature_map, feature_dim(cfg.feature_map, self.head_dim)
-        self.chunk_size = default_chunk(self.head_dim) if cfg.chunk_size is None else cfg.chunk_size
+        self.chunk_size = cfg.chunk_size
         self.output_norm = None
         if cfg.output_norm is not None:  # the mean is per head, so one module with a gain per head serves both halves
             self.output_norm = cfg.output_norm.set(dim=[self.num_heads, self.head_dim]).build()
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Tokens per chunk of the plain PyTorch form."""
+        return default_chunk(self.head_dim) if self.chunk_size is None else self.chunk_size
 
     def attend(
         self,
@@ -469,7 +474,7 @@ class HeadSplit(Attention):
 
     def flops_per_token(self, length: int) -> float:
         """Projections, half of the window's scores, and linear attention for the other half of the heads."""
-        heads, kv_heads, chunk = self.num_heads // 2, self.num_kv_heads // 2, min(self.chunk_size, length)
+        heads, kv_heads, chunk = self.num_heads // 2, self.num_kv_heads // 2, min(self.tokens_per_chunk, length)
         projections = 2 * self.dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
         states = 2 * (heads + kv_heads) * self.features * self.head_dim
         tiles = 2 * heads * chunk * (self.features + self.head_dim)

@@ -12,6 +12,7 @@ from orchard.nn.attention import (
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.generation import Sampling, generate_each, stream
 from orchard.nn.norm import RMSNorm
+from orchard.nn.packed import Packed
 from orchard.nn.rotary import Rotary
 from orchard.nn.transformer import Block, Decoder, DecoderCache
 
@@ -23,6 +24,7 @@ __all__ = [
     "DecoderCache",
     "FeedForward",
     "FullCache",
+    "Packed",
     "RMSNorm",
     "RollingCache",
     "Rotary",

@@ -25,7 +25,7 @@ class Rotary(nn.Module, Configurable):
     class Config(Configurable.Config):
         dim: int = REQUIRED  # head_dim, pushed down by the attention layer
         theta: float = 10_000.0
-        max_length: int | None = None  # tokens a sequence may have; None = as many as float32 tells apart, 2^24
+        max_length: int | None = None  # positions from here on are refused; None = 2^24, what float32 tells apart
 
     def __init__(self, cfg: Rotary.Config) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Rotary(nn.Module, Configurable):
         self.dim, self.theta = cfg.dim, cfg.theta
         self.max_length = FARTHEST if cfg.max_length is None else cfg.max_length
         if not 1 <= self.max_length <= FARTHEST:
-            raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: use 1 to 2^24, or None for 2^24")
+            raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: give 1 to 2^24, or None for 2^24")
         self._frequencies: Tensor | None = None  # [dim / 2], float32 whatever the type of the model; no buffer, so no cast
 
     def forward(
@@ -62,8 +62,8 @@ class Rotary(nn.Module, Configurable):
         """Raise ValueError if a sequence of `length` tokens has positions beyond `max_length`."""
         if length > self.max_length:
             raise ValueError(
-                f"a sequence of {length} tokens is beyond the rotary range of {self.max_length}: shorten it, or raise "
-                f"Rotary.Config.max_length (at most 2^24; float32 tells no more positions apart)"
+                f"rotary position {length - 1}, but Rotary.Config.max_length is {self.max_length}: give shorter text, "
+                "or raise max_length (to at most 2^24: float32 tells no more positions apart)"
             )
 
     @torch.inference_mode(False)  # they outlive a call made in inference mode, and training may come next

@@ -135,7 +135,9 @@ def test_generation_equals_the_full_forward_in_constant_memory(name: str, window
     assert {layer.get_seq_length() for layer in layers} == {22}
     expected = 2 * 4 * (2 * (window + 1) * 2 * 8 + 2 * 16 * 8)
     assert [layer.bytes() for layer in layers[:3]] == [expected] * 3
-    logits = [model(part, past_key_values=past).logits for past in [fresh(model, x)] for part in slow.split([5, 1, 9, 8], 1)]
+    logits = [
+        model(part, past_key_values=past).logits for past in [fresh(model, x)] for part in slow.split([5, 1, 9, 8], 1)
+    ]
     torch.testing.assert_close(torch.cat(logits, dim=1), model(slow).logits, atol=1e-4, rtol=1e-4)
 
 
@@ -175,7 +177,7 @@ def test_padding_on_the_left_is_refused_and_on_the_right_is_harmless_without_a_c
     left, right = mask.clone(), mask.clone()
     left[0, :4], right[0, -4:] = 0, 0
     for bad, options in ((left, {}), (left, {"use_cache": False}), (right, {})):
-        with pytest.raises(BadInput, match="padding or positions with gaps.*equal length together, or one at a time"):
+        with pytest.raises(BadInput, match=r"padding or positions with gaps.*equal length together, or one at a time"):
             model(x, attention_mask=bad, **options)
     with pytest.raises(BadInput, match="padding"):
         model.generate(x, attention_mask=left, max_new_tokens=3)

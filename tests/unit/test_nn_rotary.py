@@ -56,9 +56,9 @@ def test_range() -> None:
     x = torch.randn(1, 3, 1, 4)
     short = Rotary.Config(dim=4, max_length=8).build()
     short(x, torch.tensor([5, 6, 7]))
-    with pytest.raises(ValueError, match=r"rotary position 8, but Rotary.Config.max_length is 8: give shorter text"):
+    with pytest.raises(ValueError, match=r"rotary position 8, but Rotary\.Config\.max_length is 8: give shorter text"):
         short(x, torch.tensor([6, 7, 8]))
-    with pytest.raises(ValueError, match="rotary position 16777216, but .* is 16777216"):  # float32(2^24 + 1) is 2^24
+    with pytest.raises(ValueError, match=r"rotary position 16777216, but .* is 16777216"):  # float32(2^24 + 1) is 2^24
         Rotary.Config(dim=4).build()(x, torch.tensor([0, 1, 2**24]))
     for length in (0, 2**24 + 1):
         with pytest.raises(ValueError, match=rf"max_length is {length}: give 1 to 2\^24"):

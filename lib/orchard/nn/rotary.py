@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
 
-
 FARTHEST = 2**24  # float32 counts no further in ones: beyond, neighbouring tokens would get one position
 
 
@@ -37,7 +36,9 @@ class Rotary(nn.Module, Configurable):
         self.max_length = FARTHEST if cfg.max_length is None else cfg.max_length
         if not 1 <= self.max_length <= FARTHEST:
             raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: give 1 to 2^24, or None for 2^24")
-        self._frequencies: Tensor | None = None  # [dim / 2], float32 whatever the type of the model; no buffer, so no cast
+        self._frequencies: Tensor | None = (
+            None  # [dim / 2], float32 whatever the type of the model; no buffer, so no cast
+        )
 
     def forward(
         self,

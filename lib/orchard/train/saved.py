@@ -93,7 +93,9 @@ def save_model(folder: str | Path, saved: TextModel) -> Path:
     """
     target = Path(folder).expanduser().absolute()
     if target.exists() and not _replaceable(target):
-        raise SavedModelError(f"{target} is not empty and holds no saved model: choose another folder, it is left alone")
+        raise SavedModelError(
+            f"{target} is not empty and holds no saved model: choose another folder, it is left alone"
+        )
     weights = {name: value.detach().cpu().contiguous() for name, value in saved.model.state_dict().items()}
     trees = {"model": saved.config.to_dict(), "tokenizer": saved.tokenizer.cfg.to_dict()}
     for name, tree in trees.items():
@@ -236,7 +238,9 @@ def _content(place: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SavedModelError(f"{place} cannot be read ({error}): copy it again, or save the model anew") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise SavedModelError(f"{place} is not of the format {FORMAT!r}: save the model with this version of the library")
+        raise SavedModelError(
+            f"{place} is not of the format {FORMAT!r}: save the model with this version of the library"
+        )
     parts = {"model": dict, "tokenizer": dict, "notes": dict, "files": dict}
     if bad := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
         raise SavedModelError(f"{place} lacks {', '.join(bad)}: copy it again, or save the model anew")

@@ -24,7 +24,8 @@ def decoder(windows: list[int | None], kv_heads: int = 2, qk_norm: bool = True, 
         "qk_norm": RMSNorm.Config() if qk_norm else None,
     }  # fmt: skip
     parts = [
-        Attention.Config(**shared) if w is None else RAttention.Config(**shared, window=w, **rattention) for w in windows
+        Attention.Config(**shared) if w is None else RAttention.Config(**shared, window=w, **rattention)
+        for w in windows
     ]
     feed_forward = FeedForward.Config(hidden_dim=12, output_init_std=0.3)
     layers = [Block.Config(attention=part, feed_forward=feed_forward) for part in parts]

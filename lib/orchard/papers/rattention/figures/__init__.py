@@ -21,16 +21,20 @@ from orchard.papers.rattention.figures.sweep import (
     tuning,
     window_sweep,
 )
+from orchard.papers.rattention.figures.use import completion, memory, next_token_table
 
 __all__ = [
     "ablation",
     "claims_forest",
+    "completion",
     "coverage",
     "coverage_table",
     "effects",
     "feature_entropy",
     "feature_map_table",
     "learning_curves",
+    "memory",
+    "next_token_table",
     "norm_jump",
     "norm_jump_table",
     "pareto",

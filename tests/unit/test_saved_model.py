@@ -16,7 +16,7 @@ from orchard.config import REQUIRED, Config, Configurable
 from orchard.data import BPETokenizer, ByteTokenizer, LocalText, Tokenizer
 from orchard.nn import Attention, Block, Decoder, FeedForward
 from orchard.papers.rattention.arms import arm
-from orchard.runs import Finished
+from orchard.runs import Finished, Run
 from orchard.train import TextModel, TrainLM, load_saved, save_model
 from orchard.train.saved import SavedModelError, config_of
 
@@ -91,11 +91,20 @@ def test_the_model_of_a_run(tmp_path: Path) -> None:
     save_file(trained.state_dict(), run / "model.safetensors")
     (run / "result.json").write_text('{"loss": 2.5}')
     (run / "status.json").write_text('{"label": "rattn@4 seed 0"}')
+    (run / "config.json").write_text(json.dumps(cfg.to_dict()))
+    assert TextModel.of_run(Finished(run)).config == tiny().config  # what `orchard runs save` does
     loaded = load_saved(save_model(tmp_path / "model", TextModel.of_run(Finished(run), cfg)))
     assert dict(loaded.notes) == {"run": run.name, "label": "rattn@4 seed 0", "seq_len": 8, "result": {"loss": 2.5}}
     assert loaded.config == tiny().config
     tokens = torch.randint(0, 257, (1, 20))
     assert torch.equal(loaded.model(tokens), trained(tokens))
+
+
+def test_a_run_that_trained_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(Run.Config().to_dict()))
+    (tmp_path / "status.json").write_text('{"label": "a sum"}')
+    with pytest.raises(SavedModelError, match=r"\(a sum\) is a Run\.Config: it trained no language model"):
+        TextModel.of_run(Finished(tmp_path))
 
 
 def test_completion_ends_with_the_document() -> None:

@@ -53,8 +53,17 @@ class TextModel:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_run(cls, run: Finished, cfg: TrainLM.Config) -> TextModel:
-        """The trained model of a finished run of `cfg`, on the CPU."""
+    def of_run(cls, run: Finished, cfg: TrainLM.Config | None = None) -> TextModel:
+        """The trained model of a finished run, on the CPU. `cfg`: what it was made from; None reads it from the run.
+
+        Raises:
+            SavedModelError: the run trained no language model.
+        """
+        cfg = config_of(run.config, f"run {run.id}") if cfg is None else cfg
+        if not isinstance(cfg, TrainLM.Config):
+            raise SavedModelError(
+                f"run {run.id} ({run.label}) is a {type(cfg).__qualname__}: it trained no language model"
+            )
         tokenizer = cfg.tokenizer.build(source=cfg.source.build())
         config = cfg.model.clone().set(vocab_size=tokenizer.vocab_size)
         notes = {"run": run.id, "label": run.label, "seq_len": cfg.seq_len, "result": run.result}

@@ -8,6 +8,18 @@ from orchard.papers.rattention.figures.build import (
     norm_jump,
     norm_jump_table,
 )
+from orchard.papers.rattention.figures.explorers import (
+    Probe,
+    probe,
+    published_pareto,
+    published_pareto_table,
+    received,
+    received_table,
+    state_spectrum,
+    state_spectrum_table,
+    token_weights,
+    weighted_values,
+)
 from orchard.papers.rattention.figures.sweep import (
     ablation,
     claims_forest,
@@ -24,6 +36,7 @@ from orchard.papers.rattention.figures.sweep import (
 from orchard.papers.rattention.figures.use import completion, memory, next_token_table
 
 __all__ = [
+    "Probe",
     "ablation",
     "claims_forest",
     "completion",
@@ -38,10 +51,19 @@ __all__ = [
     "norm_jump",
     "norm_jump_table",
     "pareto",
+    "probe",
+    "published_pareto",
+    "published_pareto_table",
     "published_sweep",
+    "received",
+    "received_table",
+    "state_spectrum",
+    "state_spectrum_table",
     "strata",
     "strata_table",
+    "token_weights",
     "training_loss",
     "tuning",
+    "weighted_values",
     "window_sweep",
 ]

@@ -19,7 +19,7 @@ def memory(table: pd.DataFrame) -> Figure:
     """What the caches of one sequence hold against its length, both on logarithmic axes."""
     figure = plot.sweep(
         table.assign(kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
-        y_label="cache of one sequence (KiB, fp32)",
+        y_label="cache (KiB, fp32)",
     )  # fmt: skip
     figure.axes[0].set_yscale("log", base=2)
     return figure

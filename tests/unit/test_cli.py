@@ -128,7 +128,6 @@ def test_starting_imports_nothing_heavy() -> None:
     look = """
 import sys
 from orchard.cli import main
-from orchard.data import ByteTokenizer
 try:
     main(["--help"])
 except SystemExit:

@@ -137,6 +137,25 @@ def _notebooks_at_a_time(slugs: Sequence[str], parameters: dict[str, Any]) -> in
 
 
 @app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="a saved model, as 06_use or `orchard runs save` writes it")],
+    prompt: Annotated[str, typer.Option(help="the beginning of the text")] = "",
+    tokens: Annotated[int, typer.Option(help="new tokens at most")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 0.8,
+    top_p: Annotated[float | None, typer.Option(help="draw from the likeliest tokens of this mass")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Continue a text with a saved model."""
+    from orchard.train import load_saved
+
+    try:
+        text = load_saved(folder).complete(prompt, tokens, temperature, seed, top_p=top_p)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    print(prompt + text)
+
+
+@app.command()
 def claims(slugs: Slugs = None) -> None:
     """Verdicts from this machine's reports, else from the committed results."""
     from orchard.claims import PROFILES
@@ -297,6 +316,19 @@ def runs_import(
 
     found = Store(store)
     print(f"{len(found.import_(file))} runs are in {found.path}")
+
+
+@runs_app.command("save")
+def runs_save(
+    run_id: Annotated[str, typer.Argument(help="first digits of the id of a training run")],
+    folder: Annotated[Path, typer.Argument(help="where the model goes")],
+    store: StoreOption = None,
+) -> None:
+    """Take the trained model of a run away: a folder with weights, config and tokenizer."""
+    from orchard.runs import Store
+    from orchard.train import TextModel, save_model
+
+    print(f"saved in {save_model(folder, TextModel.of_run(Store(store).get_by_prefix(run_id)))}")
 
 
 @runs_app.command("rm")

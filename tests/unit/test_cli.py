@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from orchard.cli import main
+from orchard.data import ByteTokenizer
 from orchard.errors import OrchardError
+from orchard.nn import Attention, Block, Decoder, FeedForward
 from orchard.notebooks import Execution
 from orchard.notebooks.parameters import parse_value
 from orchard.runs import Store, execute
+from orchard.train import TextModel, save_model
 from toy_runs import Square
 
 
@@ -182,3 +185,25 @@ def test_report_without_notebooks(
     assert status == 0
     assert "report: " in out
     assert "No notebook has been executed yet" in (tmp_path / "reports" / "index.html").read_text()
+
+
+def test_generate_continues_a_text_with_a_saved_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    layer = Block.Config(
+        attention=Attention.Config(num_heads=2, window=8), feed_forward=FeedForward.Config(hidden_dim=8)
+    )
+    cfg = Decoder.Config(vocab_size=257, dim=8, layers=[layer])
+    saved = TextModel(cfg, cfg.build(), ByteTokenizer.Config().build())
+    folder = str(save_model(tmp_path / "model", saved))
+    status, out, _ = call(capsys, "generate", folder, "--prompt", "def f", "--tokens", "6", "--seed", "3")
+    assert (status, out) == (0, "def f" + saved.complete("def f", 6, 0.8, 3) + "\n")
+    status, _, err = call(capsys, "generate", folder, "--top-p", "1.5")
+    assert (status, "top_p=1.5" in err) == (2, True)
+    status, _, err = call(capsys, "generate", str(tmp_path / "none"))
+    assert (status, "no saved model at" in err) == (1, True)
+
+
+def test_only_trainings_can_be_saved(capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path) -> None:
+    status, _, err = call(capsys, "runs", "save", store.ls()[0].id, str(tmp_path / "model"))
+    assert status == 1
+    assert "only classes of the modules orchard" in err  # toy_runs is no module of the library
+    assert not (tmp_path / "model").exists()

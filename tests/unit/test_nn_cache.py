@@ -83,9 +83,8 @@ def test_bytes(window: int | None, dtype: torch.dtype) -> None:
     cache = attention.new_cache(3, 16, device="cpu", dtype=dtype)
     tokens = 16 if window is None else min(16, window + 1)
     elements = 2 * tokens * 2 * 6
-    positions = 8 * tokens if isinstance(cache, RollingCache) else 0
     assert attention.cache_bytes(16, dtype.itemsize) == elements * dtype.itemsize
-    assert cache.bytes() == 3 * elements * dtype.itemsize + positions
+    assert cache.bytes() == 3 * elements * dtype.itemsize
     assert attention.cache_bytes(2, dtype.itemsize) == min(2, tokens) * 2 * 2 * 6 * dtype.itemsize
 
 

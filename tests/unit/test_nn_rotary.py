@@ -1,4 +1,4 @@
-"""Rotary: the equation, relative positions, tables that grow and survive casts, the meta device."""
+"""Rotary: the equation, relative positions, constant memory, the range, casts, the meta device."""
 
 from __future__ import annotations
 
@@ -41,19 +41,28 @@ def test_positions_may_differ_by_row() -> None:
         torch.testing.assert_close(y[row : row + 1], rotary(x[row : row + 1], rows[row]))
 
 
-def test_tables_grow_on_demand_and_are_kept() -> None:
+def test_nothing_grows_with_the_position() -> None:
     rotary = Rotary.Config(dim=4).build()
-    assert len(rotary.cos) == 0
-    assert not rotary.state_dict()
     x = torch.randn(1, 3, 1, 4)
-    rotary(x, torch.arange(3), length=3)
-    table = rotary.cos
-    rotary(x, torch.arange(3))
-    assert rotary.cos is table
-    far = torch.tensor([10_000, 10_001, 10_002])
     near = rotary(x, torch.arange(3))
-    assert rotary(x, far).isfinite().all()
-    torch.testing.assert_close(rotary(x, torch.arange(3)), near)
+    far = rotary(x, torch.tensor([10_000, 10_001, 2**24 - 1]), length=2**24)
+    assert rotary._frequencies.shape == (2,)
+    torch.testing.assert_close(far.norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(rotary(x, torch.arange(3)), near)
+    assert not rotary.state_dict()
+
+
+def test_range() -> None:
+    x = torch.randn(1, 3, 1, 4)
+    short = Rotary.Config(dim=4, max_length=8).build()
+    short(x, torch.tensor([5, 6, 7]))
+    with pytest.raises(ValueError, match=r"rotary position 8, but Rotary\.Config\.max_length is 8: give shorter text"):
+        short(x, torch.tensor([6, 7, 8]))
+    with pytest.raises(ValueError, match=r"rotary position 16777216, but .* is 16777216"):  # float32(2^24 + 1) is 2^24
+        Rotary.Config(dim=4).build()(x, torch.tensor([0, 1, 2**24]))
+    for length in (0, 2**24 + 1):
+        with pytest.raises(ValueError, match=rf"max_length is {length}: give 1 to 2\^24"):
+            Rotary.Config(dim=4, max_length=length).build()
 
 
 def test_empty_slots_at_position_minus_one_do_not_fail() -> None:
@@ -61,7 +70,7 @@ def test_empty_slots_at_position_minus_one_do_not_fail() -> None:
     assert Rotary.Config(dim=4).build()(x, torch.tensor([-1, -1])).isfinite().all()
 
 
-def test_casting_the_model_leaves_the_tables_in_float32() -> None:
+def test_casting_the_model_leaves_the_angles_in_float32() -> None:
     rotary = Rotary.Config(dim=64).build()
     x = torch.randn(1, 1, 1, 64)
     position = torch.tensor([3001])
@@ -70,7 +79,7 @@ def test_casting_the_model_leaves_the_tables_in_float32() -> None:
     assert rotary(x, position).dtype == torch.float32
     torch.testing.assert_close(rotary(x, position), exact)
     assert rotary(x.bfloat16(), position).dtype == torch.bfloat16
-    assert copy.deepcopy(rotary).cos.dtype == torch.float32
+    assert copy.deepcopy(rotary)(x, position).dtype == torch.float32
 
 
 def test_meta_device_then_memory() -> None:
@@ -79,12 +88,12 @@ def test_meta_device_then_memory() -> None:
         x = torch.empty(1, 3, 1, 4)
         assert rotary(x, torch.arange(3)).is_meta
         assert rotary(x, torch.arange(3), length=3).is_meta
-    rotary.to_empty(device="cpu")  # gives the module uninitialised memory: the tables must not be taken from it
+    rotary.to_empty(device="cpu")  # gives the module uninitialised memory: the frequencies must not be taken from it
     x = torch.randn(1, 3, 1, 4)
     torch.testing.assert_close(rotary(x, torch.arange(3)), Rotary.Config(dim=4).build()(x, torch.arange(3)))
 
 
-def test_tables_made_in_inference_mode_serve_training() -> None:
+def test_frequencies_made_in_inference_mode_serve_training() -> None:
     rotary = Rotary.Config(dim=4).build()
     x = torch.randn(1, 3, 1, 4, requires_grad=True)
     with torch.inference_mode():

@@ -25,7 +25,8 @@ class Tokenizer(Configurable):
     class Config(Configurable.Config):
         pass
 
-    def __init__(self, cfg: Tokenizer.Config, *, source: Source | None = None) -> None:
+    def __init__(self, cfg: Tokenizer.Config, *, source: Source | None = None, saved: str | None = None) -> None:
+        self.cfg = cfg
         self.table: list[bytes] = [bytes([value]) for value in range(256)] + [b""]
 
     @property
@@ -49,6 +50,10 @@ class Tokenizer(Configurable):
     def decode(self, ids: Any) -> str:
         """The text of a 1-D sequence, array or tensor of ids; ``bos`` is nothing, bytes that are no text U+FFFD."""
         return b"".join(self.table[int(token)] for token in ids).decode("utf-8", errors="replace")
+
+    def to_json(self) -> str | None:
+        """What ``cfg.build(saved=...)`` needs in place of the source, as JSON; None if that is nothing."""
+        return None
 
     def token_bytes(self, ids: Integer[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
         """Number of UTF-8 bytes behind each token, of any shape (int64); 0 for ``bos``."""
@@ -75,26 +80,38 @@ class BPETokenizer(Tokenizer):
     class Config(Tokenizer.Config):
         vocab_size: int = REQUIRED
 
-    def __init__(self, cfg: BPETokenizer.Config, *, source: Source | None = None) -> None:
+    def __init__(self, cfg: BPETokenizer.Config, *, source: Source | None = None, saved: str | None = None) -> None:
         super().__init__(cfg)
         if cfg.vocab_size < 257:
             raise DataError(f"BPETokenizer: vocab_size = {cfg.vocab_size} is too small; 256 bytes and bos need 257")
-        if source is None:
-            raise DataError("BPETokenizer is trained on a corpus: build it with cfg.build(source=source_cfg.build())")
         import tokenizers
 
-        def train(folder: Path) -> None:
-            (folder / "tokenizer.json").write_text(_trained(source, cfg.vocab_size - 1), encoding="utf-8")
-
-        key = [source.manifest().sha256, cfg.vocab_size, tokenizers.__version__]
-        self._model = tokenizers.Tokenizer.from_file(str(cached("tokenizers", key, train) / "tokenizer.json"))
+        if saved is None:
+            saved = _from_corpus(source, cfg.vocab_size - 1)
+        self._model = tokenizers.Tokenizer.from_str(saved)
         ids, letters = self._model.get_vocab(), _byte_of_letter()
         self.table = [b""] * cfg.vocab_size
         for token, index in ids.items():
             self.table[index] = bytes(letters[letter] for letter in token)
 
+    def to_json(self) -> str | None:
+        return str(self._model.to_str())
+
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         return [np.array(found.ids, dtype=np.int64) for found in self._model.encode_batch_fast(list(texts))]
+
+
+def _from_corpus(source: Source | None, size: int) -> str:
+    """As ``_trained``, from the cache if it was trained before."""
+    if source is None:
+        raise DataError("BPETokenizer is trained on a corpus: build it with cfg.build(source=source_cfg.build())")
+    import tokenizers
+
+    def train(folder: Path) -> None:
+        (folder / "tokenizer.json").write_text(_trained(source, size), encoding="utf-8")
+
+    key = [source.manifest().sha256, size + 1, tokenizers.__version__]
+    return (cached("tokenizers", key, train) / "tokenizer.json").read_text(encoding="utf-8")
 
 
 def _trained(source: Source, size: int) -> str:

@@ -10,6 +10,7 @@ from orchard.nn.attention import (
     window_mask,
 )
 from orchard.nn.feedforward import FeedForward
+from orchard.nn.generation import Sampling, generate_each, stream
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
 from orchard.nn.rotary import Rotary
@@ -27,7 +28,10 @@ __all__ = [
     "RMSNorm",
     "RollingCache",
     "Rotary",
+    "Sampling",
     "attention",
+    "generate_each",
+    "stream",
     "window_including_self",
     "window_mask",
 ]

@@ -262,10 +262,7 @@ class FullCache(Cache):
 
 
 class RollingCache(Cache):
-    """Keys and values of the last window + 1 tokens: token t lies in slot t mod (window + 1).
-
-    `positions` [window + 1] holds the position of the token in each slot, -1 while it is empty.
-    """
+    """Keys and values of the last window + 1 tokens: token t lies in slot t mod (window + 1)."""
 
     def __init__(
         self, batch: int, window: int, heads: int, head_dim: int, *, device: torch.device | str, dtype: torch.dtype
@@ -273,24 +270,37 @@ class RollingCache(Cache):
         self.slots = window + 1
         self.k = torch.zeros(batch, self.slots, heads, head_dim, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
-        self.positions = torch.full((self.slots,), -1, device=device)
+
+    @property
+    def positions(self) -> Int[Tensor, " slots"]:
+        """Position of the token in each slot, -1 while it is empty."""
+        if not self.slots:
+            return torch.arange(0, device=self.k.device)
+        last = self.position - 1
+        held = last - (last - torch.arange(self.slots, device=self.k.device)) % self.slots
+        return held.clamp_min(-1)
 
     def past(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and positions of the last `count` tokens (fewer at the start), oldest first."""
         count = min(count, self.position, self.slots)
-        slots = torch.arange(self.position - count, self.position, device=self.k.device) % self.slots
-        return self.k[:, slots], self.v[:, slots], self.positions[slots]
+        positions = torch.arange(self.position - count, self.position, device=self.k.device)
+        slots = positions % self.slots
+        return self.k[:, slots], self.v[:, slots], positions
 
     def write(self, k: Tensor, v: Tensor) -> None:
         """Store new tokens, the oldest make room; `position` moves on by as many as were given."""
         _check_batch(k, self.k)
         end = self.position + k.shape[1]
         kept = min(k.shape[1], self.slots)
-        positions = torch.arange(end - kept, end, device=self.k.device)
-        slots = positions % self.slots
-        self.k[:, slots] = k[:, k.shape[1] - kept :].detach().to(self.k.dtype)
-        self.v[:, slots] = v[:, v.shape[1] - kept :].detach().to(self.v.dtype)
-        self.positions[slots] = positions
+        slots: Tensor | int
+        if kept == 1:  # decoding: a plain copy, no index to make
+            slots = (end - 1) % self.slots
+            new_k, new_v = k[:, -1], v[:, -1]
+        else:
+            slots = torch.arange(end - kept, end, device=self.k.device) % self.slots
+            new_k, new_v = k[:, k.shape[1] - kept :], v[:, v.shape[1] - kept :]
+        self.k[:, slots] = new_k.detach().to(self.k.dtype)
+        self.v[:, slots] = new_v.detach().to(self.v.dtype)
         self.position = end
 
     def append(

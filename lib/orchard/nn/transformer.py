@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED, Configurable
 from orchard.nn.attention import Attention, Cache
 from orchard.nn.feedforward import FeedForward
+from orchard.nn.generation import PREFILL_CHUNK, Sampling, stream
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
 
@@ -125,35 +126,35 @@ class Decoder(nn.Module, Configurable):
         """Multiply features by the output matrix."""
         return F.linear(features, self.embedding.weight if self.head is None else self.head.weight)
 
-    @torch.no_grad()
     def generate(
         self,
         tokens: Int[Tensor, "batch time"],
         max_new_tokens: int,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop_token: int | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> Int[Tensor, "batch longer"]:
-        """Continue `tokens` by `max_new_tokens`, with a cache. Temperature 0 takes the likeliest token."""
-        if max_new_tokens < 0 or temperature < 0:
-            raise ValueError(f"generate(max_new_tokens={max_new_tokens}, temperature={temperature}): both must be >= 0")
-        weight = self.embedding.weight
-        cache = self.new_cache(
-            tokens.shape[0], tokens.shape[1] + max_new_tokens, device=weight.device, dtype=weight.dtype
-        )
-        new = tokens
-        for _ in range(max_new_tokens):
-            logits = self.logits(self.features(new, cache)[:, -1])
-            if temperature == 0:
-                new = logits.argmax(dim=-1, keepdim=True)
-            else:
-                chances = (logits.float() / temperature).softmax(dim=-1)
-                new = torch.multinomial(chances, 1, generator=generator)
-            new = new.to(tokens.dtype)
-            tokens = torch.cat((tokens, new), dim=1)
-        return tokens
+        """Continue `tokens` by up to `max_new_tokens`, from caches (`orchard.nn.generation` says how, and raises).
+
+        Temperature 0 takes the likeliest token. A row that has made `stop_token` repeats it; when all have, it ends.
+        `orchard.nn.stream` gives the tokens as they are made, `generate_each` takes prompts of different lengths.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        new = stream(self, tokens, max_new_tokens, sampling, generator, stop_token, prefill_chunk)
+        return torch.cat([tokens, *new], dim=1)
 
     def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> DecoderCache:
-        """Empty caches for `batch` sequences of up to `max_length` tokens."""
+        """Empty caches for `batch` sequences of up to `max_length` tokens, all of their memory at once.
+
+        Raises ValueError when a layer's rotary embedding does not reach `max_length`.
+        """
+        for layer in self.layers:
+            if (rotary := getattr(layer.attention, "rotary", None)) is not None:
+                rotary.check_length(max_length)
         layers = [layer.attention.new_cache(batch, max_length, device=device, dtype=dtype) for layer in self.layers]
         return DecoderCache(layers)
 

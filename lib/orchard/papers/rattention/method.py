@@ -103,7 +103,9 @@ class RAttention(Attention):
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)  # gain [heads, head_dim]; None = plain sum
-        chunk_size: int | None = None  # None: what each form takes by itself, default_chunk(head_dim) or a kernel's tile
+        chunk_size: int | None = (
+            None  # None: what each form takes by itself, default_chunk(head_dim) or a kernel's tile
+        )
         use_learned_init: bool = False  # state starts from `learned_tokens` keys and values instead of zero
         learned_tokens: int = 128
         use_qk_scale: bool = False  # learned gains per channel on the q and k that phi sees

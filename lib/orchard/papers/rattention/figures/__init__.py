@@ -44,6 +44,11 @@ from orchard.papers.rattention.figures.sweep import (
     tuning,
     window_sweep,
 )
+from orchard.papers.rattention.figures.use import (
+    completion,
+    memory,
+    next_token_table,
+)
 
 __all__ = [
     "Probe",
@@ -53,6 +58,7 @@ __all__ = [
     "by_stratum",
     "claims_forest",
     "compare",
+    "completion",
     "coverage",
     "coverage_table",
     "effects",
@@ -60,6 +66,8 @@ __all__ = [
     "feature_map_table",
     "global_ratio",
     "learning_curves",
+    "memory",
+    "next_token_table",
     "noninferiority",
     "norm_jump",
     "norm_jump_table",

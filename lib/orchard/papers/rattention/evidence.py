@@ -11,6 +11,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from orchard.papers.rattention import long_context
+
 Tables = Callable[[str], pd.DataFrame]
 
 
@@ -74,4 +76,5 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C8": against_full,
     "C12": partial(ablated, ("identity",)),
     "C13": partial(ablated, ("no window", "no norm")),
+    **long_context.EVIDENCE,
 }

@@ -135,11 +135,12 @@ class TrainingBatches:
         (number,) = indices
         cfg, length = self.cfg, self.length_of(int(number))
         parts, rows, columns, weights = [], [], [], []
+        share = cfg.batch_size // len(cfg.tasks)
         for index, task in enumerate(cfg.tasks):
             random = np.random.default_rng([TRAIN, cfg.seed, int(number), index])
-            part = generate(task, random, cfg.batch_size // len(cfg.tasks), length, cfg.needles)  # type: ignore[arg-type]
+            part = generate(task, random, share, length, cfg.needles)
             places = predicted_at(part)
-            rows.append(np.repeat(np.arange(len(places)) + sum(map(len, parts)), places.shape[1]))
+            rows.append(np.repeat(np.arange(share) + share * index, places.shape[1]))
             columns.append(places.ravel())
             weights.append(np.full(places.size, 1 / (cfg.batch_size * places.shape[1]), dtype=np.float32))
             parts.append(part.tokens)
@@ -162,7 +163,7 @@ def answer_losses(model: Decoder, batch: dict[str, Tensor]) -> Float[Tensor, " a
 def examples(cfg: TrainRuler.Config, stream: int, task: str, length: int, count: int) -> Examples:
     """Validation or test sequences of one task and length: a function of the seed, the stream, the task and the length."""
     random = np.random.default_rng([stream, cfg.seed, length, *task.encode()])
-    return generate(task, random, count, length, cfg.needles)  # type: ignore[arg-type]
+    return generate(task, random, count, length, cfg.needles)
 
 
 @torch.no_grad()
@@ -180,13 +181,13 @@ def score(model: Decoder, part: Examples, hardware: Hardware) -> tuple[np.ndarra
             logits = model.logits(model.features(tokens[:, :-1]).take_along_dim(places[..., None], dim=1)).float()
             target = tokens.take_along_dim(places + 1, dim=1)
             nats.append(F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").double().cpu())
-            if part.items == 1:
-                hit = (logits.argmax(dim=-1) == target).unflatten(1, (-1, part.size)).all(dim=-1)
-                correct.append(hit.double().cpu().numpy())
-            else:
-                begin = int(part.answers[0, 0])
-                said = model.generate(tokens[:, :begin], part.size)[:, begin:]
-                correct.append(found(said.cpu().numpy(), target.cpu().numpy(), part.items)[:, None])
+            exact = (logits.argmax(dim=-1) == target).unflatten(1, (-1, part.size)).all(dim=-1)
+            points = exact.double().cpu().numpy()
+            if part.items > 1 and not exact.all():
+                rest, begin = ~exact[:, 0], int(part.answers[0, 0])
+                said = model.generate(tokens[rest, :begin], part.size)[:, begin:]
+                points[rest.cpu().numpy(), 0] = found(said.cpu().numpy(), target[rest].cpu().numpy(), part.items)
+            correct.append(points)
     model.train(was_training)
     return np.concatenate(correct), float(torch.cat(nats).mean())
 
@@ -211,9 +212,10 @@ def test(
             correct, _ = score(model, part, hardware)
             accuracy[task][str(length)] = float(correct.mean())
             example = np.broadcast_to(np.arange(len(correct))[:, None], correct.shape)
-            columns = {"correct": correct.astype(np.float32), "depth": part.depth.astype(np.float32)}
-            columns |= {"example": example, "distance": part.distance}
-            columns |= {"task": np.full(correct.shape, index), "length": np.full(correct.shape, length)}
+            columns: dict[str, np.ndarray] = {
+                "task": np.full(correct.shape, index), "length": np.full(correct.shape, length), "example": example,
+                "correct": correct.astype(np.float32), "depth": part.depth.astype(np.float32), "distance": part.distance,
+            }  # fmt: skip
             for name, column in columns.items():
                 kept[name].append(column.ravel())
     return {name: torch.from_numpy(np.concatenate(parts)) for name, parts in kept.items()}, accuracy

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -41,8 +40,6 @@ NOISE_WORDS, SUCCESSORS, PHRASE = 64, 4, 20
 KEYS = 8  # adjectives and nouns of an ordinary key; keys and values of a pair
 WORDS = 48  # adjectives and nouns where the haystack is made of needles: 2,304 keys
 ASKED = 8  # needles asked for where the haystack is made of needles
-
-Ids = Int64[np.ndarray, "*rows"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ _HEX = _DIGIT + 10
 _ADJECTIVE = _HEX + 16
 _NOUN = _ADJECTIVE + WORDS
 
-Needles = Literal["pair", "words"]
-VOCAB_SIZE: dict[str, int] = {"pair": _PAIR + KEYS * KEYS, "words": _NOUN + WORDS}
+VOCAB_SIZE = {"pair": _PAIR + KEYS * KEYS, "words": _NOUN + WORDS}  # by kind of needle
 NUMBER, UUID = Code((_DIGIT,) * 3, 10), Code((_HEX,) * 6, 16)
 KEY, MANY_KEYS = Code((_ADJECTIVE, _NOUN), KEYS), Code((_ADJECTIVE, _NOUN), WORDS)
 PAIR_KEY, PAIR_VALUE = Code((_PAIR_KEY,), KEYS), Code((_PAIR_VALUE,), KEYS)
@@ -107,8 +103,10 @@ class Examples:
         return np.where(self.needles < 0, np.nan, (self.needles - 1) / max(1, self.tail - 1))
 
 
-def generate(task: str, random: Generator, batch: int, length: int, needles: Needles = "words") -> Examples:
-    """``batch`` sequences of ``length`` + 1 tokens. BadInput: an unknown task, one without this kind of needle, too short a length."""
+def generate(task: str, random: Generator, batch: int, length: int, needles: str = "words") -> Examples:
+    """``batch`` sequences of ``length`` + 1 tokens. BadInput: an unknown task or kind of needle, or too short a length."""
+    if needles not in VOCAB_SIZE:
+        raise BadInput(f"RULER-lite has no needles={needles!r}: choose one of {', '.join(VOCAB_SIZE)}")
     if task in UNAVAILABLE:
         raise BadInput(f"RULER-lite task {task!r} is unavailable: it asks about real text; score it with ruler_text")
     if task not in TASKS:
@@ -134,7 +132,9 @@ class _Request:
         """Tokens that are left for the haystack when ``taken`` are not its own."""
         left = self.length + 1 - 1 - taken
         if left < least:
-            raise BadInput(f"task {self.task!r} does not fit into {self.length} tokens: give at least {self.length + least - left}")
+            raise BadInput(
+                f"task {self.task!r} does not fit into {self.length} tokens: give at least {self.length + least - left}"
+            )
         return left
 
 
@@ -225,7 +225,7 @@ def _take(array: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _retrieve(haystack: str, words: int, value: Code = NUMBER, pairs: int = 1) -> Callable[[_Request], Examples]:
-    """niah_single and niah_multikey_1: ``words`` needles (``pairs`` with pair needles) in a haystack, every one asked for, in random order."""
+    """niah_single, niah_multikey_1: ``words`` needles (``pairs`` if they are pairs) in a haystack, all asked for, in random order."""
 
     def make(request: _Request) -> Examples:
         random, count = request.random, pairs if request.needles == "pair" else words
@@ -377,7 +377,7 @@ _MAKERS: dict[str, Callable[[_Request], Examples]] = {
 }
 
 
-def spell(needles: Needles) -> list[str]:
+def spell(needles: str) -> list[str]:
     """What each token is called, for people."""
     names = ["<bos>", "|", "<ans>", *(f"<{task}?>" for task in TASKS), *(f"w{i}" for i in range(NOISE_WORDS))]
     if needles == "pair":

@@ -1,0 +1,164 @@
+"""Figures of long context: accuracy against length, depth maps, the table of tasks, learning curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from orchard import plot
+from orchard.papers.rattention.long_context import steps_to_reach
+from orchard.papers.rattention.ruler_tok import RULER_TASKS, UNAVAILABLE
+
+LINES = ("-", "--", ":", "-.")
+DEPTH_BINS = 5
+
+
+def task_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over RULER's tasks: one row per arm, seed and multiple of T."""
+    own = table[table["ruler"]]
+    return own.groupby(["arm", "seed", "multiple"], sort=False)["accuracy"].mean().reset_index()
+
+
+def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Ours on the left: mean over RULER-lite's tasks, band over seeds. On the right, in grey, the paper's RULER averages of 3B models.
+
+    The two panels share the axis of lengths as multiples of the training length, not the tasks, the models or the data.
+    """
+    made, (left, right) = plot.figure(6.8, 2.9, columns=2)
+    with plot.use_style():
+        _lines(left, task_means(table).assign(accuracy=lambda t: 100 * t["accuracy"]))
+        points = published[published["metric"] == "RULER"]
+        points = points.assign(multiple=points["context"] / points["context"].min())
+        plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
+        for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
+            _length_axis(axes, table["multiple"].unique())
+            axes.set_title(title)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
+        left.set_ylabel("accuracy (%)")
+    return made
+
+
+def task_curves(table: pd.DataFrame, task: str) -> Figure:
+    """Accuracy on one task against length, every arm."""
+    made, (axes,) = plot.figure(height=2.9)
+    rows = table[table["task"] == task]
+    with plot.use_style():
+        _lines(axes, rows.assign(accuracy=100 * rows["accuracy"]))
+        _length_axis(axes, table["multiple"].unique())
+        axes.set_title(task if task in RULER_TASKS else f"{task} (ours, no RULER task)")
+        axes.set_ylabel("accuracy (%)")
+        made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+def _lines(axes: Axes, table: pd.DataFrame) -> None:
+    """Accuracy against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
+    arms = list(pd.unique(table["arm"]))
+    given, seen = plot.looks(arms), dict[plot.Look, int]()
+    for arm in arms:
+        look = given[arm]
+        number = seen[look] = seen.get(look, -1) + 1
+        by_seed = table[table["arm"] == arm].groupby(["multiple", "seed"])["accuracy"].mean()
+        points = by_seed.groupby(level=0).agg(["mean", "min", "max"])
+        axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            points.index, points["mean"], LINES[number % len(LINES)], color=look.colour, marker=look.marker, label=arm
+        )
+
+
+def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(map(float, multiples))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "T" if value == 1 else f"{value:g}T"))
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("length, in training lengths T")
+
+
+def depth_table(units: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Accuracy by arm, depth of the needle (bins, in percent) and length, over seeds and queries."""
+    rows = units[(units["task"] == task) & units["depth"].notna()]
+    edges = np.linspace(0, 1, DEPTH_BINS + 1)
+    names = [f"{100 * low:.0f}–{100 * high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    depth = pd.cut(rows["depth"], edges, labels=names, include_lowest=True)
+    return rows.groupby(["arm", depth, "length"], sort=False, observed=True)["correct"].mean().reset_index()
+
+
+def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
+    """Depth of the needle × length, a map per arm on one scale. Depth 0 is the start of the text, farthest from the question."""
+    table = depth_table(units, task)
+    made, panels = plot.figure(2.1 * len(arms) + 0.6, 2.1, columns=len(arms))
+    with plot.use_style():
+        for axes, arm in zip(panels, arms, strict=True):
+            grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
+            image = axes.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+            for (i, j), cell in np.ndenumerate(grid.to_numpy()):
+                axes.text(
+                    j,
+                    i,
+                    f"{cell:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6.5,
+                    color="white" if cell < 0.55 else "black",
+                )
+            axes.set_xticks(range(len(grid.columns)), [str(length) for length in grid.columns])
+            axes.set_yticks(range(len(grid.index)), list(grid.index) if axes is panels[0] else [""] * len(grid.index))
+            axes.grid(False)
+            axes.set_title(arm)
+            axes.set_xlabel("length (tokens)")
+        panels[0].set_ylabel("depth of the needle (%)")
+        made.colorbar(image, ax=panels, label="accuracy", pad=0.02)
+    return made
+
+
+def task_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent, mean over seeds: a row per task, columns (arm, length). Tasks that cannot be measured say so; the last row is the
+    mean over RULER's measured tasks."""
+    cells = table.pivot_table(index="task", columns=["arm", "length"], values="accuracy", sort=False)
+    mean = table[table["ruler"]].pivot_table(columns=["arm", "length"], values="accuracy", sort=False).iloc[0]
+    shown = (100 * cells).map("{:.0f}".format)
+    for task in UNAVAILABLE:
+        shown.loc[task] = "unavailable"
+    shown.loc["mean of RULER's"] = [f"{100 * mean[column]:.0f}" for column in shown.columns]
+    own = {task: f"{task} (ours)" for task in cells.index if task not in RULER_TASKS}
+    return shown.rename(index=own)
+
+
+def task_map(table: pd.DataFrame, multiple: int) -> Figure:
+    """Accuracy by task and arm at one multiple of T, mean over seeds."""
+    means = table[table["multiple"] == multiple].groupby(["task", "arm"], sort=False)["accuracy"].mean().reset_index()
+    return plot.heat_map(
+        means,
+        row="task",
+        column="arm",
+        value="accuracy",
+        x_label="",
+        y_label="",
+        value_label=f"accuracy at {multiple}T",
+    )
+
+
+def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
+    """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
+    part = curves.dropna(subset=["validation_accuracy"])
+    shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
+    return plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label=f"{task}: accuracy at T (%)")
+
+
+def steps_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Steps until 90 % of a task's answers are right at T: median over seeds by task and arm; "–" where no seed got there, and how many did
+    where not all."""
+    steps = steps_to_reach(curves)
+    seeds = steps["seed"].nunique()
+
+    def cell(values: pd.Series) -> str:
+        reached = values.dropna()
+        if reached.empty:
+            return "–"
+        return f"{reached.median():.0f}" + ("" if len(reached) == seeds else f" ({len(reached)} of {seeds} seeds)")
+
+    return steps.groupby(["task", "arm"], sort=False)["step"].apply(cell).unstack("arm")

@@ -10,8 +10,18 @@ import pytest
 
 from orchard.errors import BadInput
 from orchard.papers.rattention import ruler_tok
-from orchard.papers.rattention.ruler_tok import OWN_TASKS, PAIR_TASKS, RULER_TASKS, TASKS, UNAVAILABLE, VOCAB_SIZE
-from orchard.papers.rattention.ruler_tok import Examples, generate, spell, successors
+from orchard.papers.rattention.ruler_tok import (
+    OWN_TASKS,
+    PAIR_TASKS,
+    RULER_TASKS,
+    TASKS,
+    UNAVAILABLE,
+    VOCAB_SIZE,
+    Examples,
+    generate,
+    spell,
+    successors,
+)
 
 CASES = [*(("words", task) for task in TASKS), *(("pair", task) for task in PAIR_TASKS)]
 

@@ -81,10 +81,10 @@ def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
 def depth_table(units: pd.DataFrame, task: str) -> pd.DataFrame:
     """Accuracy by arm, depth of the needle (bins, in percent) and length, over seeds and queries."""
     rows = units[(units["task"] == task) & units["depth"].notna()]
-    edges = np.linspace(0, 1, DEPTH_BINS + 1)
-    names = [f"{100 * low:.0f}–{100 * high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
-    depth = pd.cut(rows["depth"], edges, labels=names, include_lowest=True)
-    return rows.groupby(["arm", depth, "length"], sort=False, observed=True)["correct"].mean().reset_index()
+    bins = np.minimum((DEPTH_BINS * rows["depth"]).astype(int), DEPTH_BINS - 1)
+    means = rows.groupby(["arm", bins, "length"], sort=False)["correct"].mean().reset_index()
+    step = 100 // DEPTH_BINS
+    return means.assign(depth=[f"{step * low:02d}–{step * (low + 1)}" for low in means["depth"]])
 
 
 def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
@@ -116,8 +116,10 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent, mean over seeds: a row per task, columns (arm, length). Tasks that cannot be measured say so; the last row is the
-    mean over RULER's measured tasks."""
+    """Accuracy in percent, mean over seeds: a row per task, columns (arm, length).
+
+    Tasks that cannot be measured say so. The last row is the mean over RULER's measured tasks.
+    """
     cells = table.pivot_table(index="task", columns=["arm", "length"], values="accuracy", sort=False)
     mean = table[table["ruler"]].pivot_table(columns=["arm", "length"], values="accuracy", sort=False).iloc[0]
     shown = (100 * cells).map("{:.0f}".format)
@@ -150,8 +152,7 @@ def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
 
 
 def steps_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """Steps until 90 % of a task's answers are right at T: median over seeds by task and arm; "–" where no seed got there, and how many did
-    where not all."""
+    """Steps until 90 % of a task's answers are right at T, by task and arm: median of the seeds that got there (how many, if not all)."""
     steps = steps_to_reach(curves)
     seeds = steps["seed"].nunique()
 

@@ -119,6 +119,8 @@ class TrainingBatches:
                 f"batch_size is {cfg.batch_size} for {len(cfg.tasks)} tasks: every task has the same number of sequences "
                 "in a batch, so give a multiple"
             )
+        if cfg.steps < 1:
+            raise BadInput(f"steps is {cfg.steps}: train for at least one step")
         self.cfg, self.length = cfg, cfg.length
 
     def __len__(self) -> int:

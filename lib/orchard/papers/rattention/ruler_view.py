@@ -17,7 +17,7 @@ from orchard.papers.rattention.ruler_run import TEST, TrainRuler, examples, foun
 from orchard.papers.rattention.ruler_tok import RULER_TASKS, VOCAB_SIZE, Examples, spell
 from orchard.runs import Finished, Runner, Setting
 
-WIDTH = 72  # characters in a line
+WIDTH = 106  # characters of 7 points in a line of 6.8 inches
 AROUND = 12  # words shown on each side of the needle, and at the start
 TINT = {"text": "#777777", "needle": "#0173b2", "question": "#333333", "answer": "#029e73", "wrong": "#d55e00"}
 
@@ -114,21 +114,22 @@ def _draw(title: str, pieces: list[tuple[str, str]], lines: list[tuple[str, str,
             column = 0
         rows[-1].append((column, word, kind))
         column += len(word) + 1
-    count = len(rows) + len(lines) + 1.5
-    made, (axes,) = plot.figure(6.8, 0.3 + 0.17 * count)
-    axes.set_axis_off()
-    axes.set_xlim(0, WIDTH)
-    axes.set_ylim(count, -0.6)
-    axes.set_title(title)
+    count = len(rows) + len(lines) + 1
+    made, (axes,) = plot.figure(6.8, 0.3 + 0.15 * count)
 
     def put(x: float, y: float, text: str, kind: str, bold: bool = False) -> None:
         axes.text(x, y, text, color=TINT[kind], family="DejaVu Sans Mono", fontsize=7, va="center",
                   fontweight="bold" if bold else "normal")  # fmt: skip
 
-    for y, row in enumerate(rows):
-        for x, word, kind in row:
-            put(x, y, word, kind, bold=kind == "needle")
-    for y, (label, text, kind) in enumerate(lines, len(rows) + 1):
-        put(0, y, f"{label}:", "question")
-        put(16, y, text, kind, bold=kind != "question")
+    with plot.use_style():
+        axes.set_axis_off()
+        axes.set_xlim(0, WIDTH)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_title(title)
+        for y, row in enumerate(rows):
+            for x, word, kind in row:
+                put(x, y, word, kind, bold=kind == "needle")
+        for y, (label, text, kind) in enumerate(lines, len(rows) + 1):
+            put(0, y, f"{label}:", "question")
+            put(18, y, text, kind, bold=kind != "question")
     return made

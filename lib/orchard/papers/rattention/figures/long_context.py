@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot
@@ -48,10 +49,15 @@ def task_curves(table: pd.DataFrame, task: str) -> Figure:
     with plot.use_style():
         _lines(axes, rows.assign(accuracy=100 * rows["accuracy"]))
         _length_axis(axes, table["multiple"].unique())
-        axes.set_title(task if task in RULER_TASKS else f"{task} (ours, no RULER task)")
+        axes.set_title(task_title(task))
         axes.set_ylabel("accuracy (%)")
         made.legend(loc="outside lower center", ncols=3)
     return made
+
+
+def task_title(task: str) -> str:
+    """The task's name; one that is not RULER's says so."""
+    return task if task in RULER_TASKS else f"{task} (ours, no RULER task)"
 
 
 def _lines(axes: Axes, table: pd.DataFrame) -> None:
@@ -79,12 +85,10 @@ def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
 
 
 def depth_table(units: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Accuracy by arm, depth of the needle (bins, in percent) and length, over seeds and queries."""
+    """Accuracy by arm, depth of the needle (in percent: the lower edge of each of five bins) and length, over seeds and queries."""
     rows = units[(units["task"] == task) & units["depth"].notna()]
-    bins = np.minimum((DEPTH_BINS * rows["depth"]).astype(int), DEPTH_BINS - 1)
-    means = rows.groupby(["arm", bins, "length"], sort=False)["correct"].mean().reset_index()
-    step = 100 // DEPTH_BINS
-    return means.assign(depth=[f"{step * low:02d}–{step * (low + 1)}" for low in means["depth"]])
+    low = np.minimum((DEPTH_BINS * rows["depth"]).astype(int), DEPTH_BINS - 1) * (100 // DEPTH_BINS)
+    return rows.groupby(["arm", low, "length"], sort=False)["correct"].mean().reset_index()
 
 
 def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
@@ -94,25 +98,37 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
     with plot.use_style():
         for axes, arm in zip(panels, arms, strict=True):
             grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
-            image = axes.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-            for (i, j), cell in np.ndenumerate(grid.to_numpy()):
-                axes.text(
-                    j,
-                    i,
-                    f"{cell:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=6.5,
-                    color="white" if cell < 0.55 else "black",
-                )
-            axes.set_xticks(range(len(grid.columns)), [str(length) for length in grid.columns])
-            axes.set_yticks(range(len(grid.index)), list(grid.index) if axes is panels[0] else [""] * len(grid.index))
-            axes.grid(False)
+            image = _grid(axes, grid)
+            bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
+            axes.set_yticks(range(len(bins)), bins if axes is panels[0] else [""] * len(bins))
             axes.set_title(arm)
             axes.set_xlabel("length (tokens)")
-        panels[0].set_ylabel("depth of the needle (%)")
+        panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
         made.colorbar(image, ax=panels, label="accuracy", pad=0.02)
     return made
+
+
+def task_map(table: pd.DataFrame, multiple: int) -> Figure:
+    """Accuracy by task and arm at one multiple of T, mean over seeds."""
+    rows = table[table["multiple"] == multiple]
+    grid = rows.pivot_table(index="task", columns="arm", values="accuracy", sort=False)
+    made, (axes,) = plot.figure(1.8 + 0.5 * len(grid.columns), 1.1 + 0.2 * len(grid))
+    with plot.use_style():
+        made.colorbar(_grid(axes, grid), ax=axes, label=f"accuracy at {multiple}T", pad=0.02)
+        axes.set_yticks(range(len(grid)), [t if t in RULER_TASKS else f"{t} (ours)" for t in grid.index])
+        axes.tick_params(axis="x", rotation=45)
+    return made
+
+
+def _grid(axes: Axes, grid: pd.DataFrame) -> AxesImage:
+    """Accuracies as colours from 0 to 1, the numbers written in."""
+    image = axes.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (i, j), cell in np.ndenumerate(grid.to_numpy()):
+        colour = "white" if cell < 0.55 else "black"
+        axes.text(j, i, f"{cell:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+    axes.set_xticks(range(len(grid.columns)), [str(name) for name in grid.columns])
+    axes.grid(False)
+    return image
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -130,25 +146,16 @@ def task_table(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(index=own)
 
 
-def task_map(table: pd.DataFrame, multiple: int) -> Figure:
-    """Accuracy by task and arm at one multiple of T, mean over seeds."""
-    means = table[table["multiple"] == multiple].groupby(["task", "arm"], sort=False)["accuracy"].mean().reset_index()
-    return plot.heat_map(
-        means,
-        row="task",
-        column="arm",
-        value="accuracy",
-        x_label="",
-        y_label="",
-        value_label=f"accuracy at {multiple}T",
-    )
-
-
 def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
     part = curves.dropna(subset=["validation_accuracy"])
     shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
-    return plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label=f"{task}: accuracy at T (%)")
+    made, (axes,) = plot.figure(height=2.5)
+    plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes)
+    with plot.use_style():
+        axes.set_title(task_title(task))
+        axes.set_yticks([0, 25, 50, 75, 90, 100])
+    return made
 
 
 def steps_table(curves: pd.DataFrame) -> pd.DataFrame:

@@ -57,8 +57,8 @@ SIZES: dict[str, Size] = {
         needles="words", batch_size=24, steps=1000, seeds=(0, 1, 2), learning_rates=(1e-3, 2e-3, 4e-3), test_examples=256, validations=20,
     ),
     "paper": Size(
-        arms=("full_rope", "full_rnope", "swa@512", "swa@2048", "swa_mem@512", "rattn@256", "rattn@512", "rattn@1024"), tasks=TASKS,
-        needles="words", batch_size=1020, steps=95_367, seeds=(0,), learning_rates=(1e-3,), test_examples=500, validations=20,
+        arms=("full_rope", "swa@2048", "rattn@1024", "rattn@512"), tasks=TASKS, needles="words", batch_size=1020,
+        steps=95_367, seeds=(0,), learning_rates=(1e-3,), test_examples=500, validations=20,
     ),
 }  # fmt: skip
 

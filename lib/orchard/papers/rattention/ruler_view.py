@@ -117,7 +117,7 @@ def _draw(title: str, pieces: list[tuple[str, str]], lines: list[tuple[str, str,
     count = len(rows) + len(lines) + 1
     made, (axes,) = plot.figure(6.8, 0.3 + 0.15 * count)
 
-    def put(x: float, y: float, text: str, kind: str, bold: bool = False) -> None:
+    def put(x: int, y: int, text: str, kind: str, bold: bool = False) -> None:
         axes.text(x, y, text, color=TINT[kind], family="DejaVu Sans Mono", fontsize=7, va="center",
                   fontweight="bold" if bold else "normal")  # fmt: skip
 

@@ -11,6 +11,7 @@ from orchard.nn.attention import (
 )
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.norm import RMSNorm
+from orchard.nn.packed import Packed
 from orchard.nn.rotary import Rotary
 from orchard.nn.transformer import Block, Decoder, DecoderCache
 
@@ -22,6 +23,7 @@ __all__ = [
     "DecoderCache",
     "FeedForward",
     "FullCache",
+    "Packed",
     "RMSNorm",
     "RollingCache",
     "Rotary",

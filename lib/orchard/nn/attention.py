@@ -14,6 +14,7 @@ key-value head h // (H / Hk)). Sources: Vaswani et al. 2017, arXiv 1706.03762; B
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
 from orchard.nn.norm import RMSNorm
+from orchard.nn.packed import Packed
 from orchard.nn.rotary import Rotary
 
-BACKENDS = ("auto", "naive", "sdpa", "banded")
+BACKENDS = ("auto", "naive", "sdpa", "banded", "flex")
 
 
 def window_including_self(window: int) -> int:
@@ -53,16 +55,28 @@ def attention(
     window: int | None = None,
     query_offset: int = 0,
     backend: str = "auto",
+    packed: Packed | None = None,
 ) -> Float[Tensor, "batch queries heads value_dim"]:
     """Causal attention of queries at positions query_offset, query_offset + 1, ... over keys at positions 0, 1, ...
 
     Backends: "naive" is the specification (every score, then the mask); "sdpa" gives PyTorch's fused kernel a mask;
-    "banded" cuts the sequence into blocks, so that time and memory grow with length * window; "auto" chooses.
+    "banded" cuts the sequence into blocks, so that time and memory grow with length * window; "flex" is compiled
+    FlexAttention, which skips the blocks outside the window (GPUs; no backward on the CPU); "auto" chooses.
+    With `packed` documents (batch 1, no offset) no query sees a key of another document.
     Raises ValueError for a negative window, heads that do not group, or a query without its own key.
     """
+    if packed is not None:
+        packed.check(q, k)
+        if query_offset:
+            raise ValueError(f"query_offset is {query_offset}: packed documents have no past, leave it at 0")
     _check(q, k, window, query_offset, backend)
     if backend == "auto":
-        backend = _choose(q.shape[1], window)
+        backend = _choose(q.device.type, q.shape[1], window, packed is not None)
+    if backend == "flex":
+        return _flex(q, k, v, window, query_offset, packed)
+    if packed is not None:
+        parts = zip(*(x.split(packed.lengths, dim=1) for x in (q, k, v)), strict=True)
+        return torch.cat([attention(a, b, c, window, 0, backend) for a, b, c in parts], dim=1)
     if backend == "naive":
         return _naive(q, k, v, window, query_offset)
     if backend == "banded" and window is not None:
@@ -86,11 +100,16 @@ def _check(q: Tensor, k: Tensor, window: int | None, query_offset: int, backend:
         )
 
 
-def _choose(queries: int, window: int | None) -> str:
+def _choose(device: str, queries: int, window: int | None, packed: bool) -> str:
+    # On a GPU full attention is the fused causal kernel. A window is FlexAttention, since a mask given to the fused
+    # kernel costs every score; so are packed documents, since a loop over them launches kernels one by one. Taken from
+    # what the kernels compute, to be confirmed by `orchard bench rattention` on a GPU.
+    if device == "cuda" and (packed or (window is not None and queries >= 128 and queries > window + 1)):
+        return "flex"
     # Measured forward with backward against "sdpa" on one CPU core (float32, head_dim 16 to 64, windows 0 to 768).
     # Two windows of tokens: 1.05 to 1.6 times as fast from 128 queries on, 0.85 to 1.04 at 96. Eight windows: 4 to 6.
     # Under 96 queries cutting mostly loses (0.4 to 0.95). At 1.5 windows it is 0.75 for a window of 80, 1.2 from 256
-    # on; the rule leaves that out. Not measured on a GPU.
+    # on; the rule leaves that out.
     return "banded" if window is not None and queries >= max(96, 2 * window) else "sdpa"
 
 
@@ -157,6 +176,40 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, window: int, query_offset: int) -> 
         return out
     first = _sdpa(q[:, :head], k[:, : query_offset + head], v[:, : query_offset + head], window, query_offset)
     return torch.cat((first, out), dim=1)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _block_mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    reach = keys if window is None else window
+    return create_block_mask(
+        lambda b, h, q, k: (q + query_offset >= k) & (q + query_offset - k <= reach),
+        None, None, queries, keys, device=str(device),
+    )  # fmt: skip
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int, packed: Packed | None) -> Tensor:
+    """FlexAttention with a block mask that is kept: per shape and window, or with the packed documents."""
+    on_cpu = q.device.type == "cpu"
+    if on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError('backend "flex" has no backward on the CPU: use "auto", or torch.no_grad()')
+    shape = (q.shape[1], k.shape[1], window, query_offset)
+    mask = _block_mask(*shape, q.device) if packed is None else packed.block_mask(window)
+    if on_cpu:  # the specification of the compiled kernel: compiling for the CPU takes longer than it saves
+        from torch.nn.attention.flex_attention import flex_attention as flex
+    else:
+        flex = _compiled_flex()
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return flex(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
 
 
 class Cache:
@@ -309,15 +362,20 @@ class Attention(nn.Module, Configurable):
         self.k_norm = None if cfg.qk_norm is None else cfg.qk_norm.set(dim=self.head_dim).build()
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None
+        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time dim"]:
-        """Mix the tokens of `x`. With a cache, they follow the tokens it has seen; any number may be given at once."""
+        """Mix the tokens of `x`. With a cache, they follow the tokens it has seen; any number may be given at once.
+        With `packed`, the one row of `x` holds several documents, and none sees another."""
         if x.shape[1] == 0:
             raise ValueError("attention over an empty sequence: give at least one token")
+        if cache is not None and packed is not None:
+            raise ValueError(
+                "a cache and packed documents: decode documents as rows of a batch, or leave the cache out"
+            )
         q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
         k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        return self.o_proj(self.attend(q, k, v, cache).flatten(-2))
+        return self.o_proj(self.attend(q, k, v, cache, packed).flatten(-2))
 
     def attend(
         self,
@@ -325,17 +383,22 @@ class Attention(nn.Module, Configurable):
         k: Float[Tensor, "batch time kv_heads head_dim"],
         v: Float[Tensor, "batch time kv_heads head_dim"],
         cache: Cache | None = None,
+        packed: Packed | None = None,
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """What happens between the projections. A cache keeps keys as they are scored: rotated and normalised."""
-        positions, end = self.positions(q, cache)
+        positions, end = self.positions(q, cache, packed)
         q = self.place(q, self.q_norm, positions, end)
         k = self.place(k, self.k_norm, positions, end)
         if cache is not None:
             k, v = cache.append(k, v)
-        return attention(q, k, v, self.window, k.shape[1] - q.shape[1], self.backend)
+        return attention(q, k, v, self.window, k.shape[1] - q.shape[1], self.backend, packed)
 
-    def positions(self, q: Tensor, cache: Cache | None) -> tuple[Int[Tensor, " time"], int]:
-        """Positions of the new tokens, and the position that comes after them."""
+    def positions(
+        self, q: Tensor, cache: Cache | None, packed: Packed | None = None
+    ) -> tuple[Int[Tensor, " time"], int]:
+        """Positions of the new tokens, and a number above all of them; packed documents begin at 0 each."""
+        if packed is not None:
+            return packed.positions, max(packed.lengths)
         start = 0 if cache is None else cache.position
         return torch.arange(start, start + q.shape[1], device=q.device), start + q.shape[1]
 

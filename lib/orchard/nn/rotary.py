@@ -25,6 +25,7 @@ class Rotary(nn.Module, Configurable):
     class Config(Configurable.Config):
         dim: int = REQUIRED  # head_dim, pushed down by the attention layer
         theta: float = 10_000.0
+        max_length: int | None = None  # positions from here on are refused; None: the tables grow with the text
 
     cos: Tensor  # [length, dim / 2], float32 whatever the type of the model
     sin: Tensor
@@ -35,7 +36,9 @@ class Rotary(nn.Module, Configurable):
             raise ValueError(f"Rotary.Config.dim is {cfg.dim}: rotary turns pairs of channels, so make head_dim even")
         if cfg.theta <= 0:
             raise ValueError(f"Rotary.Config.theta is {cfg.theta}: it must be positive, for example 10000.0")
-        self.dim, self.theta = cfg.dim, cfg.theta
+        if cfg.max_length is not None and cfg.max_length < 1:
+            raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: give at least 1, or None for no limit")
+        self.dim, self.theta, self.max_length = cfg.dim, cfg.theta, cfg.max_length
         self._forget()
 
     def forward(
@@ -51,6 +54,11 @@ class Rotary(nn.Module, Configurable):
         """
         if length is None:
             length = 1 if positions.is_meta else max(1, int(positions.max()) + 1)
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"rotary position {length - 1}, but Rotary.Config.max_length is {self.max_length}: give shorter text, "
+                "or raise max_length (None for no limit)"
+            )
         if length > len(self.cos) or self.cos.device != x.device:
             self._grow(length, x.device)
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)

@@ -19,6 +19,7 @@ from orchard.config import REQUIRED, Configurable
 from orchard.nn.attention import Attention, Cache
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.norm import RMSNorm
+from orchard.nn.packed import Packed
 
 
 class Block(nn.Module, Configurable):
@@ -43,9 +44,9 @@ class Block(nn.Module, Configurable):
         self.feed_forward = cfg.feed_forward.build()
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None
+        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time dim"]:
-        x = x + self.attention(self.attention_norm(x), cache)
+        x = x + self.attention(self.attention_norm(x), cache, packed)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def flops_per_token(self, length: int) -> float:
@@ -96,13 +97,14 @@ class Decoder(nn.Module, Configurable):
             nn.init.normal_(self.head.weight, std=cfg.dim**-0.5)
 
     def forward(
-        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None
+        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time vocab"]:
-        """Logits of the next token at every position. With a cache, `tokens` follow the tokens it has seen."""
-        return self.logits(self.features(tokens, cache))
+        """Logits of the next token at every position. With a cache, `tokens` follow the tokens it has seen; with
+        `packed`, the one row of `tokens` holds several documents, each modelled as if it were alone."""
+        return self.logits(self.features(tokens, cache, packed))
 
     def features(
-        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None
+        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time dim"]:
         """What the output matrix reads: the last layer, normalised. For losses that never hold all logits."""
         if tokens.shape[1] == 0:
@@ -116,7 +118,7 @@ class Decoder(nn.Module, Configurable):
                 "use the vocabulary size of the tokenizer that made them"
             ) from None
         for i, layer in enumerate(self.layers):
-            x = layer(x, None if cache is None else cache.layers[i])
+            x = layer(x, None if cache is None else cache.layers[i], packed)
         return self.norm(x)
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:

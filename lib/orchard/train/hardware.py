@@ -41,8 +41,9 @@ RULES = (
     Rule(r"cpu-.*", "32-true", False, True),
 )
 
-# orchard.nn chooses by shape, on every device: see `attention` there for the measured rule.
-ATTENTION = "auto (sdpa; banded where the window is short)"
+# orchard.nn chooses by device and shape: see `attention` there for the rule and what it rests on.
+ATTENTION = {"cuda": "auto (sdpa; compiled flex for windows and packed documents)"}
+ATTENTION_ELSEWHERE = "auto (sdpa; banded where the window is short)"
 
 # Dense bf16 peak in FLOP/s, from the makers' data sheets (without sparsity). First match wins.
 BF16_PEAKS = (
@@ -71,16 +72,21 @@ class Hardware:
     threads: int
     peak_flops: float | None
 
+    @property
+    def attention(self) -> str:
+        """How attention is computed here, in words."""
+        return ATTENTION.get(self.device, ATTENTION_ELSEWHERE)
+
     def __str__(self) -> str:
         peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
         return (
-            f"device {self.device} ({self.name}), precision {self.precision}, attention {ATTENTION}, "
+            f"device {self.device} ({self.name}), precision {self.precision}, attention {self.attention}, "
             f"compile {'on' if self.compile else 'off'}, {self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the provenance of a run."""
-        return {"device": self.device, "name": self.name, "precision": self.precision, "attention": ATTENTION,
+        return {"device": self.device, "name": self.name, "precision": self.precision, "attention": self.attention,
                 "compile": self.compile, "threads": self.threads}  # fmt: skip
 
 

@@ -67,6 +67,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "paper_shapes": published_shapes,
     "tuning": sweep.tuning,
     "training": sweep.training,
+    "training_facts": sweep.training_facts,
+    "training_units": sweep.training_units,
     "window_sweep": sweep.window_sweep,
     "window_sweep_units": sweep.window_sweep_units,
     "ablation": ablations.ablation,

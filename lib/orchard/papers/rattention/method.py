@@ -11,6 +11,8 @@ Shapes: q [batch, time, heads, head_dim]; k, v [batch, time, kv_heads, head_dim]
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from orchard.kernels.residual import (
     read_state,
     residual_linear_attention,
 )
-from orchard.nn import Attention, Block, RMSNorm, RollingCache, attention
+from orchard.nn import Attention, Block, Packed, RMSNorm, RollingCache, attention
 from orchard.nn.attention import Cache
 
 __all__ = [
@@ -148,28 +150,29 @@ class RAttention(Attention):
         k: Float[Tensor, "batch time kv_heads head_dim"],
         v: Float[Tensor, "batch time kv_heads head_dim"],
         cache: Cache | None = None,
+        packed: Packed | None = None,
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """RMS_swa(o_swa) + RMS_rla(o_rla). With a cache the tokens follow those it has seen."""
         if cache is not None and not isinstance(cache, ResidualCache):
             raise TypeError(f"RAttention got a {type(cache).__name__}: make the cache with its own new_cache()")
-        positions, end = self.positions(q, cache)
-        rla, k, v, keys = self._residual(q, k, v, positions, cache)
+        positions, end = self.positions(q, cache, packed)
+        rla, k, v, keys = self._residual(q, k, v, positions, cache, packed)
         if self.rla_norm is not None:
             rla = self.rla_norm(rla)
         if self.window < 0:
             return rla
         q, k = self.place(q, self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
         decoding = cache is not None and q.shape[1] == 1  # then every key is in the window, in the order of the slots
-        swa = attention(q, k, v, None if decoding else self.window, k.shape[1] - q.shape[1], self.backend)
+        swa = attention(q, k, v, None if decoding else self.window, k.shape[1] - q.shape[1], self.backend, packed)
         return rla + (swa if self.swa_norm is None else self.swa_norm(swa))
 
     def _residual(
-        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: ResidualCache | None
+        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: ResidualCache | None, packed: Packed | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """o_rla of the new tokens; then the raw keys, the values and the positions that the window branch runs over."""
         if cache is None:
             state = self.initial_state()
-            return self._parallel(q, k, v, self.window, state)[0], k, v, positions
+            return self._parallel(q, k, v, self.window, state, packed)[0], k, v, positions
         if q.shape[1] == 1:
             rla = residual_linear_attention_step(q, k, v, cache, self.q_scale, self.k_scale)
             held = min(cache.position, cache.slots)
@@ -183,9 +186,12 @@ class RAttention(Attention):
         cache.state = state.detach()
         return rla, k, v, torch.cat([past, positions])
 
-    def _parallel(self, q: Tensor, k: Tensor, v: Tensor, window: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _parallel(
+        self, q: Tensor, k: Tensor, v: Tensor, window: int, state: Tensor | None, packed: Packed | None = None
+    ) -> tuple[Tensor, Tensor]:
         q, k = _scaled(q, self.q_scale), _scaled(k, self.k_scale)
-        rla, final = residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size)
+        ends: dict[str, Any] = {} if packed is None else {"cu_seqlens": packed.cu_seqlens}
+        rla, final = residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size, **ends)
         return rla.to(v.dtype), final
 
     def new_cache(

@@ -6,6 +6,7 @@ The learning rate of each family is chosen on a grid by validation loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -20,8 +21,7 @@ from orchard.train import TrainLM
 def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
     """Validation loss of one arm per family on the grid of learning rates, at the first seed."""
     profile, seeds = chosen(setting)
-    arms = ("full_rope", f"swa@{profile.eighth}", f"rattn@{profile.eighth}")
-    grid = [(name, rate) for name in arms for rate in profile.learning_rates]
+    grid = [(name, rate) for name in profile.main_arms for rate in profile.learning_rates]
     runs = run(
         [run_config(model(n, profile), profile, setting, seeds[0], r, f"{n} seed {seeds[0]} lr {r:g}") for n, r in grid]
     )
@@ -38,10 +38,10 @@ def best_rates(setting: Setting, run: Runner) -> dict[str, float]:
     return dict(zip(best["family"], best["learning_rate"], strict=True))
 
 
-def _sweep(setting: Setting, run: Runner) -> list[tuple[str, int, TrainLM.Config, Finished]]:
+def _trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[tuple[str, int, TrainLM.Config, Finished]]:
     profile, seeds = chosen(setting)
     rates = best_rates(setting, run)
-    cells = [(name, seed) for name in profile.arms() for seed in seeds]
+    cells = [(name, seed) for name in arms for seed in seeds]
     cfgs = [
         run_config(model(n, profile), profile, setting, s, rates[family(n)], f"{n} seed {s} lr {rates[family(n)]:g}")
         for n, s in cells
@@ -49,26 +49,42 @@ def _sweep(setting: Setting, run: Runner) -> list[tuple[str, int, TrainLM.Config
     return [(n, s, cfg, done) for (n, s), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
 
 
-def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
+def _facts(cells: list[tuple[str, int, TrainLM.Config, Finished]]) -> pd.DataFrame:
     columns = ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token", "cache_bytes")
     return pd.DataFrame(
         [{"arm": n, "family": n.split("@")[0], "window": _window(n), "seed": s, "learning_rate": cfg.optim.learning_rate,
-          **{k: done.result[k] for k in columns}} for n, s, cfg, done in _sweep(setting, run)]
+          **{k: done.result[k] for k in columns}} for n, s, cfg, done in cells]
     )  # fmt: skip
+
+
+def training(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Learning curves of the main arms: arm, seed, step, loss, validation_loss (nats per token)."""
+    cells = _trained(setting, run, chosen(setting)[0].main_arms)
+    return pd.concat([done.metrics().assign(arm=n, seed=s) for n, s, _, done in cells], ignore_index=True)
+
+
+def training_facts(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The main arms, with the columns of :func:`window_sweep`."""
+    return _facts(_trained(setting, run, chosen(setting)[0].main_arms))
+
+
+def training_units(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The main arms, with the columns of :func:`window_sweep_units`."""
+    return _units(setting, run, chosen(setting)[0].main_arms)
+
+
+def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
+    return _facts(_trained(setting, run, chosen(setting)[0].arms()))
 
 
 def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed, test window and copy-distance stratum: nats and bytes. What intervals are computed from."""
-    profile, _ = chosen(setting)
-    return units_table([({"arm": n}, s, done) for n, s, _, done in _sweep(setting, run)], profile)
+    return _units(setting, run, chosen(setting)[0].arms())
 
 
-def training(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Learning curves of every arm of the sweep: arm, seed, step, loss, validation_loss (nats per token)."""
-    return pd.concat(
-        [done.metrics().assign(arm=n, seed=s) for n, s, _, done in _sweep(setting, run)], ignore_index=True
-    )
+def _units(setting: Setting, run: Runner, arms: Sequence[str]) -> pd.DataFrame:
+    return units_table([({"arm": n}, s, done) for n, s, _, done in _trained(setting, run, arms)], chosen(setting)[0])
 
 
 def _window(name: str) -> float:

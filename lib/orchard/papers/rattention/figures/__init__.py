@@ -8,6 +8,18 @@ from orchard.papers.rattention.figures.build import (
     norm_jump,
     norm_jump_table,
 )
+from orchard.papers.rattention.figures.explorers import (
+    Probe,
+    probe,
+    published_pareto,
+    published_pareto_table,
+    received,
+    received_table,
+    state_spectrum,
+    state_spectrum_table,
+    token_weights,
+    weighted_values,
+)
 from orchard.papers.rattention.figures.long_context import (
     accuracy_curves,
     depth_maps,
@@ -34,6 +46,7 @@ from orchard.papers.rattention.figures.sweep import (
 )
 
 __all__ = [
+    "Probe",
     "ablation",
     "accuracy_curves",
     "claims_forest",
@@ -49,7 +62,14 @@ __all__ = [
     "norm_jump",
     "norm_jump_table",
     "pareto",
+    "probe",
+    "published_pareto",
+    "published_pareto_table",
     "published_sweep",
+    "received",
+    "received_table",
+    "state_spectrum",
+    "state_spectrum_table",
     "steps_table",
     "strata",
     "strata_table",
@@ -57,7 +77,9 @@ __all__ = [
     "task_map",
     "task_means",
     "task_table",
+    "token_weights",
     "training_loss",
     "tuning",
+    "weighted_values",
     "window_sweep",
 ]

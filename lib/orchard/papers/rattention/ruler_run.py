@@ -5,11 +5,12 @@
 Lengths are uniform on T/2 … T, one per batch; every batch holds the same number of sequences of each task. Section 6.3.
 
 **What is scored is what greedy decoding gives.** An answer that is one item counts when every token of it is the argmax given the
-prompt and the true tokens before it. Greedy decoding gives the answer exactly in those cases and no others: by induction, as long as
-the tokens so far are the true ones both see the same prefix, and at the first token that is not the argmax greedy decoding leaves
-the answer. One forward pass therefore scores all queries of a sequence. Where an answer has several items in any order (fwe, cwe, vt,
-niah_multivalue, niah_multiquery) partial credit needs what the model really says: it is decoded token by token, with a cache.
-Earlier queries of a sequence stand before a query with their true answers, as examples of the format; no key is asked for twice.
+prompt and the true tokens before it. Greedy decoding gives the answer in exactly those cases: by induction, as long as its tokens
+are the true ones both see the same prefix, and at the first token that is not the argmax it leaves the answer. (In exact
+arithmetic: a cache and a whole sequence may round a tie of two logits differently.) So one forward pass scores all queries of a
+sequence. Where an answer has several items in any order (fwe, cwe, vt, niah_multivalue, niah_multiquery) partial credit needs what
+the model really says: it is decoded token by token, with a cache. Earlier queries of a sequence stand before a query with their true
+answers, as examples of the format; no key is asked for twice.
 """
 
 from __future__ import annotations

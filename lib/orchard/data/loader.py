@@ -12,14 +12,26 @@ epoch is taken when the last batch is handed out, not when the iterator ends.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
 from orchard.data.cache import DataError
-from orchard.data.corpus import Windows
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """What the loader reads: numbered sequences of ``length`` tokens, such as ``orchard.data.Windows``."""
+
+    length: int
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
+        """The sequences with these numbers."""
+        ...
 
 
 class ResumableLoader:
@@ -30,7 +42,7 @@ class ResumableLoader:
     the same batches. DataError when there are fewer windows than one batch.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+    def __init__(self, windows: Indexed, batch_size: int, seed: int) -> None:
         if not 1 <= batch_size <= len(windows):
             raise DataError(
                 f"batch_size = {batch_size} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
@@ -47,12 +59,12 @@ class ResumableLoader:
         """The permutation of the windows in an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.windows))
 
-    def __iter__(self) -> Iterator[dict[str, Int64[Tensor, "batch length_and_one"]]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if self._under_way:
             self._epoch, self._position, self._under_way = self._epoch + 1, 0, False
         return self._rest(self._epoch, self._position)
 
-    def _rest(self, epoch: int, start: int) -> Iterator[dict[str, Int64[Tensor, "batch length_and_one"]]]:
+    def _rest(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         order = self.order(epoch)
         for position in range(start, len(self)):
             batch = self.windows.batch(order[position * self.batch_size : (position + 1) * self.batch_size])

@@ -111,16 +111,16 @@ class TrainLM(Run):
         loader = ResumableLoader(train, cfg.batch_size, cfg.seed)
         meter = ThroughputMeter(cfg.batch_size * cfg.seq_len, model.flops_per_token(cfg.seq_len), hardware)
 
-        def validate() -> float:
-            return score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"].double().mean().item()
+        def validate() -> dict[str, float]:
+            nats = score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"]
+            return {"validation_loss": nats.double().mean().item()}
 
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         train_loop(module, loader, cfg, work, hardware, [meter, monitor])
         work.log(str(meter))
         work.notes["throughput"] = meter.read()
 
-        validated = monitor.last is not None and monitor.last[0] == cfg.steps
-        validation_loss = monitor.last[1] if monitor.last and validated else validate()
+        validated = monitor.last[1] if monitor.last and monitor.last[0] == cfg.steps else validate()
         weights = {name: p.cpu().contiguous() for name, p in model.state_dict().items()}
         save_file(weights, work.folder / "model.safetensors")
         scores = score(model, test, cfg.eval_windows, cfg.batch_size, hardware)
@@ -130,7 +130,7 @@ class TrainLM(Run):
         return {
             "loss": nats / scores["nll"].numel(),
             "bits_per_byte": nats / math.log(2) / size,
-            "validation_loss": validation_loss,
+            **validated,
             "test_tokens": scores["nll"].numel(),
             "test_bytes": size,
             "tokens": cfg.steps * cfg.batch_size * cfg.seq_len,

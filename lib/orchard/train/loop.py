@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,7 @@ from orchard.nn import Decoder
 from orchard.runs import Workspace
 from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest
 from orchard.train.hardware import Hardware
-from orchard.train.lm import AdamW, TrainLM, token_losses
+from orchard.train.lm import AdamW, token_losses
 from orchard.train.metrics import JsonLinesLogger, extra_loggers
 
 
@@ -38,10 +38,21 @@ class LanguageModel(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+@runtime_checkable
+class Training(Protocol):
+    """What the loop reads of a run's config."""
+
+    steps: int
+    clip: float
+    seed: int
+    checkpoint_every: int
+    label: str
+
+
 def train_loop(
     module: pl.LightningModule,
     loader: Any,
-    cfg: TrainLM.Config,
+    cfg: Training,
     work: Workspace,
     hardware: Hardware,
     callbacks: list[pl.Callback],
@@ -51,7 +62,7 @@ def train_loop(
     Quiet: no progress bar unless a person watches a terminal, no advertisement, no warnings about workers.
     """
     if cfg.steps < 1:
-        raise BadInput(f"TrainLM.Config.steps is {cfg.steps}: train for at least one step")
+        raise BadInput(f"{type(cfg).__qualname__}.steps is {cfg.steps}: train for at least one step")
     checkpoint = latest(work.checkpoints)
     start = int(checkpoint.stem.partition("_")[2]) if checkpoint else 0
     if checkpoint:

@@ -82,25 +82,26 @@ def extra_loggers(label: str) -> list[Logger]:
 
 
 class Monitor(pl.Callback):
-    """Logs the loss every ``log_every`` steps and the validation loss every ``validate_every`` steps, to every logger.
+    """Logs the loss every ``log_every`` steps and what ``validate`` measures every ``validate_every`` steps, to every logger.
 
     Must stand before the callback that saves checkpoints.
     """
 
     def __init__(
-        self, log_every: int, validate_every: int, validate: Callable[[], float], meter: ThroughputMeter
+        self, log_every: int, validate_every: int, validate: Callable[[], dict[str, float]], meter: ThroughputMeter
     ) -> None:
         self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
-        self.last: tuple[int, float] | None = None  # step and validation loss
+        self.last: tuple[int, dict[str, float]] | None = None  # step and what was measured there
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        step, row = trainer.global_step, {}
+        step, row = trainer.global_step, dict[str, float]()
         if step % self.log_every == 0 or step == 1:
             row["loss"] = float(outputs["loss"])
         if step % self.validate_every == 0:
             with self.meter.paused():
-                row["validation_loss"] = self.validate()
-            self.last = step, row["validation_loss"]
+                measured = self.validate()
+            row |= measured
+            self.last = step, measured
         if row:
             for logger in trainer.loggers:
                 logger.log_metrics(row, step)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from orchard.papers.rattention import long_context
 from orchard.stats import paired_bootstrap
 
 Tables = Callable[[str], pd.DataFrame]
@@ -83,4 +84,5 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C8": against_full,
     "C12": partial(ablated, ("identity",)),
     "C13": partial(ablated, ("−SWA", "−norm", "head split")),
+    **long_context.EVIDENCE,
 }

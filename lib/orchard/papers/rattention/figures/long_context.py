@@ -1,0 +1,172 @@
+"""Figures of long context: accuracy against length, depth maps, the table of tasks, learning curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from orchard import plot
+from orchard.papers.rattention.long_context import steps_to_reach
+from orchard.papers.rattention.ruler_tok import RULER_TASKS, UNAVAILABLE
+
+LINES = ("-", "--", ":", "-.")
+DEPTH_BINS = 5
+
+
+def task_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over RULER's tasks: one row per arm, seed and multiple of T."""
+    own = table[table["ruler"]]
+    return own.groupby(["arm", "seed", "multiple"], sort=False)["accuracy"].mean().reset_index()
+
+
+def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Ours on the left: mean over RULER-lite's tasks, band over seeds. On the right, in grey, the paper's RULER averages of 3B models.
+
+    The two panels share the axis of lengths as multiples of the training length, not the tasks, the models or the data.
+    """
+    made, (left, right) = plot.figure(6.8, 2.9, columns=2)
+    with plot.use_style():
+        _lines(left, task_means(table).assign(accuracy=lambda t: 100 * t["accuracy"]))
+        points = published[published["metric"] == "RULER"]
+        points = points.assign(multiple=points["context"] / points["context"].min())
+        plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
+        for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
+            _length_axis(axes, table["multiple"].unique())
+            axes.set_title(title)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
+        left.set_ylabel("accuracy (%)")
+    return made
+
+
+def task_curves(table: pd.DataFrame, task: str) -> Figure:
+    """Accuracy on one task against length, every arm."""
+    made, (axes,) = plot.figure(height=2.9)
+    rows = table[table["task"] == task]
+    with plot.use_style():
+        _lines(axes, rows.assign(accuracy=100 * rows["accuracy"]))
+        _length_axis(axes, table["multiple"].unique())
+        axes.set_title(task_title(task))
+        axes.set_ylabel("accuracy (%)")
+        made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+def task_title(task: str) -> str:
+    """The task's name; one that is not RULER's says so."""
+    return task if task in RULER_TASKS else f"{task} (ours, no RULER task)"
+
+
+def _lines(axes: Axes, table: pd.DataFrame) -> None:
+    """Accuracy against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
+    arms = list(pd.unique(table["arm"]))
+    given, seen = plot.looks(arms), dict[plot.Look, int]()
+    for arm in arms:
+        look = given[arm]
+        number = seen[look] = seen.get(look, -1) + 1
+        by_seed = table[table["arm"] == arm].groupby(["multiple", "seed"])["accuracy"].mean()
+        points = by_seed.groupby(level=0).agg(["mean", "min", "max"])
+        axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            points.index, points["mean"], LINES[number % len(LINES)], color=look.colour, marker=look.marker, label=arm
+        )
+
+
+def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(map(float, multiples))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "T" if value == 1 else f"{value:g}T"))
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("length, in training lengths T")
+
+
+def depth_table(units: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Accuracy by arm, depth of the needle (in percent: the lower edge of each of five bins) and length, over seeds and queries."""
+    rows = units[(units["task"] == task) & units["depth"].notna()]
+    low = np.minimum((DEPTH_BINS * rows["depth"]).astype(int), DEPTH_BINS - 1) * (100 // DEPTH_BINS)
+    return rows.groupby(["arm", low, "length"], sort=False)["correct"].mean().reset_index()
+
+
+def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
+    """Depth of the needle × length, a map per arm on one scale. Depth 0 is the start of the text, farthest from the question."""
+    table = depth_table(units, task)
+    made, panels = plot.figure(2.1 * len(arms) + 0.6, 2.1, columns=len(arms))
+    with plot.use_style():
+        for axes, arm in zip(panels, arms, strict=True):
+            grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
+            image = _grid(axes, grid)
+            bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
+            axes.set_yticks(range(len(bins)), bins if axes is panels[0] else [""] * len(bins))
+            axes.set_title(arm)
+            axes.set_xlabel("length (tokens)")
+        panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
+        made.colorbar(image, ax=panels, label="accuracy", pad=0.02)
+    return made
+
+
+def task_map(table: pd.DataFrame, multiple: int) -> Figure:
+    """Accuracy by task and arm at one multiple of T, mean over seeds."""
+    rows = table[table["multiple"] == multiple]
+    grid = rows.pivot_table(index="task", columns="arm", values="accuracy", sort=False)
+    made, (axes,) = plot.figure(1.8 + 0.5 * len(grid.columns), 1.1 + 0.2 * len(grid))
+    with plot.use_style():
+        made.colorbar(_grid(axes, grid), ax=axes, label=f"accuracy at {multiple}T", pad=0.02)
+        axes.set_yticks(range(len(grid)), [t if t in RULER_TASKS else f"{t} (ours)" for t in grid.index])
+        axes.tick_params(axis="x", rotation=45)
+    return made
+
+
+def _grid(axes: Axes, grid: pd.DataFrame) -> AxesImage:
+    """Accuracies as colours from 0 to 1, the numbers written in."""
+    image = axes.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (i, j), cell in np.ndenumerate(grid.to_numpy()):
+        colour = "white" if cell < 0.55 else "black"
+        axes.text(j, i, f"{cell:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+    axes.set_xticks(range(len(grid.columns)), [str(name) for name in grid.columns])
+    axes.grid(False)
+    return image
+
+
+def task_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent, mean over seeds: a row per task, columns (arm, length).
+
+    Tasks that cannot be measured say so. The last row is the mean over RULER's measured tasks.
+    """
+    cells = table.pivot_table(index="task", columns=["arm", "length"], values="accuracy", sort=False)
+    mean = table[table["ruler"]].pivot_table(columns=["arm", "length"], values="accuracy", sort=False).iloc[0]
+    shown = (100 * cells).map("{:.0f}".format)
+    for task in UNAVAILABLE:
+        shown.loc[task] = "unavailable"
+    shown.loc["mean of RULER's"] = [f"{100 * mean[column]:.0f}" for column in shown.columns]
+    own = {task: f"{task} (ours)" for task in cells.index if task not in RULER_TASKS}
+    return shown.rename(index=own)
+
+
+def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
+    """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
+    part = curves.dropna(subset=["validation_accuracy"])
+    shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
+    made, (axes,) = plot.figure(height=2.5)
+    plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes)
+    with plot.use_style():
+        axes.set_title(task_title(task))
+        axes.set_yticks([0, 25, 50, 75, 90, 100])
+    return made
+
+
+def steps_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Steps until 90 % of a task's answers are right at T, by task and arm: median of the seeds that got there (how many, if not all)."""
+    steps = steps_to_reach(curves)
+    seeds = steps["seed"].nunique()
+
+    def cell(values: pd.Series) -> str:
+        reached = values.dropna()
+        if reached.empty:
+            return "–"
+        return f"{reached.median():.0f}" + ("" if len(reached) == seeds else f" ({len(reached)} of {seeds} seeds)")
+
+    return steps.groupby(["task", "arm"], sort=False)["step"].apply(cell).unstack("arm")

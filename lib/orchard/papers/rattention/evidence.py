@@ -11,6 +11,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from orchard.papers.rattention import efficiency
+
 Tables = Callable[[str], pd.DataFrame]
 
 
@@ -74,4 +76,6 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C8": against_full,
     "C12": partial(ablated, ("identity",)),
     "C13": partial(ablated, ("no window", "no norm")),
+    "C14": efficiency.step_ratios,
+    "C15": efficiency.tile_gain,
 }

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from orchard.config import REQUIRED
-from orchard.papers.rattention import ablations, checks, sweep
+from orchard.papers.rattention import ablations, checks, efficiency, sweep
 from orchard.papers.rattention.ablations import VARIANTS, variant
 from orchard.papers.rattention.arms import paper_model
 from orchard.papers.rattention.profiles import PROFILES, Profile, model, run_config
@@ -73,6 +73,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "window_sweep_units": sweep.window_sweep_units,
     "ablation": ablations.ablation,
     "ablation_units": ablations.ablation_units,
+    **efficiency.EXPERIMENTS,
 }
 
 

@@ -8,6 +8,7 @@ from orchard.papers.rattention.figures.build import (
     norm_jump,
     norm_jump_table,
 )
+from orchard.papers.rattention.figures.efficiency import calculator, decode, step_bars, throughput, tiles, timing
 from orchard.papers.rattention.figures.sweep import (
     ablation,
     claims_forest,
@@ -24,9 +25,11 @@ from orchard.papers.rattention.figures.sweep import (
 
 __all__ = [
     "ablation",
+    "calculator",
     "claims_forest",
     "coverage",
     "coverage_table",
+    "decode",
     "effects",
     "feature_entropy",
     "feature_map_table",
@@ -35,8 +38,12 @@ __all__ = [
     "norm_jump_table",
     "pareto",
     "published_sweep",
+    "step_bars",
     "strata",
     "strata_table",
+    "throughput",
+    "tiles",
+    "timing",
     "training_loss",
     "tuning",
     "window_sweep",

@@ -100,7 +100,7 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     )
     _log(middle)
     for (arm, mode), part in memory.groupby(["arm", "mode"], sort=False):
-        look = plot.looks([arm])[arm]
+        look = plot.looks([str(arm)])[str(arm)]
         line = "-" if mode == "training" else "--"
         right.plot(
             part["length"], part["bytes"] / 2**20, line, color=look.colour, marker=look.marker, label=f"{arm}, {mode}"

@@ -33,6 +33,7 @@ class Sizes:
     rounds: int
     step_lengths: tuple[int, ...]
     step_layers: int
+    step_batch: int
     step_rounds: int
     tile_length: int | None  # None: no tiles, they are those of the Triton kernels
     contexts: tuple[int, ...]  # of decoding
@@ -45,15 +46,17 @@ class Sizes:
 
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
-        gpu=False, lengths=(256, 1024, 4096), tokens=4096, rounds=3, step_lengths=(256, 512), step_layers=4, step_rounds=20,
+        gpu=False, lengths=(256, 1024, 4096), tokens=4096, rounds=3, step_lengths=(128, 256), step_layers=4, step_batch=2, step_rounds=20,
         tile_length=None, contexts=(256, 1024, 4096), decode_batch=2, decode_tokens=15, window=128,
     ),
     "gpu": Sizes(
-        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=8,
+        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10,
+        step_lengths=(4096, 8192), step_layers=8, step_batch=8,
         step_rounds=20, tile_length=8192, contexts=(1024, 4096, 16384, 65536), decode_batch=8, decode_tokens=50,
     ),
     "paper": Sizes(
-        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=4,
+        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10,
+        step_lengths=(4096, 8192), step_layers=4, step_batch=2,
         step_rounds=20, tile_length=8192, contexts=(4096, 8192, 16384, 32768), decode_batch=8, decode_tokens=50,
     ),
 }  # fmt: skip
@@ -82,7 +85,8 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
         **shape, rounds=sizes.rounds, lengths=list(sizes.lengths), tokens=sizes.tokens, window=sizes.window, label="operations",
     )])[0]  # fmt: skip
     steps = run([Steps.Config(
-        **shape, rounds=sizes.step_rounds, lengths=list(sizes.step_lengths), num_layers=sizes.step_layers, label="training steps",
+        **shape, rounds=sizes.step_rounds, lengths=list(sizes.step_lengths), num_layers=sizes.step_layers,
+        batch=sizes.step_batch, label="training steps",
     )])[0]  # fmt: skip
     parts = [
         _table(operations).assign(measurement="operation"),
@@ -143,7 +147,8 @@ def memory(setting: Setting, run: Runner) -> pd.DataFrame:
     """Peak memory of one forward of the local layer on the CPU: arm, mode, length, bytes."""
     sizes = SIZES[setting.profile]
     cfg = Memory.Config(
-        **_shape(setting), arms=[f"swa@{sizes.memory_window}", f"rattn@{sizes.memory_window}"], lengths=list(sizes.memory_lengths),
+        **(_shape(setting) | {"gpu": False}), arms=[f"swa@{sizes.memory_window}", f"rattn@{sizes.memory_window}"],
+        lengths=list(sizes.memory_lengths),
         label="memory of a forward pass",
     )  # fmt: skip
     return _table(run([cfg])[0])
@@ -201,6 +206,12 @@ def paired(table: pd.DataFrame, measurement: str, first: str, second: str, lengt
 # What the kernels are held to on a GPU: numerator, denominator, what the ratio is called, and the least ratio by length.
 TARGETS: tuple[tuple[str, str, str, Callable[[int], float | None]], ...] = (
     ("fla", "residual", "fla's linear attention / our residual linear attention", lambda length: 1.0),
+    (
+        "fla kernel",
+        "residual",
+        "fla's kernel alone, features given / our residual linear attention",
+        lambda length: 1.0,
+    ),
     (
         "full layer",
         "rattn layer",

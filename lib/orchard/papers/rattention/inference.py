@@ -97,7 +97,7 @@ class Memory(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Every arm, mode and length; always on the CPU, which has no allocator that hides a quadratic tensor."""
-        self.hardware(work)
+        self.hardware(work, "cpu")
         rows = []
         for name in self.cfg.arms:
             layer = self.layer(name)

@@ -54,9 +54,10 @@ class Measurement(Run):
         rounds: int = REQUIRED
         seed: int = 0
 
-    def hardware(self, work: Workspace) -> Hardware:
+    def hardware(self, work: Workspace, device: str | None = None) -> Hardware:
         """The machine, noted in the provenance. Raises BadInput where a GPU is needed and there is none."""
-        hardware = choose("cpu" if choose(work.device).device == "mps" else work.device)
+        wanted = device or work.device
+        hardware = choose("cpu" if choose(wanted).device == "mps" else wanted)
         if self.cfg.gpu and hardware.device != "cuda":
             raise BadInput(
                 f"{self.cfg.label or type(self).__name__} has sizes for a GPU and would run on {hardware.device}: use profile smoke, "
@@ -159,6 +160,7 @@ class Operations(Measurement):
                     for turn, seconds in enumerate(times)
                 ]
             work.log(f"length {length}: {', '.join(ready)}")
+            _forget_graphs(hardware)
         return {"rows": rows}
 
     def peers(self, hardware: Hardware, length: int, batch: int) -> dict[str, Callable[[], Step]]:
@@ -188,6 +190,7 @@ class Operations(Measurement):
                 lambda q, k, v: residual_linear_attention(q, k, v, window)[0], [q, k, v]
             ),
             "fla": lambda: forward_backward(_fla(device, window), [q, k, v]),
+            "fla kernel": lambda: forward_backward(_fla_kernel(device), _features(q, k, v, window)),
             "full layer": layer("full_rope"),
             "window layer": layer(f"swa@{cfg.window}"),
             "rattn layer": layer(f"rattn@{cfg.window}"),
@@ -208,19 +211,25 @@ def _full(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _fla(device: str, window: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The same function by fla's linear attention: the feature map, the shift by w + 1 and the heads of a group are made outside
-    it, since it has none of them. On a GPU its Triton kernels, elsewhere its plain chunked form."""
-    linear_attention = _fla_triton() if device == "cuda" else _fla_plain()
+    """The same function by fla's linear attention, with all that it needs for it."""
+    linear_attention = _fla_kernel(device)
+    return lambda q, k, v: linear_attention(*_features(q, k, v, window))
 
-    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        delta, groups, length = window + 1, q.shape[2] // k.shape[2], q.shape[1]
-        late = max(length - delta, 0)
-        features = [feature_map(x).to(x.dtype) for x in (q, k[:, :late])]
-        shifted = [nn.functional.pad(x, (0, 0, 0, 0, length - late, 0)) for x in (features[1], v[:, :late])]
-        keys, values = (x.repeat_interleave(groups, dim=2) for x in shifted)
-        return linear_attention(features[0], keys, values)
 
-    return function
+def _features(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
+    """Features of q, of k shifted by w + 1, and v shifted, all per query head: fla has no feature map, no shift and no groups."""
+    length, groups = q.shape[1], q.shape[2] // k.shape[2]
+    late = max(length - window - 1, 0)
+    keys, values = (
+        nn.functional.pad(x, (0, 0, 0, 0, length - late, 0)).repeat_interleave(groups, dim=2)
+        for x in (feature_map(k[:, :late]).to(k.dtype), v[:, :late])
+    )
+    return [feature_map(q).to(q.dtype), keys, values]
+
+
+def _fla_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """fla's chunked linear attention: its Triton kernels on a GPU, its plain form elsewhere. ImportError without fla."""
+    return _fla_triton() if device == "cuda" else _fla_plain()
 
 
 def _fla_triton() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -243,9 +252,15 @@ def _fla_plain() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda q, k, v: module.naive_chunk_linear_attn(q, k, v, scale=1.0)
 
 
+def _forget_graphs(hardware: Hardware) -> None:
+    """Drop what was compiled for one length: torch.compile falls back to eager after a few shapes of the same code."""
+    if hardware.compile:
+        torch._dynamo.reset()
+
+
 def _autocast(function: Callable[..., Tensor], hardware: Hardware) -> Callable[..., Tensor]:
     def run(*inputs: Tensor) -> Tensor:
-        with torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        with torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.device == "cuda"):
             return function(*inputs)
 
     return run
@@ -275,8 +290,7 @@ class Steps(Measurement):
                     for turn, seconds in enumerate(times)
                 ]
             del steps
-            if hardware.compile:
-                torch._dynamo.reset()  # the graphs of this length
+            _forget_graphs(hardware)
         return {"rows": rows}
 
     def _step(self, name: str, tokens: Tensor, hardware: Hardware) -> Step:

@@ -60,9 +60,10 @@ class Explorer:
 def explorer(draw: Callable[..., Figure], **controls: Control) -> Explorer:
     """Controls for the arguments of ``draw``, which returns a Figure and is called with one value for each of them.
 
-    A control is ``(low, high)`` or ``(low, high, step)`` for a slider, a list of choices for a menu, or a bool for a
-    tick box. It starts at the default of that argument of ``draw``, else at its lowest or first value. Without
-    ipywidgets only the picture for these values is shown. Make it the last expression of its cell.
+    A control is ``(low, high)`` or ``(low, high, step)`` for a slider, a list of numbers for a slider that stops at
+    them alone, a list of other choices for a menu, or a bool for a tick box. It starts at the default of that argument
+    of ``draw``, else at its lowest or first value. Without ipywidgets only the picture for these values is shown. Make
+    it the last expression of its cell.
 
     >>> explorer(coverage_map, length=(8, 128, 8), window=(0, 64), arm=["swa", "rattn"])     # doctest: +SKIP
     """
@@ -112,6 +113,8 @@ def _panel(controls: Mapping[str, Control], values: Mapping[str, Any]) -> Any:
                 {"step": control[2]} if len(control) == 3 else {} if whole else {"step": (control[1] - control[0]) / 50}
             )
             made.append(kind(min=control[0], max=control[1], **step, **options))
+        elif all(isinstance(choice, int | float) for choice in control):
+            made.append(ipywidgets.SelectionSlider(options=list(control), **options))
         else:
             made.append(ipywidgets.Dropdown(options=list(control), **options))
     return ipywidgets.VBox(made)

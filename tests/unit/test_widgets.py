@@ -117,6 +117,8 @@ def test_controls_start_at_the_defaults_of_draw() -> None:
         return draw()
 
     assert explorer(bare, depth=(2, 9), mask=True).values == {"depth": 2, "mask": True}
+    stops = explorer(draw, window=[1, 4, 16]).panel.children[0]
+    assert (type(stops).__name__, stops.value, list(stops.options)) == ("SelectionSlider", 4, [1, 4, 16])
 
 
 def test_controls_that_cannot_work_are_refused() -> None:

@@ -9,6 +9,18 @@ from orchard.papers.rattention.figures.build import (
     norm_jump_table,
 )
 from orchard.papers.rattention.figures.efficiency import calculator, decode, step_bars, throughput, tiles, timing
+from orchard.papers.rattention.figures.explorers import (
+    Probe,
+    probe,
+    published_pareto,
+    published_pareto_table,
+    received,
+    received_table,
+    state_spectrum,
+    state_spectrum_table,
+    token_weights,
+    weighted_values,
+)
 from orchard.papers.rattention.figures.sweep import (
     ablation,
     claims_forest,
@@ -24,6 +36,7 @@ from orchard.papers.rattention.figures.sweep import (
 )
 
 __all__ = [
+    "Probe",
     "ablation",
     "calculator",
     "claims_forest",
@@ -37,14 +50,23 @@ __all__ = [
     "norm_jump",
     "norm_jump_table",
     "pareto",
+    "probe",
+    "published_pareto",
+    "published_pareto_table",
     "published_sweep",
+    "received",
+    "received_table",
+    "state_spectrum",
+    "state_spectrum_table",
     "step_bars",
     "strata",
     "strata_table",
     "throughput",
     "tiles",
     "timing",
+    "token_weights",
     "training_loss",
     "tuning",
+    "weighted_values",
     "window_sweep",
 ]

@@ -137,11 +137,11 @@ BATCHES = (1, 8, 32, 128, 512)
 
 @plot.use_style()
 def calculator(
-    model: str = "3B", layers: int = 56, ratio: int = 3, window: int = 512, context: int = 4096, batch: int = 128,
+    model: str = "3B", layers: int | str = "published", ratio: int = 3, window: int = 512, context: int = 4096, batch: int = 128,
     state: str = "per kv head", dtype: str = "bf16", hardware: str = "H100",
 ) -> Figure:  # fmt: skip
     """Bytes of cache at a context, and the cut in step time against a 4k window by the paper's formula (its Figure 7)."""
-    shape = replace(costs.SHAPES[model], num_layers=layers)
+    shape = costs.SHAPES[model] if layers == "published" else replace(costs.SHAPES[model], num_layers=int(layers))
     per_query = state == "per query head"
     made, (left, right) = plot.figure(WIDE, 2.6, columns=2)
     arms = {

@@ -219,6 +219,16 @@ def test_a_target_that_was_not_measured_or_missed_says_so():
     assert found[kernel, 4096] == "no"
 
 
+def test_errors_are_held_to_their_limits():
+    table = pd.DataFrame(
+        {"dtype": ["bfloat16", "float32", "float32"], "what": ["o", "o", "dq"], "error": [2e-3, 1e-7, 2e-5]}
+    )
+    assert efficiency.worst_errors(table).to_numpy().tolist() == [
+        ["bfloat16", 2e-3, 5e-3, "yes"],
+        ["float32", 2e-5, 1e-5, "no"],
+    ]
+
+
 def test_evidence_of_the_step_time_is_paired_by_round():
     found = efficiency.step_ratios(lambda name: times())
     assert list(found.columns) == ["part", "seed", "unit", "value"]

@@ -26,7 +26,12 @@ def bench(tables: Tables) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
             efficiency.medians(times, "step").reset_index(),
             None,
         ),
-        ("relative RMS error against fp64", "accuracy", tables("accuracy"), None),
+        (
+            "largest relative RMS error of output and gradients, against fp64",
+            "accuracy",
+            efficiency.worst_errors(tables("accuracy")),
+            None,
+        ),
     ]
     missing = times.loc[times["reason"] != "", ["name", "length", "reason"]]
     if len(missing):

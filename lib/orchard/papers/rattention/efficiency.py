@@ -6,6 +6,7 @@ times of one machine are not compared with those of another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -234,10 +235,20 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     for first, second, what, target in TARGETS:
         for length in map(int, sorted(table.loc[table["measurement"] == "operation", "length"].unique())):
             ratio = float(paired(table, "operation", first, second, length).median())
-            goal = target(length) if on_gpu else None
-            met = "" if goal is None else "not measured" if np.isnan(ratio) else "yes" if ratio >= goal else "no"
+            goal = (target(length) if on_gpu else None) or math.nan
+            met = "" if math.isnan(goal) else "not measured" if np.isnan(ratio) else "yes" if ratio >= goal else "no"
             rows.append({"what": what, "length": length, "ratio": ratio, "target": goal, "met": met})
     return pd.DataFrame(rows)
+
+
+ERROR_LIMITS = {"bfloat16": 5e-3, "float32": 1e-5}  # relative root mean square
+
+
+def worst_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """The largest error of output and gradients by type, beside its limit: dtype, error, limit, met."""
+    worst = table.groupby("dtype", sort=False)["error"].max().reset_index()
+    worst["limit"] = worst["dtype"].map(ERROR_LIMITS)
+    return worst.assign(met=np.where(worst["error"] <= worst["limit"], "yes", "no"))
 
 
 def step_ratios(tables: Tables) -> pd.DataFrame:

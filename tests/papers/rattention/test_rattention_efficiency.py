@@ -136,7 +136,12 @@ def test_decoding_reports_the_bytes_of_real_caches(tmp_path):
         assert held.loc[name, 32] - held.loc[name, 16] == 16 * token
     assert held.loc["rattn@8", 16] - held.loc["swa@8", 16] == 3 * state
     slots, positions = 3 * 8 * token, 3 * 8 * 8 // batch
-    assert held.loc["swa@8", 16] == (16 + 2 + 1) * token + slots + positions
+    assert held.loc["swa@8", 16] == 16 * token + slots + positions
+
+
+def test_decoding_needs_room_for_a_prompt(tmp_path):
+    with pytest.raises(BadInput, match="decoding: a context of 4 has no room for a prompt and 3 \\+ 1 tokens"):
+        rows(Decode.Config(**SHAPE, rounds=3, num_layers=4, arms=["la"], contexts=[4], label="decoding"), tmp_path)
 
 
 def test_peak_memory_is_exact():

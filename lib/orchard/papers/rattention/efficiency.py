@@ -166,7 +166,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
 def timing(setting: Setting, run: Runner) -> pd.DataFrame:
     """The window sweep with what was measured: arm, family, window, seed, bits_per_byte, kv_bytes, decode_ms, train_tokens_per_s, train_s.
 
-    kv_bytes are those of real caches after a prompt of the training length, per sequence; training seconds follow from the tokens per
+    kv_bytes are those of real caches that hold the training length, per sequence; training seconds follow from the tokens per
     second that the run noted. Runs that shared the machine's cores were slower than one alone.
     """
     profile, _ = chosen(setting)

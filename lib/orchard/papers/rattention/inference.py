@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from orchard.config import REQUIRED
+from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.nn.transformer import DecoderCache
 from orchard.papers.rattention.throughput import Measurement
@@ -30,9 +31,9 @@ from orchard.train.hardware import Hardware
 class Decode(Measurement):
     """Decoding one token after a prompt: rows arm, context, batch, cache_bytes (per sequence), ms (median over `rounds` tokens).
 
-    Caches are made for `context` + `rounds` tokens and what they hold is counted, not computed from a formula. Every arm has the same
-    batch. On a GPU bf16 weights and caches (the state stays fp32), elsewhere fp32; not compiled, so that small models are bound by
-    the calls of Python and not by memory: compare arms, not machines.
+    The timed tokens are the last of `context`: caches have room for so many and no more, and the bytes of their tensors are
+    counted, not computed from a formula. Every arm has the same batch. On a GPU bf16 weights and caches (the state stays fp32),
+    elsewhere fp32; not compiled, so that small models are bound by the calls of Python and not by memory.
     """
 
     class Config(Measurement.Config):
@@ -51,16 +52,21 @@ class Decode(Measurement):
         models = {name: self.model(name, cfg.num_layers).build().to(hardware.device, dtype).eval() for name in cfg.arms}
         rows = []
         for context in cfg.contexts:
-            prompt = torch.randint(0, 257, (cfg.batch, context), device=hardware.device)
+            if context < cfg.rounds + 2:
+                raise BadInput(
+                    f"{cfg.label}: a context of {context} has no room for a prompt and {cfg.rounds} + 1 tokens after it"
+                )
+            prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=hardware.device)
             caches, seconds = {}, dict[str, list[float]]()
             for name, model in models.items():
-                caches[name] = model.new_cache(cfg.batch, context + cfg.rounds + 1, device=hardware.device, dtype=dtype)
+                caches[name] = model.new_cache(cfg.batch, context, device=hardware.device, dtype=dtype)
                 model.features(prompt, caches[name])
                 model(prompt[:, :1], caches[name])  # warm up
                 seconds[name] = []
-            for _ in range(cfg.rounds):
-                for name, model in models.items():
-                    seconds[name].append(_one_token(model, prompt[:, :1], caches[name], hardware))
+            for turn in range(cfg.rounds):
+                first = turn % len(cfg.arms)
+                for name in cfg.arms[first:] + cfg.arms[:first]:
+                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], hardware))
             rows += [
                 {"arm": name, "context": context, "batch": cfg.batch, "cache_bytes": caches[name].bytes() // cfg.batch,
                  "ms": 1e3 * statistics.median(seconds[name])} for name in cfg.arms

@@ -7,6 +7,10 @@ With left context `window` = w (token t's sliding window is t-w ... t) and delta
 
 so o_t reads the tokens 0 ... t-w-1, exactly those that the window cannot see. `window = -1` gives delta = 0: plain
 linear attention that includes the current token. A feature map phi takes d numbers to d' (RAttention, section 3.1).
+
+Packed sequences: with `cu_seqlens` [N+1], the batch is one row of N sequences, sequence i being the tokens cu_seqlens[i]
+... cu_seqlens[i+1]-1. Each has its own initial and final state, and none reads another. A sequence may be empty: its
+final state is its initial state.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+Form = Callable[..., Pair]
 
 
 def _both_signs(x: Tensor) -> Tensor:
@@ -78,16 +85,80 @@ def check(q: Tensor, k: Tensor, window: int, name: str) -> None:
         )
 
 
+def check_shapes(
+    q: Tensor, k: Tensor, v: Tensor, name: str, initial_state: Tensor | None, cu_seqlens: Tensor | None
+) -> None:
+    """One clear ValueError for tensors that do not fit together, and for an empty sequence."""
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(
+            f"q, k, v have {q.ndim}, {k.ndim}, {v.ndim} dimensions: each is [batch, time, heads, head_dim], 4 of them"
+        )
+    if k.shape != v.shape:
+        raise ValueError(f"k {tuple(k.shape)} and v {tuple(v.shape)} differ: one key per value, of the same head_dim")
+    if q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} differ in more than the number of heads (axis 2)")
+    if not q.shape[1]:
+        raise ValueError(f"q {tuple(q.shape)} has no tokens: a sequence holds at least one")
+    sequences = q.shape[0]
+    if cu_seqlens is not None:
+        if q.shape[0] != 1:
+            raise ValueError(f"cu_seqlens with batch {q.shape[0]}: packed sequences are one row, batch 1")
+        if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}: give the N+1 borders of N sequences, int32 "
+                "or int64"
+            )
+        sequences = len(cu_seqlens) - 1
+    if initial_state is not None:
+        needed = (sequences, k.shape[2], feature_dim(name, q.shape[3]), q.shape[3])
+        if tuple(initial_state.shape) not in (needed, (1, *needed[1:])):
+            raise ValueError(
+                f"initial_state {tuple(initial_state.shape)} should be {needed}: sequences, kv_heads, features, head_dim"
+            )
+
+
+def borders(cu_seqlens: Tensor, time: int) -> list[int]:
+    """The borders of packed sequences as numbers. ValueError unless they rise from 0 to `time`."""
+    if cu_seqlens.is_meta:
+        raise ValueError("cu_seqlens on the meta device has no values: give it on the CPU")
+    found = [int(x) for x in cu_seqlens.tolist()]
+    if found[0] != 0 or found[-1] != time or found != sorted(found):
+        shown = str(found) if len(found) < 12 else f"[{found[0]}, {found[1]}, ..., {found[-1]}]"
+        raise ValueError(f"cu_seqlens={shown}: borders start at 0, never fall, and end at the number of tokens, {time}")
+    return found
+
+
+def _each(
+    form: Form, q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor | None, cu: Tensor
+) -> Pair:
+    """`form` on each packed sequence by itself; a sequence without tokens keeps its state."""
+    ends = borders(cu, q.shape[1])
+    shape = (len(ends) - 1, k.shape[2], feature_dim(name, q.shape[3]), q.shape[3])
+    wide = accumulator(q)
+    states = torch.zeros(shape, dtype=wide, device=q.device) if start is None else start.to(wide).expand(shape)
+    outputs, finals = [], []
+    for state, a, b in zip(states.split(1), ends, ends[1:], strict=False):
+        if a < b:
+            output, state = form(q[:, a:b], k[:, a:b], v[:, a:b], window, name, state)
+            outputs.append(output)
+        finals.append(state)
+    return torch.cat(outputs, dim=1), torch.cat(finals)
+
+
 def recurrent(
     q: Float[Tensor, "batch time heads head_dim"],
     k: Float[Tensor, "batch time kv_heads head_dim"],
     v: Float[Tensor, "batch time kv_heads head_dim"],
     window: int,
     feature_map: str = "softmax",
-    initial_state: Float[Tensor, "#batch kv_heads features head_dim"] | None = None,
-) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "batch kv_heads features head_dim"]]:
+    initial_state: Float[Tensor, "#sequences kv_heads features head_dim"] | None = None,
+    cu_seqlens: Int[Tensor, " borders"] | None = None,
+) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "sequences kv_heads features head_dim"]]:
     """Token by token, as the equation reads. Returns the outputs and the state after the last folded token."""
     check(q, k, window, feature_map)
+    check_shapes(q, k, v, feature_map, initial_state, cu_seqlens)
+    if cu_seqlens is not None:
+        return _each(recurrent, q, k, v, window, feature_map, initial_state, cu_seqlens)
     batch, time, heads, dim = q.shape
     kv_heads = k.shape[2]
     queries, keys, values = phi(q, feature_map), phi(k, feature_map), v.to(accumulator(v))
@@ -110,10 +181,14 @@ def quadratic(
     v: Float[Tensor, "batch time kv_heads head_dim"],
     window: int,
     feature_map: str = "softmax",
-    initial_state: Float[Tensor, "#batch kv_heads features head_dim"] | None = None,
-) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "batch kv_heads features head_dim"]]:
+    initial_state: Float[Tensor, "#sequences kv_heads features head_dim"] | None = None,
+    cu_seqlens: Int[Tensor, " borders"] | None = None,
+) -> tuple[Float[Tensor, "batch time heads head_dim"], Float[Tensor, "sequences kv_heads features head_dim"]]:
     """The same by one masked [time, time] matrix: o = (phi(q) phi(k)^T * [s <= t - w - 1]) v + phi(q) S_{-1}."""
     check(q, k, window, feature_map)
+    check_shapes(q, k, v, feature_map, initial_state, cu_seqlens)
+    if cu_seqlens is not None:
+        return _each(quadratic, q, k, v, window, feature_map, initial_state, cu_seqlens)
     batch, time, heads, dim = q.shape
     kv_heads = k.shape[2]
     queries = phi(q, feature_map).reshape(batch, time, kv_heads, heads // kv_heads, -1)

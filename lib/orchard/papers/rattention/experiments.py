@@ -73,6 +73,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "window_sweep_units": sweep.window_sweep_units,
     "ablation": ablations.ablation,
     "ablation_units": ablations.ablation_units,
+    "state_drift": ablations.state_drift,
+    "state_dtype_loss": ablations.state_dtype_loss,
     **efficiency.EXPERIMENTS,
 }
 

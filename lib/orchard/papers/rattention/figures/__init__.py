@@ -1,5 +1,16 @@
 """Figures of the RATTENTION series: a table in, a figure out."""
 
+from orchard.papers.rattention.figures.ablation import (
+    ablation,
+    beside_paper,
+    by_stratum,
+    compare,
+    effects,
+    global_ratio,
+    reading,
+    reading_table,
+    state_drift,
+)
 from orchard.papers.rattention.figures.build import (
     coverage,
     coverage_table,
@@ -22,10 +33,10 @@ from orchard.papers.rattention.figures.explorers import (
     weighted_values,
 )
 from orchard.papers.rattention.figures.sweep import (
-    ablation,
+    arm_effects,
     claims_forest,
-    effects,
     learning_curves,
+    noninferiority,
     pareto,
     published_sweep,
     strata,
@@ -38,15 +49,21 @@ from orchard.papers.rattention.figures.sweep import (
 __all__ = [
     "Probe",
     "ablation",
+    "arm_effects",
+    "beside_paper",
+    "by_stratum",
     "calculator",
     "claims_forest",
+    "compare",
     "coverage",
     "coverage_table",
     "decode",
     "effects",
     "feature_entropy",
     "feature_map_table",
+    "global_ratio",
     "learning_curves",
+    "noninferiority",
     "norm_jump",
     "norm_jump_table",
     "pareto",
@@ -54,8 +71,11 @@ __all__ = [
     "published_pareto",
     "published_pareto_table",
     "published_sweep",
+    "reading",
+    "reading_table",
     "received",
     "received_table",
+    "state_drift",
     "state_spectrum",
     "state_spectrum_table",
     "step_bars",

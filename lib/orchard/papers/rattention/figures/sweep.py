@@ -1,4 +1,4 @@
-"""Figures of training, ablation and the window sweep."""
+"""Figures of training and the window sweep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.rattention.evidence import difference
-from orchard.stats import paired_bootstrap
+from orchard.papers.rattention.evidence import interval
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -41,6 +40,17 @@ def window_sweep(table: pd.DataFrame) -> Figure:
     )
 
 
+def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
+    """Every other arm minus ``base`` in bits per byte, with a 95 % interval over seeds and test windows."""
+    names = [name for name in pd.unique(units["arm"]) if name != base]
+    return pd.DataFrame([{"label": name, **interval(units, "arm", name, base)} for name in names])
+
+
+def noninferiority(table: pd.DataFrame) -> Figure:
+    """Arms against full attention: the interval of an arm that matches it lies left of the margin (ticks)."""
+    return plot.forest(table, x_label="test loss minus full attention's (bits/byte)")
+
+
 def pareto(table: pd.DataFrame) -> Figure:
     """Bits per byte against the bytes of cache that one step of decoding reads per sequence at the training length."""
     return plot.pareto(
@@ -63,21 +73,6 @@ def strata(units: pd.DataFrame, arms: list[str]) -> Figure:
         strata_table(units, arms), row="arm", column="stratum", value="bits_per_byte", x_label="copy distance (bytes)", y_label="",
         value_label="bits/byte",
     )  # fmt: skip
-
-
-def effects(units: pd.DataFrame, by: str, base: str) -> pd.DataFrame:
-    """Difference of every other value of ``by`` from ``base`` in bits per byte, with a 95 % interval over seeds and test windows."""
-    rows = []
-    for name in [n for n in pd.unique(units[by]) if n != base]:
-        paired = difference(units, by, name, base, name)
-        interval = paired_bootstrap(paired["value"].to_numpy(), paired["seed"].to_numpy())
-        rows.append({"label": name, "effect": interval.estimate, "low": interval.low, "high": interval.high})
-    return pd.DataFrame(rows)
-
-
-def ablation(table: pd.DataFrame) -> Figure:
-    """Effects of an ablation: right of zero is worse than the base."""
-    return plot.forest(table, x_label="change in test loss (bits/byte)")
 
 
 def claims_forest(verdicts: pd.DataFrame) -> Figure:

@@ -1,11 +1,15 @@
 """``make bench``: how fast the library is, as ratios against peers in the same run. Nothing here is asserted in a test.
 
+``orchard bench SLUG`` measures what a paper's ``bench`` module names and saves tables and figures under ``reports/``.
+
 Peers are timed in turn, round by round, so that a slow moment of the machine hits all of them; the ratio is the median over rounds.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -18,10 +22,14 @@ from typing import Any
 import pandas as pd
 import torch
 
+from orchard import plot
 from orchard.data import ResumableLoader, Windows, tokens
+from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.rattention import experiments
 from orchard.runs import Setting, Store, Workspace, execute
+from orchard.runs.device import resolve_device
+from orchard.series import open_series, paper_module, relative
 from orchard.train import TrainLM, choose
 from orchard.train.lm import token_losses
 from orchard.train.loop import LanguageModel, train_loop
@@ -184,5 +192,46 @@ def _runner() -> list[Row]:
 
 def main() -> None:
     """Print the table."""
-    table = bench()
-    print(table.to_string(index=False, float_format=lambda v: f"{v:,.3f}" if v < 100 else f"{v:,.0f}"))
+    _print(bench())
+
+
+def _print(table: pd.DataFrame) -> None:
+    def number(value: float) -> str:
+        return (
+            "–"
+            if math.isnan(value)
+            else f"{value:.2e}"
+            if 0 < value < 1e-3
+            else f"{value:,.3f}"
+            if value < 100
+            else f"{value:,.0f}"
+        )
+
+    print(table.to_string(index=False, float_format=number, na_rep="–"))
+
+
+def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> None:
+    """Measure a paper's operations now, print the tables, save them and the figures under ``reports/<slug>/<profile>/figures``.
+
+    Args:
+        profile: by default ``gpu`` on a GPU, else ``smoke``.
+
+    Raises:
+        BadInput: no such paper or profile, or a paper that has nothing to measure.
+    """
+    experiments = paper_module(slug, "experiments")
+    if importlib.util.find_spec(f"{experiments.__package__}.bench") is None:
+        raise BadInput(f"{slug} has no operations of its own to measure: leave it out for the general benchmarks")
+    chosen = profile or ("gpu" if resolve_device(device) == "cuda" else "smoke")
+    with tempfile.TemporaryDirectory() as folder:  # measured now, not found in the store
+        series = open_series(slug, "bench", profile=chosen, device=device, store=folder)
+        for title, name, table, figure in paper_module(slug, "bench").bench(series.table):
+            print(f"\n{title}")
+            _print(table)
+            stem = series.output / "figures" / f"bench_{name}"
+            if figure is None:
+                stem.parent.mkdir(parents=True, exist_ok=True)
+                table.to_csv(stem.with_suffix(".csv"), index=False)
+            else:
+                plot.save(figure, stem, table)
+    print(f"\ntables and figures: {relative(series.output / 'figures')}")

@@ -244,11 +244,18 @@ def doctor() -> None:
 
 
 @app.command()
-def bench() -> None:
+def bench(
+    slug: Annotated[str | None, typer.Argument(help="a paper, for its own operations; the library by default")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="by default gpu on a GPU, else smoke")] = None,
+    device: DeviceOption = "auto",
+) -> None:
     """Speed as ratios against peers, measured now."""
-    from orchard.bench import main as measure
+    from orchard import bench as measure
 
-    measure()
+    if slug is None:
+        measure.main()
+    else:
+        measure.bench_paper(slug, profile, device)
 
 
 @runs_app.command("ls")

@@ -55,6 +55,68 @@ class Hardware:
 
 
 H100 = Hardware("H100", 3.35e12, 989e12)
+# From the makers' data sheets; dense, SXM form, without sparsity.
+HARDWARE = {
+    "H100": H100,
+    "H200": Hardware("H200", 4.8e12, 989e12),
+    "B200": Hardware("B200", 8.0e12, 2250e12),
+    "A100": Hardware("A100", 2.04e12, 312e12),
+}
+DTYPES = {"fp32": 4, "bf16": 2, "fp8": 1}  # bytes per element
+
+
+@dataclass(frozen=True)
+class KVBudget:
+    """Bytes that decoding holds for one sequence, by what holds them; `full_bytes` is the cache of full attention everywhere."""
+
+    global_bytes: int
+    window_bytes: int
+    state_bytes: int
+    full_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All of it, bytes."""
+        return self.global_bytes + self.window_bytes + self.state_bytes
+
+    @property
+    def saving(self) -> float:
+        """1 - total / full attention, a fraction."""
+        return 1 - self.total / self.full_bytes
+
+
+def kv_budget(
+    context: int,
+    window: int | None,
+    ratio: int = 3,
+    dtype: str = "bf16",
+    shape: Shape = SHAPES["3B"],
+    state: str | None = "fp32",
+    per_query_head: bool = False,
+) -> KVBudget:
+    """What a model of `ratio` local layers per global one holds after `context` tokens.
+
+    window: left context of the local layers; None for full attention in all layers, -1 for linear attention alone.
+    state: type of the RLA states, None for sliding-window layers that have none. They are used once the window is full.
+    Raises ValueError for a type that is not in `DTYPES`, a context below 1, a window below -1 or a ratio below 0.
+    """
+    for name in (dtype, *([state] if state else [])):
+        if name not in DTYPES:
+            raise ValueError(f"kv_budget: type {name!r} is not known: use one of {', '.join(DTYPES)}")
+    if context < 1 or ratio < 0 or (window is not None and window < -1):
+        raise ValueError(f"kv_budget(context={context}, window={window}, ratio={ratio}): start at 1, -1, 0")
+    token = shape.kv_elements_per_token * DTYPES[dtype]
+    full = shape.num_layers * context * token
+    if window is None:
+        return KVBudget(full, 0, 0, full)
+    global_layers = shape.num_layers // (ratio + 1)
+    local_layers = shape.num_layers - global_layers
+    heads = shape.num_heads if per_query_head else shape.num_kv_heads
+    used = state is not None and context > window + 1
+    states = heads * 2 * shape.head_dim**2 * DTYPES[state] if used and state else 0
+    return KVBudget(
+        global_layers * context * token, local_layers * min(context, window + 1) * token, local_layers * states, full
+    )
 
 
 def memory_matched_window(window: int, head_dim: int) -> int:
@@ -99,10 +161,16 @@ def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_wind
 
 
 def kv_bytes(
-    shape: Shape, context: int, window: int | None, state: int | float = 0.0, bytes_per_element: int = 2
+    shape: Shape,
+    context: int,
+    window: int | None,
+    state: int | float = 0.0,
+    bytes_per_element: int = 2,
+    period: int = 4,
 ) -> float:
     """Bytes of KV cache and state of one sequence, all layers."""
-    return shape.num_layers * shape.kv_elements_per_token * bytes_per_element * kv_tokens(context, window, state)
+    tokens = kv_tokens(context, window, state, period)
+    return shape.num_layers * shape.kv_elements_per_token * bytes_per_element * tokens
 
 
 def step_time(
@@ -112,9 +180,11 @@ def step_time(
     window: int | None,
     state: int | float = 0.0,
     hardware: Hardware = H100,
+    bytes_per_element: int = 2,
+    period: int = 4,
 ) -> float:
     """Seconds of one decode step of the whole batch: KV traffic, then the slower of compute and bf16 weights."""
-    traffic = batch * kv_bytes(shape, context, window, state) / hardware.bandwidth
+    traffic = batch * kv_bytes(shape, context, window, state, bytes_per_element, period) / hardware.bandwidth
     parameters = shape.matmul_parameters
     return traffic + max(2 * batch * parameters / hardware.flops, 2 * parameters / hardware.bandwidth)
 
@@ -127,6 +197,8 @@ def step_time_cut(
     state: int | float | None = None,
     baseline_window: int = 4095,
     hardware: Hardware = H100,
+    bytes_per_element: int = 2,
+    period: int = 4,
 ) -> float:
     """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction.
 
@@ -137,12 +209,14 @@ def step_time_cut(
     if math.isinf(batch):
         compute = 2 * shape.matmul_parameters / hardware.flops
         ours, theirs = (
-            kv_bytes(shape, context, w, s) / hardware.bandwidth + compute
+            kv_bytes(shape, context, w, s, bytes_per_element, period) / hardware.bandwidth + compute
             for w, s in ((window, state), (baseline_window, 0.0))
         )
     else:
-        ours = step_time(shape, context, batch, window, state, hardware)
-        theirs = step_time(shape, context, batch, baseline_window, 0.0, hardware)
+        ours, theirs = (
+            step_time(shape, context, batch, w, s, hardware, bytes_per_element, period)
+            for w, s in ((window, state), (baseline_window, 0.0))
+        )
     return 1 - ours / theirs
 
 

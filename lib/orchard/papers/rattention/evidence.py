@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from orchard.papers.rattention import long_context
+from orchard.papers.rattention import efficiency, long_context
 from orchard.stats import paired_bootstrap
 
 Tables = Callable[[str], pd.DataFrame]
@@ -85,4 +85,6 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C12": partial(ablated, ("identity",)),
     "C13": partial(ablated, ("−SWA", "−norm", "head split")),
     **long_context.EVIDENCE,
+    "C14": efficiency.step_ratios,
+    "C15": efficiency.tile_gain,
 }

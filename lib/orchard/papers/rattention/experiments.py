@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from orchard.config import REQUIRED
-from orchard.papers.rattention import ablations, checks, long_context, sweep
+from orchard.papers.rattention import ablations, checks, efficiency, long_context, sweep
 from orchard.papers.rattention.ablations import VARIANTS, variant
 from orchard.papers.rattention.arms import paper_model
 from orchard.papers.rattention.profiles import PROFILES, Profile, model, run_config
@@ -76,6 +76,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "state_drift": ablations.state_drift,
     "state_dtype_loss": ablations.state_dtype_loss,
     **long_context.EXPERIMENTS,
+    **efficiency.EXPERIMENTS,
 }
 
 

@@ -1,0 +1,190 @@
+"""Figures of 05_efficiency: time, memory and what they buy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from orchard import plot
+from orchard.papers.rattention import costs, efficiency
+from orchard.plot.style import GREY, INK, PALETTE
+
+WIDE = 7.0  # inches: both columns of a paper
+OPERATIONS = {"full": "full", "window": "swa", "residual": "residual", "fla": "fla"}
+LAYERS = {"full layer": "full", "window layer": "swa", "rattn layer": "rattn"}
+ARM_COLOURS = {"full": PALETTE[2], "swa": PALETTE[1], "rattn": PALETTE[0]}
+
+
+@plot.use_style()
+def throughput(table: pd.DataFrame) -> Figure:
+    """Time of forward and backward per token against length: operations on the left, whole layers on the right."""
+    times = table[table["measurement"] == "operation"].dropna(subset=["ms"])
+    times = times.assign(us=1e3 * times["ms"] / (times["batch"] * times["length"]))
+    made, panels = plot.figure(WIDE, 2.7, columns=2)
+    for axes, names, title in zip(
+        panels, (OPERATIONS, LAYERS), ("operations", "layers, projections included"), strict=True
+    ):
+        shown = times[times["name"].isin(names)].assign(arm=times["name"].map(names))
+        plot.sweep(
+            shown, x="length", y="us", seed="round", x_label="sequence length (tokens)",
+            y_label="forward + backward (µs per token)", axes=axes,
+        )  # fmt: skip
+        _log(axes)
+        axes.set_title(title)
+    return made
+
+
+def _log(axes: Axes) -> None:
+    """A logarithmic y axis with numbers that are read at a glance."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+@plot.use_style()
+def tiles(table: pd.DataFrame) -> Figure:
+    """Time of the kernels for every tile of C tokens and m tiles per saved state."""
+    return plot.heat_map(
+        efficiency.tiles(table), row="C", column="m", value="ms", x_label="tiles per saved state, m", y_label="tokens per tile, C",
+        value_label="forward + backward (ms)",
+    )  # fmt: skip
+
+
+@plot.use_style()
+def step_bars(relative: pd.DataFrame) -> Figure:
+    """Training step time relative to sliding-window attention: the paper's Table 3 in grey, ours in colour."""
+    settings = relative[["source", "setting"]].drop_duplicates().reset_index(drop=True)
+    made, (axes,) = plot.figure(WIDE, 2.2)
+    for place, (_, at) in enumerate(settings.iterrows()):
+        part = relative[(relative["source"] == at["source"]) & (relative["setting"] == at["setting"])].set_index("arm")
+        for shift, arm in ((-0.2, "full"), (0.2, "rattn")):
+            change = 100 * (float(part.loc[arm, "ratio"]) - 1)
+            axes.bar(
+                place + shift, change, width=0.36, color=GREY if at["source"] == "paper" else ARM_COLOURS[arm],
+                hatch="///" if arm == "full" else None, edgecolor="white", linewidth=0,
+            )  # fmt: skip
+            axes.annotate(
+                f"{change:+.0f}",
+                (place + shift, max(change, 0)),
+                xytext=(0, 1),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6.5,
+            )
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.axhline(10, color=INK, linewidth=0.6, linestyle=":")
+    axes.set_xticks(range(len(settings)), [f"{s['setting']}\n{s['source']}" for _, s in settings.iterrows()])
+    axes.margins(y=0.12)
+    axes.set_ylabel("step time against swa@T/2 (%)")
+    axes.set_xlabel("hatched: full attention; plain: RATTENTION at T/8; dotted: the rule of C14")
+    axes.grid(False, axis="x")
+    return made
+
+
+@plot.use_style()
+def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
+    """Latency of one token and bytes of the caches against context; peak memory of a forward pass against length."""
+    made, (left, middle, right) = plot.figure(WIDE, 2.5, columns=3)
+    table = decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024)
+    plot.sweep(table, x="context", y="ms", x_label="context (tokens)", y_label="one decoded token (ms)", axes=left)
+    left.set_ylim(bottom=0)
+    plot.sweep(
+        table, x="context", y="kib", x_label="context (tokens)", y_label="caches per sequence (KiB)", axes=middle
+    )
+    _log(middle)
+    for (arm, mode), part in memory.groupby(["arm", "mode"], sort=False):
+        look = plot.looks([str(arm)])[str(arm)]
+        line = "-" if mode == "training" else "--"
+        right.plot(
+            part["length"], part["bytes"] / 2**20, line, color=look.colour, marker=look.marker, label=f"{arm}, {mode}"
+        )
+    right.set_xscale("log", base=2)
+    right.xaxis.set_major_locator(FixedLocator(sorted(memory["length"].unique())))
+    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.set_xlabel("length (tokens)")
+    right.set_ylabel("peak of one layer's forward (MiB)")
+    right.set_ylim(memory["bytes"].min() / 2**20 / 1.3, memory["bytes"].max() / 2**20 * 4)  # room for the legend
+    _log(right)
+    right.legend(loc="upper left")
+    return made
+
+
+@plot.use_style()
+def timing(table: pd.DataFrame) -> Figure:
+    """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
+    made, panels = plot.figure(WIDE, 2.9, columns=3)
+    shown = table.assign(kib=table["kv_bytes"] / 1024)
+    for axes, cost, label in zip(
+        panels,
+        ("kib", "decode_ms", "train_s"),
+        ("caches (KiB per sequence)", "one decoded token (ms)", "training (s)"),
+        strict=True,
+    ):
+        plot.pareto(shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes)
+    return made
+
+
+BATCHES = (1, 8, 32, 128, 512)
+
+
+@plot.use_style()
+def calculator(
+    model: str = "3B", layers: int | str = "published", ratio: int = 3, window: int = 512, context: int = 4096, batch: int = 128,
+    state: str = "per kv head", dtype: str = "bf16", hardware: str = "H100",
+) -> Figure:  # fmt: skip
+    """Bytes of cache at a context, and the cut in step time against a 4k window by the paper's formula (its Figure 7)."""
+    shape = costs.SHAPES[model] if layers == "published" else replace(costs.SHAPES[model], num_layers=int(layers))
+    per_query = state == "per query head"
+    made, (left, right) = plot.figure(WIDE, 2.6, columns=2)
+    arms = {
+        "full": costs.kv_budget(context, None, ratio, dtype, shape),
+        "window 4k": costs.kv_budget(context, 4095, ratio, dtype, shape, state=None),
+        f"RATTENTION {window}": costs.kv_budget(context, window - 1, ratio, dtype, shape, dtype, per_query),
+    }
+    bottom = np.zeros(len(arms))
+    for part, colour in (("global_bytes", PALETTE[2]), ("window_bytes", PALETTE[1]), ("state_bytes", PALETTE[0])):
+        sizes = np.array([getattr(budget, part) for budget in arms.values()]) / 2**20
+        left.bar(list(arms), sizes, bottom=bottom, color=colour, width=0.6, label=part.removesuffix("_bytes"))
+        bottom += sizes
+    left.set_ylabel("cache of one sequence (MiB)")
+    left.set_xlabel(f"context {context}, {shape.num_layers} layers, {dtype}")
+    left.legend(title="layers and parts", loc="upper right")
+    left.grid(False, axis="x")
+
+    contexts = np.unique(np.geomspace(1024, 65536, 25).round().astype(int))
+    held = costs.state_tokens(shape, per_query_head=per_query)
+    for size in sorted({*BATCHES, batch}):
+        cuts = [
+            100 * costs.step_time_cut(
+                shape, int(c), size, window - 1, held, hardware=costs.HARDWARE[hardware], bytes_per_element=costs.DTYPES[dtype],
+                period=ratio + 1,
+            ) for c in contexts
+        ]  # fmt: skip
+        chosen = size == batch
+        right.plot(
+            contexts,
+            cuts,
+            color=PALETTE[0] if chosen else GREY,
+            linewidth=1.8 if chosen else 0.9,
+            zorder=3 if chosen else 2,
+        )
+        peak = int(np.argmax(cuts))
+        right.annotate(
+            f"B = {size}", (contexts[peak], cuts[peak]), xytext=(4, 1), textcoords="offset points", fontsize=6.5
+        )
+    right.axvline(context, color=INK, linewidth=0.6, linestyle=":")
+    right.set_xscale("log", base=2)
+    right.xaxis.set_major_locator(FixedLocator([1024, 4096, 16384, 65536]))
+    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1024:g}k"))
+    right.set_xlabel("context (tokens)")
+    right.set_ylabel(f"cut in step time on {hardware} (%)")
+    return made

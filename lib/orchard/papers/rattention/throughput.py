@@ -1,0 +1,395 @@
+"""How long the operations of RAttention take beside their peers, forward and backward (specification 3.5, 10.10; claims C14, C15).
+
+Peers get the same shapes in the same process, in turn and round by round, after a warm-up that also compiles; a ratio is the median
+over the rounds of the ratio within a round, so that a slow moment of the machine hits both. Times are seconds per call.
+
+    operations    softmax attention over everything and over the window, residual linear attention, fla's linear attention, and whole
+                  layers, each with `tokens` tokens cut into sequences of every length
+    steps         forward and backward of small decoders: full attention, swa@T/2, rattn@T/8
+    tiles         the Triton kernels for every tile of C tokens and m tiles per saved state (GPU)
+    accuracy      relative root mean square error against the definition in fp64
+
+Every measurement is a run: computed once, kept with the hardware it was made on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED
+from orchard.errors import BadInput
+from orchard.kernels.residual import feature_map, residual_linear_attention
+from orchard.kernels.residual.naive import quadratic
+from orchard.nn import attention
+from orchard.papers.rattention.arms import arm
+from orchard.runs import Run, Workspace
+from orchard.train import choose
+from orchard.train.hardware import Hardware
+from orchard.train.lm import token_losses
+
+Rounds = dict[str, list[float]]  # name -> seconds per call in every round
+Step = Callable[[], object]  # one call of what is timed
+SHORTEST = 2e-3  # seconds a measurement lasts at least; shorter calls are repeated within a round
+
+
+class Measurement(Run):
+    """A run whose result is about this machine. The shape is that of one layer."""
+
+    class Config(Run.Config):
+        gpu: bool = False  # sizes that only a GPU can measure: refuses to run elsewhere
+        dim: int = REQUIRED
+        num_heads: int = REQUIRED
+        num_kv_heads: int = REQUIRED
+        head_dim: int = REQUIRED
+        ffn_dim: int = REQUIRED
+        rounds: int = REQUIRED
+        seed: int = 0
+
+    def hardware(self, work: Workspace, device: str | None = None) -> Hardware:
+        """The machine, noted in the provenance. Raises BadInput where a GPU is needed and there is none."""
+        wanted = device or work.device
+        hardware = choose("cpu" if choose(wanted).device == "mps" else wanted)
+        if self.cfg.gpu and hardware.device != "cuda":
+            raise BadInput(
+                f"{self.cfg.label or type(self).__name__} has sizes for a GPU and would run on {hardware.device}: use profile smoke, "
+                "or compute it on a GPU and bring it here with `orchard runs export` and `orchard runs import`"
+            )
+        work.notes["hardware"] = hardware.as_dict()
+        torch.manual_seed(self.cfg.seed)
+        return hardware
+
+    def model(self, name: str, num_layers: int = 4) -> Any:
+        """The decoder config of an arm at this shape, for bytes."""
+        cfg = self.cfg
+        return arm(
+            name, dim=cfg.dim, num_layers=num_layers, num_heads=cfg.num_heads, num_kv_heads=cfg.num_kv_heads, head_dim=cfg.head_dim,
+            ffn_dim=cfg.ffn_dim, vocab_size=257,
+        )  # fmt: skip
+
+    def layer(self, name: str) -> nn.Module:
+        """The local attention layer of an arm, projections included."""
+        layer: nn.Module = self.model(name).layers[0].attention.set(dim=self.cfg.dim).build()
+        return layer
+
+
+def interleaved(peers: Mapping[str, Step], rounds: int, device: str, warmup: int = 1) -> Rounds:
+    """Seconds per call of every peer in every round, in turn, after `warmup` calls of each.
+
+    The first peer of a round moves on by one from round to round: nobody always follows the same neighbour.
+    """
+    repeats = {}
+    for name, step in peers.items():
+        for _ in range(warmup):
+            seconds = _seconds(step, 1, device)
+        repeats[name] = max(1, math.ceil(SHORTEST / seconds))
+    found: Rounds = {name: [] for name in peers}
+    names = list(peers)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(_seconds(peers[name], repeats[name], device) / repeats[name])
+    return found
+
+
+def _seconds(step: Step, repeats: int, device: str) -> float:
+    synchronize = torch.cuda.synchronize if device == "cuda" else _nothing
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def _nothing() -> None:
+    """The CPU is done when a call returns."""
+
+
+def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], parameters: Sequence[Tensor] = ()) -> Step:
+    """One call: the function of `inputs`, and the gradients of its weighted sum in inputs and parameters."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    sources = [*inputs, *parameters]
+    weight = torch.randn_like(function(*inputs))
+
+    def step() -> object:
+        return torch.autograd.grad(function(*inputs), sources, weight)
+
+    return step
+
+
+class Operations(Measurement):
+    """Every operation at every length; rows name, length, batch, round, seconds, and a reason where there is no time."""
+
+    class Config(Measurement.Config):
+        lengths: list[int] = REQUIRED
+        tokens: int = REQUIRED  # per call, at every length
+        window: int = 512  # tokens of the window, the current one included
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Lengths one after the other; peers of one length in turn."""
+        hardware = self.hardware(work)
+        rows: list[dict[str, Any]] = []
+        for length in self.cfg.lengths:
+            batch = max(1, self.cfg.tokens // length)
+            ready: dict[str, Step] = {}
+            for name, make in self.peers(hardware, length, batch).items():
+                try:
+                    step = make()
+                    step()
+                except (ImportError, RuntimeError) as error:  # no such library, no such kernel here, out of memory
+                    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                    rows.append(
+                        {"name": name, "length": length, "batch": batch, "round": 0, "seconds": None, "reason": reason}
+                    )
+                else:
+                    ready[name] = step
+            for name, times in interleaved(ready, self.cfg.rounds, hardware.device).items():
+                rows += [
+                    {"name": name, "length": length, "batch": batch, "round": turn, "seconds": seconds, "reason": ""}
+                    for turn, seconds in enumerate(times)
+                ]
+            work.log(f"length {length}: {', '.join(ready)}")
+            _forget_graphs(hardware)
+        return {"rows": rows}
+
+    def peers(self, hardware: Hardware, length: int, batch: int) -> dict[str, Callable[[], Step]]:
+        """What is timed, by name, each still to be prepared."""
+        cfg, device = self.cfg, hardware.device
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        q = torch.randn(batch, length, cfg.num_heads, cfg.head_dim, device=device, dtype=dtype)
+        k, v = (
+            torch.randn(batch, length, cfg.num_kv_heads, cfg.head_dim, device=device, dtype=dtype) for _ in range(2)
+        )
+        x = torch.randn(batch, length, cfg.dim, device=device, dtype=dtype)
+        window = cfg.window - 1
+
+        def layer(name: str) -> Callable[[], Step]:
+            def make() -> Step:
+                built = self.layer(name).to(device)
+                parameters = list(built.parameters())
+                run = torch.compile(built, dynamic=False) if hardware.compile else built
+                return forward_backward(_autocast(run, hardware), [x], parameters)
+
+            return make
+
+        return {
+            "full": lambda: forward_backward(_full(device), [q, k, v]),
+            "window": lambda: forward_backward(lambda q, k, v: attention(q, k, v, window), [q, k, v]),
+            "residual": lambda: forward_backward(
+                lambda q, k, v: residual_linear_attention(q, k, v, window)[0], [q, k, v]
+            ),
+            "fla": lambda: forward_backward(_fla(device, window), [q, k, v]),
+            "fla kernel": lambda: forward_backward(_fla_kernel(device), _features(q, k, v, window)),
+            "full layer": layer("full_rope"),
+            "window layer": layer(f"swa@{cfg.window}"),
+            "rattn layer": layer(f"rattn@{cfg.window}"),
+        }
+
+
+def _full(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """PyTorch's fused attention; on a GPU FlashAttention and nothing else, so that the peer is what its name says."""
+    if device != "cuda":
+        return lambda q, k, v: attention(q, k, v)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return attention(q, k, v)
+
+    return function
+
+
+def _fla(device: str, window: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The same function by fla's linear attention, with all that it needs for it."""
+    linear_attention = _fla_kernel(device)
+    return lambda q, k, v: linear_attention(*_features(q, k, v, window))
+
+
+def _features(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
+    """Features of q, of k shifted by w + 1, and v shifted, all per query head: fla has no feature map, no shift and no groups."""
+    length, groups = q.shape[1], q.shape[2] // k.shape[2]
+    late = max(length - window - 1, 0)
+    keys, values = (
+        nn.functional.pad(x, (0, 0, 0, 0, length - late, 0)).repeat_interleave(groups, dim=2)
+        for x in (feature_map(k[:, :late]).to(k.dtype), v[:, :late])
+    )
+    return [feature_map(q).to(q.dtype), keys, values]
+
+
+def _fla_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """fla's chunked linear attention: its Triton kernels on a GPU, its plain form elsewhere. ImportError without fla."""
+    return _fla_triton() if device == "cuda" else _fla_plain()
+
+
+def _fla_triton() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    from fla.ops.linear_attn import chunk_linear_attn
+
+    return lambda q, k, v: chunk_linear_attn(q, k, v, scale=1.0, normalize=False)[0]
+
+
+def _fla_plain() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """fla's `naive_chunk_linear_attn`, from its file: importing the package takes seconds and asks for a GPU."""
+    package = importlib.util.find_spec("fla")
+    if package is None or package.origin is None:
+        raise ImportError("flash-linear-attention is not installed")
+    file = Path(package.origin).parent / "ops" / "linear_attn" / "naive.py"
+    spec = importlib.util.spec_from_file_location("fla_linear_attn_naive", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda q, k, v: module.naive_chunk_linear_attn(q, k, v, scale=1.0)
+
+
+def _forget_graphs(hardware: Hardware) -> None:
+    """Drop what was compiled for one length: torch.compile falls back to eager after a few shapes of the same code."""
+    if hardware.compile:
+        torch._dynamo.reset()
+
+
+def _autocast(function: Callable[..., Tensor], hardware: Hardware) -> Callable[..., Tensor]:
+    def run(*inputs: Tensor) -> Tensor:
+        with torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.device == "cuda"):
+            return function(*inputs)
+
+    return run
+
+
+class Steps(Measurement):
+    """Forward and backward of decoders with a loss, as in training: rows arm, length, batch, round, seconds."""
+
+    class Config(Measurement.Config):
+        num_layers: int = REQUIRED
+        lengths: list[int] = REQUIRED
+        batch: int = 1
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Full attention, swa@T/2 and rattn@T/8 at every length."""
+        hardware = self.hardware(work)
+        rows: list[dict[str, Any]] = []
+        for length in self.cfg.lengths:
+            names = ("full_rope", f"swa@{length // 2}", f"rattn@{length // 8}")
+            tokens = torch.randint(0, 257, (self.cfg.batch, length + 1), device=hardware.device)
+            steps = {name: self._step(name, tokens, hardware) for name in names}
+            for name, times in interleaved(steps, self.cfg.rounds, hardware.device, warmup=3).items():
+                rows += [
+                    {"arm": name, "length": length, "batch": self.cfg.batch, "round": turn, "seconds": seconds}
+                    for turn, seconds in enumerate(times)
+                ]
+            del steps
+            _forget_graphs(hardware)
+        return {"rows": rows}
+
+    def _step(self, name: str, tokens: Tensor, hardware: Hardware) -> Step:
+        model = self.model(name, self.cfg.num_layers).build().to(hardware.device)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        run: Any = torch.compile(model, dynamic=False) if hardware.compile else model
+        losses = _autocast(lambda window: token_losses(run, window).mean(), hardware)
+        return lambda: torch.autograd.grad(losses(tokens), parameters)
+
+
+class Tiles(Measurement):
+    """The Triton kernels for every C and m: rows C, m, round, seconds, reason; then the pairs that decide claim C15."""
+
+    class Config(Measurement.Config):
+        length: int = REQUIRED
+        batch: int = REQUIRED
+        window: int = 512
+        chunks: list[int] = [32, 64, 128]
+        tiles_per_state: list[int] = [1, 2, 4, 8]
+        pairs: int = 50
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Times every tile that fits, then the best against the largest C with m = 1, in pairs of their own."""
+        cfg, hardware = self.cfg, self.hardware(work)
+        q = torch.randn(
+            cfg.batch, cfg.length, cfg.num_heads, cfg.head_dim, device=hardware.device, dtype=torch.bfloat16
+        )
+        shape = (cfg.batch, cfg.length, cfg.num_kv_heads, cfg.head_dim)
+        inputs = [q, *(torch.randn(shape, device=hardware.device, dtype=torch.bfloat16) for _ in range(2))]
+        steps: dict[tuple[int, int], Step] = {}
+        rows: list[dict[str, Any]] = []
+        for tile in itertools.product(cfg.chunks, cfg.tiles_per_state):
+            try:
+                steps[tile] = self._step(tile, inputs)
+                steps[tile]()
+            except Exception as error:  # Triton has an error of its own for a tile that does not fit into the chip
+                if type(error).__name__ not in ("OutOfResources", "OutOfMemoryError", "PTXASError", "CompilationError"):
+                    raise
+                steps.pop(tile, None)
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                rows.append({"C": tile[0], "m": tile[1], "round": 0, "seconds": None, "reason": reason})
+        if not steps:
+            raise BadInput(f"no tile of the kernels fits on {hardware.name}: {rows[0]['reason']}")
+        names = {f"{c} {m}": (c, m) for c, m in steps}
+        times = interleaved({name: steps[tile] for name, tile in names.items()}, cfg.rounds, hardware.device)
+        for name, (c, m) in names.items():
+            rows += [{"C": c, "m": m, "round": i, "seconds": s, "reason": ""} for i, s in enumerate(times[name])]
+        base = max(tile for tile in steps if tile[1] == 1)
+        best = min(names, key=lambda name: sorted(times[name])[len(times[name]) // 2])
+        pairs = interleaved({"best": steps[names[best]], "base": steps[base]}, cfg.pairs, hardware.device)
+        return {"rows": rows, "best": list(names[best]), "base": list(base), "pairs": pairs}
+
+    def _step(self, tile: tuple[int, int], inputs: list[Tensor]) -> Step:
+        window = self.cfg.window - 1
+        return forward_backward(lambda q, k, v: with_tile(q, k, v, window, tile), inputs)
+
+
+def with_tile(q: Tensor, k: Tensor, v: Tensor, window: int, tile: tuple[int, int]) -> Tensor:
+    """The Triton kernels with tiles of C tokens and a saved state every m: `tile` = (C, m)."""
+    from orchard.kernels.residual.fused import fused
+
+    return fused(q, k, v, window, tile=tile)[0]
+
+
+class Accuracy(Measurement):
+    """Relative RMS error of the operation as it runs here against the definition in fp64: rows dtype, what, error."""
+
+    class Config(Measurement.Config):
+        rounds: int = 1
+        length: int = REQUIRED
+        window: int = REQUIRED
+        batch: int = 1
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Output and the gradients in q, k and v; both forms get the same rounded inputs."""
+        hardware = self.hardware(work)
+        rows: list[dict[str, Any]] = []
+        for dtype in (torch.bfloat16, torch.float32):
+            heads = (self.cfg.num_heads, self.cfg.num_kv_heads, self.cfg.num_kv_heads)
+            inputs = [
+                torch.randn(self.cfg.batch, self.cfg.length, h, self.cfg.head_dim, device=hardware.device).to(dtype)
+                for h in heads
+            ]
+            weight = torch.randn_like(inputs[0])
+            exact = _values(quadratic, [x.double() for x in inputs], weight.double(), self.cfg.window - 1)
+            found = _values(residual_linear_attention, inputs, weight, self.cfg.window - 1)
+            for what, ours, truth in zip(("o", "dq", "dk", "dv"), found, exact, strict=True):
+                error = float((ours.double() - truth).norm() / truth.norm())
+                rows.append({"dtype": str(dtype).removeprefix("torch."), "what": what, "error": error})
+        return {"rows": rows}
+
+
+def _values(
+    form: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], weight: Tensor, window: int
+) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    output = form(*inputs, window)[0]
+    return [output.detach(), *torch.autograd.grad(output, inputs, weight)]

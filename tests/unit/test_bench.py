@@ -1,0 +1,57 @@
+"""`orchard bench SLUG`: what is measured is printed and saved; a paper without measurements says so."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from orchard import bench
+from orchard.cli import main
+from orchard.errors import BadInput
+from orchard.papers.rattention import efficiency
+from orchard.runs import Setting
+from orchard.series import output_folder
+
+
+def test_a_paper_is_measured_printed_and_saved(monkeypatch, capsys):
+    small = replace(
+        efficiency.SIZES["smoke"], lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1
+    )
+    monkeypatch.setitem(efficiency.SIZES, "smoke", small)
+    bench.bench_paper("rattention", device="cpu")
+    said = capsys.readouterr().out
+    for words in (
+        "forward and backward, ms",
+        "ratios, above 1",
+        "training step, ms",
+        "relative RMS error",
+        "tables and figures:",
+    ):
+        assert words in said
+    folder = output_folder("rattention", Setting("smoke")) / "figures"
+    names = {path.name for path in folder.iterdir()}
+    assert {f"bench_throughput.{ending}" for ending in ("svg", "png", "csv")} <= names
+    table = pd.read_csv(folder / "bench_throughput.csv")
+    assert {"full", "window", "residual", "rattn layer"} <= set(table["name"])
+    assert list(table.columns) == ["name", "64", "128"]
+    assert len(pd.read_csv(folder / "bench_throughput_ratios.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["bench", "nothing"], "no paper 'nothing'"), (["bench", "rattention", "--profile", "tiny"], "tiny")],
+)
+def test_bad_input_ends_with_one_message(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_paper_without_measurements_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="rattention has no operations of its own to measure"):
+        bench.bench_paper("rattention")

@@ -28,7 +28,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/python -m orchard.notebooks check notebooks
 
 bench: $(VENV)/ready-dev
-	$(BIN)/orchard bench
+	$(BIN)/orchard bench $(filter-out all,$(PAPER))
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Orchard needs Python 3.11 or newer; set PYTHON=")'

@@ -71,7 +71,7 @@ def attention(
             raise ValueError(f"query_offset is {query_offset}: packed documents have no past, leave it at 0")
     _check(q, k, window, query_offset, backend)
     if backend == "auto":
-        backend = _choose(q.device.type, q.shape[1], window, packed is not None)
+        backend = _choose(q.device.type, q.shape[1], window, query_offset, packed is not None)
     if backend == "flex":
         return _flex(q, k, v, window, query_offset, packed)
     if packed is not None:
@@ -100,11 +100,13 @@ def _check(q: Tensor, k: Tensor, window: int | None, query_offset: int, backend:
         )
 
 
-def _choose(device: str, queries: int, window: int | None, packed: bool) -> str:
+def _choose(device: str, queries: int, window: int | None, query_offset: int, packed: bool) -> str:
     # On a GPU full attention is the fused causal kernel. A window is FlexAttention, since a mask given to the fused
     # kernel costs every score; so are packed documents, since a loop over them launches kernels one by one. Taken from
-    # what the kernels compute, to be confirmed by `orchard bench rattention` on a GPU.
-    if device == "cuda" and (packed or (window is not None and queries >= 128 and queries > window + 1)):
+    # what the kernels compute, to be confirmed by `orchard bench rattention` on a GPU. Not for the later pieces of a
+    # prompt: every length and offset is a compilation.
+    long = window is not None and query_offset == 0 and queries >= 128 and queries > window + 1
+    if device == "cuda" and (packed or long):
         return "flex"
     # Measured forward with backward against "sdpa" on one CPU core (float32, head_dim 16 to 64, windows 0 to 768).
     # Two windows of tokens: 1.05 to 1.6 times as fast from 128 queries on, 0.85 to 1.04 at 96. Eight windows: 4 to 6.

@@ -41,6 +41,10 @@ RULES = (
     Rule(r"cpu-.*", "32-true", False, True),
 )
 
+# Optimizer steps from which a run is compiled. Half a minute of compiling is as long as many hundred steps of the small
+# models here, and every arm is another graph. An estimate: nothing was measured on a GPU yet.
+COMPILE_FROM = 2000
+
 # orchard.nn chooses by device and shape: see `attention` there for the rule and what it rests on.
 ATTENTION = {"cuda": "auto (sdpa; compiled flex for windows and packed documents)"}
 ATTENTION_ELSEWHERE = "auto (sdpa; banded where the window is short)"
@@ -81,7 +85,8 @@ class Hardware:
         peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
         return (
             f"device {self.device} ({self.name}), precision {self.precision}, attention {self.attention}, "
-            f"compile {'on' if self.compile else 'off'}, {self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
+            f"compile {f'from {COMPILE_FROM:,} steps' if self.compile else 'off'}, "
+            f"{self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from orchard.config import REQUIRED, Configurable
 from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
 from orchard.nn import Decoder
 from orchard.runs import Finished, Run, Store, Workspace, execute
-from orchard.train.hardware import Hardware, choose, describe
+from orchard.train.hardware import COMPILE_FROM, Hardware, choose, describe
 from orchard.train.seeding import seed_everything
 
 
@@ -115,6 +115,8 @@ class TrainLM(Run):
             nats = score(model, validation, cfg.eval_windows, cfg.batch_size, hardware)["nll"]
             return {"validation_loss": nats.double().mean().item()}
 
+        if hardware.compile and cfg.steps >= COMPILE_FROM:
+            model.compile(dynamic=False)  # the decoder: Lightning calls training_step and not the module around it
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         train_loop(module, loader, cfg, work, hardware, [meter, monitor])
         work.log(str(meter))

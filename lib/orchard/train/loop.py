@@ -90,8 +90,6 @@ def train_loop(
             ],
             default_root_dir=work.folder,
         )
-        if hardware.compile:
-            module.compile()
         trainer.fit(module, loader, ckpt_path=checkpoint)
 
 

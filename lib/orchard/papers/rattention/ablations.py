@@ -49,8 +49,7 @@ class Size:
     drift_tokens: int  # length of the text over which a bf16 state is compared with an fp32 one
 
 
-# Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured, and for
-# ORCHARD_NO_COMPILE=1: some thirty different models take longer to compile than to train this briefly.
+# Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured.
 SIZES = {
     "smoke": Size(steps=16, batch_size=4, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
     "gpu": Size(steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024),

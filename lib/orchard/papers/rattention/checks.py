@@ -7,8 +7,13 @@ are none). The metrics are those that `papers/rattention/claims.yaml` names.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ import torch
 from torch import Tensor
 
 from orchard.kernels.residual import naive as reference
+from orchard.kernels.residual.fused import fused
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm
 from orchard.papers.rattention import costs
 from orchard.papers.rattention.arms import arm, paper_model
@@ -72,19 +78,11 @@ def _form(
 
 
 def c1_equal_forms(seed: int = 0) -> pd.DataFrame:
-    """Recurrent, quadratic and chunked form, with gradients in q, k, v and h0, and one-token decoding are one function.
-
-    value: largest absolute difference from the recurrence over its largest absolute value, fp32. The Triton form of the
-    claim is no part here.
-    """
+    """Recurrent, quadratic, chunked and Triton form, with gradients in q, k, v and h0, and one-token decoding are one
+    function. value: largest absolute difference from the recurrence over its largest absolute value, fp32."""
     rows: list[tuple[str, int, int, float]] = []
-    for unit, (batch, time, heads, kv_heads, dim, window, chunk, name) in enumerate(FORM_CASES):
-        draw = torch.Generator().manual_seed(seed * len(FORM_CASES) + unit)
-        shapes = [(batch, time, h, dim) for h in (heads, kv_heads, kv_heads)]
-        shapes.append((batch, kv_heads, reference.feature_dim(name, dim), dim))
-        inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
-        weight = torch.randn(shapes[0], generator=draw)
-
+    for unit, (batch, time, _, kv_heads, dim, window, chunk, name) in enumerate(FORM_CASES):
+        inputs, weight = _form_inputs(unit, seed)
         values, gradients = _form(reference.recurrent, inputs, weight, window, name)
         for form, (outputs, slopes) in (
             ("quadratic", _form(reference.quadratic, inputs, weight, window, name)),
@@ -101,7 +99,52 @@ def c1_equal_forms(seed: int = 0) -> pd.DataFrame:
         ]
         decoded = max(_relative(torch.cat(steps, dim=1), values[0]), _relative(cache.state, values[1]))
         rows.append(("one-token decode, outputs and state", seed, unit, decoded))
-    return _table(rows)
+    return _table([*rows, *_triton_rows(seed)])
+
+
+def _form_inputs(unit: int, seed: int) -> tuple[list[Tensor], Tensor]:
+    """q, k, v, h0 of a case of C1, and the weights of its scalar."""
+    batch, time, heads, kv_heads, dim, _, _, name = FORM_CASES[unit]
+    draw = torch.Generator().manual_seed(seed * len(FORM_CASES) + unit)
+    shapes = [(batch, time, h, dim) for h in (heads, kv_heads, kv_heads)]
+    shapes.append((batch, kv_heads, reference.feature_dim(name, dim), dim))
+    inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
+    return inputs, torch.randn(shapes[0], generator=draw)
+
+
+TRITON_UNITS = (0, 3, 4)  # cases with the paper's phi: two heads per kv head, window >= T, linear attention alone
+
+
+def _triton_rows(seed: int) -> list[tuple[str, int, int, float]]:
+    """The kernels in Triton's interpreter, in a process of its own: it is chosen when triton is first imported.
+
+    No rows where triton is not installed; the claim then lacks these parts, and says so.
+    """
+    if find_spec("triton") is None:
+        return []
+    program = f"import json; from {__name__} import interpreted; print(json.dumps(interpreted({seed})))"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the kernels do not run in Triton's interpreter:\n{done.stderr[-2000:]}")
+    return [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def interpreted(seed: int) -> list[tuple[str, int, int, float]]:
+    """The rows of C1 about the Triton kernels; needs TRITON_INTERPRET=1 before triton is imported."""
+
+    def kernels(q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor) -> tuple[Tensor, Tensor]:
+        return fused(q, k, v, window, start, tile=(16, 2))
+
+    rows = []
+    for unit in TRITON_UNITS:
+        inputs, weight = _form_inputs(unit, seed)
+        window = FORM_CASES[unit][5]
+        values, gradients = _form(reference.recurrent, inputs, weight, window, "softmax")
+        outputs, slopes = _form(kernels, inputs, weight, window, "softmax")
+        rows.append(("Triton kernels, outputs and state", seed, unit, max(map(_relative, outputs, values))))
+        rows.append(("Triton kernels, gradients", seed, unit, max(map(_relative, slopes, gradients))))
+    return rows
 
 
 def c2_golden_vectors() -> pd.DataFrame:

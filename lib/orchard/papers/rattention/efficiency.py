@@ -16,7 +16,7 @@ import pandas as pd
 
 from orchard.papers.rattention.inference import Decode, Memory, fitted_exponent
 from orchard.papers.rattention.profiles import PROFILES, chosen
-from orchard.papers.rattention.sweep import _trained, window_sweep
+from orchard.papers.rattention.sweep import trained, window_sweep
 from orchard.papers.rattention.throughput import Accuracy, Operations, Steps, Tiles
 from orchard.runs import Finished, Runner, Setting
 
@@ -172,7 +172,7 @@ def timing(setting: Setting, run: Runner) -> pd.DataFrame:
     profile, _ = chosen(setting)
     sweep = window_sweep(setting, run)[["arm", "family", "window", "seed", "bits_per_byte", "tokens"]]
     rates = [
-        done.provenance.get("throughput", {}).get("tokens_per_s") for *_, done in _trained(setting, run, profile.arms())
+        done.provenance.get("throughput", {}).get("tokens_per_s") for *_, done in trained(setting, run, profile.arms())
     ]
     decoded = _decode(setting, run, profile.arms(), [profile.seq_len], "decoding, every arm")
     costs = decoded.rename(columns={"cache_bytes": "kv_bytes", "ms": "decode_ms"})[

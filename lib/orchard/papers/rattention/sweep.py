@@ -38,7 +38,7 @@ def best_rates(setting: Setting, run: Runner) -> dict[str, float]:
     return dict(zip(best["family"], best["learning_rate"], strict=True))
 
 
-def _trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[tuple[str, int, TrainLM.Config, Finished]]:
+def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[tuple[str, int, TrainLM.Config, Finished]]:
     profile, seeds = chosen(setting)
     rates = best_rates(setting, run)
     cells = [(name, seed) for name in arms for seed in seeds]
@@ -59,13 +59,13 @@ def _facts(cells: list[tuple[str, int, TrainLM.Config, Finished]]) -> pd.DataFra
 
 def training(setting: Setting, run: Runner) -> pd.DataFrame:
     """Learning curves of the main arms: arm, seed, step, loss, validation_loss (nats per token)."""
-    cells = _trained(setting, run, chosen(setting)[0].main_arms)
+    cells = trained(setting, run, chosen(setting)[0].main_arms)
     return pd.concat([done.metrics().assign(arm=n, seed=s) for n, s, _, done in cells], ignore_index=True)
 
 
 def training_facts(setting: Setting, run: Runner) -> pd.DataFrame:
     """The main arms, with the columns of :func:`window_sweep`."""
-    return _facts(_trained(setting, run, chosen(setting)[0].main_arms))
+    return _facts(trained(setting, run, chosen(setting)[0].main_arms))
 
 
 def training_units(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def training_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
-    return _facts(_trained(setting, run, chosen(setting)[0].arms()))
+    return _facts(trained(setting, run, chosen(setting)[0].arms()))
 
 
 def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def _units(setting: Setting, run: Runner, arms: Sequence[str]) -> pd.DataFrame:
-    return units_table([({"arm": n}, s, done) for n, s, _, done in _trained(setting, run, arms)], chosen(setting)[0])
+    return units_table([({"arm": n}, s, done) for n, s, _, done in trained(setting, run, arms)], chosen(setting)[0])
 
 
 def _window(name: str) -> float:

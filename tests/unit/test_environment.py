@@ -28,6 +28,7 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
     names = {canonical(re.split(r"[\[<>=; ]", d)[0]) for d in wanted} - {"orchard"}
+    names -= {"triton"}  # a CUDA build of torch names the one it needs, a pin could contradict it
     assert names <= set(constraints())
     version = tuple(map(int, constraints()["lightning"].split(".")))
     assert version >= (2, 6, 4)
@@ -36,7 +37,8 @@ def test_every_dependency_is_pinned() -> None:
 def test_conda_users_get_the_same_versions() -> None:
     environment = yaml.safe_load((root() / "environment.yml").read_text())
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    pins = dict(line.split("==") for line in pip if "==" in line)
+    requirements = [line.partition(";")[0].strip() for line in pip]
+    pins = dict(line.split("==") for line in requirements if "==" in line)
     assert {canonical(n): v for n, v in pins.items()}.items() <= constraints().items()
     card = {"jupyterlab", "torch", "lightning", "matplotlib", "seaborn", "einops", "wandb", "datasets", "ipywidgets"}
     assert card <= {canonical(n) for n in pins}

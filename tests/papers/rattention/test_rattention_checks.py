@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pandas as pd
 import pytest
 import torch
 
+from orchard.claims import load_claims
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Attention
 from orchard.papers.rattention import checks
 from orchard.papers.rattention.golden import GOLDEN_MISPRINT, golden_inputs
 from orchard.papers.rattention.method import RAttention
+from orchard.series import papers_folder
 
 LIMITS = {"C1": 1e-5, "C2": 2e-5, "C3": 1e-4, "C4": 0, "C4b": 1e-4, "C5": 1e-9, "C6": 0.3, "C17": 0.06}
 
@@ -96,3 +100,18 @@ def test_checks_leave_the_global_random_state_alone():
     checks.c3_decode_equals_parallel()
     checks.c16_receptive_field()
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (it is Linux only)")
+def test_the_kernels_are_parts_of_c1():
+    """With the other forms they make the seven parts that the claim requires."""
+    kernels = checks.c1_triton_form()
+    assert (kernels["value"] <= LIMITS["C1"]).all()
+    required = next(claim.parts_required for claim in load_claims(papers_folder("rattention")) if claim.id == "C1")
+    assert kernels["part"].nunique() + checks.c1_equal_forms()["part"].nunique() == required
+
+
+def test_c1_lacks_the_kernels_where_triton_is_not_installed(monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert checks.c1_triton_form().empty

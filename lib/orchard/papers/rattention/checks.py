@@ -78,8 +78,11 @@ def _form(
 
 
 def c1_equal_forms(seed: int = 0) -> pd.DataFrame:
-    """Recurrent, quadratic, chunked and Triton form, with gradients in q, k, v and h0, and one-token decoding are one
-    function. value: largest absolute difference from the recurrence over its largest absolute value, fp32."""
+    """Recurrent, quadratic and chunked form, with gradients in q, k, v and h0, and one-token decoding are one function;
+    `c1_triton_form` holds the kernels to the same.
+
+    value: largest absolute difference from the recurrence over its largest absolute value, fp32.
+    """
     rows: list[tuple[str, int, int, float]] = []
     for unit, (batch, time, _, kv_heads, dim, window, chunk, name) in enumerate(FORM_CASES):
         inputs, weight = _form_inputs(unit, seed)
@@ -99,7 +102,7 @@ def c1_equal_forms(seed: int = 0) -> pd.DataFrame:
         ]
         decoded = max(_relative(torch.cat(steps, dim=1), values[0]), _relative(cache.state, values[1]))
         rows.append(("one-token decode, outputs and state", seed, unit, decoded))
-    return _table([*rows, *_triton_rows(seed)])
+    return _table(rows)
 
 
 def _form_inputs(unit: int, seed: int) -> tuple[list[Tensor], Tensor]:
@@ -112,22 +115,22 @@ def _form_inputs(unit: int, seed: int) -> tuple[list[Tensor], Tensor]:
     return inputs, torch.randn(shapes[0], generator=draw)
 
 
-TRITON_UNITS = (0, 3, 4)  # cases with the paper's phi: two heads per kv head, window >= T, linear attention alone
+TRITON_UNITS = (0, 4)  # cases with the paper's phi and several heads: a window inside the text, linear attention alone
 
 
-def _triton_rows(seed: int) -> list[tuple[str, int, int, float]]:
+def c1_triton_form(seed: int = 0) -> pd.DataFrame:
     """The kernels in Triton's interpreter, in a process of its own: it is chosen when triton is first imported.
 
-    No rows where triton is not installed; the claim then lacks these parts, and says so.
+    No rows where triton is not installed; C1 then lacks these parts, and says so.
     """
     if find_spec("triton") is None:
-        return []
+        return _table([])
     program = f"import json; from {__name__} import interpreted; print(json.dumps(interpreted({seed})))"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the kernels do not run in Triton's interpreter:\n{done.stderr[-2000:]}")
-    return [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])]
+    return _table(json.loads(done.stdout.splitlines()[-1]))
 
 
 def interpreted(seed: int) -> list[tuple[str, int, int, float]]:

@@ -33,11 +33,23 @@ class ExactChecks(Run):
         return {"rows": checks.exact_checks().to_dict("records")}
 
 
+class KernelChecks(Run):
+    """The Triton kernels against the definition; a run of its own, beside the others, since the interpreter is slow."""
+
+    class Config(Run.Config):
+        pass
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """The rows of :func:`checks.c1_triton_form`."""
+        return {"rows": checks.c1_triton_form().assign(claim="C1").to_dict("records")}
+
+
 def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
     """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, seed, unit, value."""
     tables = (root() / "papers" / "rattention" / "published.csv").read_bytes()
     cfg = ExactChecks.Config(published=hashlib.sha256(tables).hexdigest(), label="exact checks")
-    return pd.DataFrame(run([cfg])[0].result["rows"])
+    runs = run([cfg, KernelChecks.Config(label="exact checks of the kernels")])
+    return pd.DataFrame([row for done in runs for row in done.result["rows"]])
 
 
 class PaperShapes(Run):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchard.papers.rattention import recurrences
+from orchard.papers.rattention import opaque, recurrences
 from orchard.papers.rattention.recurrences import gated_delta, recurrent, residual, scalar_decay
 
 SHAPES = [
@@ -128,5 +128,5 @@ def test_kernels_get_equal_heads_no_scale_and_an_fp32_state():
     twin = importlib.import_module("fla.ops.gated_delta_rule.naive").naive_recurrent_gated_delta_rule
     inputs = draw(2, 19, 4, 2, 6, 5)
     q, k, v, g, beta, state = inputs.values()
-    found = recurrences._expanded(lambda q, k, v, **named: twin(q, k, v, **named), q, k, v, state, g, beta)
+    found = opaque.expanded(lambda q, k, v, **named: twin(q, k, v, **named), q, k, v, state, g, beta)
     agree(found, recurrent(q, k, v, g, beta, state), inputs)

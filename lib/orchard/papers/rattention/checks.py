@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,7 @@ def c3_decode_equals_parallel(seed: int = 0, window: int = 4) -> pd.DataFrame:
     return _table(rows)
 
 
+@lru_cache(maxsize=1)
 def parameter_table() -> pd.DataFrame:
     """Parameters on the meta device at the published shapes: columns model, swa, rattn, local_layers, expected (2Hd per
     local layer), matmul (non-embedding, matrices alone), non_embedding."""

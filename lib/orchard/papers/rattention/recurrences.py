@@ -15,8 +15,6 @@ forms below are what trains elsewhere.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +39,7 @@ def recurrent(
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """The definition, token by token; without `beta` nothing is erased. Returns the outputs and the last state."""
     wide = accumulator(q)
-    now = _start(k, v, state, wide)
+    now = start_state(k, v, state, wide)
     outputs = []
     for t in range(q.shape[1]):
         if log_decay is not None:
@@ -68,8 +66,11 @@ def scalar_decay(
 
     O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
-    if log_decay is not None and (kernel := _kernel("simple_gla", "chunk_simple_gla", v, backend)):
-        return _expanded(kernel, q, k, v, state, log_decay)
+    if log_decay is not None and _may_use_fla(v, backend):
+        from orchard.papers.rattention.opaque import expanded, fla_kernel
+
+        if kernel := fla_kernel("simple_gla", "chunk_simple_gla", v, backend):
+            return expanded(kernel, q, k, v, state, log_decay)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
@@ -95,8 +96,11 @@ def gated_delta(
 
         (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
     """
-    if kernel := _kernel("gated_delta_rule", "chunk_gated_delta_rule", v, backend):
-        return _expanded(kernel, q, k, v, state, log_decay, beta)
+    if _may_use_fla(v, backend):
+        from orchard.papers.rattention.opaque import expanded, fla_kernel
+
+        if kernel := fla_kernel("gated_delta_rule", "chunk_gated_delta_rule", v, backend):
+            return expanded(kernel, q, k, v, state, log_decay, beta)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         strength = parts.cut(beta)[..., None]
@@ -127,7 +131,7 @@ def residual(
     lead = min(window + 1, q.shape[1])
     read = q.shape[1] - lead
     with no_autocast(q):
-        start = _start(k, v, state, accumulator(q))
+        start = start_state(k, v, state, accumulator(q))
         early = torch.einsum("bthgf,bhfd->bthgd", q[:, :lead].to(start).unflatten(2, (k.shape[2], -1)), start)
         early = early.flatten(2, 3).to(v.dtype)
         if not read:
@@ -136,7 +140,7 @@ def residual(
         return torch.cat([early, late], dim=1), final
 
 
-def _start(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:
+def start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:
     shape = (len(k), k.shape[2], k.shape[3], v.shape[3])
     return torch.zeros(shape, dtype=wide, device=k.device) if state is None else state.to(wide).expand(shape)
 
@@ -153,7 +157,7 @@ class _Chunks:
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: a chunk holds at least one token")
         self.wide, self.dtype, self.time, self.size = accumulator(q), v.dtype, q.shape[1], min(chunk, q.shape[1])
-        self.state = _start(k, v, state, self.wide)
+        self.state = start_state(k, v, state, self.wide)
         self.q = self.cut(q.unflatten(2, (k.shape[2], -1))).movedim(4, 3)  # [batch, kv_heads, chunks, G, tokens, dim]
         self.k, self.v = self.cut(k), self.cut(v)
         self.count = self.k.shape[2]
@@ -180,52 +184,7 @@ class _Chunks:
         return out[:, : self.time].to(self.dtype)
 
 
-@torch.compiler.disable  # looks for a package; the kernels are opaque to the compiler too
-def _kernel(package: str, name: str, v: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """The Triton kernel to use, or None for the form in plain PyTorch. "auto" takes it for half precision on a GPU,
-    where the package is installed. Raises ModuleNotFoundError if it was asked for and is not, ValueError on a CPU."""
+def _may_use_fla(v: Tensor, backend: str) -> bool:
     if backend not in BACKENDS:
         raise ValueError(f"recurrence backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    fits = v.is_cuda and v.dtype in (torch.bfloat16, torch.float16)
-    if backend == "torch" or (backend == "auto" and not fits):
-        return None
-    if importlib.util.find_spec("fla") is None:
-        if backend == "auto":
-            return None
-        raise ModuleNotFoundError(
-            "recurrence backend 'fla' needs flash-linear-attention: pip install flash-linear-attention, or use 'torch'"
-        )
-    if not fits:
-        raise ValueError(
-            f"recurrence backend 'fla' needs half precision on a GPU, not {v.dtype} on {v.device}: use 'torch'"
-        )
-    kernel: Callable[..., tuple[Tensor, Tensor]] = getattr(importlib.import_module(f"fla.ops.{package}"), name)
-    return kernel
-
-
-@torch.compiler.disable
-def _expanded(
-    kernel: Callable[..., tuple[Tensor, Tensor]],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor | None,
-    log_decay: Tensor,
-    beta: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Their kernels want as many kv heads as query heads and no scale; of the equal states of a group one is kept."""
-    groups = q.shape[2] // k.shape[2]
-
-    def each(x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype).repeat_interleave(groups, dim=2).contiguous()
-
-    gates = {"g": each(log_decay, torch.float32)}
-    if beta is not None:
-        gates["beta"] = each(beta, v.dtype)
-    start = _start(k, v, state, torch.float32).repeat_interleave(groups, dim=1).contiguous()
-    with no_autocast(q):
-        output, final = kernel(
-            q.to(v.dtype).contiguous(), each(k, v.dtype), each(v, v.dtype), **gates, scale=1.0, initial_state=start,
-            output_final_state=True,
-        )  # fmt: skip
-    return output, final[:, ::groups]
+    return backend == "fla" or (backend == "auto" and v.is_cuda)

@@ -387,12 +387,12 @@ class RandomWindow(Variant):
             )
         self.windows = list(cfg.windows)
 
-    @torch.compiler.disable
     def reach(self) -> tuple[int, int]:
         if not self.training:
             return self.window, self.delay
-        generator = torch.Generator().manual_seed(torch.initial_seed())
-        window = self.windows[int(torch.randint(len(self.windows), (), generator=generator))]
+        from orchard.papers.rattention.opaque import draw_window
+
+        window = draw_window(self.windows)
         return window, window + 1
 
 

@@ -118,7 +118,7 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
     waiting = dict(tasks)
     failed: dict[str, str] = {}
     finished, total = 0, len(tasks)
-    with _pool(jobs) as submit:
+    with _pool(jobs, sorted({task.cfg.owner.preload for task in tasks.values()})) as submit:
         running: dict[Future[float], _Task] = {}
         while waiting or running:
             for task in [
@@ -153,8 +153,8 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
 
 
 @contextmanager
-def _pool(jobs: int) -> Any:
-    """Yield ``submit``. One job runs in this process, several in a pool whose processes import the library only once."""
+def _pool(jobs: int, preload: list[str]) -> Any:
+    """Yield ``submit``. One job runs in this process, several in a pool whose processes import ``preload`` only once."""
     if jobs == 1:
 
         def here(function: Callable[..., float], *args: Any) -> Future[float]:
@@ -170,7 +170,7 @@ def _pool(jobs: int) -> Any:
     method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
     context = mp.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["orchard.train.loop"])
+        context.set_forkserver_preload(preload)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
     try:
         yield pool.submit

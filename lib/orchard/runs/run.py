@@ -71,8 +71,11 @@ class Workspace:
 class Run(Configurable):
     """Base class of runs. A subclass implements :meth:`compute`; everything it depends on is in its config.
 
-    ``label`` is for people (progress lines, legends): it is no part of the identity.
+    ``label`` is for people (progress lines, legends): it is no part of the identity. ``preload`` names a module that worker
+    processes import once and share, because a run of this class would spend seconds on it.
     """
+
+    preload: ClassVar[str] = "torch"
 
     class Config(Configurable.Config):
         location_fields: ClassVar[tuple[str, ...]] = ("label",)

@@ -87,6 +87,7 @@ class TrainLM(Run):
         eval_windows: int = 64  # of the validation split and of the test split
         checkpoint_every: int = 100
 
+    preload = "orchard.train.loop"
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _form_inputs(unit: int, seed: int) -> tuple[list[Tensor], Tensor]:
     return inputs, torch.randn(shapes[0], generator=draw)
 
 
-TRITON_UNITS = (0, 4)  # cases with the paper's phi and several heads: a window inside the text, linear attention alone
+TRITON_UNITS = (0,)  # the paper's phi, several heads and batches, a window inside the text; the tests have more cases
 
 
 def c1_triton_form(seed: int = 0) -> pd.DataFrame:

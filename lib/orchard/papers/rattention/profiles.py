@@ -55,7 +55,7 @@ PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         dim=64, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=16, ffn_dim=176, seq_len=128, batch_size=8,
         steps=40, seeds=(0, 1), windows=(8, 16, 32), extra_arms=("swa_mem@16", "swa_flops@16"),
-        learning_rates=(1e-3, 2e-3, 4e-3, 8e-3), eval_windows=48,
+        learning_rates=(2e-3, 4e-3, 8e-3, 16e-3), eval_windows=32,
     ),
     "gpu": Profile(
         dim=384, num_layers=8, num_heads=6, num_kv_heads=2, head_dim=64, ffn_dim=1024, seq_len=1024, batch_size=32, steps=500,

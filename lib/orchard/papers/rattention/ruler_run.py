@@ -65,6 +65,7 @@ class TrainRuler(Run):
         test_examples: int = 64  # sequences per task and length
         checkpoint_every: int = 100
 
+    preload = "orchard.train.loop"
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:

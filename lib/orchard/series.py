@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,11 +99,33 @@ class Series:
     def table(self, experiment: str) -> pd.DataFrame:
         """The tidy table of an experiment."""
         if experiment not in self._tables:
-            known = self.experiments.EXPERIMENTS
-            if experiment not in known:
-                raise BadInput(f"{self.slug} has no experiment {experiment!r}: {closest(experiment, known)}")
-            self._tables[experiment] = known[experiment](self.setting, self.run)
+            self._tables[experiment] = self._experiment(experiment)(self.setting, self.run)
         return self._tables[experiment].copy()
+
+    def prepare(self, *experiments: str) -> None:
+        """Compute what several experiments need in common batches: no core waits for the last run of one of them."""
+        wanted: list[Run.Config] = []
+
+        def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
+            if missing := [cfg for cfg in cfgs if cfg.fingerprint() not in self._runs]:
+                wanted.extend(missing)
+                raise _NotYet
+            return self.run(cfgs)
+
+        while True:
+            wanted.clear()
+            for name in experiments:
+                with suppress(_NotYet):
+                    self._tables[name] = self._experiment(name)(self.setting, runner)
+            if not wanted:
+                return
+            self.run(wanted)
+
+    def _experiment(self, name: str) -> Callable[..., pd.DataFrame]:
+        known: dict[str, Callable[..., pd.DataFrame]] = self.experiments.EXPERIMENTS
+        if name not in known:
+            raise BadInput(f"{self.slug} has no experiment {name!r}: {closest(name, known)}")
+        return known[name]
 
     def module(self, name: str) -> ModuleType:
         """A further module of the paper's package, such as ``reference``."""

@@ -51,7 +51,7 @@ class Size:
 
 # Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured.
 SIZES = {
-    "smoke": Size(steps=16, batch_size=4, seeds=(0,), eval_windows=32, factors=(1.0,), drift_tokens=256),
+    "smoke": Size(steps=16, batch_size=4, seeds=(0,), eval_windows=16, factors=(1.0,), drift_tokens=128),
     "gpu": Size(steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024),
     "paper": Size(steps=95_367, batch_size=1024, seeds=(0,), eval_windows=0, factors=(1.0,), drift_tokens=32_768),
 }

@@ -50,7 +50,7 @@ SIZES: dict[str, Size] = {
     # {1, 2, 3, 4, 6, 8}e-3 for each family (NOTES.md, 2026-11-24): the grid takes longer than the rest of the series.
     "smoke": Size(
         arms=("rattn@16", "full_rope", "swa@16"), tasks=("niah_multikey_1", "kv_overwrite"), needles="pair", batch_size=16,
-        steps=200, seeds=(0,), learning_rates={"full": (6e-3,), "swa": (4e-3,), "rattn": (3e-3,)}, test_examples=16, validations=6,
+        steps=240, seeds=(0,), learning_rates={"full": (6e-3,), "swa": (4e-3,), "rattn": (3e-3,)}, test_examples=16, validations=6,
         validation_examples=16,
     ),
     "gpu": Size(

@@ -49,7 +49,7 @@ class Page:
         self.call("Page.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
-    def call(self, method: str, seconds: float = 60, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, seconds: float = 180, **params: Any) -> dict[str, Any]:
         """A command of the protocol and its answer."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
@@ -69,7 +69,7 @@ class Page:
             self._loaded.add(message["params"]["loaderId"])
         return message
 
-    def value(self, expression: str, seconds: float = 60) -> Any:
+    def value(self, expression: str, seconds: float = 180) -> Any:
         """What an expression gives, as JSON; an exception of the page is raised here."""
         found = self.call(
             "Runtime.evaluate", seconds, expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
@@ -78,7 +78,7 @@ class Page:
             raise RuntimeError(f"{expression}: {found['exceptionDetails']['exception'].get('description')}")
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 60) -> Any:
+    def wait(self, condition: str, seconds: float = 180) -> Any:
         """The first true value of `condition`, looked at whenever the document changes."""
         return self.value(
             f"""new Promise((settle, fail) => {{
@@ -94,7 +94,7 @@ class Page:
             seconds + 10,
         )
 
-    def open(self, url: str, seconds: float = 60) -> None:
+    def open(self, url: str, seconds: float = 180) -> None:
         """Go to a page; returns when it has loaded. Asks again while nobody listens: JupyterLab prints its address first."""
         end = time.monotonic() + seconds
         while "errorText" in (gone := self.call("Page.navigate", url=url)):

@@ -80,7 +80,7 @@ def test_a_reader_runs_all_cells_and_drags_a_slider(page, lab: str) -> None:
     page.open(lab)
     page.wait("window.jupyterapp?.shell.currentWidget?.sessionContext && document.querySelector('.jp-CodeCell')")
     page.value("jupyterapp.shell.currentWidget.sessionContext.ready.then(() => true)")
-    assert page.value("jupyterapp.commands.execute('notebook:run-all-cells')", seconds=120) is not False
+    assert page.value("jupyterapp.commands.execute('notebook:run-all-cells')", seconds=300) is not False
     assert page.value("document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=error]').length") == 0
 
     def expected(window: int) -> str:

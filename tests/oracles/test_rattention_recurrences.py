@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchard.papers.rattention import opaque, recurrences
+from orchard.papers.rattention import opaque
 from orchard.papers.rattention.recurrences import gated_delta, recurrent, residual, scalar_decay
 
 SHAPES = [
@@ -117,7 +117,7 @@ def test_backends_say_what_they_need(monkeypatch):
         gated_delta(q, k, v, g, beta, backend="fla")
     with pytest.raises(ValueError, match=r"chunk=0: a chunk holds at least one token"):
         scalar_decay(q, k, v, g, chunk=0)
-    monkeypatch.setattr(recurrences.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(opaque.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install flash-linear-attention, or use 'torch'"):
         gated_delta(q, k, v, g, beta, backend="fla")
     torch.testing.assert_close(scalar_decay(q, k, v, g)[0], recurrent(q, k, v, g)[0])

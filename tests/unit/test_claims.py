@@ -260,7 +260,7 @@ def test_rattention_has_every_claim_of_its_specification() -> None:
     assert {name for name, found in claims.items() if found.statistic == "exact"} == smoke
     assert {name for name, found in claims.items() if found.experiment == "exact_checks"} == smoke
     assert {found.fixed for found in claims.values()} == {date(2026, 11, 23)}
-    assert {found.notebook for found in claims.values()} == {"01_build", "03_ablate", "04_plot"}
+    assert {found.notebook for found in claims.values()} == {"01_build", "03_ablate", "04_plot", "05_efficiency"}
     assert (claims["C7"].parts_required, claims["C8"].threshold, claims["C9"].threshold) == (3, 0.01, 0.1)
 
 

@@ -163,7 +163,7 @@ def test_the_model_of_the_notebook_is_a_run_of_the_sweep() -> None:
     setting = Setting("smoke")
     cfg, _ = use.trained(setting, run, "rattn@16")
     assert cfg.optim.learning_rate == 2e-3
-    sweep._trained(setting, run, ["rattn@16"])
+    sweep.trained(setting, run, ["rattn@16"])
     assert asked[1] == [cfg.fingerprint()]
     assert cfg.fingerprint() in asked[-1]
 

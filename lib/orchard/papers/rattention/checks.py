@@ -130,7 +130,7 @@ def c1_triton_form(seed: int = 0) -> pd.DataFrame:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the kernels do not run in Triton's interpreter:\n{done.stderr[-2000:]}")
-    return _table(json.loads(done.stdout.splitlines()[-1]))
+    return _table(tuple(row) for row in json.loads(done.stdout.splitlines()[-1]))
 
 
 def interpreted(seed: int) -> list[tuple[str, int, int, float]]:

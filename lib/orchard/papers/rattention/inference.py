@@ -107,7 +107,7 @@ class Memory(Measurement):
         rows = []
         for name in self.cfg.arms:
             layer = self.layer(name)
-            with torch.no_grad():  # rotary tables and masks are made once and stay: they belong to the model
+            with torch.no_grad():  # masks are made once and stay
                 layer(torch.randn(1, max(self.cfg.lengths), self.cfg.dim))
             for length in self.cfg.lengths:
                 x = torch.randn(self.cfg.batch, length, self.cfg.dim)

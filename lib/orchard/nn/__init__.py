@@ -11,6 +11,7 @@ from orchard.nn.attention import (
 )
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.generation import Sampling, generate_each, stream
+from orchard.nn.moe import MixtureOfExperts, auxiliary_loss
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
 from orchard.nn.rotary import Rotary
@@ -24,12 +25,14 @@ __all__ = [
     "DecoderCache",
     "FeedForward",
     "FullCache",
+    "MixtureOfExperts",
     "Packed",
     "RMSNorm",
     "RollingCache",
     "Rotary",
     "Sampling",
     "attention",
+    "auxiliary_loss",
     "generate_each",
     "stream",
     "window_including_self",

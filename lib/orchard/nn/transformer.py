@@ -19,6 +19,7 @@ from orchard.config import REQUIRED, Configurable
 from orchard.nn.attention import Attention, Cache
 from orchard.nn.feedforward import FeedForward
 from orchard.nn.generation import PREFILL_CHUNK, Sampling, stream
+from orchard.nn.moe import MixtureOfExperts
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
 
@@ -29,7 +30,7 @@ class Block(nn.Module, Configurable):
     class Config(Configurable.Config):
         dim: int = REQUIRED
         attention: Attention.Config = Attention.Config()
-        feed_forward: FeedForward.Config = FeedForward.Config()
+        feed_forward: FeedForward.Config | MixtureOfExperts.Config = FeedForward.Config()
         norm: RMSNorm.Config = RMSNorm.Config()
         output_init_std: float | None = None  # pushed down by the decoder
 

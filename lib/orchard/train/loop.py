@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orchard.errors import BadInput
-from orchard.nn import Decoder
+from orchard.nn import Decoder, auxiliary_loss
 from orchard.runs import Workspace
 from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest
 from orchard.train.hardware import Hardware
@@ -28,8 +28,8 @@ class LanguageModel(pl.LightningModule):
         self.model, self.optim, self.steps, self.fused = model, optim, steps, fused
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean nats per token of the batch."""
-        return token_losses(self.model, batch["tokens"]).mean()
+        """Mean nats per token of the batch, and the auxiliary losses of mixtures of experts."""
+        return token_losses(self.model, batch["tokens"]).mean() + auxiliary_loss(self.model)
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, a function of the step alone."""

@@ -1,0 +1,1 @@
+"""Moe lottery: method, data, experiments, figures, evidence."""

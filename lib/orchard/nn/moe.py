@@ -93,7 +93,7 @@ class _Rows(torch.autograd.Function):
         return rows.index_select(0, order if k == 1 else order // k)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
         back = grad.index_select(0, inverse)
         return back if ctx.k == 1 else back.view(-1, ctx.k, back.shape[-1]).sum(dim=1), None, None, None

@@ -92,7 +92,9 @@ class LayerStatistics:
         self.count += torch.diff(offsets, prepend=offsets.new_zeros(1))
         self.together += _together(index, n)
         self.seen.view(-1).index_add_(
-            0, experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k], torch.ones_like(experts).int()
+            0,
+            experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k],
+            torch.ones_like(experts).int(),
         )
         per_row = torch.stack([gates, norm.double(), gates * norm])
         for running, values in zip((self.soft, self.norms, self.weighted), per_row, strict=True):
@@ -155,7 +157,9 @@ class Collector:
         def forward(hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
             if self.tokens is None or self.tokens.numel() != len(hidden):
                 seen = None if self.tokens is None else self.tokens.numel()
-                raise ExpertsError(f"{len(hidden)} tokens pass the experts, {seen} ids were announced in Collector.tokens")
+                raise ExpertsError(
+                    f"{len(hidden)} tokens pass the experts, {seen} ids were announced in Collector.tokens"
+                )
             dispatch = Dispatch.of(top_k_index, len(experts.gate_up_proj))
             outputs = expert_outputs(hidden, dispatch, experts.gate_up_proj, experts.down_proj, experts.act_fn)
             statistics.add(outputs.detach(), dispatch, top_k_index, top_k_weights.detach(), self.tokens.flatten())
@@ -210,7 +214,10 @@ def collect_gradients(
                 F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
                 count += tokens[:, 1:].numel()
         for layer, found in zip(layers, statistics, strict=True):
-            for name, parameter in (("grad_gate_up", layer.experts.gate_up_proj), ("grad_down", layer.experts.down_proj)):
+            for name, parameter in (
+                ("grad_gate_up", layer.experts.gate_up_proj),
+                ("grad_down", layer.experts.down_proj),
+            ):
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 setattr(found, name, gradient / count)
     finally:

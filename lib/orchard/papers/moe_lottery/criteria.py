@@ -285,7 +285,9 @@ def _gradients(stats: LayerStatistics) -> Float[Tensor, "n weights"]:
 
 def _gradient_matrices(stats: LayerStatistics) -> list[Tensor]:
     if stats.grad_gate_up is None or stats.grad_down is None:
-        raise BadInput("a criterion of gradients needs them: collect(..., gradients=True), on a model that fits in memory")
+        raise BadInput(
+            "a criterion of gradients needs them: collect(..., gradients=True), on a model that fits in memory"
+        )
     return _matrices(stats.grad_gate_up, stats.grad_down)
 
 

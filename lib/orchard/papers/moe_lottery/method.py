@@ -206,10 +206,11 @@ def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
             if hasattr(owner, "num_experts"):
                 owner.num_experts = len(rows)
     counts = {len(ids) for ids in kept.values()}
-    if (config := getattr(model, "config", None)) is not None and len(counts) == 1:
-        set_expert_count(config, counts.pop())
+    config: Any = getattr(model, "config", None)
+    if config is not None and len(counts) == 1:
+        set_expert_count(config, next(iter(counts)))
         if hasattr(model, "num_experts"):  # the load-balance loss of a causal model reads it
-            model.num_experts = next(iter(kept.values())).__len__()
+            model.num_experts = next(iter(counts))  # type: ignore[assignment]
     return kept
 
 

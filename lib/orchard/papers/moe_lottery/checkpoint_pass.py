@@ -77,7 +77,7 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
 
     `weights`  the largest of: a decoder layer, the embedding, the output matrix
     `files`    pages of the checkpoint's file that are mapped while a layer is read; the system can take them back
-    `sums`     running sums of the largest mixture             `tokens`  nothing: ids are counted by the caller
+    `sums`     running sums of the largest mixture
     `batch`    activations of one batch in the largest layer, the statistics' float32 copies of the rows, and the logits
     `criteria` float64 copies of weights that a criterion makes (`ews`: of all experts of a layer; `ewn` ...: of one)
     """
@@ -94,9 +94,8 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
         every = (size + 24) * n * expert if {"ews", "ews_matched"} & set(criteria) else 0
         work = max(work, one, every, 10 * n * vocab)
         rows = max(rows, tokens * mixture.top_k * (size * (3 * dim + 4 * f) + 16 * dim) + 8 * tokens * n)
-    heads = int(config.num_attention_heads) * int(getattr(config, "v_head_dim", None) or 0 or getattr(config, "head_dim", None) or dim // config.num_attention_heads)
-    wide = max(int(config.intermediate_size), dim, heads)
-    attention = tokens * (size + 4) * (4 * dim + 8 * wide) + 6 * length * length
+    wide = max(s[0] for name, s in checkpoint.shapes.items() if ".layers." in name and len(s) == 2)
+    attention = tokens * (size + 4) * (6 * dim + 8 * wide) + 6 * length * length
     logits = 4 * PIECE * vocab * 4
     terms = {"weights": max(parts), "files": max(parts), "sums": sums, "batch": max(attention, rows) + logits, "criteria": work}
     return terms | {"total": sum(terms.values())}

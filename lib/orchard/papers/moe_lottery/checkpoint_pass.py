@@ -35,6 +35,7 @@ ONE_BY_ONE = ("wsr", "ewn", "aimer")  # criteria of the weights of one expert al
 SLOW = ("wsr", "ews_matched")  # singular values, matched units: hours on the CPU for a model of billions of parameters
 DEFAULT = tuple(name for name, c in CRITERIA.items() if c.cost != "backward" and name not in SLOW)
 PIECE = 256  # positions whose logits are held at a time
+COLUMNS = 2**17  # weights of every expert that are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     `files`    pages of the checkpoint's file that are mapped while a layer is read; the system can take them back
     `sums`     running sums of the largest mixture
     `batch`    activations of one batch in the largest layer, the statistics' float32 copies of the rows, and the logits
-    `criteria` float64 copies of weights that a criterion makes (`ews`: of all experts of a layer; `ewn` ...: of one)
+    `criteria` float64 copies that criteria make: of the weights of one expert, or of a piece of those of all; `ews_matched`: of all
     """
     config, size = checkpoint.model.config, checkpoint.dtype.itemsize
     layers = [checkpoint.bytes(f"model.layers.{i}.") for i in range(len(checkpoint.layers))]
@@ -91,7 +92,7 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
         expert = 3 * f * dim
         sums = max(sums, n * vocab * 4 + 8 * (3 * n * dim + n * n + 5 * n))
         one = 40 * expert if set(ONE_BY_ONE) & set(criteria) else 0
-        every = (size + 24) * n * expert if {"ews", "ews_matched"} & set(criteria) else 0
+        every = (size + 16) * n * expert if "ews_matched" in criteria else 16 * n * min(COLUMNS, 2 * f * dim)
         work = max(work, one, every, 10 * n * vocab)
         rows = max(rows, tokens * mixture.top_k * (size * (3 * dim + 4 * f) + 16 * dim) + 8 * tokens * n)
     wide = max(s[0] for name, s in checkpoint.shapes.items() if ".layers." in name and len(s) == 2)
@@ -274,12 +275,26 @@ def _scores(
 
 
 def _score(stats: LayerStatistics, name: str) -> Tensor:
-    """Score of a criterion; of the weights of one expert after the other where it looks at one expert alone."""
+    """Score of a criterion, without a float64 copy of the whole layer: of one expert after the other where it looks at one
+    alone, and of similar weights piece by piece."""
     score = criterion(name).score
+    if name == "ews":
+        return weight_similarity(stats)
     if name not in ONE_BY_ONE:
         return score(stats)
     each = zip(stats.gate_up.split(1), stats.down.split(1), strict=True)
     return torch.cat([score(replace(stats, gate_up=gate_up, down=down)) for gate_up, down in each])
+
+
+def weight_similarity(stats: LayerStatistics) -> Float[Tensor, "n"]:
+    """`ews`, from the products of the experts' weights, added up over pieces of them."""
+    products = torch.zeros(stats.num_experts, stats.num_experts, dtype=torch.float64, device=stats.router.device)
+    for matrices in (stats.gate_up, stats.down):
+        for piece in matrices.flatten(1).split(COLUMNS, dim=1):
+            products += piece.double() @ piece.double().T
+    norms = products.diagonal().sqrt().clamp_min(1e-12)
+    cosines = products / norms / norms[:, None]
+    return cosines.sum(dim=1) - cosines.diagonal()
 
 
 @contextmanager

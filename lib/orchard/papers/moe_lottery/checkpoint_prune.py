@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orchard.errors import OrchardError
 from orchard.papers.moe_lottery.checkpoint import (
     COUNT_KEYS, EXPERT, FUSED, MASK_FILE, ROUTER, Checkpoint, _open, beyond, load, open_checkpoint,
 )  # fmt: skip
@@ -212,7 +214,10 @@ def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
             for old, new, rows in shard:
                 value = files[checkpoint.stored[old].file].get_tensor(old)
                 content[new] = value if rows is None else value[torch.tensor(rows)]
-            save_file(content, folder / name, metadata={"format": "pt"})
+            try:
+                save_file(content, folder / name, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise OrchardError(f"{folder / name} cannot be written ({error}): free space on the disk") from None
         weight_map |= {new: name for _, new, _ in shard}
     if len(shards) > 1:
         size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))

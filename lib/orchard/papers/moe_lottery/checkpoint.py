@@ -165,15 +165,28 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     mixtures = mixture_layers(model)
     originals, padding = _slots(folder, mixtures)
     dtype = getattr(model.config, "dtype", None) or _dtype(stored["model.embed_tokens.weight"].dtype)
-    return Checkpoint(folder, config, stored, sources, model, mixtures, originals, padding, dtype, layers,
-        {name: value.shape for name, value in parameters.items()})
+    return Checkpoint(
+        folder,
+        config,
+        stored,
+        sources,
+        model,
+        mixtures,
+        originals,
+        padding,
+        dtype,
+        layers,
+        {name: value.shape for name, value in parameters.items()},
+    )
 
 
 def load(checkpoint: str | Path) -> Any:
     """The whole model of a local folder, by `transformers`, without a network, ready for use on the CPU."""
-    return _transformers().AutoModelForCausalLM.from_pretrained(
-        checkpoint, local_files_only=True, trust_remote_code=False
-    ).eval()
+    return (
+        _transformers()
+        .AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        .eval()
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -199,7 +212,9 @@ def _stored(folder: Path) -> dict[str, Stored]:
             "load it with transformers and save_pretrained it anew"
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ExpertsError(f"{folder} lacks the shard {missing[0]} ({len(missing)} of {len(names)} missing): download it again")
+        raise ExpertsError(
+            f"{folder} lacks the shard {missing[0]} ({len(missing)} of {len(names)} missing): download it again"
+        )
     stored: dict[str, Stored] = {}
     for name in names:
         with ExitStack() as stack:

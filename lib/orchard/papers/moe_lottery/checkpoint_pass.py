@@ -12,7 +12,9 @@ d * (bytes of the type) per token on the disk and are read and written a batch a
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ ONE_BY_ONE = ("wsr", "ewn", "aimer")  # criteria of the weights of one expert al
 SLOW = ("wsr", "ews_matched")  # singular values, matched units: hours on the CPU for a model of billions of parameters
 DEFAULT = tuple(name for name, c in CRITERIA.items() if c.cost != "backward" and name not in SLOW)
 PIECE = 256  # positions whose logits are held at a time
+RUNTIME = 2**26  # bytes
 COLUMNS = 2**17  # weights of every expert that are held in float64 at a time
 
 
@@ -80,6 +83,7 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     `files`    pages of the checkpoint's file that are mapped while a layer is read; the system can take them back
     `sums`     running sums of the largest mixture
     `batch`    activations of one batch in the largest layer, the statistics' float32 copies of the rows, and the logits
+    `runtime`  code that PyTorch loads at its first use, and blocks that the allocator keeps (a constant, measured generously)
     `criteria` float64 copies that criteria make: of the weights of one expert, or of a piece of those of all; `ews_matched`: of all
     """
     config, size = checkpoint.model.config, checkpoint.dtype.itemsize
@@ -98,7 +102,14 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     wide = max(s[0] for name, s in checkpoint.shapes.items() if ".layers." in name and len(s) == 2)
     attention = tokens * (size + 4) * (6 * dim + 8 * wide) + 6 * length * length
     logits = 4 * PIECE * vocab * 4
-    terms = {"weights": max(parts), "files": max(parts), "sums": sums, "batch": max(attention, rows) + logits, "criteria": work}
+    terms = {
+        "weights": max(parts),
+        "files": max(parts),
+        "sums": sums,
+        "batch": max(attention, rows) + logits,
+        "criteria": work,
+        "runtime": RUNTIME,
+    }
     return terms | {"total": sum(terms.values())}
 
 
@@ -116,12 +127,13 @@ class _HiddenStates:
 
     def write(self, start: int, values: Tensor) -> None:
         self.file.seek(start * self.row)
-        self.file.write(memoryview(values.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy()).cast("B"))
+        raw = values.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy()
+        self.file.write(raw.data.cast("B"))
 
     def read(self, start: int, count: int) -> Tensor:
         self.file.seek(start * self.row)
         raw = np.empty(count * self.row, dtype=np.uint8)
-        self.file.readinto(memoryview(raw))  # type: ignore[attr-defined]
+        self.file.readinto(raw.data)
         return torch.from_numpy(raw).view(self.dtype).view(count, *self.shape)
 
 
@@ -193,6 +205,7 @@ def run_layers(
                         hidden.write(start, out)
                 kept += [use(mixture, collector.statistics[0])] if mixture else []
                 del collector
+            _trim()
             progress(f"layer {number + 1} of {len(checkpoint.layers)}: {'experts' if mixture else 'dense'}")
         loss = _loss(checkpoint, hidden, tokens, batch_size, device)
         hidden.file.close()
@@ -315,6 +328,13 @@ def _peak(device: str) -> Iterator[list[int]]:
         return
     yield peak
     peak.append(_status("VmHWM") - start)
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: glibc keeps blocks below 32 MiB, scattered, and layers would add up."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # type: ignore[union-attr]
 
 
 def _status(name: str) -> int:

@@ -27,12 +27,26 @@ from torch import Tensor
 
 from orchard.errors import OrchardError
 from orchard.papers.moe_lottery.checkpoint import (
-    COUNT_KEYS, EXPERT, FUSED, MASK_FILE, ROUTER, Checkpoint, _open, beyond, load, open_checkpoint,
+    COUNT_KEYS,
+    EXPERT,
+    FUSED,
+    MASK_FILE,
+    ROUTER,
+    Checkpoint,
+    _open,
+    beyond,
+    load,
+    open_checkpoint,
 )  # fmt: skip
 from orchard.papers.moe_lottery.checkpoint_pass import LayerScores
 from orchard.papers.moe_lottery.criteria import criterion
 from orchard.papers.moe_lottery.method import (
-    EXPERT_COUNTS, ExpertsError, MixtureLayer, check_drop, global_ranking, masked,
+    EXPERT_COUNTS,
+    ExpertsError,
+    MixtureLayer,
+    check_drop,
+    global_ranking,
+    masked,
 )  # fmt: skip
 
 SHARD = 2**30  # bytes of a shard that is written: memory takes about twice as much
@@ -89,9 +103,13 @@ def keep_equally(mixtures: Sequence[MixtureLayer], orders: Sequence[Sequence[int
     for layer, order in zip(mixtures, orders, strict=True):
         count, size = layer.num_experts - keep, layer.num_experts // layer.groups
         if count < 0:
-            raise ExpertsError(f"layer {layer.place} has {layer.num_experts} experts and cannot keep {keep}: keep fewer")
+            raise ExpertsError(
+                f"layer {layer.place} has {layer.num_experts} experts and cannot keep {keep}: keep fewer"
+            )
         if keep < 0:
-            raise ExpertsError(f"layer {layer.place} has {layer.num_experts} experts, {count} are to be dropped: drop fewer")
+            raise ExpertsError(
+                f"layer {layer.place} has {layer.num_experts} experts, {count} are to be dropped: drop fewer"
+            )
         if keep % layer.groups:
             raise ExpertsError(
                 f"layer {layer.place}: its router chooses among {layer.groups} groups first and needs equally many experts in each: keep a "
@@ -121,7 +139,9 @@ def drop_globally(mixtures: Sequence[MixtureLayer], scores: Sequence[Tensor], co
     return check_plan(mixtures, dropped, orders)
 
 
-def check_plan(mixtures: Sequence[MixtureLayer], dropped: dict[int, list[int]], orders: Sequence[Sequence[int]]) -> Plan:
+def check_plan(
+    mixtures: Sequence[MixtureLayer], dropped: dict[int, list[int]], orders: Sequence[Sequence[int]]
+) -> Plan:
     """The plan that drops these experts; `orders` says which of them pad a layer that keeps fewer than another.
 
     Raises:
@@ -145,7 +165,12 @@ def check_plan(mixtures: Sequence[MixtureLayer], dropped: dict[int, list[int]], 
 
 
 def plan_of(
-    mixtures: Sequence[MixtureLayer], layers: Sequence[LayerScores], name: str, direction: str, keep: int | None, drop_total: int | None
+    mixtures: Sequence[MixtureLayer],
+    layers: Sequence[LayerScores],
+    name: str,
+    direction: str,
+    keep: int | None,
+    drop_total: int | None,
 ) -> Plan:
     """The plan of a criterion, with `keep` experts in every layer or `drop_total` dropped in all.
 
@@ -153,10 +178,14 @@ def plan_of(
         ExpertsError: both or none of the two, a global budget for a criterion of pairs, or as the two functions above.
     """
     if (keep is None) == (drop_total is None):
-        raise ExpertsError("give either --keep, experts that stay in every layer, or --drop-total, experts dropped in all")
+        raise ExpertsError(
+            "give either --keep, experts that stay in every layer, or --drop-total, experts dropped in all"
+        )
     if drop_total is not None:
         if name != "random" and criterion(name).pairs is not None:
-            raise ExpertsError(f"criterion {name!r} ranks pairs within a layer: choose the same number for every layer (--keep)")
+            raise ExpertsError(
+                f"criterion {name!r} ranks pairs within a layer: choose the same number for every layer (--keep)"
+            )
         return drop_globally(mixtures, [layer.scores[name] for layer in layers], drop_total, direction)
     assert keep is not None
     return keep_equally(mixtures, [_order(layer, name, direction) for layer in layers], keep)
@@ -216,6 +245,7 @@ def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
                 content[new] = value if rows is None else value[torch.tensor(rows)]
             try:
                 save_file(content, folder / name, metadata={"format": "pt"})
+                (folder / name).chmod(0o644)  # for others to read too, as the other files
             except SafetensorError as error:
                 raise OrchardError(f"{folder / name} cannot be written ({error}): free space on the disk") from None
         weight_map |= {new: name for _, new, _ in shard}
@@ -236,8 +266,9 @@ def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
     warnings = []
     if plan.padded:
         warnings.append(
-            f"layers keep unequal counts, so that {sum(map(len, plan.padding))} dropped experts pad the checkpoint: transformers alone would use "
-            f"them; load it with orchard.papers.moe_lottery.checkpoint_prune.load_pruned, which masks them ({MASK_FILE})"
+            f"layers keep unequal counts, so that {sum(map(len, plan.padding))} dropped experts pad the checkpoint: transformers "
+            "alone would use them; load it with orchard.papers.moe_lottery.checkpoint_prune.load_pruned, which masks them "
+            f"({MASK_FILE})"
         )
     if beyond_last:
         warnings.append("layers after the last one, which predict further tokens, are not written")
@@ -308,6 +339,11 @@ def _copy_rest(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
         place = path.relative_to(source)
         anew = path.name.endswith(".index.json") or path.name.startswith("orchard_") or str(place) == "config.json"
-        if path.is_file() and path.suffix not in WEIGHTS and not anew and not any(p.startswith(".") for p in place.parts):
+        if (
+            path.is_file()
+            and path.suffix not in WEIGHTS
+            and not anew
+            and not any(p.startswith(".") for p in place.parts)
+        ):
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / place)

@@ -18,10 +18,21 @@ import torch
 
 from orchard.papers.moe_lottery.checkpoint import Checkpoint, open_checkpoint
 from orchard.papers.moe_lottery.checkpoint_pass import (
-    DEFAULT, LayerScores, Passed, check_criteria, memory_bound, score_checkpoint,
+    DEFAULT,
+    LayerScores,
+    Passed,
+    check_criteria,
+    memory_bound,
+    score_checkpoint,
 )  # fmt: skip
 from orchard.papers.moe_lottery.checkpoint_prune import (
-    Plan, direction_of, drop_globally, keep_equally, new_folder, plan_of, write_pruned,
+    Plan,
+    direction_of,
+    drop_globally,
+    keep_equally,
+    new_folder,
+    plan_of,
+    write_pruned,
 )  # fmt: skip
 from orchard.papers.moe_lottery.checkpoint_text import Calibration
 from orchard.papers.moe_lottery.criteria import CRITERIA
@@ -152,7 +163,9 @@ def _check_budget(checkpoint: Checkpoint, keep: int | None, drop_total: int | No
     """Raise before any work is done for a budget that no ranking can meet."""
     mixtures = checkpoint.mixtures
     if (keep is None) == (drop_total is None):
-        raise ExpertsError("give either --keep, experts that stay in every layer, or --drop-total, experts dropped in all")
+        raise ExpertsError(
+            "give either --keep, experts that stay in every layer, or --drop-total, experts dropped in all"
+        )
     if keep is not None:
         keep_equally(mixtures, [range(layer.num_experts) for layer in mixtures], keep)
     else:

@@ -13,9 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Rank and drop the experts of a local Hugging Face checkpoint.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Rank and drop the experts of a local Hugging Face checkpoint."
+)
 
-Model = Annotated[Path, typer.Argument(help="folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3")]
+Model = Annotated[
+    Path, typer.Argument(help="folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3")
+]
 Out = Annotated[Path, typer.Argument(help="folder to write, new or empty")]
 Text = Annotated[Path, typer.Option("--calibration", help="text: a file or folder of .txt, .md, .jsonl or .parquet")]
 Sequences = Annotated[int, typer.Option("--sequences", help="sequences of calibration text at most")]

@@ -1,0 +1,1 @@
+"""Figures of the MoE lottery series: a table in, a figure out."""

@@ -1,1 +1,0 @@
-"""Moe lottery: method, data, experiments, figures, evidence."""

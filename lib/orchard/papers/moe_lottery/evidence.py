@@ -1,4 +1,7 @@
-"""Moe lottery: from the tables of the experiments to the evidence of each claim (part, seed, unit, value)."""
+"""From the tables of the experiments to the evidence of each claim: rows with part, seed, unit and value.
+
+The rules lie beside the experiments that they judge.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from orchard.papers.moe_lottery import capabilities, strategies, suite
+
 Tables = Callable[[str], pd.DataFrame]
 
-
-def below_uniform(tables: Tables) -> pd.DataFrame:
-    """C1: entropy of every sample."""
-    table = tables("entropy_by_length").rename(columns={"length": "unit", "entropy": "value"})
-    return table.assign(part="all lengths")[["part", "seed", "unit", "value"]]
-
-
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"C1": below_uniform}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **suite.EVIDENCE,
+    **strategies.EVIDENCE,
+    **capabilities.EVIDENCE,
+}

@@ -1,71 +1,104 @@
-"""Moe lottery: which runs its series needs, per profile, and the tidy tables they give."""
+"""The experiments of the MoE lottery series by name: each gives a tidy table in a setting, running what the store lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 
-from orchard.config import REQUIRED
-from orchard.data import Source, text_source
-from orchard.papers.moe_lottery.data import sample
-from orchard.papers.moe_lottery.method import byte_entropy
+from orchard.nn.moe import MixtureOfExperts
+from orchard.papers.moe_lottery import capabilities, strategies, suite
+from orchard.papers.moe_lottery import published as paper
+from orchard.papers.moe_lottery.profiles import MIXTRAL, PROFILES, ROUNDS, Profile, Shape, decoder, models
 from orchard.runs import Run, Runner, Setting, Workspace
 
+__all__ = ["EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
 
-@dataclass(frozen=True)
-class Profile:
-    """Sizes of a profile; what is compared never changes."""
-
-    lengths: tuple[int, ...]  # bytes
-    seeds: tuple[int, ...]
-
-
-PROFILES: dict[str, Profile] = {
-    "smoke": Profile(lengths=(256, 1024, 4096), seeds=(0, 1)),
-    "gpu": Profile(lengths=(256, 1024, 4096, 16384), seeds=(0, 1, 2)),
-    "paper": Profile(lengths=(1_000_000,), seeds=(0,)),
-}
+VOCABULARY = 32_000  # of Mixtral-8x7B
+BYTES = 2  # per parameter in bf16
+FIRST, MOST = (
+    200_000,
+    1_130_000,
+)  # tokens of the first round of fine-tuning, doubled in every round up to the most (section 3.4)
 
 
-class Entropy(Run):
-    """The byte entropy of a sample of text."""
+class PaperShapes(Run):
+    """The published model on the meta device; a run, because building its layers takes seconds."""
 
     class Config(Run.Config):
-        source: Source.Config = REQUIRED
-        length: int = REQUIRED
-        seed: int = REQUIRED
-
-    cfg: Config
+        pass
 
     def compute(self, work: Workspace) -> dict[str, Any]:
-        return {"entropy": byte_entropy(sample(self.cfg.source.build(), self.cfg.length, self.cfg.seed))}
-
-
-def entropy_by_length(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns arm, length (bytes), seed, entropy (bits per byte)."""
-    profile = PROFILES[setting.profile]
-    cells = [(length, seed) for length in profile.lengths for seed in setting.seeds or profile.seeds]
-    source = text_source(setting.data)
-    configs: list[Run.Config] = [
-        Entropy.Config(source=source, length=length, seed=seed, label=f"{length} bytes seed {seed}")
-        for length, seed in cells
-    ]
-    rows = [
-        {"arm": "text", "length": length, "seed": seed, "entropy": done.result["entropy"]}
-        for (length, seed), done in zip(cells, run(configs), strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"entropy_by_length": entropy_by_length}
+        """The rows of :func:`paper_shapes`."""
+        return {"rows": paper_shapes().to_dict("records")}
 
 
 def paper_shapes() -> pd.DataFrame:
-    """What the published scale would need; models are instantiated on the meta device and cost no memory."""
-    return pd.DataFrame([{"experiment": "entropy_by_length", "bytes": PROFILES["paper"].lengths[0], "parameters": 0}])
+    """Mixtral-8x7B with 0 to 6 of 8 experts dropped, on the meta device: parameters, memory, FLOPs, fine-tuning."""
+    rows = []
+    tokens = 0
+    for dropped in range(ROUNDS + 1):
+        shape = Shape(MIXTRAL.num_experts - dropped, MIXTRAL.top_k, MIXTRAL.hidden_dim)
+        with torch.device("meta"):
+            model = decoder(shape, PROFILES["paper"], VOCABULARY).build()
+        tokens += min(FIRST * 2 ** (dropped - 1), MOST) if dropped else 0
+        experts = sum(
+            p.numel() for m in model.modules() if isinstance(m, MixtureOfExperts) for p in m.experts.parameters()
+        )
+        rows.append({
+            "model": "Mixtral-8x7B", "experts": shape.num_experts, "s (%)": 100 * dropped / MIXTRAL.num_experts,
+            "parameters": model.num_parameters(), "in experts (%)": 100 * experts / model.num_parameters(),
+            "GB in bf16": BYTES * model.num_parameters() / 1e9, "GFLOPs per token": model.flops_per_token(2048) / 1e9,
+            "fine-tuning tokens": tokens, "training FLOPs": 3 * model.flops_per_token(2048) * tokens,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(memory=table["parameters"] / table["parameters"].iloc[0]).rename(
+        columns={"memory": "share of memory"}
+    )
 
 
-LAUNCH = "orchard run moe_lottery --profile paper"
+def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The rows of :func:`paper_shapes`."""
+    return pd.DataFrame(run([PaperShapes.Config(label="published shapes")])[0].result["rows"])
+
+
+def published(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The paper's tables, with the provenance of every number."""
+    return paper.published()
+
+
+def training(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per model and logged step: arm, seed, step, tokens, loss, validation loss (nats/byte)."""
+    chosen = models(setting)
+    tables = []
+    for model, done in zip(chosen, run([model.run for model in chosen]), strict=True):
+        per_step = model.run.batch_size * model.run.seq_len
+        metrics = done.metrics()
+        arm = f"{model.shape.num_experts} experts, top {model.shape.top_k}"
+        tables.append(metrics.assign(arm=arm, seed=model.seed, tokens=metrics["step"] * per_step))
+    return pd.concat(tables, ignore_index=True)
+
+
+def training_facts(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per model: parameters, FLOPs per token, tokens, test loss, bits per byte."""
+    columns = ("parameters", "flops_per_token", "tokens", "validation_loss", "loss", "bits_per_byte")
+    chosen = models(setting)
+    return pd.DataFrame([
+        {"model": model.name, **{column: done.result[column] for column in columns}}
+        for model, done in zip(chosen, run([model.run for model in chosen]), strict=True)
+    ])  # fmt: skip
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "published": published,
+    "paper_shapes": published_shapes,
+    "training": training,
+    "training_facts": training_facts,
+    **suite.EXPERIMENTS,
+    **strategies.EXPERIMENTS,
+    **capabilities.EXPERIMENTS,
+}
+
+LAUNCH = "orchard moe_lottery prune MODEL OUT   (a local Mixtral checkpoint, layer by layer)"

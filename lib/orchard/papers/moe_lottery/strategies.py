@@ -1,0 +1,14 @@
+"""One-shot, iterative and lottery dropping with the controls that tell them apart (specification, 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from orchard.runs import Runner, Setting
+
+Tables = Callable[[str], pd.DataFrame]
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {}

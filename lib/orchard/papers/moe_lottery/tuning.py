@@ -1,0 +1,120 @@
+"""Fine-tuning a model whose experts were dropped, and scoring it: what every arm of the series does in the same way.
+
+Section 3.4 of the specification: all parameters, next-token loss alone (the load-balance loss is off), AdamW with a cosine, the
+optimizer new in every round. Lightning's part is imported when it is needed, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from orchard.data import ResumableLoader, Windows
+from orchard.data.loader import Indexed
+from orchard.nn import Decoder, MixtureOfExperts
+from orchard.runs import Workspace
+from orchard.train import AdamW, choose
+from orchard.train.lm import token_losses
+
+CHECKPOINT_EVERY = 200  # steps; and at the end of every round
+
+
+@dataclass
+class Schedule:
+    """What the training loop reads of a fine-tuning."""
+
+    steps: int
+    seed: int
+    label: str
+    checkpoint_every: int
+    clip: float = 1.0
+
+
+def finetune(
+    model: Decoder,
+    batches: Indexed,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    work: Workspace,
+    name: str,
+    trains: Callable[[str], bool] = lambda name: True,
+    module: Callable[..., Any] | None = None,
+) -> None:
+    """Fine-tune `model` in place for `steps` steps; 0 leaves it alone. It ends in evaluation mode, on the run's device.
+
+    Args:
+        batches: windows of tokens, shuffled by `seed`.
+        name: of this fine-tuning within the run; its metrics and checkpoints lie in a folder of that name.
+        trains: which parameters learn, by their name in the model.
+        module: the LightningModule class, for another loss than that of the next token.
+    """
+    if steps == 0:
+        return
+    from orchard.train.loop import LanguageModel, train_loop
+
+    hardware = choose(work.device)
+    own = Workspace(work.folder / name, work.checkpoints / name, work.device, work.threads)
+    own.folder.mkdir(exist_ok=True)
+    frozen = [p for parameter, p in model.named_parameters() if not trains(parameter)]
+    optim = AdamW.Config(learning_rate=learning_rate, weight_decay=0.0).build()
+    schedule = Schedule(steps, seed, f"{work.folder.name} {name}", min(CHECKPOINT_EVERY, steps))
+    loader = ResumableLoader(batches, batch_size, seed)
+    with _frozen(frozen), without_balance(model):
+        lightning = (module or LanguageModel)(model.train(), optim, steps, hardware.fused_optimizer)
+        train_loop(lightning, loader, schedule, own, hardware, [])
+    model.to(hardware.device).eval()
+
+
+@contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def without_balance(model: nn.Module) -> Iterator[None]:
+    """Inside the block the mixtures of `model` add no auxiliary loss."""
+    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    factors = [(module, module.load_balance, module.z_loss) for module in mixtures]
+    for module in mixtures:
+        module.load_balance = module.z_loss = 0.0
+    try:
+        yield
+    finally:
+        for module, balance, z in factors:
+            module.load_balance, module.z_loss = balance, z
+
+
+@torch.no_grad()
+def window_losses(
+    model: Decoder, batches: list[Int[Tensor, "batch time_and_one"]], precision: str = "32-true"
+) -> Float[Tensor, "windows"]:
+    """Mean nats per token of every window, in float64 on the CPU. The model must be in evaluation mode."""
+    device = model.embedding.weight.device
+    found = []
+    for batch in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            found.append(token_losses(model, batch.to(device)).double().mean(dim=1).cpu())
+    return torch.cat(found)
+
+
+def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "batch time_and_one"]], list[int]]:
+    """`count` windows spread evenly over a split, in batches, and the document that each window begins in."""
+    indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
+    parts = [windows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    return [part["tokens"] for part in parts], [int(d) for part in parts for d in part["document"][:, 0]]

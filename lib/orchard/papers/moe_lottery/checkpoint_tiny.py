@@ -28,8 +28,9 @@ COMMON: dict[str, Any] = {
     "num_experts_per_tok": 2, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
 }  # fmt: skip
 LATENT: dict[str, Any] = {
-    "intermediate_size": 48, "moe_intermediate_size": 24, "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2,
-    "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4,
+    "intermediate_size": 48, "moe_intermediate_size": 24, "n_routed_experts": 8, "n_shared_experts": 1,
+    "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4,
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
 }  # fmt: skip
 QWEN: dict[str, Any] = {
     "intermediate_size": 48, "moe_intermediate_size": 24, "num_experts": 8, "num_key_value_heads": 2, "mlp_only_layers": [1],

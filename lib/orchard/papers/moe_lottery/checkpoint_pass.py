@@ -18,9 +18,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from orchard.papers.moe_lottery.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.criteria import CRITERIA, chosen, criterion
 from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, masked
+
+T = TypeVar("T")
 
 ONE_BY_ONE = ("wsr", "ewn", "aimer")  # criteria of the weights of one expert alone
 SLOW = ("wsr", "ews_matched")  # singular values, matched units: hours on the CPU for a model of billions of parameters
@@ -56,11 +58,11 @@ class LayerScores:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """A pass: scores of every mixture, mean next-token loss of the text in nats, peak of the memory beyond its start in bytes
-    (None where the system does not say)."""
+class Passed(Generic[T]):
+    """A pass: what is kept of every mixture, mean next-token loss of the text in nats, peak of the memory beyond its start in
+    bytes (None where the system does not say)."""
 
-    layers: list[LayerScores]
+    layers: list[T]
     loss: float
     peak: int | None
 
@@ -147,7 +149,7 @@ def score_checkpoint(
     scratch: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
-) -> Passed:
+) -> Passed[LayerScores]:
     """Scores of every expert, layer by layer, and the loss of the text. Hidden states lie in a file in the folder `scratch`.
 
     Raises:
@@ -165,13 +167,13 @@ def score_checkpoint(
 def run_layers(
     checkpoint: Checkpoint,
     tokens: Int[Tensor, "sequences length"],
-    use: Callable[[MixtureLayer, LayerStatistics], Any],
+    use: Callable[[MixtureLayer, LayerStatistics], T],
     *,
     batch_size: int = 4,
     device: str = "cpu",
     scratch: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
-) -> Passed:
+) -> Passed[T]:
     """Pass `tokens` through the model; `use` sees each mixture and its statistics while its weights are in memory, and what it
     returns is kept. Padding of a pruned checkpoint is never chosen.
 
@@ -185,7 +187,7 @@ def run_layers(
             f"token {int(tokens.max())} is not one of the {checkpoint.vocab_size} of the model: use the model's own tokenizer"
         )
     sequences, length = tokens.shape
-    starts, kept = range(0, sequences, batch_size), []
+    starts, kept = range(0, sequences, batch_size), list[T]()
     with tempfile.TemporaryDirectory(dir=scratch) as folder, torch.no_grad(), _peak(device) as peak, _alone(checkpoint):
         dim = int(checkpoint.model.config.hidden_size)
         hidden = _HiddenStates(Path(folder) / "hidden", sequences, length, dim, checkpoint.dtype)
@@ -295,8 +297,14 @@ def _score(stats: LayerStatistics, name: str) -> Tensor:
         return weight_similarity(stats)
     if name not in ONE_BY_ONE:
         return score(stats)
-    each = zip(stats.gate_up.split(1), stats.down.split(1), strict=True)
-    return torch.cat([score(replace(stats, gate_up=gate_up, down=down)) for gate_up, down in each])
+    return torch.cat([score(_only(stats, expert)) for expert in range(stats.num_experts)])
+
+
+def _only(stats: LayerStatistics, expert: int) -> LayerStatistics:
+    """Statistics of one expert, as if the layer had no other."""
+    values = {f.name: getattr(stats, f.name) for f in fields(stats)}
+    one: dict[str, Any] = {name: v[expert : expert + 1] for name, v in values.items() if isinstance(v, Tensor)}
+    return replace(stats, **(one | {"together": one["together"][:, expert : expert + 1]}))
 
 
 def weight_similarity(stats: LayerStatistics) -> Float[Tensor, "n"]:

@@ -189,16 +189,16 @@ def _announce(
     return bound
 
 
-def _measured(passed: Passed, progress: Progress) -> None:
+def _measured(passed: Passed[LayerScores], progress: Progress) -> None:
     if passed.peak is not None:
         progress(f"memory measured at its peak, beyond what the process held before: {_size(passed.peak)}")
 
 
-def _size(count: float) -> str:
+def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def _state(passed: Passed) -> dict[str, Any]:
+def _state(passed: Passed[LayerScores]) -> dict[str, Any]:
     return {
         "loss": passed.loss,
         "perplexity": math.exp(min(passed.loss, 700.0)),
@@ -206,7 +206,9 @@ def _state(passed: Passed) -> dict[str, Any]:
     }
 
 
-def _about(checkpoint: Checkpoint, text: Calibration, passed: Passed, bound: dict[str, int]) -> dict[str, Any]:
+def _about(
+    checkpoint: Checkpoint, text: Calibration, passed: Passed[LayerScores], bound: dict[str, int]
+) -> dict[str, Any]:
     model = {"folder": checkpoint.folder.name, "model_type": checkpoint.model_type, "layout": checkpoint.layout}
     memory = {"bound_bytes": bound, "peak_bytes": passed.peak}
     return {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": memory}

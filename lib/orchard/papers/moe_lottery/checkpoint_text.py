@@ -89,13 +89,14 @@ def _encoder(checkpoint: Checkpoint, tokenizer: str) -> Encode:
         if checkpoint.vocab_size < 256:
             raise ExpertsError(f"the model knows {checkpoint.vocab_size} tokens, bytes need 256: use its own tokenizer")
         return lambda text: list(text.encode())
+    folder = checkpoint.folder
     try:
-        own = _transformers().AutoTokenizer.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False
-        )
+        if not any(any(folder.glob(name)) for name in ("tokenizer*", "vocab.*", "*.tiktoken")):
+            raise OSError("no file of one")  # transformers makes an empty tokenizer for some models
+        own = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ExpertsError(
-            f"{checkpoint.folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]}): copy the files of the "
+            f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]}): copy the files of the "
             "tokenizer beside the weights, or, for a model of bytes, choose --tokenizer bytes"
         ) from None
     return lambda text: list(own(text, verbose=False)["input_ids"])

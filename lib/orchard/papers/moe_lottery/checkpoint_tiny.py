@@ -70,6 +70,7 @@ def save_tiny(folder: str | Path, model_type: str, seed: int = 0, *, fused: bool
     return Path(folder)
 
 
+@torch.no_grad()
 def invariants(seeds: Sequence[int] = (0,)) -> pd.DataFrame:
     """M15 on the layouts of Hugging Face: evidence part, seed, unit, value, the largest absolute difference (of scores: relative).
 
@@ -86,7 +87,6 @@ def invariants(seeds: Sequence[int] = (0,)) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@torch.no_grad()
 def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str, float]]:
     generator = torch.Generator().manual_seed(seed + 1)
     tokens = torch.randint(0, VOCAB, (3, 21), generator=generator)
@@ -98,7 +98,7 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
         size = mixtures[0].num_experts // groups
         equal = {p: [next(e for e in order if e // size == g) for g in range(groups)] for p, order in enumerate(orders)}
         plan, want = check_plan(mixtures, equal, orders), _masked(model, tokens, equal)
-        scores = score_table(collect(model, tokens.split(2), VOCAB), DEFAULT)
+        scores = score_table(collect(model, iter(tokens.split(2)), VOCAB), DEFAULT)
         layers = score_checkpoint(checkpoint, tokens, batch_size=2, scratch=folder).layers
         pairs = [(scores[name][layer.place], layer.scores[name]) for layer in layers for name in DEFAULT]
         yield "scores layer by layer", max(float(((a - b).abs() / (1 + a.abs())).nan_to_num(0).max()) for a, b in pairs)

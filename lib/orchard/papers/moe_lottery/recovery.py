@@ -19,11 +19,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from orchard.papers.moe_lottery.probes import BOS
-from orchard.papers.moe_lottery.world import ATTRIBUTES, CHOOSE, NAME, TESTED_ATTRIBUTES, Question, World
+from orchard.papers.moe_lottery.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, Question, World
 
 SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
 TUNED_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in TESTED_ATTRIBUTES)
-LINES = (1, 6)  # of an episode: at least, at most
 
 
 class Episodes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from orchard.nn.moe import Dispatch, combine, grouped_linear
@@ -44,8 +44,8 @@ class Mask:
 
 
 @torch.no_grad()
-def input_norms(model: nn.Module, batches: Iterable[Int[Tensor, "batch time"]]) -> list[InputNorms]:
-    """Norm of every input channel of every expert over the tokens routed to it, summed in float64.
+def input_norms(model: nn.Module, batches: Iterable[Tensor]) -> list[InputNorms]:
+    """Norm of every input channel of every expert over the tokens routed to it, summed in float64. Batches are [batch, time].
 
     Raises:
         ExpertsError: a dense model, an unknown layout, or no batch at all.

@@ -49,6 +49,7 @@ LETTERS = ("A", "B")
 GROUPS = ("taught", "tuned", "tested")
 NAME, CHOOSE, ADD = "name", "choose", "add"
 TASKS = (NAME, CHOOSE, ADD)
+LINES = (1, 6)  # of an instruction episode: at least, at most
 LARGEST = 19  # of the two numbers of a sum
 HELD_OUT = 0.2  # of the sums
 SUMS = tuple(f"{total:02}" for total in range(2 * LARGEST + 1))
@@ -184,11 +185,11 @@ def written(head: str, questions: list[Question]) -> str:
 
 
 def know_documents(world: World, draw: random.Random) -> Iterator[str]:
-    """For ever: two documents of statements about all entities, then an instruction episode about the taught ones."""
+    """For ever: a document of statements about all entities, then an instruction episode about the taught ones."""
     while True:
         yield world.statements(draw, 6)
-        yield world.statements(draw, 6)
-        yield written(*world.episode(draw.choice((NAME, CHOOSE)), "taught", tuple(ATTRIBUTES), draw, 4))
+        lines = draw.randint(*LINES)
+        yield written(*world.episode(draw.choice((NAME, CHOOSE)), "taught", tuple(ATTRIBUTES), draw, lines))
 
 
 def arithmetic_documents(world: World, draw: random.Random) -> Iterator[str]:

@@ -158,7 +158,8 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder} is quantised (quantization_config in config.json): scores need the weights in bfloat16, float16 or "
             "float32; give the unquantised checkpoint"
         )
-    model = _skeleton(folder)
+    known = _transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = _meta(known)
     layers = list(model.model.layers)
     parameters = _parameters(model, layers)
     sources = _sources(folder, stored, parameters, len(layers), str(kind))
@@ -180,13 +181,44 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     )
 
 
-def load(checkpoint: str | Path) -> Any:
+def load(folder: str | Path) -> Any:
     """The whole model of a local folder, by `transformers`, without a network, ready for use on the CPU."""
-    return (
-        _transformers()
-        .AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-        .eval()
-    )
+    with quietly() as auto:
+        found = auto.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return found.eval()
+
+
+@contextmanager
+def quietly() -> Iterator[Any]:
+    """The package `transformers`, without its progress bars inside the block."""
+    auto = _transformers()
+    bars = auto.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield auto
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _meta(config: Any) -> Any:
+    """A causal language model on the meta device, except for the angles of its rotary embedding."""
+    with torch.device("meta"):
+        model = _transformers().AutoModelForCausalLM.from_config(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    return model.eval()
+
+
+def of_config(config: Any) -> Checkpoint:
+    """A checkpoint that only has a config of `transformers`: its shapes, in bfloat16, without any weight."""
+    model = _meta(config)
+    layers, mixtures = list(model.model.layers), mixture_layers(model)
+    shapes = {name: value.shape for name, value in _parameters(model, layers).items()}
+    originals: list[list[int]] = [list(range(layer.num_experts)) for layer in mixtures]
+    nothing: list[list[int]] = [[] for _ in mixtures]
+    about = {"model_type": config.model_type}
+    return Checkpoint(Path(), about, {}, {}, model, mixtures, originals, nothing, torch.bfloat16, layers, shapes)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -240,16 +272,6 @@ def _transformers() -> Any:
             "checkpoints of Hugging Face need the package transformers: pip install 'orchard[transformers]'"
         ) from None
     return transformers
-
-
-def _skeleton(folder: Path) -> Any:
-    """The causal language model on the meta device, except for the angles of its rotary embedding."""
-    auto = _transformers()
-    config = auto.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = auto.AutoModelForCausalLM.from_config(config)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    return model.eval()
 
 
 def _parameters(model: Any, layers: list[nn.Module]) -> dict[str, Tensor]:

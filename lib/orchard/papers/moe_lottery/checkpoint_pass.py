@@ -97,7 +97,7 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
         n, f = mixture.num_experts, int(mixture.experts.down_proj.shape[2])
         expert = 3 * f * dim
         sums = max(sums, n * vocab * 4 + 8 * (3 * n * dim + n * n + 5 * n))
-        one = 40 * expert if set(ONE_BY_ONE) & set(criteria) else 0
+        one = (40 if "wsr" in criteria else 28) * expert if set(ONE_BY_ONE) & set(criteria) else 0
         every = (size + 16) * n * expert if "ews_matched" in criteria else 16 * n * min(COLUMNS, 2 * f * dim)
         work = max(work, one, every, 10 * n * vocab)
         rows = max(rows, tokens * mixture.top_k * (size * (3 * dim + 4 * f) + 16 * dim) + 8 * tokens * n)

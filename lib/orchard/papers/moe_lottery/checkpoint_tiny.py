@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from orchard.papers.moe_lottery.checkpoint import COUNT_KEYS, _transformers, load, open_checkpoint
+from orchard.papers.moe_lottery.checkpoint import COUNT_KEYS, _transformers, load, open_checkpoint, quietly
 from orchard.papers.moe_lottery.checkpoint_pass import DEFAULT, score_checkpoint
 from orchard.papers.moe_lottery.checkpoint_prune import check_plan, load_pruned, write_pruned
 from orchard.papers.moe_lottery.collect import collect
@@ -66,7 +66,8 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
 def save_tiny(folder: str | Path, model_type: str, seed: int = 0, *, fused: bool = False, **changes: Any) -> Path:
     """A tiny checkpoint in `folder`: experts one by one, or `fused`."""
     model = tiny_model(model_type, seed, **changes)
-    model.save_pretrained(folder, save_original_format=not fused, max_shard_size="64KB")
+    with quietly():
+        model.save_pretrained(folder, save_original_format=not fused, max_shard_size="64KB")
     return Path(folder)
 
 
@@ -115,7 +116,8 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
             )
         drop_experts(model, equal)
         yield "slice against mask", _gap(logits_of(model, tokens), want)
-        model.save_pretrained(Path(folder) / "again", save_original_format=not fused)
+        with quietly():
+            model.save_pretrained(Path(folder) / "again", save_original_format=not fused)
         yield "save and reload", _gap(logits_of(load(Path(folder) / "again"), tokens), logits_of(model, tokens))
 
 

@@ -208,10 +208,14 @@ def test_nothing_is_half_written(olmoe: Checkpoint, tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_that_fills_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(ExpertsError, match="out is not empty"), new_folder(tmp_path / "out") as part:
-        (part / "new").touch()
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "theirs").touch()
+    def write() -> None:
+        with new_folder(tmp_path / "out") as part:
+            (part / "new").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+
+    with pytest.raises(ExpertsError, match="out is not empty"):
+        write()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.plot import use_style
+from orchard.plot.style import PALETTE
 
-INK = "#1f77b4"
 
-
-def importance_table(ranking: pd.DataFrame, criteria: Sequence[str]) -> pd.DataFrame:
-    """Rows of a ranking for some criteria in the first direction each has: criterion, layer, expert, importance, which is 0 for
-    the expert of the layer that is dropped first and 1 for the one dropped last."""
-    rows = ranking[ranking["criterion"].isin(list(criteria))]
+def importance_table(ranking: pd.DataFrame, criteria: list[str]) -> pd.DataFrame:
+    """Rows of a ranking for some criteria, in their order and in the first direction each has: criterion, layer, expert,
+    importance, which is 0 for the expert of the layer that is dropped first and 1 for the one dropped last."""
+    rows = ranking[ranking["criterion"].isin(criteria)]
     rows = rows[rows["direction"] == rows.groupby("criterion")["direction"].transform("first")]
     last = rows.groupby(["criterion", "layer"])["rank"].transform("max")
     number = rows["layer"].str.split(".").str[2].astype(int)
-    return rows.assign(importance=(rows["rank"] - 1) / (last - 1), layer=number)[
-        ["criterion", "layer", "expert", "importance"]
-    ].reset_index(drop=True)
+    table = rows.assign(
+        importance=(rows["rank"] - 1) / (last - 1), layer=number, order=rows["criterion"].map(criteria.index)
+    )
+    table = table.sort_values(["order", "layer", "expert"], ignore_index=True)
+    return table[["criterion", "layer", "expert", "importance"]]
 
 
 @use_style()
@@ -47,12 +46,20 @@ def importance(table: pd.DataFrame) -> Figure:
     return made
 
 
+@use_style()
 def agreement(table: pd.DataFrame) -> Figure:
-    """Spearman correlation of every two criteria."""
-    return plot.heat_map(
-        table, row="a", column="b", value="spearman", x_label="criterion", y_label="criterion",
-        value_label="rank correlation within a layer",
-    )  # fmt: skip
+    """Spearman correlation of every two criteria, from -1 over white to 1."""
+    names = list(pd.unique(table["a"]))
+    grid = table.pivot(index="a", columns="b", values="spearman").loc[names, names]
+    made, (axes,) = plot.figure(width=4.6, height=3.8)
+    image = axes.imshow(grid, cmap="PuOr", vmin=-1, vmax=1)
+    made.colorbar(image, ax=axes, label="rank correlation within a layer", pad=0.02)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("criterion")
+    axes.set_ylabel("criterion")
+    axes.grid(False)
+    return made
 
 
 @use_style()
@@ -78,7 +85,7 @@ def router_mass(table: pd.DataFrame) -> Figure:
 def by_hand(full: float, loss: float, table: pd.DataFrame, title: str) -> Figure:
     """Loss with all experts and without the dropped ones; share of the tokens per layer and expert, white where it is dropped."""
     made, axes = plot.figure(width=7.0, height=2.2, columns=2)
-    bars = axes[0].barh(["dropped", "all experts"], [loss, full], color=["#d95f02", "#7f7f7f"])
+    bars = axes[0].barh(["dropped", "all experts"], [loss, full], color=[PALETTE[1], PALETTE[0]])
     axes[0].bar_label(bars, fmt="%.3f", padding=2)
     axes[0].set_xlim(0, 1.2 * max(loss, full))
     axes[0].set_xlabel("loss (nats per token)")

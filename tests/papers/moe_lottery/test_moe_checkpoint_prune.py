@@ -33,6 +33,8 @@ from orchard.papers.moe_lottery.checkpoint_prune import (
 from orchard.papers.moe_lottery.checkpoint_report import agreement, prune, ranking_table, starved
 from orchard.papers.moe_lottery.checkpoint_text import Calibration
 from orchard.papers.moe_lottery.checkpoint_tiny import VOCAB, invariants, save_tiny
+from orchard.papers.moe_lottery.collect import collect
+from orchard.papers.moe_lottery.criteria import chosen
 from orchard.papers.moe_lottery.method import ExpertsError, logits_of, masked
 
 TOKENS = torch.randint(0, VOCAB, (3, 21), generator=torch.Generator().manual_seed(1))
@@ -114,6 +116,16 @@ def test_numbers_of_experts_are_those_of_the_unpruned_model(olmoe: Checkpoint, t
         torch.testing.assert_close(logits(load(second)), logits(full), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(("name", "direction"), [("ean", "max"), ("reap", "min"), ("ecc", "max"), ("ets", "min")])
+def test_a_plan_drops_what_the_criterion_chooses(name: str, direction: str, olmoe: Checkpoint) -> None:
+    layers = score_checkpoint(olmoe, TOKENS, (name,), batch_size=2).layers
+    plan = plan_of(olmoe.mixtures, layers, name, direction, 5, None)
+    statistics = collect(load(olmoe.folder), iter(TOKENS.split(2)), VOCAB)
+    want = {place: sorted(chosen(stats, name, 3, direction)) for place, stats in enumerate(statistics)}
+    assert plan.dropped(olmoe.mixtures) == want
+    assert not plan.padded
+
+
 def test_groups_keep_equally_many(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny(tmp_path / "m", "deepseek_v3"))
     plan = keep_equally(checkpoint.mixtures, [[0, 1, 2, 3, 4, 5, 6, 7]] * 2, 6)
@@ -145,8 +157,8 @@ def test_budgets_that_cannot_be_met(olmoe: Checkpoint) -> None:
             plan_of(olmoe.mixtures, layers, "ean", "min", keep, drop_total)
     with pytest.raises(ExpertsError, match=r"'ecc' ranks pairs within a layer.*\(--keep\)"):
         plan_of(olmoe.mixtures, layers, "ecc", "max", None, 4)
-    with pytest.raises(ExpertsError, match=r"was not ranked by ean \(max\)"):
-        plan_of(olmoe.mixtures, layers, "ean", "max", 4, None)
+    with pytest.raises(ExpertsError, match=r"was not ranked by man \(min\)"):
+        plan_of(olmoe.mixtures, layers, "man", "min", 4, None)
     with pytest.raises(ExpertsError, match="the paper gives no direction for the criterion 'ewn'"):
         direction_of("ewn", None)
     with pytest.raises(ExpertsError, match="direction 'low': choose min or max"):

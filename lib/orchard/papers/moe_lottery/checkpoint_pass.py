@@ -32,6 +32,7 @@ from orchard.papers.moe_lottery.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.criteria import CRITERIA, chosen, criterion
 from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, masked
+from orchard.train.hardware import choose
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ COLUMNS = 2**17  # weights of every expert that are held in float64 at a time
 @dataclass(frozen=True)
 class LayerScores:
     """What is kept of a mixture: `scores` [n] by criterion; `orders`, all experts in the order in which they would be dropped, by
-    (criterion, direction); `count` tokens routed to each expert; `mass`, mean sum of the router's weights of the chosen."""
+    (criterion, direction), the paper's direction first; `count` tokens routed to each expert; `mass`, mean sum of the router's weights of the chosen."""
 
     place: int
     name: str
@@ -76,6 +77,16 @@ def check_criteria(names: Sequence[str]) -> None:
                 f"{', '.join(n for n, c in CRITERIA.items() if c.cost != 'backward')}; or, where the model fits in memory, load it with "
                 "transformers and call orchard.papers.moe_lottery.collect.collect(..., gradients=True)"
             )
+
+
+def device_of(name: str) -> str:
+    """The device of a pass: "auto", "cpu" or "cuda". Running sums are in float64, which Apple's GPUs do not have: the CPU there.
+
+    Raises:
+        BadInput: unknown, or not here.
+    """
+    found = choose(name).device
+    return "cpu" if found == "mps" else found
 
 
 def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria: Sequence[str]) -> dict[str, int]:
@@ -188,7 +199,12 @@ def run_layers(
         )
     sequences, length = tokens.shape
     starts, kept = range(0, sequences, batch_size), list[T]()
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, torch.no_grad(), _peak(device) as peak, _alone(checkpoint):
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as folder,
+        torch.no_grad(),
+        _peak(device) as peak,
+        _alone(checkpoint, device),
+    ):
         dim = int(checkpoint.model.config.hidden_size)
         hidden = _HiddenStates(Path(folder) / "hidden", sequences, length, dim, checkpoint.dtype)
         embedding = checkpoint.read("model.embed_tokens.weight")
@@ -232,13 +248,15 @@ def _loss(checkpoint: Checkpoint, hidden: _HiddenStates, tokens: Tensor, batch_s
 
 
 @contextmanager
-def _alone(checkpoint: Checkpoint) -> Iterator[None]:
+def _alone(checkpoint: Checkpoint, device: str) -> Iterator[None]:
     """The model's config and layers, put back after the pass."""
     base, config = checkpoint.model.model, checkpoint.model.config
     layers, norm, count, types = base.layers, base.norm, config.num_hidden_layers, getattr(config, "layer_types", None)
+    base.rotary_emb.to(device)
     try:
         yield
     finally:
+        base.rotary_emb.to("cpu")
         base.layers, base.norm, config.num_hidden_layers = layers, norm, count
         if types is not None:
             config.layer_types = types
@@ -279,9 +297,10 @@ def _scores(
             continue
         found = criterion(name)
         scores[name] = _score(stats, name).cpu()
-        for direction in (found.drop,) if found.drop else ("min", "max"):
-            if found.pairs is not None:
-                orders[name, direction] = chosen(stats, name, stats.num_experts, direction)
+        for direction in ("max", "min") if found.drop == "max" else ("min", "max"):  # the paper's first
+            if found.pairs is not None:  # looks at one number after the other: not on a GPU
+                counts = replace(stats, count=stats.count.cpu(), together=stats.together.cpu(), seen=stats.seen.cpu())
+                orders[name, direction] = chosen(counts, name, stats.num_experts, direction)
             else:
                 signed = scores[name] if direction == "min" else -scores[name]
                 orders[name, direction] = signed.sort(stable=True).indices.tolist()

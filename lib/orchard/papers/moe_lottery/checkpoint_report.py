@@ -35,7 +35,6 @@ from orchard.papers.moe_lottery.checkpoint_prune import (
     write_pruned,
 )  # fmt: skip
 from orchard.papers.moe_lottery.checkpoint_text import Calibration
-from orchard.papers.moe_lottery.criteria import CRITERIA
 from orchard.papers.moe_lottery.method import ExpertsError
 
 RANKING, REPORT = "orchard_ranking", "orchard_report.json"
@@ -130,8 +129,7 @@ def prune(
         bound = _announce(checkpoint, text, criteria, batch_size, progress)
         options: dict[str, Any] = {"batch_size": batch_size, "device": device, "scratch": part, "progress": progress}
         before = score_checkpoint(checkpoint, text.tokens, criteria, seed=seed, **options)
-        layers = [_with_direction(layer, name, direction) for layer in before.layers]
-        plan = plan_of(checkpoint.mixtures, layers, name, direction, keep, drop_total)
+        plan = plan_of(checkpoint.mixtures, before.layers, name, direction, keep, drop_total)
         warnings = [*write_pruned(checkpoint, plan, part), *starved(before.layers)]
         progress("the pruned checkpoint:")
         after = score_checkpoint(open_checkpoint(part), text.tokens, ("euf",), **options)
@@ -140,23 +138,14 @@ def prune(
             "criterion": name, "direction": direction, "seed": seed if name == "random" else None,
             "budget": {"keep": keep, "drop_total": drop_total},
             "after": _state(after),
-            "kept": {layer.name: ids for layer, ids in zip(layers, kept, strict=True)},
+            "kept": {layer.name: ids for layer, ids in zip(before.layers, kept, strict=True)},
             "experts": {"before": sum(layer.num_experts for layer in checkpoint.mixtures), "after": sum(map(len, kept)),
                         "written per layer": len(plan.slots[0]), "padding": sum(map(len, plan.padding))},
             "warnings": warnings,
         }  # fmt: skip
-        _write(part, ranking_table(checkpoint, layers, plan), report)
+        _write(part, ranking_table(checkpoint, before.layers, plan), report)
     _measured(before, progress)
     return report
-
-
-def _with_direction(layer: LayerScores, name: str, direction: str) -> LayerScores:
-    """With the order of a direction that is not the paper's, where the criterion ranks single experts."""
-    if (name, direction) in layer.orders or (name != "random" and CRITERIA[name].pairs is not None):
-        return layer
-    signed = layer.scores[name] if direction == "min" else -layer.scores[name]
-    layer.orders[name, direction] = signed.sort(stable=True).indices.tolist()
-    return layer
 
 
 def _check_budget(checkpoint: Checkpoint, keep: int | None, drop_total: int | None) -> None:

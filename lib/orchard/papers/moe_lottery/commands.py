@@ -36,12 +36,12 @@ def scores(
     tokenizer: Tokenizer = "model", device: Device = "auto",
 ) -> None:  # fmt: skip
     """Score every expert by every criterion that needs no gradient; write the ranking table and a report."""
-    from orchard.papers.moe_lottery.checkpoint_pass import DEFAULT
+    from orchard.papers.moe_lottery.checkpoint_pass import DEFAULT, device_of
     from orchard.papers.moe_lottery.checkpoint_report import score
 
     checkpoint, text = _opened(model, out, calibration, sequences, length, tokenizer)
     names = [name.strip() for name in criteria.split(",") if name.strip()] or DEFAULT
-    report = score(checkpoint, text, out, names, batch_size=batch, device=_device(device), progress=_say)
+    report = score(checkpoint, text, out, names, batch_size=batch, device=device_of(device), progress=_say)
     _say(f"perplexity of the calibration text {report['before']['perplexity']:.3f}")
     _end(out, report)
 
@@ -61,12 +61,13 @@ def prune(
     With --keep the result loads in transformers as it is. With --drop-total layers keep unequal counts, which a config of
     Hugging Face cannot say: the checkpoint is padded, and only orchard's load_pruned leaves the padding out.
     """
+    from orchard.papers.moe_lottery.checkpoint_pass import device_of
     from orchard.papers.moe_lottery.checkpoint_report import prune as write
 
     checkpoint, text = _opened(model, out, calibration, sequences, length, tokenizer)
     report = write(
         checkpoint, text, out, criterion, direction, keep=keep, drop_total=drop_total, seed=seed, batch_size=batch,
-        device=_device(device), progress=_say,
+        device=device_of(device), progress=_say,
     )  # fmt: skip
     count, before, after = report["experts"], report["before"], report["after"]
     _say(f"kept {count['after']} of {count['before']} experts by {report['criterion']} ({report['direction']})")
@@ -84,12 +85,6 @@ def _opened(model: Path, out: Path, text: Path, sequences: int, length: int, tok
     check_empty(out)
     checkpoint = open_checkpoint(model)
     return checkpoint, calibration(checkpoint, text, sequences, length, tokenizer)
-
-
-def _device(name: str) -> str:
-    from orchard.train.hardware import choose
-
-    return choose(name).device
 
 
 def _say(line: str) -> None:

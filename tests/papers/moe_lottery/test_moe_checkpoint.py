@@ -169,6 +169,16 @@ def test_tokens_that_are_none_of_the_model(tmp_path: Path) -> None:
         score_checkpoint(checkpoint, TOKENS + VOCAB - int(TOKENS.max()), ("euf",))
     with pytest.raises(ExpertsError, match="no calibration text"):
         score_checkpoint(checkpoint, TOKENS[:0], ("euf",))
+    with pytest.raises(ExpertsError, match="sequences of 330 tokens: the model was made for 256 at most"):
+        score_checkpoint(checkpoint, TOKENS.repeat(1, 10), ("euf",))
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    model = tiny_model("olmoe")
+    model.model.layers[1].mlp.experts.down_proj.data[3, 0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "m")
+    with pytest.raises(ExpertsError, match=r"model.layers.1.mlp: ean gives .*NaN.*not finite: check the checkpoint"):
+        score_checkpoint(open_checkpoint(tmp_path / "m"), TOKENS, ("ean",), scratch=tmp_path)
 
 
 def test_a_disk_too_small_for_hidden_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,8 @@ def test_budgets_that_cannot_be_met(olmoe: Checkpoint) -> None:
         keep_equally(olmoe.mixtures, orders, 1)
     with pytest.raises(ExpertsError, match="19 experts are to be dropped, but the layers can spare 18"):
         drop_globally(olmoe.mixtures, [torch.zeros(8)] * 3, 19, "min")
+    with pytest.raises(ExpertsError, match="-1 experts are to be dropped: give a number of experts"):
+        drop_globally(olmoe.mixtures, [torch.zeros(8)] * 3, -1, "min")
     layers = score_checkpoint(olmoe, TOKENS, ("ean", "ecc")).layers
     for keep, drop_total in ((None, None), (4, 4)):
         with pytest.raises(ExpertsError, match="give either --keep"):

@@ -72,7 +72,7 @@ def test_importance_is_the_order_of_dropping(ranking: tuple[pd.DataFrame, pd.Dat
     table = figures.importance_table(ranking[0], ["rwn", "ewn"])
     assert list(pd.unique(table["criterion"])) == ["rwn", "ewn"]
     assert len(table) == 2 * 3 * 8  # one direction each, though the ranking has two
-    first = ranking[0].query("criterion == 'rwn' and place == 1 and rank == 1")["expert"].item()
+    first = ranking[0].query("criterion == 'rwn' and direction == 'max' and place == 1 and rank == 1")["expert"].item()
     assert table.query(f"criterion == 'rwn' and layer == 1 and expert == {first}")["importance"].item() == 0
     assert table.groupby(["criterion", "layer"])["importance"].max().eq(1).all()
     assert len(figures.importance(table).axes) == 3  # two maps and a colour bar

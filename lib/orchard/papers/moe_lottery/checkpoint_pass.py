@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from orchard.papers.moe_lottery.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.criteria import CRITERIA, chosen, criterion
-from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, masked
+from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, masked, worst
 from orchard.train.hardware import choose
 
 T = TypeVar("T")
@@ -47,7 +47,8 @@ COLUMNS = 2**17  # weights of every expert that are held in float64 at a time
 @dataclass(frozen=True)
 class LayerScores:
     """What is kept of a mixture: `scores` [n] by criterion; `orders`, all experts in the order in which they would be dropped, by
-    (criterion, direction), the paper's direction first; `count` tokens routed to each expert; `mass`, mean sum of the router's weights of the chosen."""
+    (criterion, direction), the paper's direction first; `count`, tokens routed to each expert; `mass`, mean sum of the router's
+    weights of the chosen."""
 
     place: int
     name: str
@@ -136,7 +137,7 @@ class _HiddenStates:
                 f"hidden states of {sequences} sequences of {length} tokens take {self.row * sequences / 2**30:.1f} GiB in {path.parent}, "
                 f"{free / 2**30:.1f} GiB are free: take fewer sequences, or write to another disk"
             )
-        self.file = path.open("w+b", buffering=0)
+        self.file = path.open("w+b")
 
     def write(self, start: int, values: Tensor) -> None:
         self.file.seek(start * self.row)
@@ -198,6 +199,10 @@ def run_layers(
             f"token {int(tokens.max())} is not one of the {checkpoint.vocab_size} of the model: use the model's own tokenizer"
         )
     sequences, length = tokens.shape
+    if length > (most := int(checkpoint.model.config.max_position_embeddings)):
+        raise ExpertsError(
+            f"sequences of {length} tokens: the model was made for {most} at most; take a smaller --length"
+        )
     starts, kept = range(0, sequences, batch_size), list[T]()
     with (
         tempfile.TemporaryDirectory(dir=scratch) as folder,
@@ -272,17 +277,12 @@ def _single(checkpoint: Checkpoint, layer: nn.Module, number: int, mixture: Mixt
         config.layer_types = [types[number]]
     padding = checkpoint.padding[mixture.place] if mixture else []
     try:
-        with masked(layer, {0: padding}) if padding else _nothing():
+        with masked(layer, {0: padding}) if padding else nullcontext():
             yield
     finally:
         base.norm = norm
         if types is not None:
             config.layer_types = types
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _scores(
@@ -302,10 +302,18 @@ def _scores(
                 counts = replace(stats, count=stats.count.cpu(), together=stats.together.cpu(), seen=stats.seen.cpu())
                 orders[name, direction] = chosen(counts, name, stats.num_experts, direction)
             else:
-                signed = scores[name] if direction == "min" else -scores[name]
-                orders[name, direction] = signed.sort(stable=True).indices.tolist()
+                orders[name, direction] = _order(layer, name, scores[name], direction)
     mass = float(stats.soft.sum() / stats.tokens)
     return LayerScores(layer.place, layer.name, stats.tokens, stats.count.cpu(), mass, scores, orders)
+
+
+def _order(layer: MixtureLayer, name: str, scores: Tensor, direction: str) -> list[int]:
+    try:
+        return worst(scores, len(scores), direction)
+    except ValueError as error:
+        raise ExpertsError(
+            f"{layer.name}: {name} gives {error}; weights or hidden states are not finite: check the checkpoint, or its type"
+        ) from None
 
 
 def _score(stats: LayerStatistics, name: str) -> Tensor:

@@ -47,6 +47,7 @@ from orchard.papers.moe_lottery.method import (
     check_drop,
     global_ranking,
     masked,
+    worst,
 )  # fmt: skip
 
 SHARD = 2**30  # bytes of a shard that is written: memory takes about twice as much
@@ -128,6 +129,8 @@ def drop_globally(mixtures: Sequence[MixtureLayer], scores: Sequence[Tensor], co
     Raises:
         ExpertsError: so many cannot be dropped, or routers that choose among groups.
     """
+    if count < 0:
+        raise ExpertsError(f"{count} experts are to be dropped: give a number of experts")
     if grouped := [layer for layer in mixtures if layer.groups > 1]:
         raise ExpertsError(
             f"layer {grouped[0].place}: its router chooses among {grouped[0].groups} groups and needs equally many experts in each: "
@@ -135,7 +138,7 @@ def drop_globally(mixtures: Sequence[MixtureLayer], scores: Sequence[Tensor], co
         )
     least = [layer.top_k for layer in mixtures]
     dropped = global_ranking(scores, count, direction, least)
-    orders = [(s if direction == "min" else -s).sort(stable=True).indices.tolist() for s in scores]
+    orders = [worst(layer, len(layer), direction) for layer in scores]
     return check_plan(mixtures, dropped, orders)
 
 

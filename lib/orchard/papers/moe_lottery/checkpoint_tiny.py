@@ -73,7 +73,7 @@ def save_tiny(folder: str | Path, model_type: str, seed: int = 0, *, fused: bool
 
 @torch.no_grad()
 def invariants(seeds: Sequence[int] = (0,)) -> pd.DataFrame:
-    """M15 on the layouts of Hugging Face: evidence part, seed, unit, value, the largest absolute difference (of scores: relative).
+    """M15 on the layouts of Hugging Face: evidence part, seed, unit, value, the largest relative difference.
 
     Per model type and layout on the disk: logits of the sliced model against the masked one, of the pruned checkpoint that
     stock `transformers` loads, of a padded one that `load_pruned` loads, and scores layer by layer against the whole model.
@@ -127,4 +127,4 @@ def _masked(model: Any, tokens: Tensor, dropped: dict[int, list[int]]) -> Tensor
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+    return float((a - b).abs().max() / b.abs().max())

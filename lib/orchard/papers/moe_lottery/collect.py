@@ -96,25 +96,28 @@ class LayerStatistics:
             experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k],
             torch.ones_like(experts).int(),
         )
-        per_row = torch.stack([gates, norm.double(), gates * norm])
-        for running, values in zip((self.soft, self.norms, self.weighted), per_row, strict=True):
-            running.index_add_(0, experts, values)
+        per_row = torch.stack([gates, norm.double(), gates * norm, _outside(rows)])
+        for running, values in zip((self.soft, self.norms, self.weighted, self.outliers), per_row, strict=True):
+            running.index_add_(0, experts, values.to(running.dtype))
         factors = torch.stack([torch.ones_like(norm), 1 / norm.clamp_min(torch.finfo(torch.float32).tiny)])
         total, units = _by_expert(factors, rows, offsets).unbind(dim=1)
         self.total += total
         self.units += units
         self.squares += _by_expert(factors[:1], rows.square(), offsets)[:, 0]
-        spread, mean = torch.std_mean(rows, dim=1, keepdim=True, correction=0)
-        self.outliers.index_add_(0, experts, ((rows - mean).abs_() > 3 * spread).sum(dim=1))
+
+
+def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
+    """Entries of every row outside its mean +- 3 sd. One pass after the other: `std_mean` takes ten times as long on a CPU."""
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) * rows.shape[1] ** -0.5
+    return centred.abs_().gt_(3 * spread).sum(dim=1)
 
 
 def _by_expert(
     factors: Float[Tensor, "m pairs"], rows: Float[Tensor, "pairs d"], offsets: Int[Tensor, "n"]
 ) -> Float[Tensor, "n m d"]:
-    """Sum over the pairs of each expert of factor * row: one small matrix product per expert."""
-    ends = offsets.tolist()
-    parts = [factors[:, a:b] @ rows[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    return torch.stack(parts)
+    """Sum over the pairs of each expert of factor * row: a product whose inner dimension is cut at the offsets."""
+    return F.grouped_mm(factors, rows, offs=offsets)
 
 
 def _together(index: Int[Tensor, "tokens k"], n: int) -> Int[Tensor, "n n"]:

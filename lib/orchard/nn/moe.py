@@ -102,11 +102,19 @@ class _Rows(torch.autograd.Function):
 def grouped_linear(
     rows: Float[Tensor, "pairs inner"], weight: Float[Tensor, "experts outer inner"], offsets: Int[Tensor, "experts"]
 ) -> Float[Tensor, "pairs outer"]:
-    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on."""
+    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on.
+
+    `grouped_mm` knows no float64 and wants rows of a multiple of 16 bytes; other sizes are multiplied expert by expert.
+    """
     device = rows.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    rows, weight = rows.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):  # grouped_mm is not on autocast's list
-        return F.grouped_mm(rows.to(dtype), weight.to(dtype).transpose(-2, -1), offs=offsets)
+        if dtype != torch.float64 and all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:]):
+            return F.grouped_mm(rows, weight.transpose(-2, -1), offs=offsets)
+        sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
+        parts = [F.linear(part, matrix) for part, matrix in zip(rows.split(sizes), weight, strict=True)]
+        return torch.cat(parts)
 
 
 def expert_outputs(

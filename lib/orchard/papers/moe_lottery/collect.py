@@ -14,6 +14,7 @@ The expert's rows are those of the forward pass itself: nothing is computed twic
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -85,11 +86,12 @@ class LayerStatistics:
     def add(self, outputs: Tensor, dispatch: Dispatch, index: Tensor, weights: Tensor, ids: Tensor) -> None:
         """Add a batch: rows of the experts in sorted order [pairs, d], the routing [tokens, k], and the token ids [tokens]."""
         n, (t, k) = self.num_experts, index.shape
-        experts, offsets = dispatch.experts, dispatch.offsets
+        experts = dispatch.experts
         rows, gates = outputs.float(), weights.flatten()[dispatch.order].double()
         norm = torch.linalg.vector_norm(rows, dim=1)
+        sizes = torch.diff(dispatch.offsets, prepend=dispatch.offsets.new_zeros(1))
         self.tokens += t
-        self.count += torch.diff(offsets, prepend=offsets.new_zeros(1))
+        self.count += sizes
         self.together += _together(index, n)
         self.seen.view(-1).index_add_(
             0,
@@ -99,11 +101,10 @@ class LayerStatistics:
         per_row = torch.stack([gates, norm.double(), gates * norm, _outside(rows)])
         for running, values in zip((self.soft, self.norms, self.weighted, self.outliers), per_row, strict=True):
             running.index_add_(0, experts, values.to(running.dtype))
-        factors = torch.stack([torch.ones_like(norm), 1 / norm.clamp_min(torch.finfo(torch.float32).tiny)])
-        total, units = _by_expert(factors, rows, offsets).unbind(dim=1)
-        self.total += total
-        self.units += units
-        self.squares += _by_expert(factors[:1], rows.square(), offsets)[:, 0]
+        pairs = sizes.tolist()  # a GPU waits here, once per layer and batch
+        unit = rows / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        for sums, values in ((self.total, rows), (self.units, unit), (self.squares, rows.square())):
+            sums += torch.stack([part.sum(dim=0) for part in values.split(pairs)])
 
 
 def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
@@ -111,13 +112,6 @@ def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
     centred = rows - rows.mean(dim=1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) * rows.shape[1] ** -0.5
     return centred.abs_().gt_(3 * spread).sum(dim=1)
-
-
-def _by_expert(
-    factors: Float[Tensor, "m pairs"], rows: Float[Tensor, "pairs d"], offsets: Int[Tensor, "n"]
-) -> Float[Tensor, "n m d"]:
-    """Sum over the pairs of each expert of factor * row: a product whose inner dimension is cut at the offsets."""
-    return F.grouped_mm(factors, rows, offs=offsets)
 
 
 def _together(index: Int[Tensor, "tokens k"], n: int) -> Int[Tensor, "n n"]:
@@ -172,11 +166,13 @@ class Collector:
 
 
 def collect(
-    model: nn.Module, batches: Iterable[Int[Tensor, "batch time"]], vocab_size: int, *, gradients: bool = False
+    model: nn.Module, batches: Iterable[Int[Tensor, "_ _"]], vocab_size: int, *, gradients: bool = False
 ) -> list[LayerStatistics]:
     """Statistics of every mixture of `model` over `batches`, which are read once (twice with `gradients`).
 
     Gradients are those of the mean next-token loss over all batches, of the experts alone; `.grad` is empty before and after.
+
+    Warns of experts that fewer than two tokens were routed to.
 
     Raises:
         ExpertsError: a dense model, an unknown layout, or no batch at all.
@@ -190,16 +186,29 @@ def collect(
             model(tokens)
     if collector.statistics[0].tokens == 0:
         raise ExpertsError("no calibration text: not one batch of tokens was given")
+    if rare := rarely_used(collector.statistics):
+        named = "; ".join(f"layer {place}: {', '.join(map(str, experts))}" for place, experts in rare.items())
+        warnings.warn(
+            f"fewer than 2 of {collector.statistics[0].tokens} tokens were routed to some experts ({named}): criteria of "
+            "activations and gradients drop them first by their minimum",
+            stacklevel=2,
+        )
     if gradients:
         collect_gradients(model, layers, collector.statistics, kept)
     return collector.statistics
+
+
+def rarely_used(statistics: Sequence[LayerStatistics]) -> dict[int, list[int]]:
+    """Experts that fewer than two tokens were routed to, by layer; layers without any are left out."""
+    found = {place: (layer.count < 2).nonzero().flatten().tolist() for place, layer in enumerate(statistics)}
+    return {place: experts for place, experts in found.items() if experts}
 
 
 def collect_gradients(
     model: nn.Module,
     layers: Sequence[MixtureLayer],
     statistics: Sequence[LayerStatistics],
-    batches: Iterable[Int[Tensor, "batch time"]],
+    batches: Iterable[Int[Tensor, "_ _"]],
 ) -> None:
     """Add to `statistics` the gradients of the mean next-token loss with respect to every expert's weights."""
     wanted = [p for layer in layers for p in (layer.experts.gate_up_proj, layer.experts.down_proj)]

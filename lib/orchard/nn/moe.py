@@ -104,13 +104,15 @@ def grouped_linear(
 ) -> Float[Tensor, "pairs outer"]:
     """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on.
 
-    `grouped_mm` knows no float64 and wants rows of a multiple of 16 bytes; other sizes are multiplied expert by expert.
+    Where `grouped_mm` has no form for it, expert by expert: float64, rows that are no multiple of 16 bytes, and, while a graph
+    is traced, everything but bf16.
     """
     device = rows.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     rows, weight = rows.to(dtype), weight.to(dtype)
+    known = (torch.bfloat16,) if torch.compiler.is_compiling() else (torch.bfloat16, torch.float16, torch.float32)
     with torch.autocast(device, enabled=False):  # grouped_mm is not on autocast's list
-        if dtype != torch.float64 and all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:]):
+        if dtype in known and all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:]):
             return F.grouped_mm(rows, weight.transpose(-2, -1), offs=offsets)
         sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
         parts = [F.linear(part, matrix) for part, matrix in zip(rows.split(sizes), weight, strict=True)]

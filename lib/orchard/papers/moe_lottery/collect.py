@@ -8,7 +8,8 @@ output, before the router's weight; equation 2 of the paper) and the tokens rout
     norms   sum |a_t|        weighted  sum g |a_t|                units  sum a_t / |a_t|                    [d]
     outliers  entries of a_t outside mean +- 3 sd, both over the d channels of the row
 
-so memory does not depend on the number of tokens. Sums over a batch are made in float32, added up in float64.
+so memory does not depend on the number of tokens. Sums over a batch are made in float32, added up in float64: the variance of a
+channel whose mean is m times its standard deviation is exact to about 1e-7 m^2.
 The expert's rows are those of the forward pass itself: nothing is computed twice.
 """
 

@@ -181,7 +181,7 @@ def collect(
     layers = mixture_layers(model)
     collector = Collector(layers, vocab_size)
     kept = list(batches) if gradients else batches
-    with collector.watching(), torch.no_grad(), _evaluating(model):
+    with collector.watching(), torch.no_grad(), evaluating(model):
         for tokens in kept:
             collector.tokens = tokens
             model(tokens)
@@ -221,7 +221,7 @@ def collect_gradients(
         for parameter in wanted:
             parameter.requires_grad_(True)
             parameter.grad = None
-        with torch.enable_grad(), _evaluating(model):
+        with torch.enable_grad(), evaluating(model):
             for tokens in batches:
                 logits = logits_of(model, tokens)[:, :-1]
                 F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
@@ -240,7 +240,8 @@ def collect_gradients(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block `model` is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:

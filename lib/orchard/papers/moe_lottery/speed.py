@@ -6,7 +6,9 @@
     gradients    the collector's pass with gradients, of experts alone, beside forward and backward of all parameters
     memory       peak of live bytes while the collector reads N and 4 N tokens
 
-Peers take turns, round by round; a ratio is the median over the rounds of the ratio within a round. fp32 on a CPU, bf16 on a GPU.
+Peers take turns, round by round; a ratio is the median over the rounds of the ratio within a round. On a GPU
+bf16 and seconds of the clock; on a CPU fp32 and seconds of the processor, of which a run has one thread: what other processes do
+to the clock is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,14 +31,14 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts
-from orchard.papers.moe_lottery.collect import Collector, collect, collect_gradients
+from orchard.papers.moe_lottery.collect import Collector, LayerStatistics, collect, collect_gradients
 from orchard.papers.moe_lottery.invariants import mixtral_block
 from orchard.papers.moe_lottery.method import logits_of, mixture_layers
 from orchard.runs import Run, Runner, Setting, Workspace
 from orchard.train import choose
 
 VOCAB = 257
-SHORTEST = 2e-3  # seconds that a measurement lasts at least; shorter calls are repeated within a round
+SHORTEST = 2e-2  # seconds that a measurement lasts at least; shorter calls are repeated within a round
 Shape = list[int]  # dim, experts, hidden_dim, top_k
 Peers = dict[str, Callable[[], object]]
 
@@ -106,7 +109,7 @@ class Speed(Run):
         x = torch.randn(self.cfg.batch, self.cfg.length, shape[0], device=device, dtype=dtype)
         blocks = _blocks(shape, device, dtype)
         with torch.no_grad():
-            yield ("block", "forward"), {name: lambda b=block: b(x) for name, block in blocks.items()}
+            yield ("block", "forward"), {name: partial(block, x) for name, block in blocks.items()}
         yield ("block", "forward and backward"), {name: _backward(block, x) for name, block in blocks.items()}
         del blocks
         model = decoder(shape).to(device, dtype).eval()
@@ -120,14 +123,9 @@ class Speed(Run):
                 model(tokens)
 
         with torch.no_grad():
-            yield ("statistics", "pass"), {"plain": lambda: model(tokens), "collector": watched}
-        yield (
-            ("gradients", "pass"),
-            {
-                "plain": lambda: _training_step(model, tokens),
-                "collector": lambda: collect_gradients(model, layers, collector.statistics, [tokens]),
-            },
-        )
+            yield ("statistics", "pass"), {"plain": partial(model, tokens), "collector": watched}
+        gradients = partial(collect_gradients, model, layers, collector.statistics, [tokens])
+        yield ("gradients", "pass"), {"plain": partial(_training_step, model, tokens), "collector": gradients}
 
     def memory(self, shape: Shape, device: str) -> list[dict[str, Any]]:
         """Peak while N and 4 N tokens pass, and the bytes of the running sums after them."""
@@ -135,12 +133,16 @@ class Speed(Run):
         model = decoder(shape).to(device, dtype).eval()
         rows = []
         for count in (self.cfg.memory_batches, 4 * self.cfg.memory_batches):
-            batches = self.tokens(count, device)
+            batches = list(self.tokens(count, device))
             collect(model, batches[:1], VOCAB)
-            found: list[Any] = []
-            peak = peak_bytes(lambda b=batches, f=found: f.extend(collect(model, b, VOCAB)), device)  # type: ignore[misc]
+            found: list[LayerStatistics] = []
+
+            def read(batches: list[Tensor] = batches, found: list[LayerStatistics] = found) -> None:
+                found.extend(collect(model, batches, VOCAB))
+
+            peak = peak_bytes(read, device)
             sums = sum(layer.bytes() for layer in found)
-            rows.append({"shape": label(shape), "tokens": batches.numel(), "bytes": peak, "sums": sums})
+            rows.append({"shape": label(shape), "tokens": sum(map(torch.numel, batches)), "bytes": peak, "sums": sums})
         return rows
 
     def tokens(self, count: int, device: str) -> Tensor:
@@ -193,7 +195,7 @@ def interleaved(peers: Peers, rounds: int, device: str) -> dict[str, list[float]
     repeats = {}
     for name, step in peers.items():
         _seconds(step, 1, device)
-        repeats[name] = max(1, math.ceil(SHORTEST / _seconds(step, 1, device)))
+        repeats[name] = max(1, math.ceil(SHORTEST / max(_seconds(step, 1, device), 1e-6)))
     found: dict[str, list[float]] = {name: [] for name in peers}
     names = list(peers)
     for turn in range(rounds):
@@ -204,12 +206,13 @@ def interleaved(peers: Peers, rounds: int, device: str) -> dict[str, list[float]
 
 
 def _seconds(step: Callable[[], object], repeats: int, device: str) -> float:
+    clock = time.perf_counter if device == "cuda" else time.process_time
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         step()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orchard.config import replace
-from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts
+from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, moe
 from orchard.nn.moe import Experts, Router, auxiliary_loss, load_balance_loss, router_statistics, z_loss
 
 
@@ -92,6 +92,22 @@ def test_grouped_equals_the_loop(fields: dict[str, Any], time: int, dtype: torch
     assert len(found) == 5
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_of_a_gpu_is_that_of_a_cpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`grouped_mm` runs on a CPU too: with and without tokens for every expert, under autocast, forward and every gradient."""
+    shapes = ({}, {"num_experts": 33, "top_k": 3}, {"num_experts": 1, "top_k": 1}, {"dim": 7, "hidden_dim": 5})
+    for fields in shapes:
+        x = torch.randn(2, 9, fields.get("dim", 16))
+        found = []
+        for form in (moe.outputs_by_group, moe.grouped_outputs):
+            monkeypatch.setattr(moe, "outputs_by_group", form)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                found.append(outputs_and_gradients(mixture(**fields), x))
+        for a, b in zip(*found, strict=True):
+            assert (a - b).norm() <= (1e-5 if dtype == torch.float32 else 0.02) * b.norm()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("backend", ["grouped", "loop"])

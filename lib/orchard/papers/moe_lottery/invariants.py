@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts
+from orchard.nn.moe import Dispatch, combine, grouped_outputs
 from orchard.papers.moe_lottery.collect import Collector, collect
 from orchard.papers.moe_lottery.criteria import CRITERIA
 from orchard.papers.moe_lottery.method import drop_experts, masked, mixture_layers, pruned_config
@@ -143,8 +144,10 @@ def one_function(seed: int) -> Iterator[Row]:
     model = tiny(seed)
     grouped: Any = model.layers[0].feed_forward
     x = torch.randn(2, 17, DIM, generator=torch.Generator().manual_seed(seed))
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"grouped product": grouped, "watched": _watched(grouped, x)}
-    parameters = {"grouped product": grouped, "watched": grouped}
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "sorted": grouped, "grouped product": _grouped_product(grouped), "watched": _watched(grouped, x)
+    }  # fmt: skip
+    parameters: dict[str, nn.Module] = dict.fromkeys(ways, grouped)
     if importlib.util.find_spec("transformers") is not None:
         for implementation in ("eager", "grouped_mm", "batched_mm"):
             block = mixtral_block(grouped, implementation)
@@ -172,6 +175,20 @@ def mixtral_block(ours: MixtureOfExperts, implementation: str, device: str = "cp
     block = MixtralSparseMoeBlock(cfg).to(device)
     block.load_state_dict(ours.state_dict())  # the same names and layout
     return block.eval()
+
+
+def _grouped_product(mixture: MixtureOfExperts) -> Callable[[Tensor], Tensor]:
+    """The form that a GPU takes."""
+
+    def forward(x: Tensor) -> Tensor:
+        experts, hidden = mixture.experts, x.flatten(0, 1)
+        _, weights, index = mixture.gate(hidden)
+        dispatch = Dispatch.of(index, experts.num_experts)
+        rows = hidden.repeat_interleave(index.shape[1], dim=0)[dispatch.order]
+        outputs = grouped_outputs(rows, dispatch.offsets, experts.gate_up_proj, experts.down_proj, experts.act_fn)
+        return combine(outputs, dispatch, weights).view_as(x)
+
+    return forward
 
 
 def _watched(mixture: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:

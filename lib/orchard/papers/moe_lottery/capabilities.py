@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -59,38 +60,31 @@ SIZES = {
 def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
     """Every run of this part: those without help first, then the fine-tuned ones."""
     profile, size = PROFILES[setting.profile], SIZES[setting.profile]
-    shots, zero = list(size.shots), [0]
+    shots, zero, half = list(size.shots), [0], [HALF / 100]
     for model in models(setting):
-
-        def make(
-            removal: str, shares: list[float], shots: list[int], draws: int = 1, help: str = NO_HELP, model: Model = model
-        ) -> Smaller.Config:
-            tuned = {} if help == NO_HELP else {
-                "steps": size.steps, "batch_size": size.batch_size, "learning_rate": size.learning_rate,
-            }  # fmt: skip
-            return Smaller.Config(
-                base=model.run, removal=removal, shares=shares, draws=draws, help=help, calibration=profile.calibration,
-                windows=profile.eval_windows, sums=size.sums, shots=shots, seed=model.seed,
-                label=f"{removal}, {help}, {model.name}", **tuned,
-            )  # fmt: skip
-
-        half = [HALF / 100]
-        yield model, make(RANDOM, list(SHARES), list(size.random_shots), draws=profile.draws)
-        yield model, make(FULL, [0.0], shots)
-        for criterion in CRITERIA:
-            yield model, make(criterion, list(SHARES), shots)
-        for removal in SPARSE:
-            yield model, make(removal, half, zero, draws=profile.draws if "random" in removal else 1)
+        common = Smaller.Config(
+            base=model.run, batch_size=size.batch_size, learning_rate=size.learning_rate, seed=model.seed,
+            calibration=profile.calibration, windows=profile.eval_windows, sums=size.sums,
+        )  # fmt: skip
+        wanted = [
+            {"removal": RANDOM, "shares": list(SHARES), "shots": list(size.random_shots), "draws": profile.draws},
+            {"removal": FULL, "shots": shots},
+            *({"removal": name, "shares": list(SHARES), "shots": shots} for name in CRITERIA),
+            *({"removal": name, "shares": half, "draws": profile.draws if "random" in name else 1} for name in SPARSE),
+        ]
         for help in HELPS:
-            yield model, make(FULL, [0.0], zero, help=help)
-            for criterion in size.helped:
-                yield model, make(criterion, list(size.helped_shares) if help == SFT else half, zero, help=help)
-        for removal in SPARSE:
-            if "random" not in removal:
-                yield model, make(removal, half, zero, help=PLAIN)
+            tuned = {"help": help, "steps": size.steps, "shots": zero}
+            shares = list(size.helped_shares) if help == SFT else half
+            wanted.append({"removal": FULL, **tuned})
+            wanted += [{"removal": name, "shares": shares, **tuned} for name in size.helped]
+            if help == PLAIN:
+                wanted += [{"removal": name, "shares": half, **tuned} for name in SPARSE if "random" not in name]
+        for fields in wanted:
+            label = f"{fields['removal']}, {fields.get('help', NO_HELP)}, {model.name}"
+            yield model, common.clone().set(**fields, label=label)
 
 
-def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, object], Finished]]:
+def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], Finished]]:
     """Every finished run with the columns that name it."""
     chosen = list(cells(setting))
     place = {model.name: number for number, model in enumerate(models(setting))}
@@ -113,7 +107,19 @@ def capability_units(setting: Setting, run: Runner) -> pd.DataFrame:
     table["help"] = [helped_by(shots, help) for shots, help in zip(table["shots"], table["help"], strict=True)]
     table["capability"] = table["task"].map(CAPABILITY)
     table["correct"] = (table["outcome"] == CORRECT).astype(float).where(table["outcome"].notna())
-    columns = ["capability", "task", "unit", "wording", "options", "rank", "rank_score", "first", "text", "outcome", "correct"]
+    columns = [
+        "capability",
+        "task",
+        "unit",
+        "wording",
+        "options",
+        "rank",
+        "rank_score",
+        "first",
+        "text",
+        "outcome",
+        "correct",
+    ]
     return table[CELL + columns]
 
 
@@ -146,9 +152,7 @@ def capabilities(setting: Setting, run: Runner) -> pd.DataFrame:
     text = losses(setting, run)
     domain = text[text["kind"] == "domain"].drop(columns="kind").rename(columns={"unit": "task", "loss": "value"})
     parts.append(domain.assign(capability="language", metric="test loss", guess=float("nan"), count=1))
-    return pd.concat(parts, ignore_index=True)[
-        [*CELL, "capability", "task", "metric", "value", "guess", "count"]
-    ]
+    return pd.concat(parts, ignore_index=True)[[*CELL, "capability", "task", "metric", "value", "guess", "count"]]
 
 
 def errors(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -156,9 +160,9 @@ def errors(setting: Setting, run: Runner) -> pd.DataFrame:
     units = capability_units(setting, run)
     asked = units.dropna(subset=["outcome"])
     keys = ["model", "seed", "arm", "s", "help", "capability", "task"]
-    shares = asked.groupby(keys, sort=False)["outcome"].value_counts(normalize=True).unstack(fill_value=0.0)
+    shares = asked.groupby(keys, sort=False)["outcome"].value_counts(normalize=True).unstack(fill_value=0)
     shares = shares.reindex(columns=list(OUTCOMES), fill_value=0.0)
-    return shares.stack().rename("share").reset_index().rename(columns={"level_7": "outcome"})
+    return shares.reset_index().melt(keys, list(OUTCOMES), "outcome", "share")
 
 
 def drops(table: pd.DataFrame) -> pd.DataFrame:
@@ -167,7 +171,12 @@ def drops(table: pd.DataFrame) -> pd.DataFrame:
     plain = table[table["help"] == NO_HELP]
     keys = ["model", "seed", "capability", "task", "metric"]
     full = plain[plain["arm"] == FULL].set_index(keys)["value"].rename("full")
-    rest = plain[plain["arm"] != FULL].groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]].mean().reset_index()
+    rest = (
+        plain[plain["arm"] != FULL]
+        .groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]]
+        .mean()
+        .reset_index()
+    )
     joined = rest.join(full, on=keys)
     above = (joined["full"] - joined["guess"]).where(lambda gap: gap > 0)
     joined["drop"] = (joined["full"] - joined["value"]) / above
@@ -200,7 +209,10 @@ def sparsity(setting: Setting, run: Runner) -> pd.DataFrame:
     windows = _halved(sparsity_units(setting, run))
     loss = windows.groupby(keys, sort=False).agg(loss=("loss", "mean"), draws=("draw", "nunique"))
     table = _halved(capabilities(setting, run))
-    kept = table[table["capability"].isin(["knowledge", "instructions"]) & table["metric"].isin(["exact match", "likeliest", "parsed"])]
+    kept = table[
+        table["capability"].isin(["knowledge", "instructions"])
+        & table["metric"].isin(["exact match", "likeliest", "parsed"])
+    ]
     kept = kept[(kept["metric"] == "likeliest") == (kept["capability"] == "knowledge")]
     return loss.join(kept.groupby([*keys, "metric"], sort=False)["value"].mean().unstack()).reset_index()
 
@@ -266,7 +278,10 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
 
     without = gap(NO_HELP)
     counts = [help for help in asked["help"].unique() if "example" in help]
-    helped = {"examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(), SFT: gap(SFT)}
+    helped = {
+        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
+        SFT: gap(SFT),
+    }
     rows = []
     for part, own in helped.items():
         table = (own - without).dropna().rename("value").reset_index()

@@ -13,13 +13,31 @@ from orchard.papers.moe_lottery.figures.build import (
     savings,
     toy,
 )
+from orchard.papers.moe_lottery.figures.capabilities import (
+    against_sparsity,
+    ask,
+    asked,
+    beside_table_4,
+    capability_grid,
+    error_bars,
+    recovery_bars,
+    relative_drops,
+)
 
 __all__ = [
     "EXAMPLES",
+    "against_sparsity",
+    "ask",
+    "asked",
+    "beside_table_4",
+    "capability_grid",
     "counting",
     "counting_table",
+    "error_bars",
     "mass",
     "mass_table",
+    "recovery_bars",
+    "relative_drops",
     "router",
     "router_table",
     "routing",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy.stats import binomtest
 
 from orchard.papers.moe_lottery.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.profiles import PROFILES, Model, models
@@ -27,6 +28,7 @@ Tables = Callable[[str], pd.DataFrame]
 
 CRITERIA = ("ean", "ege", "euf")  # the paper's best two, and usage
 SHARES = (0.25, 0.5, 0.75)
+ABOVE = 0.05  # significance of being above guessing
 HALF = 50.0  # percent: where the claims compare
 EAN = "ean"
 CELL = ["model", "seed", "arm", "s", "draw", "help"]
@@ -169,24 +171,42 @@ def errors(setting: Setting, run: Runner) -> pd.DataFrame:
     return shares.reset_index().melt(keys, list(OUTCOMES), "outcome", "share")
 
 
-def drops(table: pd.DataFrame) -> pd.DataFrame:
-    """Relative drop of every arm by task and metric without help, mean over draws, from `capabilities`: `drop`, NaN where the full
-    model is not above guessing; for the test loss the increase in percent of the full model's."""
+def gates(units: pd.DataFrame) -> pd.DataFrame:
+    """Whether the full model, without help, is above guessing in every task: only then can dropping take anything from it.
+
+    One row per model and task: `right`, `count`, `guess`, `p` of a one-sided binomial test, `above` (p < 0.05). In statements
+    a question is right where the true value is the likeliest, counted once per fact (mean over the wordings, rounded).
+    """
+    full = units[(units["arm"] == FULL) & (units["help"] == NO_HELP)]
+    rows = []
+    for (model, seed, task), own in full.groupby(["model", "seed", "task"], sort=False):
+        right = own.groupby("unit")["first" if task == STATE else "correct"].mean()
+        guess, hits = float(1 / own["options"].mean()), round(right.sum())
+        p = float(binomtest(hits, len(right), guess, alternative="greater").pvalue)
+        rows.append({"model": model, "seed": seed, "task": task, "right": hits, "count": len(right), "guess": guess,
+                     "p": p, "above": p < ABOVE})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _gated(units: pd.DataFrame) -> pd.DataFrame:
+    """The rows of models and tasks that pass the gate."""
+    passed = gates(units).set_index(["seed", "task"])["above"]
+    return units[passed.reindex(pd.MultiIndex.from_frame(units[["seed", "task"]])).to_numpy(dtype=bool)]
+
+
+def drops(table: pd.DataFrame, gate: pd.DataFrame) -> pd.DataFrame:
+    """Relative drop of every arm by task and metric without help, mean over draws, from `capabilities` and `gates`: `drop`, NaN where
+    the full model does not pass the gate; for the test loss the increase as a share of the full model's."""
     plain = table[table["help"] == NO_HELP]
     keys = ["model", "seed", "capability", "task", "metric"]
     full = plain[plain["arm"] == FULL].set_index(keys)["value"].rename("full")
-    rest = (
-        plain[plain["arm"] != FULL]
-        .groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]]
-        .mean()
-        .reset_index()
-    )
-    joined = rest.join(full, on=keys)
-    above = (joined["full"] - joined["guess"]).where(lambda gap: gap > 0)
-    joined["drop"] = (joined["full"] - joined["value"]) / above
+    groups = plain[plain["arm"] != FULL].groupby([*keys, "arm", "s"], sort=False, dropna=False)
+    joined = groups[["value", "guess"]].mean().reset_index().join(full, on=keys)
+    joined = joined.merge(gate[["seed", "task", "above"]], how="left", on=["seed", "task"])
+    above = (joined["full"] - joined["guess"]).where(joined["above"].eq(True))
     loss = joined["metric"] == "test loss"
-    joined.loc[loss, "drop"] = joined["value"][loss] / joined["full"][loss] - 1
-    return joined
+    relative = (joined["full"] - joined["value"]) / above.where(above > 0)
+    return joined.assign(drop=relative.where(~loss, joined["value"] / joined["full"] - 1))
 
 
 def recovery(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -240,13 +260,14 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 def _ean(units: pd.DataFrame, help: str, column: str) -> pd.DataFrame:
     """`column` of the full model and of the one with half of its experts dropped by EAN, per question (mean over wordings and tasks)."""
     own = units[(units["help"] == help) & ((units["arm"] == FULL) | ((units["arm"] == EAN) & (units["s"] == HALF)))]
-    return own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean").dropna()
+    table = own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean")
+    return table.reindex(columns=[FULL, EAN]).dropna()
 
 
 def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
-    """M11: relative drop of knowledge minus that of zero-shot instructions, fact by fact. Models at or below guessing in either
-    have no relative drop and are left out."""
-    units = tables("capability_units")
+    """M11: relative drop of knowledge minus that of zero-shot instructions, fact by fact, over tasks that pass the gate. Models that
+    pass it in only one of the two are left out."""
+    units = _gated(tables("capability_units"))
     parts = []
     for tasks, column, guess in (([STATE], "rank_score", None), (INSTRUCTIONS, "correct", "options")):
         own = units[units["task"].isin(tasks)]
@@ -260,8 +281,9 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
 
 
 def new_errors(tables: Tables) -> pd.DataFrame:
-    """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers."""
-    units = tables("capability_units")
+    """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers, in
+    tasks that pass the gate."""
+    units = _gated(tables("capability_units"))
     asked = units[units["task"].isin(INSTRUCTIONS) & (units["help"] == NO_HELP)]
     keys = ["seed", "task", "unit"]
     full = asked[asked["arm"] == FULL].set_index(keys)["outcome"]
@@ -272,16 +294,17 @@ def new_errors(tables: Tables) -> pd.DataFrame:
 
 
 def closed_gaps(tables: Tables) -> pd.DataFrame:
-    """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning."""
+    """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning; over
+    tasks that pass the gate."""
     units = tables("capability_units")
-    asked = units[units["task"].isin(INSTRUCTIONS)]
+    asked = _gated(units[units["task"].isin(INSTRUCTIONS)])
 
     def gap(help: str) -> pd.Series:
         pair = _ean(asked, help, "correct")
         return pair[FULL] - pair[EAN]
 
     without = gap(NO_HELP)
-    counts = [help for help in asked["help"].unique() if "example" in help]
+    counts = [help for help in units["help"].unique() if "example" in help]
     helped = {
         "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
         SFT: gap(SFT),

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from orchard import plot
-from orchard.papers.moe_lottery.capabilities import HALF, drops
+from orchard.papers.moe_lottery.capabilities import HALF
 from orchard.papers.moe_lottery.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
 from orchard.papers.moe_lottery.recovery import HELPS, PLAIN
 from orchard.papers.moe_lottery.smaller import FULL, NO_HELP, RANDOM, SPARSE
+from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
 
 ARMS = {
@@ -30,7 +31,7 @@ ARMS = {
 }
 COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
 MARKERS = {"ean": "o", "ege": "s", "euf": "^", RANDOM: "D", FULL: "*"}
-TASKS = {"name": "name", "choose": "choose", "add": "add"}
+TASKS = (NAME, CHOOSE, ADD)
 TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
 # Rows of the paper's Table 4 and our arms.
 TABLE_4 = {
@@ -62,12 +63,13 @@ def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> 
             panel.set_ylim(-6, 106)
             panel.set_xticks([0, 25, 50, 75])
             if place == 0:
-                panel.set_title(task)
+                panel.set_title(f"{task}: exact match (%)")
             if column == 0:
                 panel.set_ylabel(help)
+            if place == len(rows) - 1:
+                panel.set_xlabel("experts dropped, s (%)")
+            panel.set_xlim(-4, 79)
             panel.tick_params(labelbottom=place == len(rows) - 1, labelleft=column == 0)
-    made.supxlabel("experts dropped, s (%)", fontsize=8)
-    made.supylabel("exact match (%)", fontsize=8)
     handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return made
@@ -90,7 +92,7 @@ def _lines(panel: Axes, table: pd.DataFrame) -> None:
 
 
 @use_style()
-def error_bars(table: pd.DataFrame, tasks: Sequence[str] = ("name", "choose")) -> Figure:
+def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
     """Zero-shot answers as stacked bars: correct, wrong (understood, not right), unparseable; a panel per task."""
     check_columns(table, {c: c for c in ("arm", "s", "help", "task", "outcome", "share")}, "error_bars")
     own = table[(table["help"] == NO_HELP) & ~table["arm"].isin(SPARSE)]
@@ -124,7 +126,7 @@ def error_bars(table: pd.DataFrame, tasks: Sequence[str] = ("name", "choose")) -
 
 
 @use_style()
-def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = ("name", "choose")) -> Figure:
+def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
     """Exact match at s = 50 % under every help, the full model given the same help beside it; a panel per task."""
     check_columns(table, {c: c for c in ("arm", "s", "help", "task", "value", "full", "guess")}, "recovery_bars")
     own = table[(table["arm"] == arm) & (table["s"] == HALF)]
@@ -162,9 +164,9 @@ LINES = {  # capability, metric -> legend, colour, marker
 @use_style()
 def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "euf", RANDOM)) -> Figure:
     """Share that is lost of what the full model has above guessing, by capability, against s; a panel per arm. Above 100 %: below
-    guessing. What the full model does not do better than guessing has no line."""
-    found = drops(table)
-    found = found[(found["metric"] != "test loss") & found["drop"].notna()]
+    guessing. `table` is that of `drops`; what the full model does not do better than guessing has no line."""
+    check_columns(table, {c: c for c in ("arm", "s", "task", "metric", "drop")}, "relative_drops")
+    found = table[(table["metric"] != "test loss") & table["drop"].notna()]
     made, axes = plot.figure(2 * COLUMN, 2.3, 1, len(arms))
     for panel, arm in zip(axes, arms, strict=True):
         for (task, metric), (label, tint, marker) in LINES.items():
@@ -177,8 +179,8 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
         panel.set_xticks([0, 25, 50, 75])
         panel.sharey(axes[0])
         panel.tick_params(labelleft=panel is axes[0])
+        panel.set_xlabel("experts dropped (%)")
     axes[0].set_ylabel("relative drop (%)")
-    made.supxlabel("experts dropped, s (%)", fontsize=8)
     handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return made

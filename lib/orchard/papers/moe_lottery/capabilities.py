@@ -210,13 +210,15 @@ def drops(table: pd.DataFrame, gate: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovery(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Exact match and its gap to the full model given the same help: model, seed, arm, s, help, task, value, full, gap, guess."""
+    """Exact match and its gap to the full model given the same help: model, seed, arm, s, help, task, value, full, gap, guess, and the
+    parse rates of both, `parsed` and `full_parsed`; mean over draws."""
     table = capabilities(setting, run)
-    exact = table[table["metric"] == "exact match"]
     keys = ["model", "seed", "help", "capability", "task"]
-    full = exact[exact["arm"] == FULL].set_index(keys)["value"].rename("full")
-    means = exact.groupby([*keys, "arm", "s"], sort=False)[["value", "guess"]].mean().reset_index()
-    joined = means.join(full, on=keys)
+    groups = table[table["metric"].isin(["exact match", "parsed"])].groupby([*keys, "arm", "s", "metric"], sort=False)
+    means = groups["value"].mean().unstack().rename(columns={"exact match": "value"}).rename_axis(columns=None)
+    guess = table[table["metric"] == "exact match"].groupby(keys, sort=False)["guess"].mean()
+    full = means.xs((FULL, 0.0), level=("arm", "s")).rename(columns={"value": "full", "parsed": "full_parsed"})
+    joined = means.reset_index().join(full, on=keys).join(guess, on=keys)
     return joined.assign(gap=joined["full"] - joined["value"])
 
 

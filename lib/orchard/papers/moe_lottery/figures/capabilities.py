@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from orchard import plot
@@ -37,6 +38,7 @@ TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
 TABLE_4 = {
     FULL: "full model", "ean": "ean min lottery", "2:4 magnitude": "magnitude 2:4", "2:4 wanda": "Wanda 2:4", "2:4 random": "random 2:4",
 }  # fmt: skip
+BAR = "#b9b9c4"  # of the full model
 CELL = 1.1  # inches of a row of panels
 
 
@@ -127,28 +129,42 @@ def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Fi
 
 @use_style()
 def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
-    """Exact match at s = 50 % under every help, the full model given the same help beside it; a panel per task."""
-    check_columns(table, {c: c for c in ("arm", "s", "help", "task", "value", "full", "guess")}, "recovery_bars")
+    """Exact match at s = 50 % under every help, the full model given the same help beside it, and ticks at the
+    parse rates; a panel per task."""
+    check_columns(
+        table,
+        {c: c for c in ("arm", "s", "help", "task", "value", "full", "guess", "parsed", "full_parsed")},
+        "recovery_bars",
+    )
     own = table[(table["arm"] == arm) & (table["s"] == HALF)]
     rows = _order(list(own["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.9 + 0.3 * len(rows), 1, len(tasks))
     for panel, task in zip(axes, tasks, strict=True):
-        means = own[own["task"] == task].groupby("help")[["value", "full", "guess"]].mean()
+        means = own[own["task"] == task].groupby("help")[["value", "full", "guess", "parsed", "full_parsed"]].mean()
         for place, help in enumerate(rows):
-            for shift, column, tint in ((-0.19, "full", "#b9b9c4"), (0.19, "value", COLOURS[arm])):
+            for shift, column, parsed, tint in (
+                (-0.19, "full", "full_parsed", BAR),
+                (0.19, "value", "parsed", COLOURS[arm]),
+            ):
                 panel.barh(place + shift, 100 * means.loc[help, column], height=0.36, color=tint)
+                panel.plot(100 * means.loc[help, parsed], place + shift, "|", color=TINTS[UNPARSEABLE], markersize=6)
         panel.axvline(100 * means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
         panel.set_title(task)
-        panel.set_xlim(0, 100)
+        panel.set_xlim(0, 103)
         panel.set_ylim(len(rows) - 0.4, -0.6)
         panel.grid(visible=False, axis="y")
         panel.set_yticks(range(len(rows)), rows if panel is axes[0] else [""] * len(rows))
         panel.set_xlabel("exact match (%); dotted: guessing")
     handles = [
-        Patch(color="#b9b9c4", label="full model, same help"),
+        Patch(color=BAR, label="full model, same help"),
         Patch(color=COLOURS[arm], label=f"{ARMS[arm]}, s = 50 %"),
     ]
-    made.legend(handles=handles, loc="outside lower center", ncols=2)
+    handles.append(
+        Line2D(
+            [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
+        )
+    )
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
     return made
 
 
@@ -253,7 +269,7 @@ def asked(answer: dict[str, object]) -> Figure:
     for panel, form, title in ((axes[1], "task", "after the arrow"), (axes[2], "statement", "in a statement")):
         options = answer[f"{form} options"]
         assert isinstance(options, tuple)
-        for shift, name, tint in ((-0.19, "full", "#b9b9c4"), (0.19, "smaller", PALETTE[0])):
+        for shift, name, tint in ((-0.19, "full", BAR), (0.19, "smaller", PALETTE[0])):
             shares = answer[f"{name} {form}"]
             assert isinstance(shares, list)
             panel.barh([i + shift for i in range(len(options))], [100 * p for p in shares], height=0.36, color=tint)
@@ -265,7 +281,7 @@ def asked(answer: dict[str, object]) -> Figure:
         panel.grid(visible=False, axis="y")
         panel.set_xlabel("chance among the options (%)")
     handles = [
-        Patch(color="#b9b9c4", label=str(answer["full name"])),
+        Patch(color=BAR, label=str(answer["full name"])),
         Patch(color=PALETTE[0], label=str(answer["smaller name"])),
     ]
     made.legend(handles=handles, loc="outside lower center", ncols=2)

@@ -28,13 +28,10 @@ KEYS = ["seed", "arm", "s", "draw", "help", "task", "unit", "options", "outcome"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> TrainLM.Config:
-    folder = tmp_path_factory.mktemp("text")
-    words = np.random.default_rng(0).choice(["river", "stone", "light", "over"], (60, 200))
-    for number, row in enumerate(words):
-        (folder / f"{number:02}.txt").write_text(
-            f"Note {number}.\n" + "\n".join(" ".join(p) for p in row.reshape(20, 10))
-        )
-    source = FiveDomains.Config(text=text_source(str(folder)), bytes_per_domain=40_000, entities=8)
+    words = np.random.default_rng(0).choice(["river", "stone", "light", "over"], (3000, 10))
+    text = tmp_path_factory.mktemp("text") / "notes.txt"
+    text.write_text("\n\n".join(" ".join(row) for row in words))
+    source = FiveDomains.Config(text=text_source(str(text)), bytes_per_domain=40_000, entities=8)
     attention = Attention.Config(num_heads=2, num_kv_heads=2, head_dim=8, rotary=Rotary.Config())
     mixture = MixtureOfExperts.Config(hidden_dim=8, num_experts=8, top_k=2)
     layers = [Block.Config(attention=attention, feed_forward=mixture) for _ in range(2)]
@@ -149,7 +146,7 @@ def row(
     s = 0.0 if arm == "full" else 50.0
     options = 2 if task == "choose" else 4
     said = outcome or ("correct" if right else "wrong")
-    return [seed, arm, s, 0, help, task, unit, options, None if task == "state" else said, right, score, right]
+    return [0, arm, s, 0, help, task, unit, options, None if task == "state" else said, right, score, right]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
+import scipy  # its submodules load when first used
 
 from orchard.papers.moe_lottery.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.profiles import PROFILES, Model, models
@@ -71,7 +71,7 @@ def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
             base=model.run, batch_size=size.batch_size, learning_rate=size.text_rate, seed=model.seed,
             calibration=profile.calibration, windows=profile.eval_windows, sums=size.sums,
         )  # fmt: skip
-        wanted = [
+        wanted: list[dict[str, Any]] = [
             {"removal": RANDOM, "shares": list(SHARES), "shots": list(size.random_shots), "draws": profile.draws},
             {"removal": FULL, "shots": shots},
             *({"removal": name, "shares": list(SHARES), "shots": shots} for name in CRITERIA),
@@ -79,7 +79,7 @@ def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
         ]
         for help in HELPS:
             rate = size.text_rate if help == PLAIN else size.answers_rate
-            tuned = {"help": help, "steps": size.steps, "learning_rate": rate, "shots": zero}
+            tuned: dict[str, Any] = {"help": help, "steps": size.steps, "learning_rate": rate, "shots": zero}
             shares = list(size.helped_shares) if help == SFT else half
             wanted.append({"removal": FULL, **tuned})
             wanted += [{"removal": name, "shares": shares, **tuned} for name in size.helped]
@@ -182,7 +182,7 @@ def gates(units: pd.DataFrame) -> pd.DataFrame:
     for (model, seed, task), own in full.groupby(["model", "seed", "task"], sort=False):
         right = own.groupby("unit")["first" if task == STATE else "correct"].mean()
         guess, hits = float(1 / own["options"].mean()), round(right.sum())
-        p = float(binomtest(hits, len(right), guess, alternative="greater").pvalue)
+        p = float(scipy.stats.binomtest(hits, len(right), guess, alternative="greater").pvalue)
         rows.append({"model": model, "seed": seed, "task": task, "right": hits, "count": len(right), "guess": guess,
                      "p": p, "above": p < ABOVE})  # fmt: skip
     return pd.DataFrame(rows)
@@ -217,8 +217,9 @@ def recovery(setting: Setting, run: Runner) -> pd.DataFrame:
     groups = table[table["metric"].isin(["exact match", "parsed"])].groupby([*keys, "arm", "s", "metric"], sort=False)
     means = groups["value"].mean().unstack().rename(columns={"exact match": "value"}).rename_axis(columns=None)
     guess = table[table["metric"] == "exact match"].groupby(keys, sort=False)["guess"].mean()
-    full = means.xs((FULL, 0.0), level=("arm", "s")).rename(columns={"value": "full", "parsed": "full_parsed"})
-    joined = means.reset_index().join(full, on=keys).join(guess, on=keys)
+    flat = means.reset_index()
+    full = flat[flat["arm"] == FULL].set_index(keys)[["value", "parsed"]].set_axis(["full", "full_parsed"], axis=1)
+    joined = flat.join(full, on=keys).join(guess, on=keys)
     return joined.assign(gap=joined["full"] - joined["value"])
 
 

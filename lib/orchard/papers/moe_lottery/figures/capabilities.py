@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -140,22 +141,23 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
     rows = _order(list(own["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.9 + 0.3 * len(rows), 1, len(tasks))
     for panel, task in zip(axes, tasks, strict=True):
-        means = own[own["task"] == task].groupby("help")[["value", "full", "guess", "parsed", "full_parsed"]].mean()
+        columns = ["value", "full", "guess", "parsed", "full_parsed"]
+        means = own[own["task"] == task].groupby("help")[columns].mean() * 100
         for place, help in enumerate(rows):
             for shift, column, parsed, tint in (
                 (-0.19, "full", "full_parsed", BAR),
                 (0.19, "value", "parsed", COLOURS[arm]),
             ):
-                panel.barh(place + shift, 100 * means.loc[help, column], height=0.36, color=tint)
-                panel.plot(100 * means.loc[help, parsed], place + shift, "|", color=TINTS[UNPARSEABLE], markersize=6)
-        panel.axvline(100 * means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
+                panel.barh(place + shift, float(means[column][help]), height=0.36, color=tint)
+                panel.plot(float(means[parsed][help]), place + shift, "|", color=TINTS[UNPARSEABLE], markersize=6)
+        panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
         panel.set_title(task)
         panel.set_xlim(0, 103)
         panel.set_ylim(len(rows) - 0.4, -0.6)
         panel.grid(visible=False, axis="y")
         panel.set_yticks(range(len(rows)), rows if panel is axes[0] else [""] * len(rows))
         panel.set_xlabel("exact match (%); dotted: guessing")
-    handles = [
+    handles: list[Artist] = [
         Patch(color=BAR, label="full model, same help"),
         Patch(color=COLOURS[arm], label=f"{ARMS[arm]}, s = 50 %"),
     ]
@@ -220,7 +222,7 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
             for help, face in ((NO_HELP, "white"), (PLAIN, PALETTE[0])):
                 if (arm, help) in means.index:
                     name = {NO_HELP: "not fine-tuned", PLAIN: "fine-tuned, equal tokens"}[help]
-                    panel.plot(scale * means.loc[(arm, help), column], place, "o", color=PALETTE[0], markerfacecolor=face,
+                    panel.plot(scale * float(means[column][arm, help]), place, "o", color=PALETTE[0], markerfacecolor=face,
                                label=name if place == 0 else "_")  # fmt: skip
         panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms] if panel is axes[0] else [""] * len(arms))
         panel.set_ylim(len(arms) - 0.5, -0.5)

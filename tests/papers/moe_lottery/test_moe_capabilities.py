@@ -6,20 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from orchard.data import text_source
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts, Rotary
-from orchard.papers.moe_lottery import capabilities
+from orchard.papers.moe_lottery import capabilities, figures
 from orchard.papers.moe_lottery.capabilities import EVIDENCE, SIZES, cells, drops, gates, helped_by
 from orchard.papers.moe_lottery.data import FiveDomains
 from orchard.papers.moe_lottery.examination import Examination
 from orchard.papers.moe_lottery.probes import OUTCOMES, questions
 from orchard.papers.moe_lottery.profiles import PROFILES
 from orchard.papers.moe_lottery.recovery import HELPS, PLAIN, SFT
-from orchard.papers.moe_lottery.smaller import Smaller, dropped, five_domains, items_of
+from orchard.papers.moe_lottery.smaller import SPARSE, Smaller, dropped, five_domains, items_of
 from orchard.papers.moe_lottery.world import World
 from orchard.runs import Finished, Setting, Store, execute
+from orchard.series import papers_folder
 from orchard.train import TrainLM
 
 SHOTS, SUMS, WINDOWS = [0, 1], 3, 6
@@ -55,6 +58,7 @@ def done(base: TrainLM.Config, tmp_path_factory: pytest.TempPathFactory) -> dict
         "random": common.clone().set(removal="random", shares=[0.5], draws=2, shots=[0]),
         "wanda": common.clone().set(removal="2:4 wanda", shares=[0.5], help=PLAIN, **tuned),
         "sft": common.clone().set(removal="ean", shares=[0.5], help=SFT, **tuned),
+        "full sft": common.clone().set(help=SFT, **tuned),
         "base": base,
     }
     store = Store(tmp_path_factory.mktemp("store"))
@@ -211,21 +215,27 @@ def test_evidence_against_sparsity() -> None:
     })  # fmt: skip
 
 
-def test_tables_agree_with_one_another(monkeypatch: pytest.MonkeyPatch, done: dict[str, Finished]) -> None:
+@pytest.fixture
+def experiments(monkeypatch: pytest.MonkeyPatch, done: dict[str, Finished]) -> dict[str, pd.DataFrame]:
+    """The tables of the experiments, from the runs of this module."""
     arms = {
         "full": ("full", "none"),
         "ege": ("ege", "none"),
         "random": ("random", "none"),
         "wanda": ("2:4 wanda", PLAIN),
         "sft": ("ean", SFT),
+        "full sft": ("full", SFT),
     }
     runs = [({"model": "m", "seed": 0, "arm": arm, "help": help}, done[name]) for name, (arm, help) in arms.items()]
     monkeypatch.setattr(capabilities, "_runs", lambda setting, run: runs)
-    setting, run = Setting(), lambda cfgs: []
-    table, units = capabilities.capabilities(setting, run), capabilities.capability_units(setting, run)
+    return {name: make(Setting(), lambda cfgs: []) for name, make in capabilities.EXPERIMENTS.items()}
+
+
+def test_tables_agree_with_one_another(experiments: dict[str, pd.DataFrame], done: dict[str, Finished]) -> None:
+    table, units = experiments["capabilities"], experiments["capability_units"]
     assert set(units["help"]) == {"none", "1 example", PLAIN, SFT}
     assert helped_by(3, "none") == "3 examples"
-    errors = capabilities.errors(setting, run)
+    errors = experiments["errors"]
     keys = ["model", "arm", "s", "help", "task"]
     assert np.allclose(errors.groupby(keys)["share"].sum(), 1)
     assert set(errors["outcome"]) == set(OUTCOMES)
@@ -238,11 +248,39 @@ def test_tables_agree_with_one_another(monkeypatch: pytest.MonkeyPatch, done: di
     loss = relative[relative["metric"] == "test loss"]
     assert torch.isfinite(torch.tensor(loss["drop"].to_numpy())).all()
     assert len(loss) == 3 * loss["task"].nunique()
-    gaps = capabilities.recovery(setting, run)
+    gaps = experiments["recovery"]
     assert (gaps.loc[gaps["arm"] == "full", "gap"] == 0).all()
     assert {"parsed", "full_parsed"} <= set(gaps)
-    half = capabilities.sparsity(setting, run).set_index(["arm", "help"])
+    half = experiments["sparsity"].set_index(["arm", "help"])
     windows = done["random"].result["cells"]
     assert half.loc[("random", "none"), "loss"] == pytest.approx(np.mean([cell["windows"] for cell in windows]))
     assert half.loc[("random", "none"), "draws"] == 2
     assert ("2:4 wanda", PLAIN) in half.index
+
+
+def widths(panel: Axes) -> list[float]:
+    """Lengths of the bars of a panel (%)."""
+    return [bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)]
+
+
+def test_figures_draw_the_numbers_of_their_tables(experiments: dict[str, pd.DataFrame]) -> None:
+    table, errors, recovery = (experiments[name] for name in ("capabilities", "errors", "recovery"))
+    stacked = figures.error_bars(errors).axes
+    rows = 4  # full, ege at 25 and 75 %, random at 50 %
+    assert [sum(widths(panel)) for panel in stacked] == pytest.approx([100 * rows] * 2)
+    bars = figures.recovery_bars(recovery).axes[0]
+    own = recovery[(recovery["arm"] == "ean") & (recovery["task"] == "name")].iloc[0]
+    assert sorted(widths(bars)) == pytest.approx(sorted([100 * own["full"], 100 * own["value"]]))
+    grid = figures.capability_grid(table).axes
+    helps = table.loc[~table["arm"].isin(SPARSE) & (table["metric"] == "exact match"), "help"].nunique()
+    assert len(grid) == 3 * helps
+    exact = table[(table["metric"] == "exact match") & (table["task"] == "name") & (table["help"] == "none")]
+    (line,) = [line for line in grid[0].lines if line.get_label() == "EGE"]
+    shown = exact[exact["arm"].isin(["full", "ege"])].sort_values("s")
+    assert np.asarray(line.get_ydata(), dtype=float).tolist() == pytest.approx((100 * shown["value"]).tolist())
+    published = pd.read_csv(papers_folder("moe_lottery") / "published.csv")
+    beside = figures.beside_table_4(experiments["sparsity"], published)
+    assert beside.loc[("2:4 wanda", PLAIN), "paper, Base"] == 52.91
+    assert len(figures.against_sparsity(experiments["sparsity"], published).axes) == 3
+    with pytest.raises(ValueError, match="share"):
+        figures.error_bars(errors.drop(columns="share"))

@@ -131,11 +131,13 @@ def test_ranks_share_the_middle_place_of_ties() -> None:
 def test_one_row_per_item_and_statements_are_not_generated(model: Decoder) -> None:
     table = probe(model, ITEMS)
     assert len(table) == len(ITEMS)
-    assert table["rank_score"].between(0, 1).all()
+    plain = table[table["shots"] == 0]
+    assert plain["rank_score"].between(0, 1).all()
+    assert (plain["first"] == (plain["rank"] == 1)).all()
+    assert table.loc[table["shots"] > 0, ["rank", "rank_score", "first"]].isna().all().all()
     statements = table["task"] == STATE
     assert table.loc[statements, "outcome"].isna().all()
     assert table.loc[~statements, "outcome"].notna().all()
-    assert (table["first"] == (table["rank"] == 1)).all()
 
 
 def answers(row: tuple[Tensor, Tensor]) -> list[str]:

@@ -166,17 +166,20 @@ def rank(scores: Float[Tensor, "options"], true: int) -> float:
 
 
 def probe(model: Decoder, items: Sequence[Item]) -> pd.DataFrame:
-    """One row per item: task, shots, unit, wording, options, `rank` and `rank_score` by likelihood; for tasks also the generated
-    `text` and its `outcome` (statements have neither). The model must be in evaluation mode."""
+    """One row per item: task, shots, unit, wording, options; where there is no example `rank`, `rank_score` and `first` by likelihood;
+    for tasks the generated `text` and its `outcome` (statements have neither). The model must be in evaluation mode."""
     asked = [item for item in items if item.task != STATE]
     texts = dict(zip(asked, generated(model, [item.prompt for item in asked]), strict=True)) if asked else {}
+    plain = [item for item in items if item.shots == 0]
+    scores = dict(zip(plain, likelihoods(model, plain), strict=True))
     rows = []
-    for item, scores in zip(items, likelihoods(model, items), strict=True):
-        place = rank(scores, item.options.index(item.answer))
-        text = texts.get(item)
+    for item in items:
+        text, count = texts.get(item), len(item.options)
+        place = rank(scores[item], item.options.index(item.answer)) if item in scores else None
         rows.append({
-            "task": item.task, "shots": item.shots, "unit": item.unit, "wording": item.wording, "options": len(item.options),
-            "rank": place, "rank_score": 1 - (place - 1) / (len(item.options) - 1), "first": float(place == 1),
+            "task": item.task, "shots": item.shots, "unit": item.unit, "wording": item.wording, "options": count,
+            "rank": place, "rank_score": None if place is None else 1 - (place - 1) / (count - 1),
+            "first": None if place is None else float(place == 1),
             "text": text, "outcome": None if text is None else outcome(item, text),
         })  # fmt: skip
     return pd.DataFrame(rows)

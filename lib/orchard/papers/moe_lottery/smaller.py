@@ -83,7 +83,8 @@ class Smaller(Run):
                     self._help(model, world, work, f"{cell['s']:g}_{draw}")
                 domains, means = probes.domain_losses(model, test, cfg.windows)
                 cells.append({**cell, "domains": domains, "windows": means})
-                for row in probes.probe(model, items).to_dict("records"):
+                rows = probes.probe(model, items).astype(object)
+                for row in rows.where(rows.notna(), None).to_dict("records"):  # JSON has no NaN
                     file.write(json.dumps({**cell, **row}) + "\n")
         return {"cells": cells}
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from orchard.data import Windows
 from orchard.nn import Decoder, Sampling, generate_each
 from orchard.papers.moe_lottery.data import domains
-from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, WORDINGS, Form, World, written
+from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, WORDINGS, World, written
 from orchard.train.lm import token_losses
 
 STATE = "state"  # the task of a statement
@@ -51,11 +51,6 @@ class Item:
     answer: str
     options: tuple[str, ...]
     wording: int = 0
-
-    @property
-    def guess(self) -> float:
-        """Chance of the right answer for who knows the options and nothing else."""
-        return 1 / len(self.options)
 
 
 def questions(world: World, shots: Sequence[int], sums: int, seed: int = 0) -> list[Item]:
@@ -88,11 +83,6 @@ def _with_examples(
         Item(task, k, asked.subject, written(form.head, examples[:k]) + asked.prompt, asked.answer, asked.options)
         for k in shots
     ]
-
-
-def prompt_of(world: World, form: Form, entity: str, shots: int, draw: random.Random) -> str:
-    """A prompt of a form about an entity after `shots` examples about taught ones."""
-    return written(form.head, world.questions(form, "taught", draw, shots)) + world.ask(form, entity).prompt
 
 
 def encode(text: str) -> Tensor:

@@ -20,7 +20,7 @@ from orchard.papers.moe_lottery.capabilities import HALF
 from orchard.papers.moe_lottery.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
 from orchard.papers.moe_lottery.recovery import HELPS, PLAIN
 from orchard.papers.moe_lottery.smaller import FULL, NO_HELP, RANDOM, SPARSE
-from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME
+from orchard.papers.moe_lottery.world import CHOOSE, NAME, TASKS
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
 
 ARMS = {
@@ -33,7 +33,6 @@ ARMS = {
 }
 COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
 MARKERS = {"ean": "o", "ege": "s", "euf": "^", RANDOM: "D", FULL: "*"}
-TASKS = (NAME, CHOOSE, ADD)
 TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
 # Rows of the paper's Table 4 and our arms.
 TABLE_4 = {

@@ -13,18 +13,36 @@ from orchard.papers.moe_lottery.figures.build import (
     savings,
     toy,
 )
+from orchard.papers.moe_lottery.figures.capabilities import (
+    against_sparsity,
+    ask,
+    asked,
+    beside_table_4,
+    capability_grid,
+    error_bars,
+    recovery_bars,
+    relative_drops,
+)
 from orchard.papers.moe_lottery.figures.checkpoint import agreement, by_hand, importance, importance_table, router_mass
 
 __all__ = [
     "EXAMPLES",
+    "against_sparsity",
     "agreement",
+    "ask",
+    "asked",
+    "beside_table_4",
     "by_hand",
+    "capability_grid",
     "counting",
     "counting_table",
+    "error_bars",
     "importance",
     "importance_table",
     "mass",
     "mass_table",
+    "recovery_bars",
+    "relative_drops",
     "router",
     "router_mass",
     "router_table",

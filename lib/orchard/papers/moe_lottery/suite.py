@@ -1,4 +1,4 @@
-"""MC-Suite on the models of the series: which runs, the tables they give, the evidence of M1 to M4 and M14.
+"""MC-Suite on the models of the series: which runs, and the tables they give (evidence of M1 to M4 and M14: `suite_evidence`).
 
 A criterion is judged in two ways, always beside random dropping and beside the oracle: how its scores rank the experts of a layer
 compared with leaving each one out (Spearman's rho), and what the loss is after its worst experts are gone (curves over the share s
@@ -16,13 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from orchard.data import ByteTokenizer
 from orchard.papers.moe_lottery import suite_ranks
-from orchard.papers.moe_lottery.criteria import CRITERIA, PAPER
+from orchard.papers.moe_lottery.criteria import CRITERIA
+from orchard.papers.moe_lottery.method import mixture_layers
 from orchard.papers.moe_lottery.profiles import PROFILES, ROUNDS, Model, models
+from orchard.papers.moe_lottery.suite_evidence import EVIDENCE
 from orchard.papers.moe_lottery.suite_ranks import LEAVE_ONE_OUT, group_of
 from orchard.papers.moe_lottery.suite_runs import (
     DIRECTIONS,
-    GLOBAL,
     Curves,
     LeaveOneOut,
     Measure,
@@ -32,7 +34,6 @@ from orchard.papers.moe_lottery.suite_runs import (
 )
 from orchard.runs import Finished, Run, Runner, Setting
 
-Tables = Callable[[str], pd.DataFrame]
 SHARES = [100 * level / 8 for level in range(1, ROUNDS + 1)]  # s, in per cent
 
 
@@ -167,8 +168,8 @@ def importance(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def criteria_curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte). Criteria beside
-    the real ones: "full" (s = 0), "random" (a draw each), "leave_one_out"."""
+    """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte), parameters that are
+    kept. Criteria beside the real ones: "full" (s = 0), "random" (a draw each), "leave_one_out"."""
     return _curves(setting, run).drop(columns="losses")
 
 
@@ -189,26 +190,35 @@ def criteria_units(setting: Setting, run: Runner) -> pd.DataFrame:
 def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`criteria_curves` with the losses of every window."""
     asked = studies(setting)
-    done = _runs(
-        run,
-        [cfg for study in asked for cfg in (*study.curves.values(), study.references, study.test, study.validation)],
-    )
+    done = _runs(run, [cfg for study in asked for cfg in (*study.curves.values(), study.references)])
     rows: list[dict[str, Any]] = []
     for study in asked:
-        for cfg in (study.test, study.validation):
-            losses = done[cfg.fingerprint()].tensors("losses")
-            whole = (losses["full"].sum(dim=1) / losses["bytes"].sum(dim=1)).numpy()
-            rows.append({**_facts(study.model), **_curve("full", ""), "s": 0.0, "split": cfg.split, "losses": whole})
-        for direction, cfg in (*study.curves.items(), ("", study.references)):
-            finished = done[cfg.fingerprint()]
+        for direction, fingerprint in [
+            *((d, cfg.fingerprint()) for d, cfg in study.curves.items()),
+            ("", study.references.fingerprint()),
+        ]:
+            finished = done[fingerprint]
             for split in ("test", "validation"):
                 tensors = finished.tensors(split)
                 size = tensors.pop("bytes").sum(dim=1)
                 for name, losses in tensors.items():
-                    windows = (losses.sum(dim=-1) / size).numpy()
                     own = {**_facts(study.model), **_curve(name, direction), "split": split}
-                    rows += [{**own, "s": s, "losses": window} for s, window in zip(SHARES, windows, strict=True)]
-    return pd.DataFrame(rows).assign(loss=lambda table: table["losses"].map(np.mean))
+                    shares = [0.0] if name == "full" else SHARES
+                    windows = (losses.sum(dim=-1) / size).numpy()
+                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=True)]
+    table = pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
+    sizes = {study.model.name: _parameters(study.model) for study in asked}
+    whole, experts = (table["model"].map({name: size[i] for name, size in sizes.items()}) for i in (0, 1))
+    return table.assign(parameters=(whole - experts * table["s"] / 100).round().astype(int))
+
+
+def _parameters(model: Model) -> tuple[int, int]:
+    """Parameters of a model, and those of its experts with their rows of the routers, which go with them."""
+    with torch.device("meta"):
+        decoder = model.run.clone().model.set(vocab_size=ByteTokenizer.Config().build().vocab_size).build()
+    mixtures = mixture_layers(decoder)
+    experts = sum(p.numel() for layer in mixtures for part in (layer.experts, layer.gate) for p in part.parameters())
+    return decoder.num_parameters(), experts
 
 
 def _curve(name: str, direction: str) -> dict[str, Any]:
@@ -359,80 +369,4 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "subset_regret": subset_regret,
 }
 
-
-def unequal(tables: Tables) -> pd.DataFrame:
-    """M1: largest increase over the median one, test split, every model; infinite where the median expert costs nothing."""
-    table = tables("leave_one_out")
-    found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
-    most, middle = found.max(), found.median()
-    ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
-
-
-def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
-    """Model, criterion, direction with the lowest mean loss over s on validation text, among the paper's criteria of some groups."""
-    own = curves[(curves["split"] == "validation") & curves["group"].isin(groups) & curves["criterion"].isin(PAPER)]
-    own = own[own["budget"] == "per layer"]
-    area = own.groupby(["model", "criterion", "direction"], sort=False)["loss"].mean().reset_index()
-    return area.loc[area.groupby("model", sort=False)["loss"].idxmin()].drop(columns="loss").reset_index(drop=True)
-
-
-def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
-    """Mean loss over s of every model and window; of random dropping, the mean over its draws."""
-    own = units[
-        (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
-    ]
-    return own.groupby(["model", "unit"])["value"].mean()
-
-
-def _part(name: str, values: pd.Series) -> pd.DataFrame:
-    """Evidence from a value per model and unit: a model is what the bootstrap resamples first."""
-    return values.rename("value").reset_index().rename(columns={"model": "seed"}).assign(part=name)
-
-
-def beats_random(tables: Tables) -> pd.DataFrame:
-    """M2: EAN and EGE, smallest first, minus the mean of the random draws; the best criterion of activations or gradients minus the
-    best of weights or usage, each chosen for its model on validation text."""
-    units, curves = tables("criteria_units"), tables("criteria_curves")
-    random = _area(units, "random", "")
-    parts = [_part(f"Min-{name.upper()} − random", _area(units, name, "min") - random) for name in ("ean", "ege")]
-    chosen = []
-    for groups in (("activation", "gradient"), ("weight", "inference")):
-        rows = [
-            _area(units[units["model"] == row.model], row.criterion, row.direction)
-            for row in best_of(curves, groups).itertuples()
-        ]
-        chosen.append(pd.concat(rows))
-    return pd.concat([*parts, _part("best activation or gradient − best weight or usage", chosen[0] - chosen[1])])
-
-
-def router_norm(tables: Tables) -> pd.DataFrame:
-    """M4: Max-RWN minus Min-RWN, every model."""
-    units = tables("criteria_units")
-    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("model").mean()
-    return pd.DataFrame({"part": "all models", "seed": by_model.index, "unit": 0, "value": by_model.to_numpy()})
-
-
-def correlation(*names: str) -> Callable[[Tables], pd.DataFrame]:
-    """Evidence from rank correlations with leaving one out: a part for each criterion, a unit for each layer."""
-
-    def measured(tables: Tables) -> pd.DataFrame:
-        table = tables("spearman")
-        rows = table[table["criterion"].isin(names)]
-        return pd.DataFrame(
-            {"part": rows["criterion"].str.upper(), "seed": rows["model"], "unit": rows["layer"], "value": rows["rho"]}
-        )
-
-    return measured
-
-
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    "M1": unequal,
-    "M2": beats_random,
-    "M3": correlation("ean", "ege"),
-    "M4": router_norm,
-    "M14": correlation("evtc"),
-    "M14b": correlation("wsr"),
-}
-
-__all__ = ["EVIDENCE", "EXPERIMENTS", "GLOBAL", "SIZES", "Study", "best_of", "studies"]
+__all__ = ["EVIDENCE", "EXPERIMENTS", "SIZES", "Study", "studies"]

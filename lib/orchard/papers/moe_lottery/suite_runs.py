@@ -215,8 +215,8 @@ def gathered(model: Decoder, batches: Sequence[Int[Tensor, "batch time"]]) -> li
     statistics = collect(model, [batch.to(device) for batch in batches], model.vocab_size, gradients=True)
     moved = []
     for layer in statistics:
-        values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
-        moved.append(LayerStatistics(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()}))
+        kept: dict[str, Any] = {name: value.cpu() for name, value in vars(layer).items() if isinstance(value, Tensor)}
+        moved.append(dataclasses.replace(layer, **kept))
     return moved
 
 
@@ -280,7 +280,7 @@ class Curves(Run):
 class References(Run):
     """What stands beside the criteria: random droppings, leave-one-out as a criterion, and one ranking for all layers.
 
-    Files as those of `Curves`: "random 0" ..., "leave_one_out" (on validation text), "global ean" ...
+    Files as those of `Curves`: "full" (one round, nothing dropped), "random 0" ..., "leave_one_out" (on validation text), "global ean" ...
     """
 
     class Config(Run.Config):
@@ -298,14 +298,16 @@ class References(Run):
         scores = work.result_of(cfg.measure).tensors("scores")
         cost = increase(work.result_of(cfg.leave_one_out).tensors("losses")).mean(dim=-1)
         layers, n = cost.shape
-        sets = {f"random {draw}": per_layer(random_order(layers, n, draw), n // 8) for draw in range(cfg.draws)}
+        sets: dict[str, Sequence[Drop]] = {"full": [{}]}
+        for draw in range(cfg.draws):
+            sets[f"random {draw}"] = per_layer(random_order(layers, n, draw), n // 8)
         sets["leave_one_out"] = per_layer(cost.argsort(dim=1, stable=True).tolist(), n // 8)
         least = [layer.top_k for layer in mixture_layers(cfg.measure.model.clone().model.build())]
         for name in GLOBAL:
             counts = [layers * (n // 8) * level for level in range(1, ROUNDS + 1)]
             sets[f"global {name}"] = [global_ranking(list(scores[name]), count, "min", least) for count in counts]
         evaluate(work, cfg.measure.model, sets, cfg.test, cfg.validation)
-        return {"top_k": least}
+        return {}
 
 
 def increase(losses: Mapping[str, Tensor]) -> Float[Tensor, "layers n windows"]:

@@ -1,6 +1,7 @@
 """``make bench``: how fast the library is, as ratios against peers in the same run. Nothing here is asserted in a test.
 
-``orchard bench SLUG`` measures what a paper's ``bench`` module names and saves tables and figures under ``reports/``.
+``orchard bench SLUG`` measures what a paper's ``bench`` module names and saves tables and figures under ``reports/``; without a slug
+the library comes first and then every paper.
 
 Peers are timed in turn, round by round, so that a slow moment of the machine hits all of them; the ratio is the median over rounds.
 """
@@ -29,7 +30,7 @@ from orchard.nn import Decoder
 from orchard.papers.rattention import experiments
 from orchard.runs import Setting, Store, Workspace, execute
 from orchard.runs.device import resolve_device
-from orchard.series import open_series, paper_module, relative
+from orchard.series import open_series, paper_module, relative, slugs
 from orchard.train import TrainLM, choose
 from orchard.train.lm import token_losses
 from orchard.train.loop import LanguageModel, train_loop
@@ -210,6 +211,11 @@ def _print(table: pd.DataFrame) -> None:
     print(table.to_string(index=False, float_format=number, na_rep="–"))
 
 
+def papers() -> list[str]:
+    """Papers that have operations of their own to measure."""
+    return [slug for slug in slugs() if importlib.util.find_spec(f"orchard.papers.{slug}.bench") is not None]
+
+
 def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> None:
     """Measure a paper's operations now, print the tables, save them and the figures under ``reports/<slug>/<profile>/figures``.
 
@@ -219,8 +225,8 @@ def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> 
     Raises:
         BadInput: no such paper or profile, or a paper that has nothing to measure.
     """
-    experiments = paper_module(slug, "experiments")
-    if importlib.util.find_spec(f"{experiments.__package__}.bench") is None:
+    paper_module(slug, "experiments")
+    if slug not in papers():
         raise BadInput(f"{slug} has no operations of its own to measure: leave it out for the general benchmarks")
     chosen = profile or ("gpu" if resolve_device(device) == "cuda" else "smoke")
     with tempfile.TemporaryDirectory() as folder:  # measured now, not found in the store

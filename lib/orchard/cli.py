@@ -245,7 +245,7 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    slug: Annotated[str | None, typer.Argument(help="a paper, for its own operations; the library by default")] = None,
+    slug: Annotated[str | None, typer.Argument(help="a paper, for its own operations; by default the library and every paper")] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="by default gpu on a GPU, else smoke")] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -254,8 +254,8 @@ def bench(
 
     if slug is None:
         measure.main()
-    else:
-        measure.bench_paper(slug, profile, device)
+    for paper in measure.papers() if slug is None else [slug]:
+        measure.bench_paper(paper, profile, device)
 
 
 @runs_app.command("ls")

@@ -10,8 +10,8 @@ import torch
 
 from orchard.nn.moe import MixtureOfExperts
 from orchard.papers.moe_lottery import capabilities, strategies, suite
+from orchard.papers.moe_lottery import published as paper
 from orchard.papers.moe_lottery.profiles import MIXTRAL, PROFILES, ROUNDS, Profile, Shape, decoder, models
-from orchard.paths import root
 from orchard.runs import Run, Runner, Setting, Workspace
 
 __all__ = ["EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
@@ -66,7 +66,7 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
-    return pd.read_csv(root() / "papers" / "moe_lottery" / "published.csv")
+    return paper.published()
 
 
 def training(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -1,0 +1,192 @@
+"""Figures of 01_build: what a router does, what its weights do when experts go, what scores count, what dropping saves."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from orchard import plot
+from orchard.data import ByteTokenizer
+from orchard.nn import Decoder, MixtureOfExperts
+from orchard.nn.moe import Dispatch, Router
+from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
+from orchard.papers.moe_lottery.criteria import CRITERIA
+from orchard.papers.moe_lottery.method import masked, mixture_layers
+
+EXAMPLES = (
+    "import numpy as np",
+    "The colour of the",
+    '{"id": 4051, "city":',
+    "8 + 7 => 15\n1 + 12 =>",
+    "Returns the value",
+)
+
+
+@cache
+def toy(renormalise: bool = True, num_experts: int = 8, dim: int = 16) -> MixtureOfExperts:
+    """An untrained mixture of eight experts, two per token, with a decided router."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer: MixtureOfExperts = MixtureOfExperts.Config(
+            dim=dim, hidden_dim=32, num_experts=num_experts, top_k=2, renormalise=renormalise
+        ).build()
+        nn.init.normal_(layer.gate.weight, std=0.5)
+    return layer.eval()
+
+
+@torch.no_grad()
+def router_table(router: Router, tokens: int = 24) -> pd.DataFrame:
+    """Softmax of a router for random tokens, and which experts are chosen: columns token, expert, probability, weight."""
+    hidden = torch.randn(tokens, router.weight.shape[1], generator=torch.Generator().manual_seed(1))
+    logits, weights, index = router(hidden)
+    given = torch.zeros_like(logits).scatter_(1, index, weights)
+    token, expert = np.meshgrid(np.arange(tokens), np.arange(router.num_experts), indexing="ij")
+    return pd.DataFrame({
+        "token": token.ravel(), "expert": expert.ravel(),
+        "probability": logits.softmax(dim=-1).numpy().ravel(), "weight": given.numpy().ravel(),
+    })  # fmt: skip
+
+
+def router(table: pd.DataFrame, value: str = "weight") -> Figure:
+    """Experts against tokens."""
+    words = {"weight": "weight in the sum", "probability": "softmax of the router"}
+    return plot.heat_map(
+        table, row="expert", column="token", value=value, x_label="token", y_label="expert", value_label=words[value]
+    )
+
+
+@torch.no_grad()
+def mass_table() -> pd.DataFrame:
+    """Mean sum of the weights of the two chosen experts when 0 to 6 random ones of 8 are dropped; ten draws."""
+    hidden = torch.randn(1, 512, 16, generator=torch.Generator().manual_seed(1))
+    rows = []
+    for name, renormalise in (("renormalised (Mixtral)", True), ("softmax as it is (OLMoE)", False)):
+        layer = toy(renormalise)
+        for draw in range(10):
+            order = torch.randperm(8, generator=torch.Generator().manual_seed(draw)).tolist()
+            for dropped in range(7):
+                with masked(layer, {0: order[:dropped]}):
+                    weights = layer.gate(hidden[0])[1]
+                rows.append(
+                    {"router": name, "draw": draw, "dropped": dropped, "mass": weights.sum(dim=-1).mean().item()}
+                )
+    return pd.DataFrame(rows)
+
+
+def mass(table: pd.DataFrame) -> Figure:
+    """The sum of the router's weights against experts dropped."""
+    return plot.learning_curves(
+        table, x="dropped", y="mass", hue="router", seed="draw", x_label="experts dropped, of 8",
+        y_label="mean sum of the two weights",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def counting_table() -> pd.DataFrame:
+    """Scores of one expert after 8 to 2,048 tokens of the same distribution, relative to 8: columns criterion, tokens, score."""
+    rows = []
+    for tokens in 2 ** np.arange(3, 12):
+        statistics = _rows_of_one_expert(int(tokens))
+        rows += [
+            {"criterion": name, "tokens": int(tokens), "score": float(CRITERIA[name].score(statistics)[0])}
+            for name in ("ean", "ean_row", "man")
+        ]
+    table = pd.DataFrame(rows)
+    first = table.groupby("criterion")["score"].transform("first")
+    names = {"ean": "ean: equation 13", "ean_row": "ean_row: sum of row norms", "man": "man: mean row norm"}
+    return table.assign(score=table["score"] / first, criterion=table["criterion"].map(names))
+
+
+def _rows_of_one_expert(tokens: int) -> LayerStatistics:
+    layer = mixture_layers(toy())[0]
+    statistics = Collector([layer], vocab_size=1).statistics[0]
+    index = torch.zeros(tokens, 1, dtype=torch.int64)
+    rows = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(2))
+    statistics.add(rows, Dispatch.of(index, 8), index, torch.ones(tokens, 1), torch.zeros(tokens, dtype=torch.int64))
+    return statistics
+
+
+@plot.use_style()
+def counting(table: pd.DataFrame) -> Figure:
+    """How three readings of "activation norm" grow with the number of tokens that an expert sees."""
+    made, (axes,) = plot.figure()
+    for name, rows in table.groupby("criterion"):
+        axes.plot(rows["tokens"], rows["score"], marker="o", label=str(name))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("tokens routed to the expert")
+    axes.set_ylabel("score, relative to 8 tokens")
+    made.legend(loc="outside lower center", ncols=1)
+    return made
+
+
+@plot.use_style()
+def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Mixtral-8x7B: share of parameters and of FLOPs per token that is left, against experts dropped."""
+    made, (axes,) = plot.figure()
+    flops = table["GFLOPs per token"] / table["GFLOPs per token"].iloc[0]
+    axes.plot(table["s (%)"], table["share of memory"], marker="o", label="parameters")
+    axes.plot(table["s (%)"], flops, marker="s", label="FLOPs per token")
+    memory = published[published["metric"] == "memory (×)"]
+    axes.plot(
+        memory["s"],
+        memory["value"],
+        "D",
+        color="grey",
+        markerfacecolor="white",
+        linestyle="none",
+        label="memory, paper",
+    )
+    axes.set_xlabel("experts dropped (%)")
+    axes.set_xticks(table["s (%)"])
+    axes.set_ylabel("share of the full model")
+    axes.set_ylim(0, 1.05)
+    made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+@torch.no_grad()
+def routing_table(model: Decoder, text: str) -> pd.DataFrame:
+    """Where a trained model sends each byte of `text`: columns layer, position, byte, expert, weight."""
+    tokens = torch.tensor([ByteTokenizer.Config().build().encode(text)])
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    layers = mixture_layers(model)
+    hooks = [
+        layer.gate.register_forward_hook(lambda gate, args, out: seen.append((out[1], out[2]))) for layer in layers
+    ]
+    try:
+        model.eval()(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows = [
+        {"layer": layer, "position": t, "byte": chr(int(tokens[0, t])), "expert": int(e), "weight": float(w)}
+        for layer, (weights, index) in enumerate(seen)
+        for t in range(tokens.shape[1])
+        for w, e in zip(weights[t], index[t], strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+@plot.use_style()
+def routing(table: pd.DataFrame, num_experts: int) -> Figure:
+    """A panel per layer: byte against expert, the darker the larger its weight."""
+    layers = sorted(table["layer"].unique())
+    text = table[table["layer"] == 0].drop_duplicates("position").sort_values("position")["byte"]
+    made, panels = plot.figure(height=1.1 * len(layers) + 0.4, rows=len(layers))
+    for layer, axes in zip(layers, panels, strict=True):
+        grid = np.zeros((num_experts, len(text)))
+        own = table[table["layer"] == layer]
+        grid[own["expert"], own["position"]] = own["weight"]
+        axes.imshow(grid, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.set_ylabel(f"layer {layer}")
+        axes.set_yticks(range(0, num_experts, max(1, num_experts // 4)))
+        axes.set_xticks(range(len(text)), ["⏎" if c == "\n" else "␣" if c == " " else c for c in text], fontsize=6.5)
+    panels[-1].set_xlabel("byte of the text (white to dark blue: weight 0 to 1)")
+    return made

@@ -245,7 +245,9 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    slug: Annotated[str | None, typer.Argument(help="a paper, for its own operations; by default the library and every paper")] = None,
+    slug: Annotated[
+        str | None, typer.Argument(help="a paper, for its own operations; by default the library and every paper")
+    ] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="by default gpu on a GPU, else smoke")] = None,
     device: DeviceOption = "auto",
 ) -> None:

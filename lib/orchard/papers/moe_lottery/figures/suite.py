@@ -32,7 +32,7 @@ def title(criterion: str) -> str:
     if criterion not in CRITERIA:
         return criterion.replace("_", " ")
     first, _, rest = criterion.partition("_")
-    return " ".join(filter(None, (first.upper(), rest)))
+    return " ".join(filter(None, (first if first == "soft" else first.upper(), rest)))
 
 
 @plot.use_style()
@@ -181,7 +181,7 @@ def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]], model:
     _shares(axes)
     axes.set_xlabel("dropped experts s (%)")
     axes.set_ylabel("test loss (nats/byte)")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -228,7 +228,7 @@ def pareto(table: pd.DataFrame, model: str | None = None) -> Figure:
     axes.plot(full["parameters"] / 1e6, full["loss"], "*", color=INK, markersize=8, label="full model")
     axes.set_xlabel("parameters that are kept (millions)")
     axes.set_ylabel("test loss (nats/byte)")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

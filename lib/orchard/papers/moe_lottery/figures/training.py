@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -77,12 +78,12 @@ def leave_one_out(table: pd.DataFrame, model: str | None = None, split: str = "t
     return figure
 
 
-def _plain_ticks(axis: object, low: float, high: float) -> None:
-    steps = [m * 10.0**e for e in range(-9, 4) for m in (1, 3)]
+def _plain_ticks(axis: Axis, low: float, high: float, mantissas: tuple[int, ...] = (1, 3)) -> None:
+    steps = [m * 10.0**e for e in range(-9, 4) for m in mantissas]
     shown = [step for step in steps if low <= step <= high] or [low, high]
-    axis.set_major_locator(FixedLocator(shown))  # type: ignore[attr-defined]
-    axis.set_minor_locator(NullLocator())  # type: ignore[attr-defined]
-    axis.set_major_formatter(lambda value, _: f"{value:.2g}")  # type: ignore[attr-defined]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:.2g}")
 
 
 @plot.use_style()
@@ -101,7 +102,7 @@ def _panels(
 ) -> Figure:  # fmt: skip
     """Small maps, two in a row, with one colour bar; the place that is left over holds the bar."""
     rows = -(-(len(names) + 1) // 2)
-    figure, axes = plot.figure(height=0.35 + rows * (0.5 + 0.13 * len(grids[0])), rows=rows, columns=2)
+    figure, axes = plot.figure(height=0.35 + rows * (0.5 + 0.15 * len(grids[0])), rows=rows, columns=2)
     for place, (name, grid) in enumerate(zip(names, grids, strict=True)):
         image = layer_map(axes[place], grid, norm, number, y_label=y_label if place % 2 == 0 else "")
         axes[place].set_title(name)
@@ -111,7 +112,7 @@ def _panels(
         spare.set_axis_off()
     bar = figure.colorbar(image, ax=axes[len(names) :], orientation="horizontal", fraction=0.4, aspect=12)
     if log:
-        _plain_ticks(bar.ax.xaxis, *image.get_clim())
+        _plain_ticks(bar.ax.xaxis, *image.get_clim(), (1,))
     bar.set_label(label)
     return figure
 
@@ -126,7 +127,7 @@ def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
     ]
     top = max(float(grid.to_numpy().max()) for grid in grids)
     return _panels(
-        [f"layer {layer}" for layer in layers], grids, Normalize(0, top), "expert", "tokens of the domain\n(1: an even share)",
+        [f"layer {layer}" for layer in layers], grids, Normalize(0, top), "expert", "share of the domain\n(1: even)",
         y_label="", number=".1f",
     )  # fmt: skip
 

@@ -43,10 +43,10 @@ def trust(table: pd.DataFrame) -> Figure:
     chance = table[table["criterion"] == "random"].iloc[0]
     axes.axvspan(chance["low"], chance["high"], color=BAND, linewidth=0, zorder=0)
     axes.axvline(0, color=INK, linewidth=0.7)
-    for place, row in enumerate(shown.itertuples()):
-        colour = GROUPS[str(row.group)]
-        axes.hlines(place, row.low, row.high, color=colour, linewidth=1.5)
-        axes.plot(row.rho, place, "o", color=colour, markersize=3.8)
+    for place, (_, row) in enumerate(shown.iterrows()):
+        colour = GROUPS[row["group"]]
+        axes.hlines(place, row["low"], row["high"], color=colour, linewidth=1.5)
+        axes.plot(row["rho"], place, "o", color=colour, markersize=3.8)
     axes.set_yticks(range(len(shown)), [title(name) for name in shown["criterion"]], fontsize=6.5)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(-1.02, 1.02)
@@ -141,6 +141,7 @@ def curves(table: pd.DataFrame, model: str | None = None) -> Figure:
     for panel, group in zip(axes, ("weight", "inference", "activation", "gradient"), strict=True):
         _background(panel, mean)
         names = [name for name, criterion in CRITERIA.items() if criterion.group == group and criterion.in_paper]
+        shown = [title(name) for name in names]
         for colour, name in zip(PALETTE, names, strict=False):
             for direction, line in LINES.items():
                 own = _line(mean, name, direction)
@@ -148,9 +149,7 @@ def curves(table: pd.DataFrame, model: str | None = None) -> Figure:
                 panel.plot(own["s"], own["loss"], line, color=colour, linewidth=1, label=label)
         panel.set_title(group)
         _shares(panel)
-        own_handles = [
-            handle for handle in panel.get_legend_handles_labels()[0] if handle.get_label() in map(title, names)
-        ]
+        own_handles = [handle for handle in panel.get_legend_handles_labels()[0] if handle.get_label() in shown]
         panel.legend(handles=own_handles, loc="upper left", fontsize=6)
     low, high = min(panel.get_ylim()[0] for panel in axes), max(panel.get_ylim()[1] for panel in axes)
     for place, panel in enumerate(axes):
@@ -282,7 +281,9 @@ def regret(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(order)), [title(name) for name in order], fontsize=6.5)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel("regret (0: the best set, 1: random dropping)")
-    handles = [Patch(color=GROUPS[name], label=name) for name in ("weight", "inference", "activation", "gradient")]
+    handles: list[Patch | Line2D] = [
+        Patch(color=GROUPS[name], label=name) for name in ("weight", "inference", "activation", "gradient")
+    ]
     handles += [
         Line2D([], [], color=INK, marker="o", linestyle="", markersize=4, label="smallest first"),
         Line2D(

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data import FiveDomains
-from orchard.papers.moe_lottery.figures.hand import by_hand, refused
+from orchard.papers.moe_lottery.figures.hand import Readings, by_hand, refused
 from orchard.papers.moe_lottery.method import Drop, ExpertsError, masked
 from orchard.papers.moe_lottery.probes import CAPABILITY, Item, likelihoods, questions, rank
 from orchard.papers.moe_lottery.profiles import models
@@ -29,15 +27,6 @@ from orchard.train import choose, load_model
 WINDOWS = 8  # of the test split
 ITEMS = 12  # of every task
 MOST_BOXES = 48  # tick boxes, one for each expert; a larger model has a menu for the layer
-
-
-@dataclass(frozen=True)
-class Readings:
-    """Test loss by domain and of "all" (nats/byte); load of every expert; share of right answers by capability."""
-
-    loss: dict[str, float]
-    load: Float[Tensor, "layers n"]
-    right: dict[str, float]
 
 
 @dataclass(frozen=True)

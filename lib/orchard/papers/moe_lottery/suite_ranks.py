@@ -93,8 +93,9 @@ def pooled(importance: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     drawn = generator.integers(len(chance), size=(RESAMPLES, len(chance)))
     rows = []
     for name in criteria:
-        resamples = np.stack(again[name])[drawn, np.arange(RESAMPLES)[:, None]]
-        low, high = np.nanquantile(resamples.mean(axis=1), [0.025, 0.975])
+        resamples = np.stack(again[name])[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+        known = resamples[~np.isnan(resamples)]
+        low, high = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
         rows.append(
             {"criterion": name, "group": group_of(name), "rho": float(np.mean(real[name])), "low": low, "high": high}
         )

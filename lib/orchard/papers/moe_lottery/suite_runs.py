@@ -47,8 +47,8 @@ GLOBAL = (
 class Text:
     """Windows of a split in batches, with the document and the domain of every byte."""
 
-    tokens: list[Int[Tensor, "batch time_and_one"]]
-    documents: list[Int[Tensor, "batch time_and_one"]]
+    tokens: list[Int[Tensor, "_ _"]]  # [batch, time + 1]
+    documents: list[Int[Tensor, "_ _"]]
     names: list[str]  # of the domains
     domain: Int[Tensor, "documents"]
 
@@ -209,7 +209,7 @@ def trained(work: Workspace, cfg: TrainLM.Config) -> tuple[Decoder, str]:
     return load_model(work.result_of(cfg), cfg).to(hardware.device), hardware.precision
 
 
-def gathered(model: Decoder, batches: Sequence[Int[Tensor, "batch time"]]) -> list[LayerStatistics]:
+def gathered(model: Decoder, batches: Sequence[Int[Tensor, "_ _"]]) -> list[LayerStatistics]:
     """Statistics with gradients, on the CPU."""
     device = model.embedding.weight.device
     statistics = collect(model, [batch.to(device) for batch in batches], model.vocab_size, gradients=True)

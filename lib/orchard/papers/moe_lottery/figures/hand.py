@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,15 +23,13 @@ from orchard.plot.style import INK, PALETTE
 BEFORE, AFTER = "#c9dcea", PALETTE[0]
 
 
-class Readings(Protocol):
-    """What is drawn; see `suite_explorer.Readings`."""
+@dataclass(frozen=True)
+class Readings:
+    """Test loss by domain and of "all" (nats/byte); load of every expert; share of right answers by capability."""
 
-    @property
-    def loss(self) -> dict[str, float]: ...
-    @property
-    def load(self) -> Float[Tensor, "layers n"]: ...
-    @property
-    def right(self) -> dict[str, float]: ...
+    loss: dict[str, float]
+    load: Float[Tensor, "layers n"]
+    right: dict[str, float]
 
 
 @plot.use_style()

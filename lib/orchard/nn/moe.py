@@ -102,11 +102,21 @@ class _Rows(torch.autograd.Function):
 def grouped_linear(
     rows: Float[Tensor, "pairs inner"], weight: Float[Tensor, "experts outer inner"], offsets: Int[Tensor, "experts"]
 ) -> Float[Tensor, "pairs outer"]:
-    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on."""
+    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on.
+
+    Where `grouped_mm` has no form for it, expert by expert: float64, rows that are no multiple of 16 bytes, and, while a graph
+    is traced, everything but bf16.
+    """
     device = rows.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    rows, weight = rows.to(dtype), weight.to(dtype)
+    known = (torch.bfloat16,) if torch.compiler.is_compiling() else (torch.bfloat16, torch.float16, torch.float32)
     with torch.autocast(device, enabled=False):  # grouped_mm is not on autocast's list
-        return F.grouped_mm(rows.to(dtype), weight.to(dtype).transpose(-2, -1), offs=offsets)
+        if dtype in known and all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:]):
+            return F.grouped_mm(rows, weight.transpose(-2, -1), offs=offsets)
+        sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
+        parts = [F.linear(part, matrix) for part, matrix in zip(rows.split(sizes), weight, strict=True)]
+        return torch.cat(parts)
 
 
 def expert_outputs(

@@ -1,4 +1,4 @@
-"""The runs of MC-Suite on two tiny models that nobody trained: losses, sets, orders, tables, figures, the explorer."""
+"""The runs of MC-Suite on a tiny model that nobody trained: losses, sets, orders, tables, figures, the explorer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from orchard.widgets import Explorer
 
 SHAPE = Shape(num_experts=8, top_k=2, hidden_dim=8)
 PROFILE = dataclasses.replace(
-    PROFILES["smoke"], dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 0), (SHAPE, 1)), seq_len=37,
+    PROFILES["smoke"], dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 1),), seq_len=37,
     batch_size=4, calibration=8, draws=10,
 )  # fmt: skip
 SIZE = suite.Size(leave_one_out=(5, 5), curves=(3, 2), samples=(2, 4), subsets=100, subset_windows=3)
@@ -74,7 +74,7 @@ def models(source: FiveDomains.Config) -> list[Model]:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The studies of the two models, what computes them, and the tables of all experiments."""
+    """The studies of the model, what computes them, and the tables of all experiments."""
     folder = tmp_path_factory.mktemp("suite")
     text = folder / "text"
     text.mkdir()
@@ -95,7 +95,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def studied(computed: Any) -> Any:
-    """The first study, its model, and what computes runs."""
+    """The study, its model, and what computes runs."""
     studies, run, _ = computed
     model, _ = suite_runs.trained(Workspace(run.folder, run.folder, "cpu", finished=run.one), studies[0].model.run)
     return studies[0], model, run
@@ -106,7 +106,9 @@ def test_losses_by_domain_add_up_to_those_of_the_windows(studied: Any) -> None:
     text = Text.evaluation(study.model.run, "test", 5)
     sums, counts = nats(model, text), text.counts()
     assert counts.sum(dim=1).tolist() == [PROFILE.seq_len] * len(counts)
-    torch.testing.assert_close(sums.sum(dim=1) / PROFILE.seq_len, tuning.window_losses(model, text.tokens))
+    torch.testing.assert_close(
+        sums.sum(dim=1) / PROFILE.seq_len, torch.cat([tuning.window_losses(model, [tokens]) for tokens in text.tokens])
+    )
     assert bool(((sums > 0) == (counts > 0)).all())
 
 
@@ -175,13 +177,23 @@ def test_references_hold_ten_draws_and_all_rankings_meet_where_only_k_are_left(s
     least = run.one(study.curves["min"]).tensors("test")
     torch.testing.assert_close(curves["global ean"][-1], least["ean"][-1])
     assert len(curves["full"]) == 1
+    assert len(curves["naee"]) == 6
+
+
+def test_naee_leaves_out_an_expert_without_output(studied: Any) -> None:
+    study, model, _ = studied
+    mixture_layers(model)[1].experts.down_proj.data[6] = 0
+    mixture_layers(model)[1].gate.weight.data[6] = 0  # chosen now and then, with a small weight
+    rounds = suite_runs.reconstructing(model, Text.calibration(study.model.run, 4), 1)
+    assert [len(dropped[1]) for dropped in rounds] == [1, 2, 3, 4, 5, 6]
+    assert rounds[0][1] == [6]
 
 
 def test_curves_are_complete_and_start_at_the_full_model(computed: Any) -> None:
     table = computed[2]["criteria_curves"]
     assert sorted(table["s"].unique()) == [0.0, 12.5, 25.0, 37.5, 50.0, 62.5, 75.0]
     real = table[table["criterion"].isin(CRITERIA) & (table["budget"] == "per layer")]
-    assert len(real) == 2 * len(CRITERIA) * 2 * 6 * 2
+    assert len(real) == len(CRITERIA) * 2 * 6 * 2
     full = table[table["criterion"] == "full"].iloc[0]
     last = real[real["s"] == 75.0].iloc[0]
     per_expert = 3 * 16 * 8 + 16
@@ -200,7 +212,7 @@ def test_no_choice_is_better_than_the_best_of_all_sets(computed: Any) -> None:
     table = computed[2]["subset_regret"]
     assert (table["regret"] >= 0).all()
     assert set(table["drop"]) == {4}
-    assert len(table) == 2 * (2 * len(CRITERIA) + 1)
+    assert len(table) == 2 * len(CRITERIA) + 2  # leave-one-out and NAEE beside them
 
 
 def test_a_model_with_too_many_sets_has_no_regret() -> None:
@@ -217,8 +229,8 @@ def test_shares_of_a_domain_add_up_and_rounds_agree_with_orders(computed: Any) -
     shares = tables["specialisation"].groupby(["model", "layer", "domain"])["share"].sum()
     np.testing.assert_allclose(shares, 1)
     goes = tables["dropped_experts"]
-    own = goes.query("model == 'seed 1' and criterion == 'ecc' and direction == 'max' and layer == 1")
-    order = run.one(studies[1].measure).tensors("orders")["ecc max"][1].tolist()
+    own = goes.query("criterion == 'ecc' and direction == 'max' and layer == 1")
+    order = run.one(studies[0].measure).tensors("orders")["ecc max"][1].tolist()
     assert own.sort_values("round").query("round > 0")["expert"].tolist() == order
 
 
@@ -259,17 +271,17 @@ def test_figures_name_their_axes_with_units(name: str, computed: Any) -> None:
 
 def test_a_map_shows_the_costliest_expert_brightest_and_refuses_unknown_models(computed: Any) -> None:
     table = computed[2]["leave_one_out"]
-    own = table.query("model == 'seed 0' and split == 'test' and domain == 'all'")
+    own = table.query("split == 'test' and domain == 'all'")
     image = figures.leave_one_out(table).axes[0].images[0]
     np.testing.assert_allclose(image.get_array(), own["increase"].to_numpy().reshape(2, 8))
-    with pytest.raises(ValueError, match="model 'seed 7' is not in the table: choose one of seed 0, seed 1"):
+    with pytest.raises(ValueError, match="model 'seed 7' is not in the table: choose one of seed 1"):
         figures.leave_one_out(table, "seed 7")
 
 
 def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) -> None:
     table = computed[2]["criteria_curves"]
     best = figures.on_validation(table)
-    assert len(best) == 2 * 6
+    assert len(best) == 6
     assert set(best["split"]) == {"test"}
     own = table[table["criterion"].isin(CRITERIA) & (table["budget"] == "per layer") & (table["split"] == "validation")]
     chosen = best.merge(own, on=["model", "s", "criterion", "direction"], suffixes=("", "_chosen"))

@@ -20,6 +20,7 @@ from orchard.data import ByteTokenizer
 from orchard.papers.moe_lottery import suite_ranks
 from orchard.papers.moe_lottery.criteria import CRITERIA
 from orchard.papers.moe_lottery.method import mixture_layers
+from orchard.papers.moe_lottery.oracle import regret
 from orchard.papers.moe_lottery.profiles import PROFILES, ROUNDS, Model, models
 from orchard.papers.moe_lottery.suite_evidence import EVIDENCE
 from orchard.papers.moe_lottery.suite_ranks import LEAVE_ONE_OUT, group_of
@@ -90,7 +91,12 @@ def studies(setting: Setting) -> list[Study]:
             for direction in DIRECTIONS
         }
         references = References.Config(
-            measure=measure, leave_one_out=validation, draws=profile.draws, label=f"references, {model.name}", **windows
+            measure=measure,
+            leave_one_out=validation,
+            draws=profile.draws,
+            reconstruction=size.subset_windows,
+            label=f"references, {model.name}",
+            **windows,
         )
         made.append(
             Study(model, measure, test, validation, curves, references, _subsets(model, profile.num_layers, size))
@@ -169,7 +175,7 @@ def importance(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def criteria_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte), parameters that are
-    kept. Criteria beside the real ones: "full" (s = 0), "random" (a draw each), "leave_one_out"."""
+    kept. Beside the criteria: "full" (s = 0), "random" (a draw each), "leave_one_out", "naee"."""
     return _curves(setting, run).drop(columns="losses")
 
 
@@ -205,7 +211,7 @@ def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
                     own = {**_facts(study.model), **_curve(name, direction), "split": split}
                     shares = [0.0] if name == "full" else SHARES
                     windows = (losses.sum(dim=-1) / size).numpy()
-                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=True)]
+                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
     table = pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
     sizes = {study.model.name: _parameters(study.model) for study in asked}
     whole, experts = (table["model"].map({name: size[i] for name, size in sizes.items()}) for i in (0, 1))
@@ -226,6 +232,8 @@ def _curve(name: str, direction: str) -> dict[str, Any]:
     first, _, second = name.partition(" ")
     if first == "random":
         return {"criterion": "random", "group": "random", "direction": "", "budget": "per layer", "draw": int(second)}
+    if first == "naee":
+        return {"criterion": "naee", "group": "naee", "direction": "min", "budget": "per layer", "draw": 0}
     if first == "global":
         return {"criterion": second, "group": group_of(second), "direction": "min", "budget": "all layers", "draw": 0}
     direction = "min" if name == LEAVE_ONE_OUT else direction
@@ -322,18 +330,22 @@ def subset_regret(setting: Setting, run: Runner) -> pd.DataFrame:
         if (cfg := study.subsets) is None:
             continue
         sets = done[cfg.fingerprint()].tensors("sets")
-        place = {tuple(dropped): i for i, dropped in enumerate(sets["dropped"].tolist())}
-        losses = sets["losses"].numpy()
+        kept = [tuple(own) for own in sets["kept"].tolist()]
+        table = pd.DataFrame({"kept": kept, "loss": sets["losses"].numpy()})
         orders = {key: order[cfg.layer] for key, order in done[study.measure.fingerprint()].tensors("orders").items()}
         cost = increase(done[study.validation.fingerprint()].tensors("losses")).mean(dim=-1)[cfg.layer]
         orders[f"{LEAVE_ONE_OUT} min"] = cost.argsort(stable=True)
-        for key, order in orders.items():
+        chosen = {
+            key: sorted(set(range(study.model.shape.num_experts)) - set(order[: cfg.drop].tolist()))
+            for key, order in orders.items()
+        } | {"naee min": kept[int(sets["errors"].argmin())]}
+        room = table["loss"].mean() - table["loss"].min()
+        for key, own in chosen.items():
             name, direction = key.split(" ")
-            loss = losses[place[tuple(sorted(order[: cfg.drop].tolist()))]]
+            above = regret(table, own)
             rows.append({
                 **_facts(study.model), "layer": cfg.layer, "drop": cfg.drop, "criterion": name, "group": group_of(name),
-                "direction": direction, "loss": loss, "regret": (loss - losses.min()) / (losses.mean() - losses.min()),
-                "better sets": float((losses < loss).mean()),
+                "direction": direction, "loss": table["loss"].min() + above, "regret": above / room,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

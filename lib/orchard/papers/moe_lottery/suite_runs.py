@@ -11,10 +11,9 @@ and per domain of the predicted byte: nats [..., windows, domains], sums over th
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from math import comb
 from typing import Any, cast
 
 import numpy as np
@@ -30,12 +29,14 @@ from orchard.papers.moe_lottery.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.criteria import CRITERIA, chosen, score_table
 from orchard.papers.moe_lottery.data import FiveDomains, domains
 from orchard.papers.moe_lottery.method import Drop, global_ranking, masked, mixture_layers
+from orchard.papers.moe_lottery.oracle import subset_errors, subset_losses
 from orchard.papers.moe_lottery.profiles import ROUNDS, windows
 from orchard.runs import Run, Workspace
 from orchard.train import TrainLM, choose, load_model
 from orchard.train.lm import token_losses
 
 DIRECTIONS = ("min", "max")
+NAEE_LIMIT = 2000  # sets of one layer that are tried
 GLOBAL = (
     "ean",
     "man",
@@ -278,15 +279,17 @@ class Curves(Run):
 
 
 class References(Run):
-    """What stands beside the criteria: random droppings, leave-one-out as a criterion, and one ranking for all layers.
+    """What stands beside the criteria: random droppings, leave-one-out as a criterion, NAEE, and one ranking for all layers.
 
-    Files as those of `Curves`: "full" (one round, nothing dropped), "random 0" ..., "leave_one_out" (on validation text), "global ean" ...
+    Files as those of `Curves`: "full" (one round, nothing dropped), "random 0" ..., "leave_one_out" (on validation text), "naee",
+    "global ean" ...
     """
 
     class Config(Run.Config):
         measure: Measure.Config = REQUIRED
         leave_one_out: LeaveOneOut.Config = REQUIRED
         draws: int = REQUIRED
+        reconstruction: int = REQUIRED  # calibration windows of NAEE
         test: int = REQUIRED
         validation: int = REQUIRED
 
@@ -302,7 +305,11 @@ class References(Run):
         for draw in range(cfg.draws):
             sets[f"random {draw}"] = per_layer(random_order(layers, n, draw), n // 8)
         sets["leave_one_out"] = per_layer(cost.argsort(dim=1, stable=True).tolist(), n // 8)
-        least = [layer.top_k for layer in mixture_layers(cfg.measure.model.clone().model.build())]
+        model, _ = trained(work, cfg.measure.model)
+        least = [layer.top_k for layer in mixture_layers(model)]
+        text = Text.calibration(cfg.measure.model, cfg.reconstruction)
+        if rounds := reconstructing(model, text, n // 8):
+            sets["naee"] = rounds
         for name in GLOBAL:
             counts = [layers * (n // 8) * level for level in range(1, ROUNDS + 1)]
             sets[f"global {name}"] = [global_ranking(list(scores[name]), count, "min", least) for count in counts]
@@ -356,32 +363,52 @@ def _key(dropped: Drop) -> tuple[Any, ...]:
 class Subsets(Run):
     """The loss for every set of `drop` experts that can be left out of one layer: what the best choice would have been.
 
-    Files: `sets` (`dropped` [subsets, drop], `losses` [subsets], nats/byte on test windows).
+    File `sets`: `kept` [subsets, n - drop], `losses` [subsets] (nats/byte, test windows), `errors` [subsets] (what NAEE ranks by:
+    relative error of the layer's output on calibration windows).
     """
 
     class Config(Run.Config):
         model: TrainLM.Config = REQUIRED
         layer: int = REQUIRED
         drop: int = REQUIRED
-        windows: int = REQUIRED
+        windows: int = REQUIRED  # of the test split; as many calibrate NAEE
 
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
-        """One evaluation per subset."""
+        """One evaluation per subset of what comes after the layer's inputs."""
         cfg = self.cfg
-        model, precision = trained(work, cfg.model)
-        text = Text.evaluation(cfg.model, "test", cfg.windows)
-        sets = list(subsets(mixture_layers(model)[cfg.layer].num_experts, cfg.drop))
-        losses = []
-        for dropped in sets:
-            with masked(model, {cfg.layer: dropped}):
-                losses.append(float(nats(model, text, precision).sum() / text.counts().sum()))
-        tensors = {"dropped": torch.tensor(sets), "losses": torch.tensor(losses, dtype=torch.float64)}
+        model, _ = trained(work, cfg.model)
+        keep = mixture_layers(model)[cfg.layer].num_experts - cfg.drop
+        test, calibration = Text.evaluation(cfg.model, "test", cfg.windows), Text.calibration(cfg.model, cfg.windows)
+        losses = subset_losses(model, on_device(model, test), cfg.layer, keep)
+        errors = subset_errors(model, on_device(model, calibration), keep)
+        own = errors[errors["layer"] == cfg.layer].set_index("kept")["relative"]
+        tensors = {
+            "kept": torch.tensor(losses["kept"].tolist()),
+            "losses": torch.tensor(losses["loss"].tolist(), dtype=torch.float64),
+            "errors": torch.tensor([own[kept] for kept in losses["kept"]], dtype=torch.float64),
+        }
         save_file(tensors, work.folder / "sets.safetensors")
-        return {"best": min(losses), "mean": math.fsum(losses) / len(losses)}
+        return {}
 
 
-def subsets(n: int, drop: int) -> Iterator[list[int]]:
-    """All sets of `drop` of n experts, in order."""
-    yield from map(list, combinations(range(n), drop))
+def on_device(model: Decoder, text: Text) -> list[Int[Tensor, "_ _"]]:
+    """The windows of a text where the model is."""
+    return [tokens.to(model.embedding.weight.device) for tokens in text.tokens]
+
+
+def reconstructing(model: Decoder, text: Text, size: int) -> list[Drop]:
+    """NAEE: in every layer the set whose absence changes the layer's output least, for rounds of `size` experts per layer, as long
+    as all sets can be tried. Sets of later rounds need not hold those of earlier ones."""
+    n = mixture_layers(model)[0].num_experts
+    rounds: list[Drop] = []
+    for level in range(1, ROUNDS + 1):
+        keep = n - size * level
+        if comb(n, keep) > NAEE_LIMIT:
+            break
+        errors = subset_errors(model, on_device(model, text), keep)
+        best = errors.loc[errors.groupby("layer")["error"].idxmin()]
+        kept = zip(best["layer"], best["kept"], strict=True)
+        rounds.append({int(layer): [e for e in range(n) if e not in experts] for layer, experts in kept})
+    return rounds

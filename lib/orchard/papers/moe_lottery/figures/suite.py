@@ -20,7 +20,7 @@ from orchard.plot.style import GREY, INK, PALETTE
 
 GROUPS = {
     "weight": PALETTE[0], "inference": PALETTE[2], "activation": PALETTE[1], "gradient": PALETTE[4], "oracle": INK,
-    "random": "#bdbdbd",
+    "random": "#bdbdbd", "naee": PALETTE[5],
 }  # fmt: skip
 BAND = "#e2e2e2"
 LINES = {"min": "-", "max": "--"}
@@ -29,6 +29,8 @@ ORACLE = "leave_one_out"
 
 def title(criterion: str) -> str:
     """A criterion as figures call it."""
+    if criterion == "naee":
+        return "NAEE"
     if criterion not in CRITERIA:
         return criterion.replace("_", " ")
     first, _, rest = criterion.partition("_")
@@ -52,7 +54,7 @@ def trust(table: pd.DataFrame) -> Figure:
     axes.set_xlim(-1.02, 1.02)
     axes.grid(False, axis="y")
     axes.set_xlabel("Spearman's ρ with leave-one-out (95 % interval)")
-    handles = [Patch(color=colour, label=name) for name, colour in GROUPS.items() if name != "random"]
+    handles = [Patch(color=colour, label=name) for name, colour in GROUPS.items() if name not in ("random", "naee")]
     handles.append(Patch(color=BAND, label="random order"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
     return figure

@@ -32,7 +32,7 @@ PROFILE = dataclasses.replace(
     PROFILES["smoke"], dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 1),), seq_len=37,
     batch_size=4, calibration=8, draws=10,
 )  # fmt: skip
-SIZE = suite.Size(leave_one_out=(5, 5), curves=(3, 2), samples=(2, 4), subsets=100, subset_windows=3)
+SIZE = suite.Size(leave_one_out=(5, 5), curves=(3, 2), samples=(2, 4), subsets=100, subset_windows=3, reconstruction=2)
 
 
 class Computer:

@@ -47,12 +47,29 @@ class Size:
     samples: tuple[int, ...]  # windows of the disjoint calibration samples
     subsets: int  # most sets of one layer that are tried
     subset_windows: int
+    reconstruction: int  # calibration windows of NAEE
 
 
 SIZES: dict[str, Size] = {
-    "smoke": Size(leave_one_out=(48, 48), curves=(20, 10), samples=(4, 16, 64), subsets=100, subset_windows=16),
-    "gpu": Size(leave_one_out=(256, 128), curves=(256, 64), samples=(8, 32, 128), subsets=150, subset_windows=128),
-    "paper": Size(leave_one_out=(256, 128), curves=(256, 64), samples=(8, 32, 128), subsets=100, subset_windows=128),
+    "smoke": Size(
+        leave_one_out=(48, 48), curves=(20, 10), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
+    ),
+    "gpu": Size(
+        leave_one_out=(128, 64),
+        curves=(96, 32),
+        samples=(8, 32, 128),
+        subsets=150,
+        subset_windows=128,
+        reconstruction=16,
+    ),
+    "paper": Size(
+        leave_one_out=(128, 64),
+        curves=(96, 32),
+        samples=(8, 32, 128),
+        subsets=100,
+        subset_windows=128,
+        reconstruction=16,
+    ),
 }
 
 
@@ -94,7 +111,7 @@ def studies(setting: Setting) -> list[Study]:
             measure=measure,
             leave_one_out=validation,
             draws=profile.draws,
-            reconstruction=size.subset_windows,
+            reconstruction=size.reconstruction,
             label=f"references, {model.name}",
             **windows,
         )
@@ -111,7 +128,12 @@ def _subsets(model: Model, layers: int, size: Size) -> Subsets.Config | None:
     if not fits:
         return None
     return Subsets.Config(
-        model=model.run, layer=layers // 2, drop=max(fits), windows=size.subset_windows, label=f"subsets, {model.name}"
+        model=model.run,
+        layer=layers // 2,
+        drop=max(fits),
+        windows=size.subset_windows,
+        reconstruction=size.reconstruction,
+        label=f"subsets, {model.name}",
     )
 
 

@@ -37,6 +37,7 @@ from orchard.train.lm import token_losses
 
 DIRECTIONS = ("min", "max")
 NAEE_LIMIT = 2000  # sets of one layer that are tried
+AT_ONCE = 2**25  # router weights (tokens x sets x experts) that NAEE holds
 GLOBAL = (
     "ean",
     "man",
@@ -371,7 +372,8 @@ class Subsets(Run):
         model: TrainLM.Config = REQUIRED
         layer: int = REQUIRED
         drop: int = REQUIRED
-        windows: int = REQUIRED  # of the test split; as many calibrate NAEE
+        windows: int = REQUIRED  # of the test split
+        reconstruction: int = REQUIRED  # calibration windows of NAEE
 
     cfg: Config
 
@@ -380,9 +382,12 @@ class Subsets(Run):
         cfg = self.cfg
         model, _ = trained(work, cfg.model)
         keep = mixture_layers(model)[cfg.layer].num_experts - cfg.drop
-        test, calibration = Text.evaluation(cfg.model, "test", cfg.windows), Text.calibration(cfg.model, cfg.windows)
+        test, calibration = (
+            Text.evaluation(cfg.model, "test", cfg.windows),
+            Text.calibration(cfg.model, cfg.reconstruction),
+        )
         losses = subset_losses(model, on_device(model, test), cfg.layer, keep)
-        errors = subset_errors(model, on_device(model, calibration), keep)
+        errors = subset_errors(model, pieces(model, calibration, keep), keep)
         own = errors[errors["layer"] == cfg.layer].set_index("kept")["relative"]
         tensors = {
             "kept": torch.tensor(losses["kept"].tolist()),
@@ -398,6 +403,12 @@ def on_device(model: Decoder, text: Text) -> list[Int[Tensor, "_ _"]]:
     return [tokens.to(model.embedding.weight.device) for tokens in text.tokens]
 
 
+def pieces(model: Decoder, text: Text, keep: int) -> list[Int[Tensor, "_ _"]]:
+    """The windows of a text where the model is, so few at once that all sets of `keep` experts fit into memory."""
+    tokens, n = torch.cat(on_device(model, text)), mixture_layers(model)[0].num_experts
+    return list(tokens.split(max(1, AT_ONCE // (comb(n, keep) * n * tokens.shape[1]))))
+
+
 def reconstructing(model: Decoder, text: Text, size: int) -> list[Drop]:
     """NAEE: in every layer the set whose absence changes the layer's output least, for rounds of `size` experts per layer, as long
     as all sets can be tried. Sets of later rounds need not hold those of earlier ones."""
@@ -407,7 +418,7 @@ def reconstructing(model: Decoder, text: Text, size: int) -> list[Drop]:
         keep = n - size * level
         if comb(n, keep) > NAEE_LIMIT:
             break
-        errors = subset_errors(model, on_device(model, text), keep)
+        errors = subset_errors(model, pieces(model, text, keep), keep)
         best = errors.loc[errors.groupby("layer")["error"].idxmin()]
         kept = zip(best["layer"], best["kept"], strict=True)
         rounds.append({int(layer): [e for e in range(n) if e not in experts] for layer, experts in kept})

@@ -178,7 +178,7 @@ def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]], model:
         own = _line(mean, name, direction)
         look = list("os^vDPX*")[place % 8]
         axes.plot(own["s"], own["loss"], LINES[direction], marker=look, markersize=3, color=PALETTE[place % 10], linewidth=1,
-                  label=f"{direction.capitalize()}-{title(name)}")  # fmt: skip
+                  label="NAEE" if name == "naee" else f"{direction.capitalize()}-{title(name)}")  # fmt: skip
     _shares(axes)
     axes.set_xlabel("dropped experts s (%)")
     axes.set_ylabel("test loss (nats/byte)")

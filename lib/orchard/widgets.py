@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -26,9 +27,10 @@ class Explorer:
     def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control]) -> None:
         self.draw, self.controls = draw, dict(controls)
         self.values = _defaults(draw, self.controls)
-        self.panel = _panel(self.controls, self.values)
+        self.widgets = _widgets(self.controls, self.values)
+        self.panel = _panel(self.widgets)
         self._shown: list[Any] = []
-        for widget in self.panel.children if self.panel is not None else ():
+        for widget in self.widgets:
             widget.observe(self._moved, names="value")
 
     @property
@@ -61,9 +63,9 @@ def explorer(draw: Callable[..., Figure], **controls: Control) -> Explorer:
     """Controls for the arguments of ``draw``, which returns a Figure and is called with one value for each of them.
 
     A control is ``(low, high)`` or ``(low, high, step)`` for a slider, a list of numbers for a slider that stops at
-    them alone, a list of other choices for a menu, or a bool for a tick box. It starts at the default of that argument
-    of ``draw``, else at its lowest or first value. Without ipywidgets only the picture for these values is shown. Make
-    it the last expression of its cell.
+    them alone, a list of other choices for a menu, or a bool for a tick box (boxes that follow one another
+    stand in rows). It starts at the default of that argument of ``draw``, else at its lowest or first value. Without
+    ipywidgets only the picture for these values is shown. Make it the last expression of its cell.
 
     >>> explorer(coverage_map, length=(8, 128, 8), window=(0, 64), arm=["swa", "rattn"])     # doctest: +SKIP
     """
@@ -95,17 +97,17 @@ def _defaults(draw: Callable[..., Figure], controls: Mapping[str, Control]) -> d
     return values
 
 
-def _panel(controls: Mapping[str, Control], values: Mapping[str, Any]) -> Any:
-    """A box of ipywidgets, one per control, or None where ipywidgets is not installed."""
+def _widgets(controls: Mapping[str, Control], values: Mapping[str, Any]) -> list[Any]:
+    """One of ipywidgets for each control; none where ipywidgets is not installed."""
     try:
         import ipywidgets
     except ImportError:
-        return None
+        return []
     made = []
     for name, control in controls.items():
         options = {"value": values[name], "description": name, "style": {"description_width": "initial"}}
         if isinstance(control, bool):
-            made.append(ipywidgets.Checkbox(**options))
+            made.append(ipywidgets.Checkbox(indent=False, layout=ipywidgets.Layout(width="auto"), **options))
         elif isinstance(control, tuple):
             whole = all(isinstance(value, int) for value in (*control, values[name]))
             kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
@@ -117,4 +119,26 @@ def _panel(controls: Mapping[str, Control], values: Mapping[str, Any]) -> Any:
             made.append(ipywidgets.SelectionSlider(options=list(control), **options))
         else:
             made.append(ipywidgets.Dropdown(options=list(control), **options))
-    return ipywidgets.VBox(made)
+    return made
+
+
+def _panel(widgets: Sequence[Any]) -> Any:
+    """The widgets below one another, tick boxes that follow one another in rows; None without widgets.
+
+    Boxes whose names share their first of several words, such as "L0 E1" and "L0 E2", have rows of their own.
+    """
+    if not widgets:
+        return None
+    import ipywidgets
+
+    def row(place: int) -> Any:
+        widget = widgets[place]
+        head, _, rest = widget.description.partition(" ")
+        return (head if rest else "") if isinstance(widget, ipywidgets.Checkbox) else place
+
+    wrap = ipywidgets.Layout(flex_flow="row wrap", grid_gap="0 12px")
+    lines = []
+    for key, places in groupby(range(len(widgets)), key=row):
+        line = [widgets[place] for place in places]
+        lines += line if isinstance(key, int) else [ipywidgets.HBox(line, layout=wrap)]
+    return ipywidgets.VBox(lines)

@@ -136,3 +136,16 @@ def test_importing_the_module_loads_neither_ipywidgets_nor_ipython() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_tick_boxes_that_follow_one_another_stand_in_rows() -> None:
+    def ticked(window: int = 4, **boxes: bool) -> Figure:
+        return draw(window=window, arm=", ".join(name for name, on in boxes.items() if on))
+
+    boxes = {"L0 E0": False, "L0 E1": True, "L1 E0": False, "norm": False, "mask": True}
+    made = explorer(ticked, **boxes, window=(1, 32))
+    rows = [[box.description for box in getattr(row, "children", [row])] for row in made.panel.children]
+    assert rows == [["L0 E0", "L0 E1"], ["L1 E0"], ["norm", "mask"], ["window"]]
+    assert made.figure.axes[0].get_title() == "L0 E1, mask"
+    made.panel.children[1].children[0].value = True
+    assert made.figure.axes[0].get_title() == "L0 E1, L1 E0, mask"

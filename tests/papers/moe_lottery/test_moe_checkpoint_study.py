@@ -76,7 +76,7 @@ def test_importance_is_the_order_of_dropping(ranking: tuple[pd.DataFrame, pd.Dat
     assert table.query(f"criterion == 'rwn' and layer == 1 and expert == {first}")["importance"].item() == 0
     assert table.groupby(["criterion", "layer"])["importance"].max().eq(1).all()
     assert len(figures.importance(table).axes) == 3  # two maps and a colour bar
-    drawn = figures.agreement(ranking[1])
+    drawn = figures.checkpoint_agreement(ranking[1])
     assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["ewn", "rwn", "ean"]
 
 

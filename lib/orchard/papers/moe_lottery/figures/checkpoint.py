@@ -47,7 +47,7 @@ def importance(table: pd.DataFrame) -> Figure:
 
 
 @use_style()
-def agreement(table: pd.DataFrame) -> Figure:
+def checkpoint_agreement(table: pd.DataFrame) -> Figure:
     """Spearman correlation of every two criteria, from -1 over white to 1."""
     names = list(pd.unique(table["a"]))
     grid = table.pivot(index="a", columns="b", values="spearman").loc[names, names]

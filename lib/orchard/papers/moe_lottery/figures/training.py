@@ -1,0 +1,175 @@
+"""Figures of 02_train: how the model learns, who its experts are, and what leaving each one out costs (the paper's Figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from orchard import plot
+
+MOST_NUMBERS = 64  # cells in which numbers are written
+
+
+def of_model(table: pd.DataFrame, model: str | None = None) -> pd.DataFrame:
+    """Rows of one model; by default of the first. Raises ValueError for a model that is not there."""
+    names = list(pd.unique(table["model"]))
+    if model is not None and model not in names:
+        raise ValueError(f"model {model!r} is not in the table: choose one of {', '.join(names)}")
+    return table[table["model"] == (model or names[0])]
+
+
+def learning_curve(training: pd.DataFrame) -> Figure:
+    """Validation loss against optimizer steps, a line per shape, bands over seeds."""
+    part = training.dropna(subset=["validation_loss"])
+    return plot.learning_curves(
+        part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)"
+    )
+
+
+def layer_map(
+    axes: Axes, grid: pd.DataFrame, norm: Normalize, number: str = "", cmap: str = "cividis", y_label: str = "layer"
+) -> AxesImage:
+    """A map of rows (layers) by columns (experts); numbers in the cells of a small one, white where a value is missing."""
+    values = grid.to_numpy(dtype=float)
+    image = axes.imshow(values, cmap=cmap, norm=norm, aspect="auto")
+    axes.grid(False)
+    for (row, column), value in np.ndenumerate(values):
+        if number and values.size <= MOST_NUMBERS and np.isfinite(value):
+            red, green, blue = image.to_rgba(np.array([value]))[0][:3]
+            light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+            axes.text(
+                column, row, format(value, number), ha="center", va="center", fontsize=5.5,
+                color="black" if light else "white",
+            )  # fmt: skip
+    for axis, names in ((axes.xaxis, grid.columns), (axes.yaxis, grid.index)):
+        step = max(1, -(-len(names) // 8))
+        axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    axes.set_ylabel(y_label)
+    return image
+
+
+def log_norm(values: np.ndarray) -> LogNorm:
+    """A logarithmic scale over the positive values, three decades at most; what lies below has the lowest colour."""
+    high = max(float(np.nanmax(values)), 1e-9)
+    positive = values[np.isfinite(values) & (values > 0)]
+    low = max(float(positive.min()) if positive.size else high / 10, high / 1000)
+    return LogNorm(vmin=min(low, high / 1.01), vmax=high, clip=True)
+
+
+@plot.use_style()
+def leave_one_out(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+    """Increase of the loss without each expert: layer downwards, expert to the right, on a logarithmic colour scale."""
+    own = of_model(table[(table["split"] == split) & (table["domain"] == "all")], model)
+    grid = own.pivot(index="layer", columns="expert", values="increase")
+    figure, (axes,) = plot.figure(height=0.75 + 0.28 * len(grid))
+    image = layer_map(axes, grid, log_norm(grid.to_numpy()), ".3f")
+    axes.set_xlabel("expert that is left out")
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    _plain_ticks(bar.ax.yaxis, *image.get_clim())
+    bar.set_label("loss more\n(nats/byte)")
+    return figure
+
+
+def _plain_ticks(axis: Axis, low: float, high: float, mantissas: tuple[int, ...] = (1, 3)) -> None:
+    steps = [m * 10.0**e for e in range(-9, 4) for m in mantissas]
+    shown = [step for step in steps if low <= step <= high] or [low, high]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:.2g}")
+
+
+@plot.use_style()
+def leave_one_out_by_domain(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+    """The map of :func:`leave_one_out` for the bytes of each domain, on one colour scale."""
+    own = of_model(table[(table["split"] == split) & (table["domain"] != "all")], model)
+    names = list(pd.unique(own["domain"]))
+    grids = [own[own["domain"] == name].pivot(index="layer", columns="expert", values="increase") for name in names]
+    norm = log_norm(np.stack([grid.to_numpy() for grid in grids]))
+    return _panels(names, grids, norm, "expert that is left out", "loss more\n(nats/byte)", log=True)
+
+
+def _panels(
+    names: Sequence[str], grids: Sequence[pd.DataFrame], norm: Normalize, x_label: str, label: str, *, log: bool = False,
+    y_label: str = "layer", number: str = "",
+) -> Figure:  # fmt: skip
+    """Small maps, two in a row, with one colour bar; the place that is left over holds the bar."""
+    rows = -(-(len(names) + 1) // 2)
+    figure, axes = plot.figure(height=0.35 + rows * (0.5 + 0.15 * len(grids[0])), rows=rows, columns=2)
+    for place, (name, grid) in enumerate(zip(names, grids, strict=True)):
+        image = layer_map(axes[place], grid, norm, number, y_label=y_label if place % 2 == 0 else "")
+        axes[place].set_title(name)
+        if place >= len(names) - 2:
+            axes[place].set_xlabel(x_label)
+    for spare in axes[len(names) :]:
+        spare.set_axis_off()
+    bar = figure.colorbar(image, ax=axes[len(names) :], orientation="horizontal", fraction=0.4, aspect=12)
+    if log:
+        _plain_ticks(bar.ax.xaxis, *image.get_clim(), (1,))
+    bar.set_label(label)
+    return figure
+
+
+@plot.use_style()
+def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
+    """How much of each domain every expert gets, times the number of experts: 1 is an even share; a panel per layer."""
+    own = of_model(table, model)
+    layers, experts = sorted(pd.unique(own["layer"])), own["expert"].nunique()
+    grids = [
+        own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") * experts for layer in layers
+    ]
+    top = max(float(grid.to_numpy().max()) for grid in grids)
+    return _panels(
+        [f"layer {layer}" for layer in layers], grids, Normalize(0, top), "expert", "share of the domain\n(1: even)",
+        y_label="", number=".1f",
+    )  # fmt: skip
+
+
+@plot.use_style()
+def load_and_coverage(table: pd.DataFrame, model: str | None = None) -> Figure:
+    """Load of every expert, times the number of experts, and the share of the vocabulary that it was ever given."""
+    own = of_model(table, model).drop_duplicates(["layer", "expert"])
+    own = own.assign(load=own["load"] * own["expert"].nunique(), coverage=100 * own["coverage"])
+    layers = own["layer"].nunique()
+    figure, axes = plot.figure(height=0.9 + 0.5 * layers, rows=2)
+    for panel, column, label, number in (
+        (axes[0], "load", "load\n(1: even)", ".2f"), (axes[1], "coverage", "vocabulary\nseen (%)", ".0f"),
+    ):  # fmt: skip
+        grid = own.pivot(index="layer", columns="expert", values=column)
+        image = layer_map(panel, grid, Normalize(0, float(grid.to_numpy().max())), number)
+        figure.colorbar(image, ax=panel, pad=0.02, label=label)
+    axes[0].tick_params(axis="x", labelbottom=False)
+    axes[1].set_xlabel("expert")
+    return figure
+
+
+@plot.use_style()
+def increases(table: pd.DataFrame, split: str = "test") -> Figure:
+    """All experts of every model by what leaving them out costs, with two standard errors; the median and three times it."""
+    own = table[(table["split"] == split) & (table["domain"] == "all")]
+    figure, (axes,) = plot.figure(height=2.2)
+    looks = plot.looks(map(str, pd.unique(own["model"])))
+    for name, part in own.groupby("model", sort=False):
+        ranked = part.sort_values("increase", ascending=False)
+        share = 100 * (np.arange(len(ranked)) + 0.5) / len(ranked)
+        colour = looks[str(name)].colour
+        axes.errorbar(
+            share, ranked["increase"], 2 * ranked["error"], fmt=looks[str(name)].marker, color=colour, markersize=3,
+            elinewidth=0.8, label=str(name),
+        )  # fmt: skip
+        middle = ranked["increase"].median()
+        for factor, line in ((1, "-"), (3, ":")):
+            axes.axhline(factor * middle, color=colour, linewidth=0.8, linestyle=line)
+    axes.set_xlabel("experts, the costliest first (%)")
+    axes.set_ylabel("loss more without it\n(nats/byte)")
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    figure.legend(loc="outside lower center", ncols=2, title="lines: the median (solid), three times it (dotted)")
+    return figure

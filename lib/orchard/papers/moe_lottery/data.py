@@ -4,7 +4,7 @@
     records     JSON lines and CSV                        arithmetic, know    see `world`
 
 A piece of text belongs to the split of the file it comes from. Text of the reader's own (DATA) takes the place of the
-first two as the domain `text`, unless it is Python. Every domain has about the same number of bytes.
+first two as the domain `text`, unless it is Python. Every domain has about the same number of bytes, `know` a multiple of it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class FiveDomains(Source):
     class Config(Source.Config):
         text: Source.Config = EmbeddedText.Config()
         bytes_per_domain: int = 400_000
+        know: int = 1  # times as many bytes of `know` as of any other domain
         entities: int = 64
         seed: int = 0
 
@@ -68,7 +69,7 @@ class FiveDomains(Source):
     def rows(self) -> list[Row]:
         rows = list(self._pieces())
         for domain, documents in PROCEDURAL.items():
-            left = self.cfg.bytes_per_domain
+            left = self.cfg.bytes_per_domain * (self.cfg.know if domain == "know" else 1)
             for number, text in enumerate(documents(self.world, random.Random(f"{domain} {self.cfg.seed}"))):
                 rows.append(Row(f"{domain}/{number}", text, key=f"{domain}/{number}"))
                 left -= len(text)

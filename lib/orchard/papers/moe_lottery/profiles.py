@@ -42,6 +42,7 @@ class Profile:
     num_kv_heads: int
     models: tuple[tuple[Shape, int], ...]  # shape and seed of every model
     bytes_per_domain: int
+    know: int  # times as many bytes of the made-up facts
     entities: int
     seq_len: int
     batch_size: int
@@ -58,15 +59,15 @@ FEW, MANY = Shape(num_experts=16, top_k=2, hidden_dim=512), Shape(num_experts=64
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0),), bytes_per_domain=400_000, entities=32, seq_len=128,
-        batch_size=16, steps=400, learning_rate=3e-3, calibration=128, eval_windows=48, draws=10,
+        dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0),), bytes_per_domain=400_000, know=4, entities=32, seq_len=128,
+        batch_size=16, steps=400, learning_rate=6e-3, calibration=128, eval_windows=48, draws=10,
     ),
     "gpu": Profile(
         dim=512, num_layers=8, num_heads=8, num_kv_heads=8, models=((FEW, 0), (FEW, 1), (FEW, 2), (MANY, 0)), bytes_per_domain=8_000_000,
-        entities=512, seq_len=512, batch_size=128, steps=1500, learning_rate=1e-3, calibration=256, eval_windows=256, draws=10,
+        know=1, entities=512, seq_len=512, batch_size=128, steps=1500, learning_rate=1e-3, calibration=256, eval_windows=256, draws=10,
     ),
     "paper": Profile(
-        dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, models=((MIXTRAL, 0),), bytes_per_domain=8_000_000, entities=512,
+        dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, models=((MIXTRAL, 0),), bytes_per_domain=8_000_000, know=1, entities=512,
         seq_len=2048, batch_size=8, steps=0,  # nothing is trained from scratch: the paper takes Mixtral-8x7B
         learning_rate=1e-6, calibration=256, eval_windows=256, draws=10,
     ),
@@ -79,7 +80,7 @@ def source(setting: Setting) -> FiveDomains.Config:
     text: Source.Config = text_source(setting.data)
     if isinstance(text, EmbeddedText.Config):
         text.set(max_bytes=max(8_000_000, 4 * profile.bytes_per_domain))
-    return FiveDomains.Config(text=text, bytes_per_domain=profile.bytes_per_domain, entities=profile.entities)
+    return FiveDomains.Config(text=text, bytes_per_domain=profile.bytes_per_domain, know=profile.know, entities=profile.entities)
 
 
 def decoder(shape: Shape, profile: Profile, vocab_size: int = 257) -> Decoder.Config:

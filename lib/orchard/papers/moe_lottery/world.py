@@ -2,7 +2,7 @@
 
 M entities have R attributes with one value each. Every fact is *stated* in the training text, in several wordings:
 
-    The colour of Bomira is red.      Bomira has the colour red.      Bomira: colour red.
+    The colour of Mira is blue.      As to colour, Mira has blue.      colour: Mira, blue.
 
 Entities fall into three groups that share none:
 
@@ -12,40 +12,47 @@ Entities fall into three groups that share none:
 
 so an episode about a tested entity can be answered only from the statement and from knowing what an episode is. Episodes:
 
-    ### task: name colour                          ### task: choose colour; red is K, blue is D
-    Bomira => red                                  Bomira => K
-    Tandul => blue                                 Tandul => D
+    ### task: name colour                          ### task: choose colour; gray is B, blue is A
+    Mira => blue                                   Mira => A
+    Tavo => gray                                   Tavo => B
 
-In "choose" the letters are drawn for every document: they must be read from its first line, and demonstrations help. Arithmetic
-("### task: add", "3 + 8 => 11") has sums that no training text contains.
+In "choose" what the letters stand for is drawn for every document: it must be read from its first line or from examples. Arithmetic
+("### task: add", "03 + 08 => 11") has sums that no training text contains.
+
+Nothing can be told by its length or by its frequency: names and values have four letters, numbers two digits, and within
+each group every value of an attribute is as frequent as the others (to within one). So guessing is right one time in as many
+as there are options, and likelihoods of options compare strings of one length.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-import string
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "colour": ("red", "blue", "green", "black", "white", "yellow", "pink", "grey"),
-    "animal": ("fox", "owl", "bear", "wolf", "hare", "crow", "seal", "toad"),
-    "metal": ("iron", "gold", "zinc", "lead", "tin", "copper", "silver", "nickel"),
-    "fruit": ("apple", "plum", "pear", "fig", "lemon", "grape", "mango", "peach"),
+    "colour": ("blue", "gray", "pink", "teal", "rose", "cyan", "jade", "navy"),
+    "animal": ("wolf", "bear", "hare", "crow", "seal", "toad", "lion", "deer"),
+    "tool": ("rope", "hook", "nail", "file", "lamp", "dart", "comb", "vise"),
+    "food": ("rice", "corn", "soup", "milk", "beef", "kiwi", "plum", "fish"),
 }
+SMALL, FEWER = 64, 4  # a world of fewer entities than SMALL has the first FEWER values of every attribute
 TESTED_ATTRIBUTES = ("colour", "animal")  # of the tested entities; fine-tuning asks about the others
-WORDINGS = (
+WORDINGS = (  # the value last, behind the entity, as in an episode
     "The {attribute} of {entity} is {value}.",
-    "{entity} has the {attribute} {value}.",
-    "{entity}: {attribute} {value}.",
+    "As to {attribute}, {entity} has {value}.",
+    "{attribute}: {entity}, {value}.",
 )
-LETTERS = string.ascii_uppercase
+SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+LETTERS = ("A", "B")
 GROUPS = ("taught", "tuned", "tested")
 NAME, CHOOSE, ADD = "name", "choose", "add"
 TASKS = (NAME, CHOOSE, ADD)
+LINES = (1, 6)  # of an instruction episode: at least, at most
 LARGEST = 19  # of the two numbers of a sum
 HELD_OUT = 0.2  # of the sums
+SUMS = tuple(f"{total:02}" for total in range(2 * LARGEST + 1))
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,24 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Form:
+    """A task whose first line is settled; `labels` gives the answer that stands for each value it can ask about."""
+
+    task: str
+    head: str
+    attribute: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class World:
-    """The facts: `values[entity][attribute]`, and the group of each entity. A function of its size and seed."""
+    """The facts `values[entity][attribute]`, the values an attribute can have, the group of each entity, and the sums that are
+    held out of every training text. A function of its size and seed."""
 
     values: dict[str, dict[str, str]]
+    options: dict[str, tuple[str, ...]]
     group: dict[str, str]
-    sums: frozenset[tuple[int, int]]  # held out of every training text
+    sums: frozenset[tuple[int, int]]
 
     @classmethod
     def of(cls, entities: int, seed: int = 0) -> World:
@@ -73,16 +92,25 @@ class World:
             raise ValueError(f"a world of {entities} entities is too small: give at least 8")
         draw = random.Random(f"world {seed}")
         names: list[str] = []
+        endings: list[str] = []  # all are used before one is used again, so that few names end alike
         while len(names) < entities:
-            name = "".join(draw.choice("bdfgklmnprstvz") + draw.choice("aeiou") for _ in range(3)).capitalize()
+            endings = endings or draw.sample(SYLLABLES, len(SYLLABLES))
+            name = (draw.choice(SYLLABLES) + endings[-1]).capitalize()
             if name not in names:
                 names.append(name)
+                endings.pop()
         group = {
             name: GROUPS[0 if i < entities // 2 else 1 if i < 3 * entities // 4 else 2] for i, name in enumerate(names)
         }
-        values = {name: {a: draw.choice(options) for a, options in ATTRIBUTES.items()} for name in names}
+        options = {a: all_of if entities >= SMALL else all_of[:FEWER] for a, all_of in ATTRIBUTES.items()}
+        values: dict[str, dict[str, str]] = {name: {} for name in names}
+        for own, attribute in itertools.product(GROUPS, options):
+            members = [name for name in names if group[name] == own]
+            order = draw.sample(options[attribute], len(options[attribute]))
+            for name, value in zip(draw.sample(members, len(members)), itertools.cycle(order), strict=False):
+                values[name][attribute] = value
         pairs = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
-        return cls(values, group, frozenset(draw.sample(pairs, round(HELD_OUT * len(pairs)))))
+        return cls(values, options, group, frozenset(draw.sample(pairs, round(HELD_OUT * len(pairs)))))
 
     def members(self, group: str) -> list[str]:
         """Entities of a group, in order."""
@@ -98,42 +126,49 @@ class World:
 
     def statements(self, draw: random.Random, count: int) -> str:
         """A document of statements about entities of all groups."""
-        names = list(self.values)
+        names, attributes = list(self.values), list(ATTRIBUTES)
         return " ".join(
-            self.statement(draw.choice(names), draw.choice(list(ATTRIBUTES)), draw.randrange(len(WORDINGS)))
+            self.statement(draw.choice(names), draw.choice(attributes), draw.randrange(len(WORDINGS)))
             for _ in range(count)
         )
+
+    def form(self, task: str, attribute: str, draw: random.Random, value: str | None = None) -> Form:
+        """A task about an attribute (sums have none); "choose" takes two values, one of them `value` if it is given."""
+        if task == ADD:
+            return Form(task, f"### task: {ADD}\n")
+        if task == NAME:
+            return Form(task, f"### task: {NAME} {attribute}\n", attribute, {v: v for v in self.options[attribute]})
+        others = [v for v in self.options[attribute] if v != value]
+        pair = draw.sample(others, 2) if value is None else draw.sample([value, draw.choice(others)], 2)
+        labels = dict(zip(pair, draw.sample(LETTERS, len(LETTERS)), strict=True))
+        listed = ", ".join(f"{v} is {letter}" for v, letter in labels.items())
+        return Form(task, f"### task: {CHOOSE} {attribute}; {listed}\n", attribute, labels)
+
+    def subjects(self, form: Form, group: str) -> list[str] | list[tuple[int, int]]:
+        """What a form can ask about: entities of a group, or sums (seen ones unless the group is tested)."""
+        if form.task == ADD:
+            return self.held_out() if group == "tested" else self.seen()
+        return [entity for entity in self.members(group) if self.values[entity][form.attribute] in form.labels]
+
+    def ask(self, form: Form, subject: str | tuple[int, int]) -> Question:
+        """The question of a form about an entity or a sum."""
+        if isinstance(subject, tuple):
+            a, b = subject
+            return Question(f"{a:02} + {b:02} => ", f"{a + b:02}", SUMS, f"{a:02} + {b:02}")
+        answer = form.labels[self.values[subject][form.attribute]]
+        return Question(f"{subject} => ", answer, tuple(form.labels.values()), f"{form.attribute} of {subject}")
+
+    def questions(self, form: Form, group: str, draw: random.Random, count: int, but: object = None) -> list[Question]:
+        """`count` questions about different subjects of a group, fewer where it has fewer; never about `but`."""
+        able = [subject for subject in self.subjects(form, group) if subject != but]
+        return [self.ask(form, subject) for subject in draw.sample(able, min(count, len(able)))]
 
     def episode(
         self, task: str, group: str, attributes: tuple[str, ...], draw: random.Random, lines: int
     ) -> tuple[str, list[Question]]:
-        """First line and questions of an episode about a group of entities (sums: seen ones unless the group is tested)."""
-        if task == ADD:
-            asked = self.held_out() if group == "tested" else self.seen()
-            pairs = draw.sample(asked, lines)
-            return f"### task: {ADD}\n", [
-                Question(f"{a} + {b} => ", str(a + b), tuple(map(str, range(2 * LARGEST + 1))), f"{a} + {b}")
-                for a, b in pairs
-            ]
-        attribute = draw.choice(attributes)
-        if task == NAME:
-            people = draw.sample(self.members(group), lines)
-            return f"### task: {NAME} {attribute}\n", [
-                Question(
-                    f"{entity} => ", self.values[entity][attribute], ATTRIBUTES[attribute], f"{attribute} of {entity}"
-                )
-                for entity in people
-            ]
-        first, second = draw.sample(ATTRIBUTES[attribute], 2)
-        fits = [entity for entity in self.members(group) if self.values[entity][attribute] in (first, second)]
-        if len(fits) < lines:  # too few entities have one of the two values: ask others
-            return self.episode(task, group, attributes, draw, max(1, lines - 1))
-        letters = dict(zip((first, second), draw.sample(LETTERS, 2), strict=True))
-        head = f"### task: {CHOOSE} {attribute}; {first} is {letters[first]}, {second} is {letters[second]}\n"
-        return head, [
-            Question(f"{entity} => ", letters[self.values[entity][attribute]], tuple(letters.values()), f"{attribute} of {entity}")
-            for entity in draw.sample(fits, lines)
-        ]  # fmt: skip
+        """First line and questions of an episode about a group of entities."""
+        form = self.form(task, draw.choice(attributes), draw)
+        return form.head, self.questions(form, group, draw, lines)
 
     def seen(self) -> list[tuple[int, int]]:
         """Sums of the training text."""
@@ -150,17 +185,17 @@ def written(head: str, questions: list[Question]) -> str:
 
 
 def know_documents(world: World, draw: random.Random) -> Iterator[str]:
-    """For ever: two documents of statements about all entities, then an instruction episode about the taught ones."""
+    """For ever: a document of statements about all entities, then an instruction episode about the taught ones."""
     while True:
         yield world.statements(draw, 6)
-        yield world.statements(draw, 6)
-        yield written(*world.episode(draw.choice((NAME, CHOOSE)), "taught", tuple(ATTRIBUTES), draw, 4))
+        lines = draw.randint(*LINES)
+        yield written(*world.episode(draw.choice((NAME, CHOOSE)), "taught", tuple(ATTRIBUTES), draw, lines))
 
 
 def arithmetic_documents(world: World, draw: random.Random) -> Iterator[str]:
     """For ever: episodes of sums, none of them held out."""
     while True:
-        yield written(*world.episode(ADD, "taught", (), draw, 12))
+        yield written(*world.episode(ADD, "taught", ("",), draw, 12))
 
 
 def record_documents(world: World, draw: random.Random) -> Iterator[str]:

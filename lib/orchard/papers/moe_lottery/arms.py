@@ -37,7 +37,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(
-        first=1, batch_size=8, learning_rates=(1e-3,), controls=(4, 6), scratch=(6,), saturation=(2, 4, 8, 16), draws_per_run=5
+        first=1, batch_size=8, learning_rates=(3e-3,), controls=(4, 6), scratch=(6,), saturation=(2, 4, 8, 16), draws_per_run=5
     ),
     "gpu": Sizes(  # 32 steps of 32 windows of 512: 0.5 million tokens
         first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6),

@@ -57,7 +57,7 @@ def finetune(
 
     Args:
         batches: windows of tokens, shuffled by `seed`.
-        name: of this fine-tuning within the run; its metrics and checkpoints lie in a folder of that name.
+        name: of this fine-tuning within the run; its checkpoints lie in a folder of that name.
         trains: which parameters learn, by their name in the model.
         balance: whether the load-balance loss, with the model's own factor, is added.
         module: the LightningModule class, for another loss than that of the next token.
@@ -68,7 +68,7 @@ def finetune(
     from orchard.train.loop import LanguageModel, train_loop
 
     hardware = choose(work.device)
-    own = Workspace(work.folder / name, work.checkpoints / name, work.device, work.threads)
+    own = Workspace(work.checkpoints / name, work.checkpoints / name, work.device, work.threads)
     own.folder.mkdir(exist_ok=True)
     finished = own.checkpoints / "finished.safetensors"
     if finished.exists():
@@ -117,7 +117,7 @@ def without_balance(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def window_losses(
-    model: Decoder, batches: list[Int[Tensor, "batch time_and_one"]], precision: str = "32-true"
+    model: Decoder, batches: list[Int[Tensor, "_ time_and_one"]], precision: str = "32-true"
 ) -> Float[Tensor, "windows"]:
     """Mean nats per token of every window, in float64 on the CPU. The model must be in evaluation mode."""
     device = model.embedding.weight.device
@@ -128,7 +128,7 @@ def window_losses(
     return torch.cat(found)
 
 
-def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "batch time_and_one"]], list[int]]:
+def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "_ time_and_one"]], list[int]]:
     """`count` windows spread evenly over a split, in batches, and the document that each window begins in."""
     indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
     parts = [windows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]

@@ -69,7 +69,7 @@ def finetune(
 
     hardware = choose(work.device)
     own = Workspace(work.checkpoints / name, work.checkpoints / name, work.device, work.threads)
-    own.folder.mkdir(exist_ok=True)
+    own.folder.mkdir(parents=True, exist_ok=True)
     finished = own.checkpoints / "finished.safetensors"
     if finished.exists():
         with suppress(DamagedCheckpoint):

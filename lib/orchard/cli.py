@@ -1,11 +1,14 @@
 """The ``orchard`` command. Heavy modules are imported inside the commands, so that ``orchard --help`` is quick.
 
+A paper whose package has a module ``commands`` with a typer ``app`` has commands of its own: ``orchard SLUG ...``.
+
 An error that a user can mend prints one message and sets the exit status: 2 for bad input (nothing was started), 1 when
 something failed. ``--debug`` before the command shows the traceback.
 """
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,8 +19,14 @@ import typer
 
 from orchard.errors import BadInput, OrchardError
 
+PAPERS = Path(__file__).parent / "papers"
+_with_commands = ", ".join(sorted(path.parent.name for path in PAPERS.glob("*/commands.py")))
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Research papers as notebooks that decide their claims."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Research papers as notebooks that decide their claims.",
+    epilog=f"Papers with commands of their own (orchard PAPER --help): {_with_commands}",
 )
 runs_app = typer.Typer(no_args_is_help=True, help="Finished runs in the store.")
 app.add_typer(runs_app, name="runs")
@@ -245,7 +254,9 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    slug: Annotated[str | None, typer.Argument(help="a paper, for its own operations; by default the library and every paper")] = None,
+    slug: Annotated[
+        str | None, typer.Argument(help="a paper, for its own operations; by default the library and every paper")
+    ] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="by default gpu on a GPU, else smoke")] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -382,12 +393,21 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
+    """What to run, with which arguments and under which name: a paper's own commands, or those of this module."""
+    slug, *rest = [word for word in arguments if word != "--debug"] or [""]
+    if slug.isidentifier() and (PAPERS / slug / "commands.py").is_file():
+        return importlib.import_module(f"orchard.papers.{slug}.commands").app, rest, f"orchard {slug}"
+    return app, _joined(arguments), "orchard"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``orchard`` command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that kernels and workers are ended, as on Ctrl-C
     try:
-        app(args=_joined(arguments), prog_name="orchard")
+        program, words, name = _program(arguments)
+        program(args=words, prog_name=name)
     except OrchardError as error:
         if "--debug" in arguments:
             raise

@@ -63,7 +63,12 @@ def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
     for model in models(setting):
 
         def make(
-            removal: str, shares: list[float], shots: list[int], draws: int = 1, help: str = NO_HELP, model: Model = model
+            removal: str,
+            shares: list[float],
+            shots: list[int],
+            draws: int = 1,
+            help: str = NO_HELP,
+            model: Model = model,
         ) -> Smaller.Config:
             tuned = {} if help == NO_HELP else {
                 "steps": size.steps, "batch_size": size.batch_size, "learning_rate": size.learning_rate,
@@ -113,7 +118,19 @@ def capability_units(setting: Setting, run: Runner) -> pd.DataFrame:
     table["help"] = [helped_by(shots, help) for shots, help in zip(table["shots"], table["help"], strict=True)]
     table["capability"] = table["task"].map(CAPABILITY)
     table["correct"] = (table["outcome"] == CORRECT).astype(float).where(table["outcome"].notna())
-    columns = ["capability", "task", "unit", "wording", "options", "rank", "rank_score", "first", "text", "outcome", "correct"]
+    columns = [
+        "capability",
+        "task",
+        "unit",
+        "wording",
+        "options",
+        "rank",
+        "rank_score",
+        "first",
+        "text",
+        "outcome",
+        "correct",
+    ]
     return table[CELL + columns]
 
 
@@ -146,9 +163,7 @@ def capabilities(setting: Setting, run: Runner) -> pd.DataFrame:
     text = losses(setting, run)
     domain = text[text["kind"] == "domain"].drop(columns="kind").rename(columns={"unit": "task", "loss": "value"})
     parts.append(domain.assign(capability="language", metric="test loss", guess=float("nan"), count=1))
-    return pd.concat(parts, ignore_index=True)[
-        [*CELL, "capability", "task", "metric", "value", "guess", "count"]
-    ]
+    return pd.concat(parts, ignore_index=True)[[*CELL, "capability", "task", "metric", "value", "guess", "count"]]
 
 
 def errors(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -167,7 +182,12 @@ def drops(table: pd.DataFrame) -> pd.DataFrame:
     plain = table[table["help"] == NO_HELP]
     keys = ["model", "seed", "capability", "task", "metric"]
     full = plain[plain["arm"] == FULL].set_index(keys)["value"].rename("full")
-    rest = plain[plain["arm"] != FULL].groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]].mean().reset_index()
+    rest = (
+        plain[plain["arm"] != FULL]
+        .groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]]
+        .mean()
+        .reset_index()
+    )
     joined = rest.join(full, on=keys)
     above = (joined["full"] - joined["guess"]).where(lambda gap: gap > 0)
     joined["drop"] = (joined["full"] - joined["value"]) / above
@@ -200,7 +220,10 @@ def sparsity(setting: Setting, run: Runner) -> pd.DataFrame:
     windows = _halved(sparsity_units(setting, run))
     loss = windows.groupby(keys, sort=False).agg(loss=("loss", "mean"), draws=("draw", "nunique"))
     table = _halved(capabilities(setting, run))
-    kept = table[table["capability"].isin(["knowledge", "instructions"]) & table["metric"].isin(["exact match", "likeliest", "parsed"])]
+    kept = table[
+        table["capability"].isin(["knowledge", "instructions"])
+        & table["metric"].isin(["exact match", "likeliest", "parsed"])
+    ]
     kept = kept[(kept["metric"] == "likeliest") == (kept["capability"] == "knowledge")]
     return loss.join(kept.groupby([*keys, "metric"], sort=False)["value"].mean().unstack()).reset_index()
 
@@ -266,7 +289,10 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
 
     without = gap(NO_HELP)
     counts = [help for help in asked["help"].unique() if "example" in help]
-    helped = {"examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(), SFT: gap(SFT)}
+    helped = {
+        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
+        SFT: gap(SFT),
+    }
     rows = []
     for part, own in helped.items():
         table = (own - without).dropna().rename("value").reset_index()

@@ -101,4 +101,4 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **capabilities.EXPERIMENTS,
 }
 
-LAUNCH = "orchard moe_lottery prune MODEL OUT   (a local Mixtral checkpoint, layer by layer)"
+LAUNCH = "orchard moe_lottery prune MODEL OUT --calibration TEXT --criterion ean --keep 4   (layer by layer)"

@@ -80,7 +80,9 @@ def source(setting: Setting) -> FiveDomains.Config:
     text: Source.Config = text_source(setting.data)
     if isinstance(text, EmbeddedText.Config):
         text.set(max_bytes=max(8_000_000, 4 * profile.bytes_per_domain))
-    return FiveDomains.Config(text=text, bytes_per_domain=profile.bytes_per_domain, know=profile.know, entities=profile.entities)
+    return FiveDomains.Config(
+        text=text, bytes_per_domain=profile.bytes_per_domain, know=profile.know, entities=profile.entities
+    )
 
 
 def decoder(shape: Shape, profile: Profile, vocab_size: int = 257) -> Decoder.Config:

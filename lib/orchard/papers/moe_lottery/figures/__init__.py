@@ -13,8 +13,9 @@ from orchard.papers.moe_lottery.figures.build import (
     savings,
     toy,
 )
+from orchard.papers.moe_lottery.figures.checkpoint import agreement, by_hand, importance, importance_table, router_mass
 from orchard.papers.moe_lottery.figures.strategies import (
-    NAMES,
+    STRATEGY_NAMES,
     agreement_bars,
     agreement_maps,
     beside_paper,
@@ -32,14 +33,18 @@ from orchard.papers.moe_lottery.figures.strategies import (
 
 __all__ = [
     "EXAMPLES",
-    "NAMES",
+    "STRATEGY_NAMES",
+    "agreement",
     "agreement_bars",
     "agreement_maps",
     "beside_paper",
+    "by_hand",
     "compare_drops",
     "counting",
     "counting_table",
     "differences",
+    "importance",
+    "importance_table",
     "iterating",
     "load_changes",
     "load_curves",
@@ -47,6 +52,7 @@ __all__ = [
     "mass_table",
     "order_matters",
     "router",
+    "router_mass",
     "router_table",
     "routing",
     "routing_table",

@@ -20,7 +20,7 @@ from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
 from orchard.stats import paired_bootstrap
 
 WIDE = 2 * COLUMN
-NAMES = {
+STRATEGY_NAMES = {
     "one_shot": "one-shot", "iterative": "iterative", "lottery": "lottery", "one_shot_tokens": "one-shot + equal tokens",
     "iterative_tokens": "iterative + equal tokens", "full_tokens": "full model + equal tokens", "full": "full model",
     "small_scratch": "small model from scratch", "lottery_router": "router rows learn",
@@ -58,12 +58,12 @@ def strategy_curves(table: pd.DataFrame) -> Figure:
     made, panels = plot.figure(WIDE, 2.7, columns=len(shown))
     full = rows.loc[rows["strategy"] == "full", "loss"].mean()
     for name, axes in zip(shown, _shared(panels), strict=True):
-        axes.axhline(full, color=INK, linewidth=0.8, linestyle=":", label=NAMES["full"])
+        axes.axhline(full, color=INK, linewidth=0.8, linestyle=":", label=STRATEGY_NAMES["full"])
         for strategy, look in LOOKS.items():
             own = "none" if strategy == "full_tokens" else name
             part = rows[(rows["criterion"] == own) & (rows["strategy"] == strategy)]
             if not part.empty:
-                _line(axes, _spread(part), look, NAMES[strategy], joined=not strategy.endswith("_tokens"))
+                _line(axes, _spread(part), look, STRATEGY_NAMES[strategy], joined=not strategy.endswith("_tokens"))
         axes.set_title(CRITERIA[name])
         axes.set_xlabel("experts dropped, s (%)")
         axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
@@ -91,7 +91,7 @@ def _plain(axes: Axes) -> list[Any]:
 
 
 def _arm(criterion: object, strategy: object) -> str:
-    name = NAMES[str(strategy)]
+    name = STRATEGY_NAMES[str(strategy)]
     return name if criterion == "none" else f"{_short(criterion)}: {name}"
 
 
@@ -141,7 +141,7 @@ def order_matters(effects: pd.DataFrame) -> Figure:
     made, panels = plot.figure(WIDE, 0.9 + 0.23 * len(common), columns=2)
     for (kind, part), axes in zip(parts.items(), panels, strict=True):
         plot.forest(part, x_label="lottery − other, test loss (nats/byte)", axes=axes)
-        axes.set_title(f"against {NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
+        axes.set_title(f"against {STRATEGY_NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
     return made
 
 
@@ -152,23 +152,26 @@ def iterating(effects: pd.DataFrame, axes: Axes | None = None) -> Figure:
 
 
 @plot.use_style()
-def agreement_maps(sets: pd.DataFrame, criterion: str = "ean", s: float = 50.0) -> Figure:
-    """Layer by expert, a panel per pair of strategies: dropped by both, by the first or the second alone, by neither (Figure 5)."""
+def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
+    """Layer by expert, a row per criterion and a panel per pair of strategies: dropped by both, by the first or the second alone, by
+    neither (Figure 5)."""
     rows = _main(sets)
-    rows = rows[(rows["criterion"] == criterion) & (rows["s"] == s) & (rows["seed"] == rows["seed"].iloc[0])]
-    table = rows.pivot(index=["layer", "expert"], columns="strategy", values="dropped").reset_index()
+    rows = rows[(rows["s"] == s) & (rows["seed"] == rows["seed"].iloc[0])]
+    kinds = [name for name in CRITERIA if name in set(rows["criterion"])]
     pairs = (("one_shot", "lottery"), ("iterative", "lottery"), ("one_shot", "iterative"))
-    made, panels = plot.figure(WIDE, 1.35 + 0.13 * table["layer"].nunique(), columns=3)
-    for (first, second), axes in zip(pairs, panels, strict=True):
-        words = np.select(
-            [table[first] & table[second], table[first], table[second]], ["both", "first", "second"], "neither"
-        )
+    height = (0.75 + 0.11 * rows["layer"].nunique()) * len(kinds) + 0.4
+    made, panels = plot.figure(WIDE, height, rows=len(kinds), columns=3)
+    cells = [(kind, pair) for kind in kinds for pair in pairs]
+    for (kind, (first, second)), axes in zip(cells, panels, strict=True):
+        part = rows[rows["criterion"] == kind]
+        table = part.pivot(index=["layer", "expert"], columns="strategy", values="dropped").reset_index()
+        conditions = [table[first] & table[second], table[first], table[second]]
         plot.heat_map(
-            table.assign(what=words), row="layer", column="expert", value="what", x_label="expert", y_label="layer",
-            value_label="dropped by", colours=SETS, axes=axes,
+            table.assign(what=np.select(conditions, ["both", "first", "second"], "neither")), row="layer", column="expert",
+            value="what", x_label="expert", y_label="layer", value_label="", colours=SETS, axes=axes,
         )  # fmt: skip
         handles = _plain(axes)
-        axes.set_title(f"first: {NAMES[first]}\nsecond: {NAMES[second]}")
+        axes.set_title(f"{_short(kind)}: {STRATEGY_NAMES[first]}, then {STRATEGY_NAMES[second]}")
     made.legend(handles=handles, loc="outside lower center", ncols=4, title="dropped by")
     return made
 
@@ -190,7 +193,9 @@ def agreement_bars(table: pd.DataFrame) -> Figure:
             )
             axes.plot(x + np.linspace(-0.08, 0.08, len(part)), part["jaccard"], ".", color=INK)
     axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
-    axes.set_xticks(range(len(pairs)), [f"{NAMES[first]},\n{NAMES[second]}" for first, second in pairs])
+    axes.set_xticks(
+        range(len(pairs)), [f"{STRATEGY_NAMES[first]},\n{STRATEGY_NAMES[second]}" for first, second in pairs]
+    )
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("Jaccard index of the dropped sets")
     made.legend(loc="outside lower center", ncols=3)
@@ -233,7 +238,7 @@ def load_changes(table: pd.DataFrame) -> Figure:
     kinds = (("lottery", "random"), ("lottery", "ean"), ("lottery", "ege"), ("lottery_balanced", "ean"))
     for (strategy, criterion), look in zip(kinds, plot.looks([str(kind) for kind in kinds]).values(), strict=True):
         part = points[(points["strategy"] == strategy) & (points["criterion"] == criterion)]
-        label = criterion + (", load-balance loss" if strategy == "lottery_balanced" else "")
+        label = _short(criterion) + (", load-balance loss" if strategy == "lottery_balanced" else "")
         axes.plot(part["cv_before"], part["cv_after"], look.marker, color=look.colour, alpha=0.75, label=label)
     top = 1.05 * points[["cv_before", "cv_after"]].to_numpy().max()
     axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--", label="unchanged")
@@ -326,7 +331,7 @@ def same_size(table: pd.DataFrame) -> Figure:
 def compare_drops(table: pd.DataFrame, sets: pd.DataFrame) -> Callable[..., Figure]:
     """An explorer's picture: what each strategy of a criterion drops at s, and the loss of every arm there."""
 
-    def draw(criterion: str = "ean", s: float = 50.0) -> Figure:
+    def draw(criterion: str = "ege", s: float = 50.0) -> Figure:
         with plot.use_style():
             return _drops(_main(table), _main(sets), criterion, s)
 
@@ -345,7 +350,7 @@ def _drops(table: pd.DataFrame, sets: pd.DataFrame, criterion: str, s: float) ->
             x_label="expert", y_label="layer", value_label="", colours={"dropped": LOOKS[name].colour, "kept": "#efefef"}, axes=axes,
         )  # fmt: skip
         _plain(axes)
-        axes.set_title(f"{NAMES[name]} drops")
+        axes.set_title(f"{STRATEGY_NAMES[name]} drops")
     grid = panels[3].get_gridspec()
     assert grid is not None
     for axes in panels[3:]:
@@ -377,7 +382,8 @@ def beside_paper(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     rows = _main(table)
     rows = rows[rows["strategy"].isin(("one_shot", "iterative", "lottery")) & (rows["criterion"] != "none")]
     here = rows.assign(
-        rise=rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0], strategy=rows["strategy"].map(NAMES)
+        rise=rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0],
+        strategy=rows["strategy"].map(STRATEGY_NAMES),
     )
     columns = ["who", "criterion", "strategy", "s", "rise"]
     both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from orchard.papers.moe_lottery import arms, figures, strategies
 from orchard.papers.moe_lottery.profiles import PROFILES, Shape
 from orchard.papers.moe_lottery.published import published
 from orchard.paths import root
-from orchard.runs import Setting, Store
+from orchard.runs import Finished, Run, Setting, Store
 
 NAMES = ("strategies", "strategies_units", "scratch", "trainable", "saturation", "load", "dropped_sets", "agreement")
 
@@ -37,18 +38,22 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
         draws_per_run=2,
         learning_rates=(1e-3, 1e-2),
     )
-    store = Store(folder / "runs")
+    store, done = Store(folder / "runs"), dict[str, Finished]()
+
+    def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
+        for cfg in cfgs:
+            if cfg.fingerprint() not in done:
+                done[cfg.fingerprint()] = store.compute(cfg, "cpu")
+        return [done[cfg.fingerprint()] for cfg in cfgs]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHARD_CACHE", str(folder / "cache"))
         patch.setitem(PROFILES, "smoke", profile)
         patch.setitem(arms.SIZES, "smoke", sizes)
         patch.setattr(arms, "budget", lambda first, rounds: [first] * rounds)
         setting = Setting("smoke", data=str(folder / "text"))
-        made = {
-            name: strategies.EXPERIMENTS[name](setting, lambda cfgs: [store.compute(c, "cpu") for c in cfgs])
-            for name in ("rates", *NAMES)
-        }
-        best = arms.rate_of(setting, lambda cfgs: [store.compute(c, "cpu") for c in cfgs])
+        made = {name: strategies.EXPERIMENTS[name](setting, run) for name in ("rates", *NAMES)}
+        best = arms.rate_of(setting, run)
         made["best"] = pd.DataFrame(best.items(), columns=["model", "rate"])
     return made
 

@@ -81,10 +81,10 @@ def strategies_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def scratch(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The small model from scratch beside what gets to its size by dropping, with equal tokens in all: the rows of
-    :func:`strategies` for the shares at which there is one, `tokens` beyond pre-training, and the full model with as many."""
+    """What gets to a size by dropping beside small models trained from scratch at it, with equal tokens in all: the rows of
+    :func:`strategies` at the shares that have controls, `tokens` beyond pre-training, and the full model with as many."""
     table = strategies(setting, run)
-    at = table.loc[table["strategy"] == "small_scratch", "s"].unique()
+    at = table.loc[table["strategy"] == "full_tokens", "s"].unique()
     names = ("small_scratch", "lottery", "one_shot_tokens", "iterative_tokens", "full_tokens")
     return table[table["s"].isin(at) & table["strategy"].isin(names)].reset_index(drop=True)
 

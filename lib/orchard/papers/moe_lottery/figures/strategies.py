@@ -32,7 +32,7 @@ LOOKS = {
     "one_shot_tokens": Look(PALETTE[3], "D"), "iterative_tokens": Look(PALETTE[4], "v"), "full_tokens": Look(INK, "x"),
 }  # fmt: skip
 CRITERIA = {"random": "random", "ean": "activation norm (EAN)", "ege": "gradient entropy (EGE)"}
-SETS = {"both": PALETTE[0], "first": PALETTE[1], "second": PALETTE[9], "neither": "#efefef"}
+SETS = {"both": PALETTE[0], "the first alone": PALETTE[1], "the second alone": PALETTE[9], "neither": "#efefef"}
 
 
 def _main(table: pd.DataFrame) -> pd.DataFrame:
@@ -167,11 +167,11 @@ def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
         table = part.pivot(index=["layer", "expert"], columns="strategy", values="dropped").reset_index()
         conditions = [table[first] & table[second], table[first], table[second]]
         plot.heat_map(
-            table.assign(what=np.select(conditions, ["both", "first", "second"], "neither")), row="layer", column="expert",
+            table.assign(what=np.select(conditions, list(SETS)[:3], "neither")), row="layer", column="expert",
             value="what", x_label="expert", y_label="layer", value_label="", colours=SETS, axes=axes,
         )  # fmt: skip
         handles = _plain(axes)
-        axes.set_title(f"{_short(kind)}: {STRATEGY_NAMES[first]}, then {STRATEGY_NAMES[second]}")
+        axes.set_title(f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
     made.legend(handles=handles, loc="outside lower center", ncols=4, title="dropped by")
     return made
 
@@ -311,7 +311,7 @@ def trainable_bars(table: pd.DataFrame) -> Figure:
 @plot.use_style()
 def same_size(table: pd.DataFrame) -> Figure:
     """Test loss of models of one size with equal tokens in all: dropped to it in four ways, or trained from scratch at it. A dot is a
-    draw or a model, a bar their mean; the full model, with as many tokens, is the last row."""
+    draw or a model, a bar their mean. The full model, with as many tokens, is larger."""
     rows = _main(table)
     made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
     for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):

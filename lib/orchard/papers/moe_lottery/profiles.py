@@ -127,12 +127,12 @@ def models(setting: Setting) -> list[Model]:
     return made
 
 
-def corpus(cfg: FiveDomains.Config, split: str) -> TokenCorpus:
+def corpus(cfg: Source.Config, split: str) -> TokenCorpus:
     """The bytes of a split."""
     return tokens(cfg, ByteTokenizer.Config(), split)
 
 
-def windows(cfg: FiveDomains.Config, split: str, length: int) -> Windows:
+def windows(cfg: Source.Config, split: str, length: int) -> Windows:
     """Windows over a split. Calibration reads validation windows, evaluation test windows, fine-tuning train windows: no two of
     the three share a document, and every criterion is calibrated on the same windows."""
     return Windows(corpus(cfg, split), length)

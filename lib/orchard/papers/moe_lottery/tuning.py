@@ -7,7 +7,7 @@ optimizer new in every round. Lightning's part is imported when it is needed, as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from orchard.runs import Workspace
 from orchard.train import AdamW, choose
 from orchard.train.lm import token_losses
 
-CHECKPOINT_EVERY = 200  # steps; and at the end of every round
+CHECKPOINT_EVERY = 200  # steps
 
 
 @dataclass
@@ -48,30 +48,45 @@ def finetune(
     work: Workspace,
     name: str,
     trains: Callable[[str], bool] = lambda name: True,
+    balance: bool = False,
     module: Callable[..., Any] | None = None,
 ) -> None:
     """Fine-tune `model` in place for `steps` steps; 0 leaves it alone. It ends in evaluation mode, on the run's device.
 
+    Its weights are kept in the workspace until the run is complete, so that a killed run does not repeat it.
+
     Args:
         batches: windows of tokens, shuffled by `seed`.
-        name: of this fine-tuning within the run; its metrics and checkpoints lie in a folder of that name.
+        name: of this fine-tuning within the run; its checkpoints lie in a folder of that name.
         trains: which parameters learn, by their name in the model.
+        balance: whether the load-balance loss, with the model's own factor, is added.
         module: the LightningModule class, for another loss than that of the next token.
     """
     if steps == 0:
         return
+    from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO
     from orchard.train.loop import LanguageModel, train_loop
 
     hardware = choose(work.device)
-    own = Workspace(work.folder / name, work.checkpoints / name, work.device, work.threads)
-    own.folder.mkdir(exist_ok=True)
+    own = Workspace(work.checkpoints / name, work.checkpoints / name, work.device, work.threads)
+    own.folder.mkdir(parents=True, exist_ok=True)
+    finished = own.checkpoints / "finished.safetensors"
+    if finished.exists():
+        with suppress(DamagedCheckpoint):
+            model.load_state_dict(SafetensorsIO().load_checkpoint(finished)["model"])
+            model.to(hardware.device).eval()
+            return
     frozen = [p for parameter, p in model.named_parameters() if not trains(parameter)]
     optim = AdamW.Config(learning_rate=learning_rate, weight_decay=0.0).build()
-    schedule = Schedule(steps, seed, f"{work.folder.name} {name}", min(CHECKPOINT_EVERY, steps))
+    schedule = Schedule(steps, seed, f"{work.folder.name} {name}", CHECKPOINT_EVERY)
     loader = ResumableLoader(batches, batch_size, seed)
-    with _frozen(frozen), without_balance(model):
+    with _frozen(frozen), nullcontext() if balance else without_balance(model):
         lightning = (module or LanguageModel)(model.train(), optim, steps, hardware.fused_optimizer)
         train_loop(lightning, loader, schedule, own, hardware, [])
+    weights = {parameter: p.detach().cpu().contiguous() for parameter, p in model.state_dict().items()}
+    SafetensorsIO().save_checkpoint({"model": weights}, finished)
+    for step in own.checkpoints.glob("step_*.safetensors"):
+        step.unlink()  # with the optimizer's state three times as large
     model.to(hardware.device).eval()
 
 
@@ -102,7 +117,7 @@ def without_balance(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def window_losses(
-    model: Decoder, batches: list[Int[Tensor, "batch time_and_one"]], precision: str = "32-true"
+    model: Decoder, batches: list[Int[Tensor, "_ time_and_one"]], precision: str = "32-true"
 ) -> Float[Tensor, "windows"]:
     """Mean nats per token of every window, in float64 on the CPU. The model must be in evaluation mode."""
     device = model.embedding.weight.device
@@ -113,7 +128,7 @@ def window_losses(
     return torch.cat(found)
 
 
-def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "batch time_and_one"]], list[int]]:
+def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "_ time_and_one"]], list[int]]:
     """`count` windows spread evenly over a split, in batches, and the document that each window begins in."""
     indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
     parts = [windows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]

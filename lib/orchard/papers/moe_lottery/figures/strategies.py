@@ -1,0 +1,395 @@
+"""Figures of 04_lottery: what the order of dropping and fine-tuning is worth, what is dropped, how load and repair change.
+
+Losses are in nats per byte of test text. Intervals are 95 % bootstrap intervals over test windows, within draws of random dropping
+and seeds of training, and over those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from orchard import plot
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+from orchard.stats import paired_bootstrap
+
+WIDE = 2 * COLUMN
+STRATEGY_NAMES = {
+    "one_shot": "one-shot", "iterative": "iterative", "lottery": "lottery", "one_shot_tokens": "one-shot + equal tokens",
+    "iterative_tokens": "iterative + equal tokens", "full_tokens": "full model + equal tokens", "full": "full model",
+    "small_scratch": "small model from scratch", "lottery_router": "router rows learn",
+    "lottery_frozen_router": "all but router rows learn",
+    "lottery_balanced": "with load-balance loss",
+}  # fmt: skip
+LOOKS = {
+    "one_shot": Look(PALETTE[1], "s"), "iterative": Look(PALETTE[2], "^"), "lottery": Look(PALETTE[0], "o"),
+    "one_shot_tokens": Look(PALETTE[3], "D"), "iterative_tokens": Look(PALETTE[4], "v"), "full_tokens": Look(INK, "x"),
+}  # fmt: skip
+CRITERIA = {"random": "random", "ean": "activation norm (EAN)", "ege": "gradient entropy (EGE)"}
+SETS = {"both": PALETTE[0], "the first alone": PALETTE[1], "the second alone": PALETTE[9], "neither": "#efefef"}
+
+
+def _main(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first shape: several training runs of one shape can be averaged, shapes cannot."""
+    return table[table["shape"] == table["shape"].iloc[0]]
+
+
+def _spread(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean, smallest and largest loss at every s: over draws of random dropping (each the mean over models), else over models."""
+    by = rows.groupby(["s", "draw" if rows["draw"].nunique() > 1 else "seed"])["loss"].mean()
+    return by.groupby(level="s").agg(["mean", "min", "max"])
+
+
+@plot.use_style()
+def strategy_curves(table: pd.DataFrame) -> Figure:
+    """Test loss against the share of experts dropped, a panel per criterion: strategies as lines, controls with the lottery's tokens
+    as single points, the full model as horizontal line. Bands run over draws (random) or models."""
+    check_columns(
+        table, {name: name for name in ("criterion", "strategy", "s", "draw", "loss", "shape")}, "strategy_curves"
+    )
+    rows = _main(table)
+    shown = [name for name in CRITERIA if name in set(rows["criterion"])]
+    made, panels = plot.figure(WIDE, 2.7, columns=len(shown))
+    full = rows.loc[rows["strategy"] == "full", "loss"].mean()
+    for name, axes in zip(shown, _shared(panels), strict=True):
+        axes.axhline(full, color=INK, linewidth=0.8, linestyle=":", label=STRATEGY_NAMES["full"])
+        for strategy, look in LOOKS.items():
+            own = "none" if strategy == "full_tokens" else name
+            part = rows[(rows["criterion"] == own) & (rows["strategy"] == strategy)]
+            if not part.empty:
+                _line(axes, _spread(part), look, STRATEGY_NAMES[strategy], joined=not strategy.endswith("_tokens"))
+        axes.set_title(CRITERIA[name])
+        axes.set_xlabel("experts dropped, s (%)")
+        axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0].set_ylabel("test loss (nats/byte)")
+    labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    made.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
+    return made
+
+
+def _shared(panels: list[Axes]) -> list[Axes]:
+    """The panels, with the first one's vertical axis."""
+    for axes in panels[1:]:
+        axes.sharey(panels[0])
+    return panels
+
+
+def _plain(axes: Axes) -> list[Any]:
+    """Take the legend off a panel; returns its handles."""
+    legend = axes.get_legend()
+    if legend is None:
+        return []
+    legend.remove()
+    return list(legend.legend_handles)
+
+
+def _arm(criterion: object, strategy: object) -> str:
+    name = STRATEGY_NAMES[str(strategy)]
+    return name if criterion == "none" else f"{_short(criterion)}: {name}"
+
+
+def _short(criterion: object) -> str:
+    return "random" if criterion == "random" else str(criterion).upper()
+
+
+def _line(axes: Axes, at: pd.DataFrame, look: Look, label: str, joined: bool) -> None:
+    if joined:
+        axes.fill_between(at.index, at["min"], at["max"], color=look.colour, alpha=0.18, linewidth=0)
+    else:
+        axes.vlines(at.index, at["min"], at["max"], color=look.colour, linewidth=2, alpha=0.5)
+    line = "-" if joined else "none"
+    axes.plot(at.index, at["mean"], color=look.colour, marker=look.marker, linestyle=line, label=label)
+
+
+def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Loss of strategy `first` minus that of `second` with its interval, for every criterion and s where both were measured:
+    columns criterion, s, label, effect, low, high, draws, wins (draws, or models, in which `first` has the lower loss)."""
+    index = ["criterion", "s", "seed", "draw", "unit"]
+    rows = _main(units)
+    rows = rows[rows["strategy"].isin((first, second))]
+    values = rows.set_index([*index, "strategy"])["loss"].unstack("strategy").dropna()
+    found = []
+    gaps = (values[first] - values[second]).rename("gap").reset_index()
+    for (criterion, s), part in gaps.groupby(["criterion", "s"]):
+        groups = part.groupby(["seed", "draw"])["gap"]
+        interval = paired_bootstrap(part["gap"].to_numpy(), groups.ngroup().to_numpy())
+        found.append({
+            "criterion": criterion, "s": s, "label": f"{_short(criterion)}, {s:g} %", "effect": interval.estimate, "low": interval.low,
+            "high": interval.high, "draws": groups.ngroups, "wins": int((groups.mean() < 0).sum()),
+        })  # fmt: skip
+    order = {name: place for place, name in enumerate(CRITERIA)}
+    return pd.DataFrame(found).sort_values(
+        ["criterion", "s"], key=lambda x: x.map(order) if x.name == "criterion" else x
+    )
+
+
+@plot.use_style()
+def order_matters(effects: pd.DataFrame) -> Figure:
+    """What the lottery gains, on the left over one-shot as the paper compares, on the right over one-shot with equal tokens, at the
+    shares that both have. `effects`: the two tables of :func:`differences`, told apart by the column `against`."""
+    kinds = ("one_shot", "one_shot_tokens")
+    parts = {kind: effects[effects["against"] == kind] for kind in kinds}
+    common = set(parts[kinds[0]]["label"]) & set(parts[kinds[1]]["label"])
+    parts = {kind: part[part["label"].isin(common)] for kind, part in parts.items()}
+    made, panels = plot.figure(WIDE, 0.9 + 0.23 * len(common), columns=2)
+    for (kind, part), axes in zip(parts.items(), panels, strict=True):
+        plot.forest(part, x_label="lottery − other, test loss (nats/byte)", axes=axes)
+        axes.set_title(f"against {STRATEGY_NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
+    return made
+
+
+@plot.use_style()
+def iterating(effects: pd.DataFrame, axes: Axes | None = None) -> Figure:
+    """Iterative minus one-shot, neither fine-tuned; left of zero, estimating anew helps."""
+    return plot.forest(effects, x_label="iterative − one-shot, test loss (nats/byte)", axes=axes)
+
+
+@plot.use_style()
+def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
+    """Layer by expert, a row per criterion and a panel per pair of strategies: dropped by both, by the first or the second alone, by
+    neither (Figure 5)."""
+    rows = _main(sets)
+    rows = rows[(rows["s"] == s) & (rows["seed"] == rows["seed"].iloc[0])]
+    kinds = [name for name in CRITERIA if name in set(rows["criterion"])]
+    pairs = (("one_shot", "lottery"), ("iterative", "lottery"), ("one_shot", "iterative"))
+    height = (0.75 + 0.11 * rows["layer"].nunique()) * len(kinds) + 0.4
+    made, panels = plot.figure(WIDE, height, rows=len(kinds), columns=3)
+    cells = [(kind, pair) for kind in kinds for pair in pairs]
+    for (kind, (first, second)), axes in zip(cells, panels, strict=True):
+        part = rows[rows["criterion"] == kind]
+        table = part.pivot(index=["layer", "expert"], columns="strategy", values="dropped").reset_index()
+        conditions = [table[first] & table[second], table[first], table[second]]
+        plot.heat_map(
+            table.assign(what=np.select(conditions, list(SETS)[:3], "neither")), row="layer", column="expert",
+            value="what", x_label="expert", y_label="layer", value_label="", colours=SETS, axes=axes,
+        )  # fmt: skip
+        handles = _plain(axes)
+        axes.set_title(f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
+    made.legend(handles=handles, loc="outside lower center", ncols=4, title="dropped by")
+    return made
+
+
+@plot.use_style()
+def agreement_bars(table: pd.DataFrame) -> Figure:
+    """Jaccard index of the dropped sets at s = 50 %, a group per pair of strategies: mean over layers and models, a dot per layer;
+    dashed is chance."""
+    rows = _main(table)
+    pairs = [(str(a), str(b)) for a, b in rows[["first", "second"]].drop_duplicates().to_numpy()]
+    made, (axes,) = plot.figure(COLUMN, 2.5)
+    kinds = [name for name in CRITERIA if name in set(rows["criterion"])]
+    for shift, criterion in enumerate(kinds):
+        for place, (first, second) in enumerate(pairs):
+            part = rows[(rows["criterion"] == criterion) & (rows["first"] == first) & (rows["second"] == second)]
+            x, colour = place + (shift - (len(kinds) - 1) / 2) * 0.3, PALETTE[(0, 1)[shift]]
+            axes.bar(
+                x, part["jaccard"].mean(), 0.26, color=colour, alpha=0.6, label="_" if place else _short(criterion)
+            )
+            axes.plot(x + np.linspace(-0.08, 0.08, len(part)), part["jaccard"], ".", color=INK)
+    axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
+    axes.set_xticks(
+        range(len(pairs)), [f"{STRATEGY_NAMES[first]},\n{STRATEGY_NAMES[second]}" for first, second in pairs]
+    )
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("Jaccard index of the dropped sets")
+    made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
+    """Share of the tokens of every expert that is left at s = 50 %, most used first, in up to three layers: before and after the
+    round's fine-tuning, and after it with the load-balance loss on (Figure 6). Dashed: an even load."""
+    rows = _main(table)
+    rows = rows[(rows["criterion"] == criterion) & (rows["seed"] == rows["seed"].iloc[0])]
+    layers = sorted(rows["layer"].unique())
+    shown = layers if len(layers) <= 3 else [layers[0], layers[len(layers) // 2], layers[-1]]
+    made, panels = plot.figure(WIDE, 2.2, columns=len(shown))
+    curves = (
+        ("lottery", "before", "before fine-tuning", LOOKS["one_shot"], "--"),
+        ("lottery", "after", "after", LOOKS["lottery"], "-"),
+        ("lottery_balanced", "after", "after, with load-balance loss", LOOKS["iterative"], "-"),
+    )
+    for layer, axes in zip(shown, _shared(panels), strict=True):
+        for strategy, column, label, look, line in curves:
+            shares = np.sort(rows.loc[(rows["layer"] == layer) & (rows["strategy"] == strategy), column])[::-1]
+            axes.plot(range(1, len(shares) + 1), 100 * shares, line, color=look.colour, marker=look.marker, label=label)
+        axes.axhline(100 / max(1, len(shares)), color=INK, linestyle=":", linewidth=0.8, label="even")
+        axes.set_title(f"layer {layer}")
+        axes.set_xlabel("expert, most used first")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panels[0].set_ylabel("share of the choices (%)")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return made
+
+
+@plot.use_style()
+def load_changes(table: pd.DataFrame) -> Figure:
+    """Coefficient of variation of the load after fine-tuning against before, a point per layer of every arm: below the diagonal the
+    load has become more even."""
+    points = table.drop_duplicates(["model", "criterion", "strategy", "draw", "layer"])
+    made, (axes,) = plot.figure(COLUMN, 2.8)
+    kinds = (("lottery", "random"), ("lottery", "ean"), ("lottery", "ege"), ("lottery_balanced", "ean"))
+    for (strategy, criterion), look in zip(kinds, plot.looks([str(kind) for kind in kinds]).values(), strict=True):
+        part = points[(points["strategy"] == strategy) & (points["criterion"] == criterion)]
+        label = _short(criterion) + (", load-balance loss" if strategy == "lottery_balanced" else "")
+        axes.plot(part["cv_before"], part["cv_after"], look.marker, color=look.colour, alpha=0.75, label=label)
+    top = 1.05 * points[["cv_before", "cv_after"]].to_numpy().max()
+    axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--", label="unchanged")
+    axes.set_xlabel("before fine-tuning: sd / mean of the load")
+    axes.set_ylabel("after fine-tuning")
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Test loss at s = 75 % against tokens of fine-tuning after the last drop (log2 axis), with the loss before any; the paper's
+    Table 5 on its own axes, since tokens and losses have other sizes there: compare the shapes."""
+    rows = _main(table)
+    made, panels = plot.figure(WIDE, 2.4, columns=2)
+    for strategy, part in rows.groupby("strategy", sort=False):
+        look, means = LOOKS[str(strategy)], part.groupby("tokens")["loss"].agg(["mean", "min", "max"])
+        tuned = means[means.index > 0]
+        label = {"one_shot": "dropped at once", "lottery": "last round of the lottery"}[str(strategy)]
+        panels[0].fill_between(
+            tuned.index / 1e3, tuned["min"], tuned["max"], color=look.colour, alpha=0.18, linewidth=0
+        )
+        panels[0].plot(tuned.index / 1e3, tuned["mean"], color=look.colour, marker=look.marker, label=label)
+        panels[0].axhline(means["mean"].iloc[0], color=look.colour, linestyle=":", label=f"{label}, 0 tokens")
+    panels[0].set_ylabel("test loss (nats/byte)")
+    panels[0].set_title("here")
+    paper = published[published["table"] == "Table 5"]
+    thousands = paper["arm"].str.extract(r"([\d.]+) million")[0].astype(float) * 1e3
+    ticks = {panels[0]: sorted(set(rows.loc[rows["tokens"] > 0, "tokens"] / 1e3)), panels[1]: sorted(set(thousands))}
+    for place, (model, part) in enumerate(paper.groupby("model", sort=False)):
+        panels[1].plot(
+            thousands[part.index], np.log(part["value"].astype(float)), color=GREY, marker="os"[place % 2], markerfacecolor="white",
+            linestyle=("-", "--")[place % 2], label=f"Mixtral-8x7B {model} (paper)",
+        )  # fmt: skip
+    panels[1].set_ylabel("log perplexity on C4 (nats/token)")
+    panels[1].set_title("Table 5 of the paper")
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("tokens of fine-tuning (thousands)")
+        axes.xaxis.set_major_locator(FixedLocator(ticks[axes]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
+        )
+        axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    return made
+
+
+@plot.use_style()
+def trainable_bars(table: pd.DataFrame) -> Figure:
+    """Test loss at half and at three quarters of the experts dropped: nothing learns, the router rows, all but those, everything."""
+    rows = _main(table)
+    names = ("iterative", "lottery_router", "lottery_frozen_router", "lottery")
+    labels = ("nothing learns (iterative)", "router rows learn", "all but router rows learn", "all parameters learn")
+    made, (axes,) = plot.figure(COLUMN, 2.5)
+    levels = (50.0, 75.0)
+    for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+        means = rows[rows["strategy"] == name].groupby("s")["loss"].agg(["mean", "min", "max"]).loc[list(levels)]
+        x = np.arange(len(levels)) + (place - 1.5) * 0.2
+        axes.bar(x, means["mean"], 0.18, color=PALETTE[(7, 1, 2, 0)[place]], label=label)
+        axes.vlines(x, means["min"], means["max"], color=INK)
+        for at, value in zip(x, means["mean"], strict=True):
+            axes.text(at, value, f"{value:.2f}", ha="center", va="bottom", fontsize=6)
+    axes.set_xticks(range(len(levels)), [f"s = {s:g} %" for s in levels])
+    axes.set_ylabel("test loss (nats/byte)")
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def same_size(table: pd.DataFrame) -> Figure:
+    """Test loss of models of one size with equal tokens in all: dropped to it in four ways, or trained from scratch at it. A dot is a
+    draw or a model, a bar their mean. The full model, with as many tokens, is larger."""
+    rows = _main(table)
+    made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
+    for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):
+        groups = sorted(part.groupby(["criterion", "strategy"], sort=False), key=lambda item: -item[1]["loss"].mean())
+        for place, ((_, strategy), own) in enumerate(groups):
+            look = LOOKS.get(str(strategy), Look(PALETTE[7], "o"))
+            axes.plot(own["loss"], [place] * len(own), ".", color=look.colour, alpha=0.5)
+            axes.plot(own["loss"].mean(), place, "|", color=INK, markersize=11)
+        labels = [_arm(*names) for names, _ in groups]
+        axes.set_yticks(range(len(labels)), labels)
+        axes.grid(False, axis="y")
+        axes.set_title(f"s = {s:g} %")
+        axes.set_xlabel("test loss (nats/byte)")
+    return made
+
+
+def compare_drops(table: pd.DataFrame, sets: pd.DataFrame) -> Callable[..., Figure]:
+    """An explorer's picture: what each strategy of a criterion drops at s, and the loss of every arm there."""
+
+    def draw(criterion: str = "ege", s: float = 50.0) -> Figure:
+        with plot.use_style():
+            return _drops(_main(table), _main(sets), criterion, s)
+
+    return draw
+
+
+def _drops(table: pd.DataFrame, sets: pd.DataFrame, criterion: str, s: float) -> Figure:
+    names = ("one_shot", "iterative", "lottery")
+    seed = sets["seed"].iloc[0]
+    rows = sets[(sets["criterion"] == criterion) & (sets["s"] == s) & (sets["seed"] == seed)]
+    made, panels = plot.figure(WIDE, 3.6, rows=2, columns=3)
+    for name, axes in zip(names, panels[:3], strict=True):
+        part = rows[rows["strategy"] == name]
+        plot.heat_map(
+            part.assign(what=np.where(part["dropped"], "dropped", "kept")), row="layer", column="expert", value="what",
+            x_label="expert", y_label="layer", value_label="", colours={"dropped": LOOKS[name].colour, "kept": "#efefef"}, axes=axes,
+        )  # fmt: skip
+        _plain(axes)
+        axes.set_title(f"{STRATEGY_NAMES[name]} drops")
+    grid = panels[3].get_gridspec()
+    assert grid is not None
+    for axes in panels[3:]:
+        axes.remove()
+    below = made.add_subplot(grid[1, :])
+    at = table[(table["seed"] == seed) & (((table["s"] == s) & table["criterion"].isin((criterion, "random", "none")))
+                                          | (table["strategy"] == "full"))]  # fmt: skip
+    groups = list(at.groupby(["criterion", "strategy"], sort=False)["loss"])
+    groups.sort(key=lambda item: -item[1].mean())
+    for place, ((_, strategy), losses) in enumerate(groups):
+        look = LOOKS.get(str(strategy), Look(PALETTE[7], "o"))
+        below.hlines(place, losses.min(), losses.max(), color=look.colour, linewidth=3, alpha=0.4)
+        below.plot(losses.mean(), place, look.marker, color=look.colour)
+    below.set_yticks(range(len(groups)), [_arm(*names) for names, _ in groups], fontsize=6)
+    below.grid(False, axis="y")
+    below.set_xlabel(f"test loss at s = {s:g} % (nats/byte); bars: draws of random dropping")
+    return made
+
+
+def beside_paper(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Increase of the loss over the full model by s: of Mixtral-8x7B Base, log perplexity on C4 in nats per token (Table 2), and
+    ours, in nats per byte. Rows s; columns who, criterion, strategy. The paper has no control with equal tokens."""
+    paper = published[(published["table"] == "Table 2") & (published["s"] > 0)].copy()
+    base = published[(published["arm"] == "full model") & (published["model"] == "Base")]
+    full = base.loc[base["metric"] == "C4 perplexity", "value"].astype(float).iloc[0]
+    words = paper["arm"].str.rsplit(" ", n=1, expand=True)
+    paper["criterion"], paper["strategy"] = words[0].str.split().str[0], words[1]
+    paper["rise"] = np.log(paper["value"].astype(float) / full)
+    rows = _main(table)
+    rows = rows[rows["strategy"].isin(("one_shot", "iterative", "lottery")) & (rows["criterion"] != "none")]
+    here = rows.assign(
+        rise=rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0],
+        strategy=rows["strategy"].map(STRATEGY_NAMES),
+    )
+    columns = ["who", "criterion", "strategy", "s", "rise"]
+    both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])
+    wide = (
+        both.groupby(["s", "criterion", "strategy", "who"], sort=False)["rise"]
+        .mean()
+        .unstack(["criterion", "strategy", "who"])
+    )
+    return wide.sort_index().sort_index(axis=1, ascending=[True, False, False])

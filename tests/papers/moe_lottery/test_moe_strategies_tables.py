@@ -157,7 +157,7 @@ def test_figures_are_drawn_from_the_tables(tables):
 
 
 def test_beside_the_paper_are_rises_over_the_full_model(tables):
-    found = figures.beside_paper(tables["strategies"], published())
+    found = figures.beside_table_2(tables["strategies"], published())
     assert found.loc[75.0, ("ean", "lottery", "paper")] == pytest.approx(0.562, abs=5e-4)  # ln(13.05 / 7.44)
     table = tables["strategies"].set_index(["criterion", "strategy", "s"])["loss"]
     rise = table.loc["ege", "iterative", 50.0].item() - table.loc["none", "full", 0.0].item()

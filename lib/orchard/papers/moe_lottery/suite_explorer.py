@@ -48,7 +48,7 @@ class Live:
         """Share of right answers by guessing, by capability."""
         chances: dict[str, list[float]] = {}
         for item in self.items:
-            chances.setdefault(CAPABILITY[item.task], []).append(item.guess)
+            chances.setdefault(CAPABILITY[item.task], []).append(1 / len(item.options))
         return {name: sum(own) / len(own) for name, own in chances.items()}
 
 

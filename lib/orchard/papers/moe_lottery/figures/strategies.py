@@ -370,7 +370,7 @@ def _drops(table: pd.DataFrame, sets: pd.DataFrame, criterion: str, s: float) ->
     return made
 
 
-def beside_paper(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Increase of the loss over the full model by s: of Mixtral-8x7B Base, log perplexity on C4 in nats per token (Table 2), and
     ours, in nats per byte. Rows s; columns who, criterion, strategy. The paper has no control with equal tokens."""
     paper = published[(published["table"] == "Table 2") & (published["s"] > 0)].copy()

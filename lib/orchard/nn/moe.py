@@ -7,8 +7,8 @@ Shapes: hidden [tokens, dim]; routing [tokens, k]; W_g [n, dim]; gate_up_proj [n
 down_proj [n, dim, hidden_dim]. Names and layout are those of the mixture models in `transformers` 5, so that what
 reads or prunes experts works on both.
 
-Token-expert pairs are sorted by expert and multiplied group by group (`torch.nn.functional.grouped_mm`); the loop over
-experts is the definition. Auxiliary losses, with f_e the pairs of expert e per token and P_e the mean of p_e:
+Token-expert pairs are sorted by expert and multiplied group by group (on a GPU by `torch.nn.functional.grouped_mm`); the
+loop over experts is the definition. Auxiliary losses, with f_e the pairs of expert e per token and P_e the mean of p_e:
 
     load balance = n sum_e f_e P_e      (k when all experts are used alike)          z = mean (logsumexp W_g x)^2
 
@@ -99,16 +99,6 @@ class _Rows(torch.autograd.Function):
         return back if ctx.k == 1 else back.view(-1, ctx.k, back.shape[-1]).sum(dim=1), None, None, None
 
 
-def grouped_linear(
-    rows: Float[Tensor, "pairs inner"], weight: Float[Tensor, "experts outer inner"], offsets: Int[Tensor, "experts"]
-) -> Float[Tensor, "pairs outer"]:
-    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on."""
-    device = rows.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    with torch.autocast(device, enabled=False):  # grouped_mm is not on autocast's list
-        return F.grouped_mm(rows.to(dtype), weight.to(dtype).transpose(-2, -1), offs=offsets)
-
-
 def expert_outputs(
     hidden: Float[Tensor, "tokens dim"],
     dispatch: Dispatch,
@@ -119,8 +109,59 @@ def expert_outputs(
     """E_e(x) of every pair, in sorted order, before the weights of the router."""
     top_k = len(dispatch.order) // len(hidden)
     rows = _Rows.apply(hidden, dispatch.order, dispatch.inverse, top_k)
-    gate, up = grouped_linear(rows, gate_up, dispatch.offsets).chunk(2, dim=-1)
-    return grouped_linear(activation(gate) * up, down, dispatch.offsets)
+    form = grouped_outputs if rows.is_cuda or torch.compiler.is_compiling() else outputs_by_group
+    return form(rows, dispatch.offsets, gate_up, down, activation)
+
+
+def grouped_linear(
+    rows: Float[Tensor, "pairs inner"], weight: Float[Tensor, "experts outer inner"], offsets: Int[Tensor, "experts"]
+) -> Float[Tensor, "pairs outer"]:
+    """rows @ weight[e].T for the rows of each expert e, in the type of autocast where that is on.
+
+    Where `grouped_mm` has no form for it, expert by expert: float64, rows that are no multiple of 16 bytes, and, while a graph
+    is traced, everything but bf16.
+    """
+    device = rows.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    rows, weight = rows.to(dtype), weight.to(dtype)
+    known = (torch.bfloat16,) if torch.compiler.is_compiling() else (torch.bfloat16, torch.float16, torch.float32)
+    with torch.autocast(device, enabled=False):  # grouped_mm is not on autocast's list
+        if dtype in known and all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:]):
+            return F.grouped_mm(rows, weight.transpose(-2, -1), offs=offsets)
+        pairs = zip(rows.split(_sizes(offsets)), weight.unbind(), strict=True)
+        return torch.cat([F.linear(part, matrix) for part, matrix in pairs])
+
+
+def grouped_outputs(
+    rows: Float[Tensor, "pairs dim"],
+    offsets: Int[Tensor, "experts"],
+    gate_up: Float[Tensor, "experts two_hidden dim"],
+    down: Float[Tensor, "experts dim hidden_dim"],
+    activation: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "pairs dim"]:
+    """All groups in one product per matrix: for a GPU, and for graphs, which a loop would break."""
+    gate, up = grouped_linear(rows, gate_up, offsets).chunk(2, dim=-1)
+    return grouped_linear(activation(gate) * up, down, offsets)
+
+
+def outputs_by_group(
+    rows: Float[Tensor, "pairs dim"],
+    offsets: Int[Tensor, "experts"],
+    gate_up: Float[Tensor, "experts two_hidden dim"],
+    down: Float[Tensor, "experts dim hidden_dim"],
+    activation: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "pairs dim"]:
+    """One group after the other: what a grouped product is on a CPU, with hidden units that stay in its cache."""
+    outputs = []
+    for part, gate_up_e, down_e in zip(rows.split(_sizes(offsets)), gate_up.unbind(), down.unbind(), strict=True):
+        gate, up = F.linear(part, gate_up_e).chunk(2, dim=-1)
+        outputs.append(F.linear(activation(gate) * up, down_e))
+    return torch.cat(outputs)
+
+
+def _sizes(offsets: Int[Tensor, "experts"]) -> list[int]:
+    sizes: list[int] = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
+    return sizes
 
 
 def combine(

@@ -20,7 +20,9 @@ def own_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     words = np.random.default_rng(0).choice(["river", "stone", "light", "over", "under", "the", "a"], (60, 400))
     for number, row in enumerate(words):
-        (folder / f"note{number:02}.txt").write_text(f"Note {number}.\n" + "\n".join(" ".join(part) for part in row.reshape(40, 10)))
+        (folder / f"note{number:02}.txt").write_text(
+            f"Note {number}.\n" + "\n".join(" ".join(part) for part in row.reshape(40, 10))
+        )
     return folder
 
 
@@ -57,7 +59,8 @@ def test_splits_share_no_document_and_a_file_is_in_one_split(built: FiveDomains)
     files = {split: {name.partition("#")[0] for name in names[split] if name.startswith("text/")} for split in SPLITS}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         for kept in (names, texts, files):
-            assert kept[first] and not kept[first] & kept[second]
+            assert kept[first]
+            assert not kept[first] & kept[second]
 
 
 def test_no_split_holds_a_held_out_sum_or_asks_about_a_tested_entity(built: FiveDomains) -> None:
@@ -79,7 +82,9 @@ def test_neighbours_in_the_stream_are_of_different_domains_and_tokens_know_their
 def test_python_is_divided_into_code_and_docstrings() -> None:
     text = 'def f(x):\n    """Doubles x."""\n    return 2 * x\n'
     parts = divided(Document("a.py", text))
-    assert parts["prose"] == "Doubles x." and "Doubles" not in parts["python"] and "return 2 * x" in parts["python"]
+    assert parts["prose"] == "Doubles x."
+    assert "Doubles" not in parts["python"]
+    assert "return 2 * x" in parts["python"]
     assert divided(Document("broken.py", "def f(:\n")) == {"python": "def f(:\n"}
     assert divided(Document("a.md", text)) == {"text": text}
 
@@ -87,10 +92,13 @@ def test_python_is_divided_into_code_and_docstrings() -> None:
 def test_pieces_are_the_text() -> None:
     text = "\n".join(f"line {number}" for number in range(999))
     parts = list(cut(text))
-    assert "".join(parts) == text and all(len(part) >= PIECE for part in parts[:-1]) and len(parts) > 3
+    assert "".join(parts) == text
+    assert all(len(part) >= PIECE for part in parts[:-1])
+    assert len(parts) > 3
 
 
 def test_the_corpus_of_a_setting_takes_a_path(own_text: Path) -> None:
     cfg = source(Setting("smoke", data=str(own_text)))
-    assert cfg.entities == PROFILES["smoke"].entities and cfg.text.to_dict() == text_source(str(own_text)).to_dict()
+    assert cfg.entities == PROFILES["smoke"].entities
+    assert cfg.text.to_dict() == text_source(str(own_text)).to_dict()
     assert cfg.clone().set(seed=1).build().world != cfg.build().world

@@ -77,7 +77,9 @@ def test_norms_are_those_of_the_tokens_routed_to_the_expert(model: Decoder, batc
 def test_the_best_pair_of_every_four_stays() -> None:
     scores = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(2))
     kept = two_of_four(scores)
-    for row, own in zip(scores.flatten(0, 1).unflatten(-1, (2, 4)), kept.flatten(0, 1).unflatten(-1, (2, 4)), strict=True):
+    for row, own in zip(
+        scores.flatten(0, 1).unflatten(-1, (2, 4)), kept.flatten(0, 1).unflatten(-1, (2, 4)), strict=True
+    ):
         for four, mask in zip(row, own, strict=True):
             best = max(itertools.combinations(range(4), 2), key=lambda pair, four=four: float(four[list(pair)].sum()))
             assert set(mask.nonzero().flatten().tolist()) == set(best)
@@ -94,7 +96,8 @@ def test_half_of_the_experts_weights_go_and_nothing_else(model: Decoder, batches
     for name, after in model.named_parameters():
         if name.endswith(("gate_up_proj", "down_proj")):
             groups = (after != 0).unflatten(-1, (-1, 4)).sum(dim=-1)
-            assert (groups == 2).all() and torch.equal(after[after != 0], before[name][after != 0])
+            assert (groups == 2).all()
+            assert torch.equal(after[after != 0], before[name][after != 0])
         else:
             assert torch.equal(after, before[name])
 
@@ -116,11 +119,14 @@ def test_scores_of_magnitude_and_wanda(model: Decoder, batches: list[Tensor]) ->
 
 def test_random_masks_follow_their_generator(model: Decoder) -> None:
     drawn = [masks(model, "random", None, torch.Generator().manual_seed(seed))[0].down for seed in (0, 0, 1)]
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_bad_kinds_are_named(model: Decoder) -> None:
-    with pytest.raises(ExpertsError, match="2:4 pruning by 'sparsegpt' does not exist: choose magnitude, wanda, random"):
+    with pytest.raises(
+        ExpertsError, match="2:4 pruning by 'sparsegpt' does not exist: choose magnitude, wanda, random"
+    ):
         masks(model, "sparsegpt")
     with pytest.raises(ExpertsError, match="Wanda ranks weights by their inputs"):
         masks(model, "wanda")
@@ -138,7 +144,9 @@ def test_an_optimizer_leaves_the_zeros_alone(model: Decoder, batches: list[Tenso
             optimizer.step()
     for layer, mask, old in zip(mixture_layers(model), kept, before, strict=True):
         down = layer.experts.down_proj.detach()
-        assert (down[~mask.down] == 0).all() and not torch.equal(down, old)
+        assert (down[~mask.down] == 0).all()
+        assert not torch.equal(down, old)
     model(batches[0]).square().mean().backward()  # outside the block every weight has its gradient again
     gradient = mixture_layers(model)[0].experts.down_proj.grad
-    assert gradient is not None and (gradient[~kept[0].down] != 0).any()
+    assert gradient is not None
+    assert (gradient[~kept[0].down] != 0).any()

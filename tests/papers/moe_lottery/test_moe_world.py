@@ -14,7 +14,8 @@ from orchard.papers.moe_lottery.world import ADD, ATTRIBUTES, CHOOSE, GROUPS, NA
 def test_groups_share_no_entity_and_values_are_balanced_in_each(entities: int, options: int) -> None:
     world = World.of(entities, seed=3)
     groups = [world.members(group) for group in GROUPS]
-    assert sorted(sum(groups, [])) == sorted(world.values) and len(set(sum(groups, []))) == entities
+    everybody = [entity for group in groups for entity in group]
+    assert sorted(everybody) == sorted(world.values)
     assert [len(group) for group in groups] == [
         entities // 2, 3 * entities // 4 - entities // 2, entities - 3 * entities // 4
     ]  # fmt: skip
@@ -22,7 +23,9 @@ def test_groups_share_no_entity_and_values_are_balanced_in_each(entities: int, o
         for attribute in ATTRIBUTES:
             counts = Counter(world.values[entity][attribute] for entity in group)
             often = [counts[value] for value in world.options[attribute]]
-            assert len(often) == options and sum(often) == len(group) and max(often) - min(often) <= 1
+            assert len(often) == options
+            assert sum(often) == len(group)
+            assert max(often) - min(often) <= 1
 
 
 def test_a_world_is_a_function_of_its_size_and_seed() -> None:
@@ -38,7 +41,8 @@ def test_nothing_can_be_told_by_its_length_and_few_names_end_alike() -> None:
     assert {len(value) for values in ATTRIBUTES.values() for value in values} == {4}
     assert all(len(set(values)) == 8 for values in ATTRIBUTES.values())
     assert len({name[2:] for name in world.values}) == len(kw.SYLLABLES) == 70
-    assert set(map(len, kw.SUMS)) == {2} and len(kw.SUMS) == 39
+    assert set(map(len, kw.SUMS)) == {2}
+    assert len(kw.SUMS) == 39
 
 
 def test_every_wording_states_the_fact_with_the_value_last() -> None:
@@ -46,7 +50,9 @@ def test_every_wording_states_the_fact_with_the_value_last() -> None:
     entity = world.members("tested")[0]
     for wording in range(len(kw.WORDINGS)):
         text = world.statement(entity, "colour", wording)
-        assert entity in text and "colour" in text and text.endswith(f"{world.values[entity]['colour']}.")
+        assert entity in text
+        assert "colour" in text
+        assert text.endswith(f"{world.values[entity]['colour']}.")
         assert text.index(entity) < text.rindex(world.values[entity]["colour"])
 
 
@@ -81,25 +87,29 @@ def test_letters_stand_for_either_value_equally_often() -> None:
     first = sum(form.labels["blue"] == "A" for form in forms)
     listed_first = sum(next(iter(form.labels)) == "blue" for form in forms)
     assert all("blue" in form.labels and len(form.labels) == 2 for form in forms)
-    assert 150 < first < 250 and 150 < listed_first < 250
+    assert 150 < first < 250
+    assert 150 < listed_first < 250
 
 
 def test_held_out_sums_are_in_no_training_text() -> None:
     world = World.of(16, seed=2)
     text = "".join(islice(kw.arithmetic_documents(world, random.Random(0)), 2000))
-    assert len(world.held_out()) == 80 and not set(world.held_out()) & set(world.seen())
+    assert len(world.held_out()) == 80
+    assert not set(world.held_out()) & set(world.seen())
     lines = {line for line in text.splitlines() if "+" in line}
     assert not {f"{a:02} + {b:02} => {a + b:02}" for a, b in world.held_out()} & lines
     assert lines == {f"{a:02} + {b:02} => {a + b:02}" for a, b in world.seen()}  # and every other sum is there
     head, asked = world.episode(ADD, "tested", ("",), random.Random(0), 5)
-    assert head == "### task: add\n" and all(question.answer in question.options for question in asked)
+    assert head == "### task: add\n"
+    assert all(question.answer in question.options for question in asked)
     assert {question.subject for question in asked} <= {f"{a:02} + {b:02}" for a, b in world.held_out()}
 
 
 def test_an_episode_has_as_many_lines_as_there_are_entities_to_ask_about() -> None:
     world = World.of(8)  # four taught entities, each with a value of its own: two fit any pair of values
     head, asked = world.episode(CHOOSE, "taught", TESTED_ATTRIBUTES, random.Random(0), 4)
-    assert len(asked) == 2 and len({question.subject for question in asked}) == 2
+    assert len(asked) == 2
+    assert len({question.subject for question in asked}) == 2
     assert written(head, asked).count("\n") == 3
     form = world.form(NAME, "colour", random.Random(0))
     able = world.members("taught")

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+import scipy  # its submodules load when first used
 
 from orchard.papers.moe_lottery.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.profiles import PROFILES, Model, models
@@ -26,6 +28,7 @@ Tables = Callable[[str], pd.DataFrame]
 
 CRITERIA = ("ean", "ege", "euf")  # the paper's best two, and usage
 SHARES = (0.25, 0.5, 0.75)
+ABOVE = 0.05  # significance of being above guessing
 HALF = 50.0  # percent: where the claims compare
 EAN = "ean"
 CELL = ["model", "seed", "arm", "s", "draw", "help"]
@@ -34,7 +37,7 @@ INSTRUCTIONS = [task for task, capability in CAPABILITY.items() if capability ==
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a profile. Every fine-tuning has `steps` steps of `batch_size` windows at one learning rate, whatever it is."""
+    """Sizes of a profile. Every fine-tuning has `steps` steps of `batch_size` windows, whatever it is."""
 
     sums: int
     shots: tuple[int, ...]
@@ -43,59 +46,51 @@ class Size:
     helped_shares: tuple[float, ...]  # at which fine-tuning on episodes is tried; the controls at one half
     steps: int
     batch_size: int
-    learning_rate: float
+    answers_rate: float  # learning rate where the loss is that of answers
+    text_rate: float  # learning rate on plain text
 
 
+# Learning rates at smoke: the best of {1e-4, 3e-4, 1e-3, 3e-3} for the full model and for EAN at one half, by their answers about
+# taught entities, which no test asks about. On episodes the smallest is best, and still worse than none: see 05_capabilities.
 SIZES = {
     "smoke": Size(sums=16, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=30,
-                  batch_size=8, learning_rate=1e-3),
+                  batch_size=8, answers_rate=1e-4, text_rate=1e-3),
     "gpu": Size(sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES,
-                steps=150, batch_size=32, learning_rate=1e-4),
+                steps=150, batch_size=32, answers_rate=1e-4, text_rate=1e-4),
     "paper": Size(sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES,
-                  steps=2500, batch_size=8, learning_rate=1e-4),
+                  steps=2500, batch_size=8, answers_rate=1e-4, text_rate=1e-4),
 }  # fmt: skip
 
 
 def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
     """Every run of this part: those without help first, then the fine-tuned ones."""
     profile, size = PROFILES[setting.profile], SIZES[setting.profile]
-    shots, zero = list(size.shots), [0]
+    shots, zero, half = list(size.shots), [0], [HALF / 100]
     for model in models(setting):
-
-        def make(
-            removal: str,
-            shares: list[float],
-            shots: list[int],
-            draws: int = 1,
-            help: str = NO_HELP,
-            model: Model = model,
-        ) -> Smaller.Config:
-            tuned = {} if help == NO_HELP else {
-                "steps": size.steps, "batch_size": size.batch_size, "learning_rate": size.learning_rate,
-            }  # fmt: skip
-            return Smaller.Config(
-                base=model.run, removal=removal, shares=shares, draws=draws, help=help, calibration=profile.calibration,
-                windows=profile.eval_windows, sums=size.sums, shots=shots, seed=model.seed,
-                label=f"{removal}, {help}, {model.name}", **tuned,
-            )  # fmt: skip
-
-        half = [HALF / 100]
-        yield model, make(RANDOM, list(SHARES), list(size.random_shots), draws=profile.draws)
-        yield model, make(FULL, [0.0], shots)
-        for criterion in CRITERIA:
-            yield model, make(criterion, list(SHARES), shots)
-        for removal in SPARSE:
-            yield model, make(removal, half, zero, draws=profile.draws if "random" in removal else 1)
+        common = Smaller.Config(
+            base=model.run, batch_size=size.batch_size, learning_rate=size.text_rate, seed=model.seed,
+            calibration=profile.calibration, windows=profile.eval_windows, sums=size.sums,
+        )  # fmt: skip
+        wanted: list[dict[str, Any]] = [
+            {"removal": RANDOM, "shares": list(SHARES), "shots": list(size.random_shots), "draws": profile.draws},
+            {"removal": FULL, "shots": shots},
+            *({"removal": name, "shares": list(SHARES), "shots": shots} for name in CRITERIA),
+            *({"removal": name, "shares": half, "draws": profile.draws if "random" in name else 1} for name in SPARSE),
+        ]
         for help in HELPS:
-            yield model, make(FULL, [0.0], zero, help=help)
-            for criterion in size.helped:
-                yield model, make(criterion, list(size.helped_shares) if help == SFT else half, zero, help=help)
-        for removal in SPARSE:
-            if "random" not in removal:
-                yield model, make(removal, half, zero, help=PLAIN)
+            rate = size.text_rate if help == PLAIN else size.answers_rate
+            tuned: dict[str, Any] = {"help": help, "steps": size.steps, "learning_rate": rate, "shots": zero}
+            shares = list(size.helped_shares) if help == SFT else half
+            wanted.append({"removal": FULL, **tuned})
+            wanted += [{"removal": name, "shares": shares, **tuned} for name in size.helped]
+            if help == PLAIN:
+                wanted += [{"removal": name, "shares": half, **tuned} for name in SPARSE if "random" not in name]
+        for fields in wanted:
+            label = f"{fields['removal']}, {fields.get('help', NO_HELP)}, {model.name}"
+            yield model, common.clone().set(**fields, label=label)
 
 
-def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, object], Finished]]:
+def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], Finished]]:
     """Every finished run with the columns that name it."""
     chosen = list(cells(setting))
     place = {model.name: number for number, model in enumerate(models(setting))}
@@ -171,39 +166,60 @@ def errors(setting: Setting, run: Runner) -> pd.DataFrame:
     units = capability_units(setting, run)
     asked = units.dropna(subset=["outcome"])
     keys = ["model", "seed", "arm", "s", "help", "capability", "task"]
-    shares = asked.groupby(keys, sort=False)["outcome"].value_counts(normalize=True).unstack(fill_value=0.0)
+    shares = asked.groupby(keys, sort=False)["outcome"].value_counts(normalize=True).unstack(fill_value=0)
     shares = shares.reindex(columns=list(OUTCOMES), fill_value=0.0)
-    return shares.stack().rename("share").reset_index().rename(columns={"level_7": "outcome"})
+    return shares.reset_index().melt(keys, list(OUTCOMES), "outcome", "share")
 
 
-def drops(table: pd.DataFrame) -> pd.DataFrame:
-    """Relative drop of every arm by task and metric without help, mean over draws, from `capabilities`: `drop`, NaN where the full
-    model is not above guessing; for the test loss the increase in percent of the full model's."""
+def gates(units: pd.DataFrame) -> pd.DataFrame:
+    """Whether the full model, without help, is above guessing in every task: only then can dropping take anything from it.
+
+    One row per model and task: `right`, `count`, `guess`, `p` of a one-sided binomial test, `above` (p < 0.05). In statements
+    a question is right where the true value is the likeliest, counted once per fact (mean over the wordings, rounded).
+    """
+    full = units[(units["arm"] == FULL) & (units["help"] == NO_HELP)]
+    rows = []
+    for (model, seed, task), own in full.groupby(["model", "seed", "task"], sort=False):
+        right = own.groupby("unit")["first" if task == STATE else "correct"].mean()
+        guess, hits = float(1 / own["options"].mean()), round(right.sum())
+        p = float(scipy.stats.binomtest(hits, len(right), guess, alternative="greater").pvalue)
+        rows.append({"model": model, "seed": seed, "task": task, "right": hits, "count": len(right), "guess": guess,
+                     "p": p, "above": p < ABOVE})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _gated(units: pd.DataFrame) -> pd.DataFrame:
+    """The rows of models and tasks that pass the gate."""
+    passed = gates(units).set_index(["seed", "task"])["above"]
+    return units[passed.reindex(pd.MultiIndex.from_frame(units[["seed", "task"]])).to_numpy(dtype=bool)]
+
+
+def drops(table: pd.DataFrame, gate: pd.DataFrame) -> pd.DataFrame:
+    """Relative drop of every arm by task and metric without help, mean over draws, from `capabilities` and `gates`: `drop`, NaN where
+    the full model does not pass the gate; for the test loss the increase as a share of the full model's."""
     plain = table[table["help"] == NO_HELP]
     keys = ["model", "seed", "capability", "task", "metric"]
     full = plain[plain["arm"] == FULL].set_index(keys)["value"].rename("full")
-    rest = (
-        plain[plain["arm"] != FULL]
-        .groupby([*keys, "arm", "s"], sort=False, dropna=False)[["value", "guess"]]
-        .mean()
-        .reset_index()
-    )
-    joined = rest.join(full, on=keys)
-    above = (joined["full"] - joined["guess"]).where(lambda gap: gap > 0)
-    joined["drop"] = (joined["full"] - joined["value"]) / above
+    groups = plain[plain["arm"] != FULL].groupby([*keys, "arm", "s"], sort=False, dropna=False)
+    joined = groups[["value", "guess"]].mean().reset_index().join(full, on=keys)
+    joined = joined.merge(gate[["seed", "task", "above"]], how="left", on=["seed", "task"])
+    above = (joined["full"] - joined["guess"]).where(joined["above"].eq(True))
     loss = joined["metric"] == "test loss"
-    joined.loc[loss, "drop"] = joined["value"][loss] / joined["full"][loss] - 1
-    return joined
+    relative = (joined["full"] - joined["value"]) / above.where(above > 0)
+    return joined.assign(drop=relative.where(~loss, joined["value"] / joined["full"] - 1))
 
 
 def recovery(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Exact match and its gap to the full model given the same help: model, seed, arm, s, help, task, value, full, gap, guess."""
+    """Exact match and its gap to the full model given the same help: model, seed, arm, s, help, task, value, full, gap, guess, and the
+    parse rates of both, `parsed` and `full_parsed`; mean over draws."""
     table = capabilities(setting, run)
-    exact = table[table["metric"] == "exact match"]
     keys = ["model", "seed", "help", "capability", "task"]
-    full = exact[exact["arm"] == FULL].set_index(keys)["value"].rename("full")
-    means = exact.groupby([*keys, "arm", "s"], sort=False)[["value", "guess"]].mean().reset_index()
-    joined = means.join(full, on=keys)
+    groups = table[table["metric"].isin(["exact match", "parsed"])].groupby([*keys, "arm", "s", "metric"], sort=False)
+    means = groups["value"].mean().unstack().rename(columns={"exact match": "value"}).rename_axis(columns=None)
+    guess = table[table["metric"] == "exact match"].groupby(keys, sort=False)["guess"].mean()
+    flat = means.reset_index()
+    full = flat[flat["arm"] == FULL].set_index(keys)[["value", "parsed"]].set_axis(["full", "full_parsed"], axis=1)
+    joined = flat.join(full, on=keys).join(guess, on=keys)
     return joined.assign(gap=joined["full"] - joined["value"])
 
 
@@ -247,13 +263,14 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 def _ean(units: pd.DataFrame, help: str, column: str) -> pd.DataFrame:
     """`column` of the full model and of the one with half of its experts dropped by EAN, per question (mean over wordings and tasks)."""
     own = units[(units["help"] == help) & ((units["arm"] == FULL) | ((units["arm"] == EAN) & (units["s"] == HALF)))]
-    return own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean").dropna()
+    table = own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean")
+    return table.reindex(columns=[FULL, EAN]).dropna()
 
 
 def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
-    """M11: relative drop of knowledge minus that of zero-shot instructions, fact by fact. Models at or below guessing in either
-    have no relative drop and are left out."""
-    units = tables("capability_units")
+    """M11: relative drop of knowledge minus that of zero-shot instructions, fact by fact, over tasks that pass the gate. Models that
+    pass it in only one of the two are left out."""
+    units = _gated(tables("capability_units"))
     parts = []
     for tasks, column, guess in (([STATE], "rank_score", None), (INSTRUCTIONS, "correct", "options")):
         own = units[units["task"].isin(tasks)]
@@ -267,8 +284,9 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
 
 
 def new_errors(tables: Tables) -> pd.DataFrame:
-    """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers."""
-    units = tables("capability_units")
+    """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers, in
+    tasks that pass the gate."""
+    units = _gated(tables("capability_units"))
     asked = units[units["task"].isin(INSTRUCTIONS) & (units["help"] == NO_HELP)]
     keys = ["seed", "task", "unit"]
     full = asked[asked["arm"] == FULL].set_index(keys)["outcome"]
@@ -279,16 +297,17 @@ def new_errors(tables: Tables) -> pd.DataFrame:
 
 
 def closed_gaps(tables: Tables) -> pd.DataFrame:
-    """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning."""
+    """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning; over
+    tasks that pass the gate."""
     units = tables("capability_units")
-    asked = units[units["task"].isin(INSTRUCTIONS)]
+    asked = _gated(units[units["task"].isin(INSTRUCTIONS)])
 
     def gap(help: str) -> pd.Series:
         pair = _ean(asked, help, "correct")
         return pair[FULL] - pair[EAN]
 
     without = gap(NO_HELP)
-    counts = [help for help in asked["help"].unique() if "example" in help]
+    counts = [help for help in units["help"].unique() if "example" in help]
     helped = {
         "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
         SFT: gap(SFT),

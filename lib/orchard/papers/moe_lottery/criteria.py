@@ -3,7 +3,7 @@
 Section 3.2 of the specification (the paper's equations 3 to 17), with the readings of its section 3.3. A criterion is dropped by
 its minimum or its maximum; `drop` is the direction the paper reports or implies, `None` where only a figure that could not be
 read shows it: then both are always run. An expert that no token, or a single one, was routed to has no spread: criteria of
-activations give it -inf, which drops it first by the minimum, and never NaN.
+activations and of gradients give it -inf, which drops it first by the minimum, and never NaN.
 
 All sums are in float64. Shapes: scores [n], pairs [n, n] with a zero diagonal.
 """
@@ -117,19 +117,19 @@ def eas(stats: LayerStatistics) -> Scores:
     """Activation similarity: sum over the others of the mean cosine of rows, <mean unit row of p, mean unit row of q>."""
     mean = stats.units / stats.count.clamp_min(1)[:, None]
     products = mean @ mean.T
-    return (products.sum(dim=1) - products.diagonal()).masked_fill(stats.count < 2, -math.inf)
+    return _seen_twice(products.sum(dim=1) - products.diagonal(), stats)
 
 
 def eae(stats: LayerStatistics) -> Scores:
     """Activation entropy: sum over channels of log sd_t(A[:, j])."""
     count = stats.count.double()[:, None].clamp_min(1)
     variance = (stats.squares / count - (stats.total / count).square()).clamp_min(0)
-    return (variance.sqrt().clamp_min(FLOOR).log().sum(dim=1)).masked_fill(stats.count < 2, -math.inf)
+    return _seen_twice(variance.sqrt().clamp_min(FLOOR).log().sum(dim=1), stats)
 
 
 def eao(stats: LayerStatistics) -> Scores:
     """Activation outliers: entries of the rows outside mean +- 3 sd of their row."""
-    return stats.outliers.double()
+    return _seen_twice(stats.outliers.double(), stats)
 
 
 def eao_rate(stats: LayerStatistics) -> Scores:
@@ -139,12 +139,12 @@ def eao_rate(stats: LayerStatistics) -> Scores:
 
 def ean(stats: LayerStatistics) -> Scores:
     """Activation norm, equation 13 as it is printed: sum over channels of the norm over tokens. Grows as sqrt(tokens)."""
-    return stats.squares.sqrt().sum(dim=1)
+    return _seen_twice(stats.squares.sqrt().sum(dim=1), stats)
 
 
 def ean_row(stats: LayerStatistics) -> Scores:
     """Activation norm as other code reads it: sum over tokens of the norm of the row. Grows as the number of tokens."""
-    return stats.norms
+    return _seen_twice(stats.norms, stats)
 
 
 def man(stats: LayerStatistics) -> Scores:
@@ -159,7 +159,7 @@ def reap(stats: LayerStatistics) -> Scores:
 
 def egs(stats: LayerStatistics) -> Scores:
     """Gradient similarity: sum over the others of the cosine of the flattened gradients."""
-    return _similarity(_gradients(stats))
+    return _seen_twice(_similarity(_gradients(stats)), stats)
 
 
 def ege(stats: LayerStatistics) -> Scores:
@@ -174,7 +174,7 @@ def ege_columns(stats: LayerStatistics) -> Scores:
 
 def ego(stats: LayerStatistics) -> Scores:
     """Gradient outliers: entries of dL/dW outside mean +- 3 sd of their matrix, summed over gate, up and down."""
-    return torch.stack([_outside(matrix) for matrix in _gradient_matrices(stats)]).sum(dim=0)
+    return _seen_twice(torch.stack([_outside(matrix) for matrix in _gradient_matrices(stats)]).sum(dim=0), stats)
 
 
 def ego_rate(stats: LayerStatistics) -> Scores:
@@ -184,7 +184,7 @@ def ego_rate(stats: LayerStatistics) -> Scores:
 
 def egn(stats: LayerStatistics) -> Scores:
     """Gradient norm: length of the gradient with respect to all weights of the expert."""
-    return _gradients(stats).norm(dim=1)
+    return _seen_twice(_gradients(stats).norm(dim=1), stats)
 
 
 @dataclass(frozen=True)
@@ -307,9 +307,9 @@ def _stable_rank(matrices: Float[Tensor, "n rows columns"]) -> Scores:
 
 
 def _row_entropy(stats: LayerStatistics, dim: int) -> Scores:
-    """Sum of log sd along `dim` of every gradient matrix; an expert without gradient gets -inf."""
+    """Sum of log sd along `dim` of every gradient matrix."""
     sums = [m.std(dim=dim, correction=0).clamp_min(FLOOR).log().sum(dim=1) for m in _gradient_matrices(stats)]
-    return torch.stack(sums).sum(dim=0).masked_fill(stats.count < 2, -math.inf)
+    return _seen_twice(torch.stack(sums).sum(dim=0), stats)
 
 
 def _outside(matrices: Float[Tensor, "n rows columns"]) -> Scores:
@@ -319,4 +319,9 @@ def _outside(matrices: Float[Tensor, "n rows columns"]) -> Scores:
 
 
 def _per_token(sums: Scores, stats: LayerStatistics) -> Scores:
-    return (sums / stats.count.clamp_min(1)).masked_fill(stats.count < 2, -math.inf)
+    return _seen_twice(sums / stats.count.clamp_min(1), stats)
+
+
+def _seen_twice(scores: Scores, stats: LayerStatistics) -> Scores:
+    """-inf for experts that saw fewer than two tokens."""
+    return scores.masked_fill(stats.count < 2, -math.inf)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.moe_lottery import capabilities, strategies, suite
+from orchard.papers.moe_lottery import capabilities, invariants, strategies, suite
 
 Tables = Callable[[str], pd.DataFrame]
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **invariants.EVIDENCE,
     **suite.EVIDENCE,
     **strategies.EVIDENCE,
     **capabilities.EVIDENCE,

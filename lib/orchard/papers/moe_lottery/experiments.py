@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from orchard.nn.moe import MixtureOfExperts
-from orchard.papers.moe_lottery import capabilities, strategies, suite
+from orchard.papers.moe_lottery import capabilities, invariants, speed, strategies, suite
 from orchard.papers.moe_lottery import published as paper
 from orchard.papers.moe_lottery.profiles import MIXTRAL, PROFILES, ROUNDS, Profile, Shape, decoder, models
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -96,6 +96,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "paper_shapes": published_shapes,
     "training": training,
     "training_facts": training_facts,
+    **invariants.EXPERIMENTS,
+    **speed.EXPERIMENTS,
     **suite.EXPERIMENTS,
     **strategies.EXPERIMENTS,
     **capabilities.EXPERIMENTS,

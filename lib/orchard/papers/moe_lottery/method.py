@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from orchard.errors import BadInput
+from orchard.nn import Decoder, MixtureOfExperts
 
 Drop = Mapping[int, Sequence[int]]  # layer -> experts
 
@@ -212,6 +213,21 @@ def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
         if hasattr(model, "num_experts"):  # the load-balance loss of a causal model reads it
             model.num_experts = next(iter(counts))  # type: ignore[assignment]
     return kept
+
+
+def pruned_config(cfg: Decoder.Config, kept: Mapping[int, Sequence[int]]) -> Decoder.Config:
+    """The config of one of our decoders after `drop_experts`, whose result is `kept`: every mixture has its own count.
+
+    Raises:
+        ExpertsError: `kept` does not name the mixtures of `cfg`.
+    """
+    new = cfg.clone()
+    mixtures = [node for _, node, *_ in new.walk(MixtureOfExperts)]
+    if sorted(kept) != list(range(len(mixtures))):
+        raise ExpertsError(f"experts were kept in layers {sorted(kept)}, the config has {len(mixtures)} mixtures")
+    for place, mixture in enumerate(mixtures):
+        mixture.set(num_experts=len(kept[place]))
+    return new
 
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")

@@ -29,7 +29,7 @@ from torch import Tensor
 from orchard.data import Windows
 from orchard.nn import Decoder, Sampling, generate_each
 from orchard.papers.moe_lottery.data import domains
-from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, WORDINGS, Form, World, written
+from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, WORDINGS, World, written
 from orchard.train.lm import token_losses
 
 STATE = "state"  # the task of a statement
@@ -51,11 +51,6 @@ class Item:
     answer: str
     options: tuple[str, ...]
     wording: int = 0
-
-    @property
-    def guess(self) -> float:
-        """Chance of the right answer for who knows the options and nothing else."""
-        return 1 / len(self.options)
 
 
 def questions(world: World, shots: Sequence[int], sums: int, seed: int = 0) -> list[Item]:
@@ -88,11 +83,6 @@ def _with_examples(
         Item(task, k, asked.subject, written(form.head, examples[:k]) + asked.prompt, asked.answer, asked.options)
         for k in shots
     ]
-
-
-def prompt_of(world: World, form: Form, entity: str, shots: int, draw: random.Random) -> str:
-    """A prompt of a form about an entity after `shots` examples about taught ones."""
-    return written(form.head, world.questions(form, "taught", draw, shots)) + world.ask(form, entity).prompt
 
 
 def encode(text: str) -> Tensor:
@@ -166,17 +156,20 @@ def rank(scores: Float[Tensor, "options"], true: int) -> float:
 
 
 def probe(model: Decoder, items: Sequence[Item]) -> pd.DataFrame:
-    """One row per item: task, shots, unit, wording, options, `rank` and `rank_score` by likelihood; for tasks also the generated
-    `text` and its `outcome` (statements have neither). The model must be in evaluation mode."""
+    """One row per item: task, shots, unit, wording, options; where there is no example `rank`, `rank_score` and `first` by likelihood;
+    for tasks the generated `text` and its `outcome` (statements have neither). The model must be in evaluation mode."""
     asked = [item for item in items if item.task != STATE]
     texts = dict(zip(asked, generated(model, [item.prompt for item in asked]), strict=True)) if asked else {}
+    plain = [item for item in items if item.shots == 0]
+    scores = dict(zip(plain, likelihoods(model, plain), strict=True))
     rows = []
-    for item, scores in zip(items, likelihoods(model, items), strict=True):
-        place = rank(scores, item.options.index(item.answer))
-        text = texts.get(item)
+    for item in items:
+        text, count = texts.get(item), len(item.options)
+        place = rank(scores[item], item.options.index(item.answer)) if item in scores else None
         rows.append({
-            "task": item.task, "shots": item.shots, "unit": item.unit, "wording": item.wording, "options": len(item.options),
-            "rank": place, "rank_score": 1 - (place - 1) / (len(item.options) - 1), "first": float(place == 1),
+            "task": item.task, "shots": item.shots, "unit": item.unit, "wording": item.wording, "options": count,
+            "rank": place, "rank_score": None if place is None else 1 - (place - 1) / (count - 1),
+            "first": None if place is None else float(place == 1),
             "text": text, "outcome": None if text is None else outcome(item, text),
         })  # fmt: skip
     return pd.DataFrame(rows)

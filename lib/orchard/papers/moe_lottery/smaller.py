@@ -20,11 +20,13 @@ import pandas as pd
 import torch
 
 from orchard.config import REQUIRED
+from orchard.data.loader import Indexed
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.moe_lottery import probes, profiles, recovery, sparsity
 from orchard.papers.moe_lottery.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.criteria import chosen, criterion
+from orchard.papers.moe_lottery.data import FiveDomains
 from orchard.papers.moe_lottery.method import drop_experts, mixture_layers
 from orchard.papers.moe_lottery.tuning import finetune, spread
 from orchard.papers.moe_lottery.world import World
@@ -67,9 +69,10 @@ class Smaller(Run):
         hardware = choose(work.device)
         work.notes["hardware"] = hardware.as_dict()
         base = load_model(work.result_of(cfg.base), cfg.base).to(hardware.device)
-        world: World = cfg.base.source.build().world
+        corpus = five_domains(cfg.base)
+        world: World = corpus.build().world
         items = probes.questions(world, cfg.shots, cfg.sums)
-        test = profiles.windows(cfg.base.source, "test", cfg.base.seq_len)
+        test = profiles.windows(corpus, "test", cfg.base.seq_len)
         cells = []
         with open(work.folder / "items.jsonl", "w", encoding="utf-8") as file:
             for share, draw, model, masks in self._models(base):
@@ -80,7 +83,8 @@ class Smaller(Run):
                     self._help(model, world, work, f"{cell['s']:g}_{draw}")
                 domains, means = probes.domain_losses(model, test, cfg.windows)
                 cells.append({**cell, "domains": domains, "windows": means})
-                for row in probes.probe(model, items).to_dict("records"):
+                rows = probes.probe(model, items).astype(object)
+                for row in rows.where(rows.notna(), None).to_dict("records"):  # JSON has no NaN
                     file.write(json.dumps({**cell, **row}) + "\n")
         return {"cells": cells}
 
@@ -110,22 +114,33 @@ class Smaller(Run):
             return
         if cfg.help not in recovery.HELPS:
             raise BadInput(f"Smaller.Config.help is {cfg.help!r}: choose {NO_HELP}, {', '.join(recovery.HELPS)}")
-        length, module, batches = cfg.base.seq_len, None, None
-        if cfg.help == recovery.PLAIN:
-            batches = profiles.windows(cfg.base.source, "train", length)
-        else:
-            shuffled = cfg.help == recovery.SHUFFLED
-            batches = recovery.Episodes(world, length, cfg.steps * cfg.batch_size, cfg.seed, shuffled)
-            module = recovery.answer_module()
+        length, plain = cfg.base.seq_len, cfg.help == recovery.PLAIN
+        module = None if plain else recovery.answer_module()
+        batches: Indexed = (
+            profiles.windows(five_domains(cfg.base), "train", length)
+            if plain
+            else recovery.Episodes(
+                world, length, cfg.steps * cfg.batch_size, cfg.seed, shuffled=cfg.help == recovery.SHUFFLED
+            )
+        )
         finetune(
             model, batches, steps=cfg.steps, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.seed,
             work=work, name=name, module=module,
         )  # fmt: skip
 
 
+def five_domains(base: TrainLM.Config) -> FiveDomains.Config:
+    """The corpus that a model was trained on. Raises BadInput for another one: it has no facts to ask about."""
+    if not isinstance(base.source, FiveDomains.Config):
+        raise BadInput(
+            f"the model was trained on {type(base.source).__qualname__}: the probes ask about the facts of FiveDomains"
+        )
+    return base.source
+
+
 def calibration(cfg: Smaller.Config, base: Decoder) -> list[torch.Tensor]:
     """The calibration batches of a run, on the model's device."""
-    windows = profiles.windows(cfg.base.source, "validation", cfg.base.seq_len)
+    windows = profiles.windows(five_domains(cfg.base), "validation", cfg.base.seq_len)
     batches, _ = spread(windows, cfg.calibration, cfg.base.batch_size)
     return [batch.to(base.embedding.weight.device) for batch in batches]
 

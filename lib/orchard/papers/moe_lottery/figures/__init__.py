@@ -13,7 +13,23 @@ from orchard.papers.moe_lottery.figures.build import (
     savings,
     toy,
 )
-from orchard.papers.moe_lottery.figures.checkpoint import agreement, by_hand, importance, importance_table, router_mass
+from orchard.papers.moe_lottery.figures.capabilities import (
+    against_sparsity,
+    ask,
+    asked,
+    beside_table_4,
+    capability_grid,
+    error_bars,
+    recovery_bars,
+    relative_drops,
+)
+from orchard.papers.moe_lottery.figures.checkpoint import (
+    agreement,
+    by_hand,
+    importance,
+    importance_table,
+    router_mass,
+)
 from orchard.papers.moe_lottery.figures.strategies import (
     STRATEGY_NAMES,
     agreement_bars,
@@ -34,15 +50,21 @@ from orchard.papers.moe_lottery.figures.strategies import (
 __all__ = [
     "EXAMPLES",
     "STRATEGY_NAMES",
+    "against_sparsity",
     "agreement",
     "agreement_bars",
     "agreement_maps",
+    "ask",
+    "asked",
     "beside_paper",
+    "beside_table_4",
     "by_hand",
+    "capability_grid",
     "compare_drops",
     "counting",
     "counting_table",
     "differences",
+    "error_bars",
     "importance",
     "importance_table",
     "iterating",
@@ -51,6 +73,8 @@ __all__ = [
     "mass",
     "mass_table",
     "order_matters",
+    "recovery_bars",
+    "relative_drops",
     "router",
     "router_mass",
     "router_table",

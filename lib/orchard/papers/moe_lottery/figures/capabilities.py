@@ -1,0 +1,298 @@
+"""What dropping hurts and what restores it: the grid of Figure 7, errors taken apart, recovery, 2:4 beside Table 4.
+
+Tables are those of `orchard.papers.moe_lottery.capabilities`; several models are averaged, and so are random draws, whose range
+is a band. Everything is in percent of questions or in nats per byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from orchard import plot
+from orchard.papers.moe_lottery.capabilities import HALF
+from orchard.papers.moe_lottery.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
+from orchard.papers.moe_lottery.recovery import HELPS, PLAIN
+from orchard.papers.moe_lottery.smaller import FULL, NO_HELP, RANDOM, SPARSE
+from orchard.papers.moe_lottery.world import CHOOSE, NAME, TASKS
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+
+ARMS = {
+    "ean": "EAN",
+    "ege": "EGE",
+    "euf": "EUF",
+    RANDOM: "random",
+    FULL: "full model",
+    **{name: name for name in SPARSE},
+}
+COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
+MARKERS = {"ean": "o", "ege": "s", "euf": "^", RANDOM: "D", FULL: "*"}
+TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
+# Rows of the paper's Table 4 and our arms.
+TABLE_4 = {
+    FULL: "full model", "ean": "ean min lottery", "2:4 magnitude": "magnitude 2:4", "2:4 wanda": "Wanda 2:4", "2:4 random": "random 2:4",
+}  # fmt: skip
+BAR = "#b9b9c4"  # of the full model
+CELL = 1.1  # inches of a row of panels
+
+
+def _order(helps: Sequence[str]) -> list[str]:
+    """No help, examples by their number, then the fine-tunings."""
+    examples = sorted((name for name in helps if "example" in name), key=lambda name: int(name.split()[0]))
+    return [name for name in (NO_HELP, *examples, *HELPS) if name in helps]
+
+
+@use_style()
+def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> Figure:
+    """Exact match against s: a column per task, a row per help, a line per criterion (the paper's Figure 7). Random dropping is
+    the mean of its draws, with their range; the dotted line is guessing, stars are the full model with the same help."""
+    check_columns(
+        table, {c: c for c in ("arm", "s", "draw", "help", "task", "metric", "value", "guess")}, "capability_grid"
+    )
+    exact = table[(table["metric"] == "exact match") & ~table["arm"].isin(SPARSE)]
+    rows = _order(list(helps or exact["help"].unique()))
+    made, axes = plot.figure(2 * COLUMN, 0.7 + CELL * len(rows), len(rows), len(TASKS))
+    for place, help in enumerate(rows):
+        for column, task in enumerate(TASKS):
+            panel = axes[place * len(TASKS) + column]
+            _lines(panel, exact[(exact["help"] == help) & (exact["task"] == task)])
+            panel.set_ylim(-6, 106)
+            panel.set_xticks([0, 25, 50, 75])
+            if place == 0:
+                panel.set_title(f"{task}: exact match (%)")
+            if column == 0:
+                panel.set_ylabel(help)
+            if place == len(rows) - 1:
+                panel.set_xlabel("experts dropped, s (%)")
+            panel.set_xlim(-4, 79)
+            panel.tick_params(labelbottom=place == len(rows) - 1, labelleft=column == 0)
+    handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    return made
+
+
+def _lines(panel: Axes, table: pd.DataFrame) -> None:
+    """Lines of the arms in one panel; the full model's point begins each."""
+    start = table.loc[table["arm"] == FULL, "value"].mean()
+    for arm in (name for name in COLOURS if name != FULL and (table["arm"] == name).any()):
+        own = table[table["arm"] == arm].groupby("s")["value"]
+        means = 100 * pd.concat([pd.Series({0.0: start}), own.mean()])
+        panel.plot(means.index, means, MARKERS[arm] + "-", color=COLOURS[arm], label=ARMS[arm], markersize=3.5)
+        if arm == RANDOM:
+            panel.fill_between(
+                own.min().index, 100 * own.min(), 100 * own.max(), color=COLOURS[arm], alpha=0.18, linewidth=0
+            )
+    if not table.empty:
+        panel.plot(0, 100 * start, MARKERS[FULL], color=COLOURS[FULL], label=ARMS[FULL], markersize=6, linestyle="none")
+        panel.axhline(100 * table["guess"].mean(), color=INK, linestyle=":", linewidth=0.9, label="guessing")
+
+
+@use_style()
+def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
+    """Zero-shot answers as stacked bars: correct, wrong (understood, not right), unparseable; a panel per task."""
+    check_columns(table, {c: c for c in ("arm", "s", "help", "task", "outcome", "share")}, "error_bars")
+    own = table[(table["help"] == NO_HELP) & ~table["arm"].isin(SPARSE)]
+    rows = [
+        (arm, s)
+        for arm in (FULL, *(a for a in COLOURS if a != FULL))
+        for s in sorted(own.loc[own["arm"] == arm, "s"].unique())
+    ]
+    made, axes = plot.figure(2 * COLUMN, 0.8 + 0.19 * len(rows), 1, len(tasks))
+    for panel, task in zip(axes, tasks, strict=True):
+        shares = own[own["task"] == task].groupby(["arm", "s", "outcome"])["share"].mean()
+        for place, (arm, s) in enumerate(rows):
+            left = 0.0
+            for outcome in OUTCOMES:
+                width = 100 * shares[arm, s, outcome]
+                panel.barh(place, width, left=left, color=TINTS[outcome], height=0.78, edgecolor="white", linewidth=0.4)
+                left += width
+        panel.set_title(task)
+        panel.set_xlim(0, 100)
+        panel.set_ylim(len(rows) - 0.4, -0.6)
+        panel.grid(visible=False, axis="y")
+        labels = [ARMS[arm] if arm == FULL else f"{ARMS[arm]}, {s:g} %" for arm, s in rows]
+        panel.set_yticks(range(len(rows)), labels if panel is axes[0] else [""] * len(rows))
+        panel.set_xlabel("answers (%)")
+    made.legend(
+        handles=[Patch(color=TINTS[name], label=name) for name in OUTCOMES],
+        loc="outside lower center",
+        ncols=len(OUTCOMES),
+    )
+    return made
+
+
+@use_style()
+def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
+    """Exact match at s = 50 % under every help, the full model given the same help beside it, and ticks at the
+    parse rates; a panel per task."""
+    check_columns(
+        table,
+        {c: c for c in ("arm", "s", "help", "task", "value", "full", "guess", "parsed", "full_parsed")},
+        "recovery_bars",
+    )
+    own = table[(table["arm"] == arm) & (table["s"] == HALF)]
+    rows = _order(list(own["help"].unique()))
+    made, axes = plot.figure(2 * COLUMN, 0.9 + 0.3 * len(rows), 1, len(tasks))
+    for panel, task in zip(axes, tasks, strict=True):
+        columns = ["value", "full", "guess", "parsed", "full_parsed"]
+        means = own[own["task"] == task].groupby("help")[columns].mean() * 100
+        for place, help in enumerate(rows):
+            for shift, column, parsed, tint in (
+                (-0.19, "full", "full_parsed", BAR),
+                (0.19, "value", "parsed", COLOURS[arm]),
+            ):
+                panel.barh(place + shift, float(means[column][help]), height=0.36, color=tint)
+                panel.plot(float(means[parsed][help]), place + shift, "|", color=TINTS[UNPARSEABLE], markersize=6)
+        panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
+        panel.set_title(task)
+        panel.set_xlim(0, 103)
+        panel.set_ylim(len(rows) - 0.4, -0.6)
+        panel.grid(visible=False, axis="y")
+        panel.set_yticks(range(len(rows)), rows if panel is axes[0] else [""] * len(rows))
+        panel.set_xlabel("exact match (%); dotted: guessing")
+    handles: list[Artist] = [
+        Patch(color=BAR, label="full model, same help"),
+        Patch(color=COLOURS[arm], label=f"{ARMS[arm]}, s = 50 %"),
+    ]
+    handles.append(
+        Line2D(
+            [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
+        )
+    )
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    return made
+
+
+LINES = {  # capability, metric -> legend, colour, marker
+    ("state", "rank score"): ("knowledge, rank", PALETTE[0], "o"),
+    ("state", "likeliest"): ("knowledge, likeliest", PALETTE[9], "v"),
+    ("name", "exact match"): ("name, zero-shot", PALETTE[3], "s"),
+    ("choose", "exact match"): ("choose, zero-shot", PALETTE[1], "D"),
+    ("add", "exact match"): ("sums, zero-shot", PALETTE[4], "^"),
+}
+
+
+@use_style()
+def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "euf", RANDOM)) -> Figure:
+    """Share that is lost of what the full model has above guessing, by capability, against s; a panel per arm. Above 100 %: below
+    guessing. `table` is that of `drops`; what the full model does not do better than guessing has no line."""
+    check_columns(table, {c: c for c in ("arm", "s", "task", "metric", "drop")}, "relative_drops")
+    found = table[(table["metric"] != "test loss") & table["drop"].notna()]
+    made, axes = plot.figure(2 * COLUMN, 2.3, 1, len(arms))
+    for panel, arm in zip(axes, arms, strict=True):
+        for (task, metric), (label, tint, marker) in LINES.items():
+            own = found[(found["arm"] == arm) & (found["task"] == task) & (found["metric"] == metric)]
+            if not own.empty:
+                means = 100 * own.groupby("s")["drop"].mean()
+                panel.plot([0, *means.index], [0, *means], marker + "-", color=tint, label=label, markersize=3.5)
+        panel.axhline(100, color=INK, linestyle=":", linewidth=0.9)
+        panel.set_title(ARMS[arm])
+        panel.set_xticks([0, 25, 50, 75])
+        panel.sharey(axes[0])
+        panel.tick_params(labelleft=panel is axes[0])
+        panel.set_xlabel("experts dropped (%)")
+    axes[0].set_ylabel("relative drop (%)")
+    handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    return made
+
+
+@use_style()
+def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = "Base") -> Figure:
+    """Half of the experts' weights gone: test loss and likeliest-value accuracy, without (hollow) and with fine-tuning (full
+    marker); grey: the paper's mean zero-shot accuracy (Table 4)."""
+    check_columns(table, {c: c for c in ("arm", "help", "loss", "likeliest", "exact match")}, "against_sparsity")
+    arms = [FULL, "ean", RANDOM, *SPARSE]
+    made, axes = plot.figure(2 * COLUMN, 2.0, 1, 3)
+    panels = (
+        ("loss", "test loss (nats/byte)", 1),
+        ("likeliest", "true value likeliest (%)", 100),
+        ("exact match", "exact match, zero-shot (%)", 100),
+    )
+    means = table.groupby(["arm", "help"])[[column for column, _, _ in panels]].mean()
+    for panel, (column, label, scale) in zip(axes, panels, strict=True):
+        for place, arm in enumerate(arms):
+            for help, face in ((NO_HELP, "white"), (PLAIN, PALETTE[0])):
+                if (arm, help) in means.index:
+                    name = {NO_HELP: "not fine-tuned", PLAIN: "fine-tuned, equal tokens"}[help]
+                    panel.plot(scale * float(means[column][arm, help]), place, "o", color=PALETTE[0], markerfacecolor=face,
+                               label=name if place == 0 else "_")  # fmt: skip
+        panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms] if panel is axes[0] else [""] * len(arms))
+        panel.set_ylim(len(arms) - 0.5, -0.5)
+        panel.set_xlabel(label)
+    rows = published[
+        (published["table"] == "Table 4") & (published["model"] == model) & (published["metric"] == "mean (%)")
+    ]
+    paper = rows.set_index("arm")["value"]
+    for place, arm in enumerate(arms):
+        if TABLE_4.get(arm) in paper.index:
+            axes[1].plot(paper[TABLE_4[arm]], place + 0.22, "D", color=GREY, markerfacecolor="white", linestyle="none",
+                         markersize=3.5, label="paper, mean of five tasks" if place == 0 else "_")  # fmt: skip
+    handles = [*axes[0].get_legend_handles_labels()[0], axes[1].get_legend_handles_labels()[0][-1]]
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    return made
+
+
+def _half(arm: str) -> str:
+    return {FULL: "full model", "ean": "EAN, 4 of 8", RANDOM: "random experts"}.get(arm, arm)
+
+
+def beside_table_4(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Our losses and accuracies (%) by arm and help, and the paper's mean accuracies of Base and Instruct (%) where it has that arm."""
+    own = table.groupby(["arm", "help"], sort=False)[["loss", "likeliest", "exact match", "parsed"]].mean()
+    own[["likeliest", "exact match", "parsed"]] *= 100
+    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
+    for model in ("Base", "Instruct"):
+        paper = rows[rows["model"] == model].set_index("arm")["value"]
+        own[f"paper, {model}"] = [paper.get(TABLE_4.get(arm, ""), float("nan")) for arm, _ in own.index]
+    return own
+
+
+@use_style()
+def asked(answer: dict[str, object]) -> Figure:
+    """One question put to the full and to the smaller model: the prompt and what each writes, and what each thinks of the options."""
+    made, axes = plot.figure(2 * COLUMN, 2.5, 1, 3)
+    axes[0].set_axis_off()
+    lines = str(answer["prompt"]).rstrip().split("\n")
+    axes[0].text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=6.5, transform=axes[0].transAxes)
+    for row, name in enumerate(("full", "smaller")):
+        outcome = str(answer[f"{name} outcome"])
+        axes[0].text(
+            0, 0.16 - 0.13 * row, f"{answer[f'{name} name']}: {answer[f'{name} text']!r}  {outcome}", fontsize=7,
+            color=TINTS[outcome], transform=axes[0].transAxes,
+        )  # fmt: skip
+    for panel, form, title in ((axes[1], "task", "after the arrow"), (axes[2], "statement", "in a statement")):
+        options = answer[f"{form} options"]
+        assert isinstance(options, tuple)
+        for shift, name, tint in ((-0.19, "full", BAR), (0.19, "smaller", PALETTE[0])):
+            shares = answer[f"{name} {form}"]
+            assert isinstance(shares, list)
+            panel.barh([i + shift for i in range(len(options))], [100 * p for p in shares], height=0.36, color=tint)
+        truth = answer[f"{form} answer"]
+        panel.set_yticks(range(len(options)), [f"{option} ✓" if option == truth else option for option in options])
+        panel.set_ylim(len(options) - 0.4, -0.6)
+        panel.set_xlim(0, 100)
+        panel.set_title(title)
+        panel.grid(visible=False, axis="y")
+        panel.set_xlabel("chance among the options (%)")
+    handles = [
+        Patch(color=BAR, label=str(answer["full name"])),
+        Patch(color=PALETTE[0], label=str(answer["smaller name"])),
+    ]
+    made.legend(handles=handles, loc="outside lower center", ncols=2)
+    return made
+
+
+def ask(examination: Callable[..., dict[str, object]]) -> Callable[..., Figure]:
+    """The explorer: `fact`, `task`, `criterion`, `dropped` (%) and `examples` -> :func:`asked`, answered by the trained model."""
+
+    def draw(fact: str, task: str = "name", criterion: str = "ean", dropped: int = 50, examples: int = 0) -> Figure:
+        return asked(examination(fact, task, criterion, dropped, examples))
+
+    return draw

@@ -23,11 +23,21 @@ class _Stop(Exception):
 
 
 def first_configs(slug: str, profile: str) -> dict[str, str]:
-    """Golden text of the first configs that each experiment asks for, before any result is known."""
+    """Golden text of the first configs that each experiment asks for, before any result is known. A run that a config holds
+    is named there by its label, and has a text of its own."""
     texts: dict[str, str] = {}
 
+    def add(cfg: Run.Config) -> None:
+        inner = {path: node for path, node, *_ in cfg.walk() if path and isinstance(node, Run.Config)}
+        inside = tuple(f"{path}." for path in inner)
+        own = [line for line in cfg.golden().splitlines(keepends=True) if not line.startswith(inside)]
+        texts[cfg.label] = "".join([*own, *(f"{path}: run {node.label!r}\n" for path, node in inner.items())])
+        for node in inner.values():
+            add(node)
+
     def runner(cfgs: list[Run.Config]) -> list[Finished]:
-        texts.update({cfg.label: cfg.golden() for cfg in cfgs})
+        for cfg in cfgs:
+            add(cfg)
         raise _Stop
 
     for experiment in paper_module(slug, "experiments").EXPERIMENTS.values():

@@ -148,17 +148,10 @@ def check_plan(
     """The plan that drops these experts; `orders` says which of them pad a layer that keeps fewer than another.
 
     Raises:
-        ExpertsError: as :func:`check_drop`, or the groups that a router opens would hold fewer experts than it chooses.
+        ExpertsError: as :func:`check_drop`.
     """
     check_drop(mixtures, dropped)
     kept = [[e for e in range(layer.num_experts) if e not in dropped.get(layer.place, ())] for layer in mixtures]
-    for layer, ids in zip(mixtures, kept, strict=True):
-        opened = getattr(layer.gate, "topk_group", None) if layer.groups > 1 else None
-        if opened is not None and (reach := opened * len(ids) // layer.groups) < layer.top_k:
-            raise ExpertsError(
-                f"layer {layer.place}: its router opens {opened} of {layer.groups} groups, which would hold {reach} experts, and chooses "
-                f"{layer.top_k}: keep at least {-(-layer.top_k // opened) * layer.groups}"
-            )
     width = max(map(len, kept))
     slots = []
     for ids, order in zip(kept, orders, strict=True):

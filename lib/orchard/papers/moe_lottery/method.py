@@ -131,6 +131,12 @@ def check_drop(layers: Sequence[MixtureLayer], dropped: Drop) -> None:
                     f"layer {place}: its router chooses among {layer.groups} groups of {size} first and needs equally many, "
                     f"at least 2, in each; {kept} would be left"
                 )
+            opened = getattr(layer.gate, "topk_group", None) or layer.groups
+            if (reach := opened * kept[0]) < layer.top_k:
+                raise ExpertsError(
+                    f"layer {place}: its router opens {opened} of {layer.groups} groups, which would hold {reach} experts, and "
+                    f"chooses {layer.top_k}: keep at least {-(-layer.top_k // opened) * layer.groups}"
+                )
 
 
 class _MaskLogits(TorchFunctionMode):
@@ -142,7 +148,7 @@ class _MaskLogits(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        return result + self.mask.to(result.dtype) if func is nn.functional.linear else result
+        return result + self.mask.to(result) if func is nn.functional.linear else result
 
 
 @contextmanager

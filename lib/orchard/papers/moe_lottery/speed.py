@@ -57,7 +57,7 @@ class Sizes:
 
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
-        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=7, memory_batches=3
+        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5, memory_batches=3
     ),
     "gpu": Sizes(
         gpu=True, shapes=((512, 16, 512, 2), (512, 64, 128, 8), (2048, 64, 1024, 8)), batch=32, length=512, rounds=10, memory_batches=8

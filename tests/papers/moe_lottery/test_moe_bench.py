@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from orchard import timing
 from orchard.errors import OrchardError
 from orchard.papers.moe_lottery import speed
 from orchard.papers.moe_lottery.bench import bench
@@ -21,7 +22,7 @@ def runner() -> Runner:
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(speed.SIZES, "smoke", SMALL)
-    monkeypatch.setattr(speed, "SHORTEST", 0.0)
+    monkeypatch.setattr(timing, "SHORTEST", 0.0)
     run = runner()
     parts = bench(lambda name: speed.EXPERIMENTS[name](Setting(), run))
     tables: dict[str, pd.DataFrame] = {name: table for _, name, table, _ in parts}

@@ -13,8 +13,8 @@ from orchard.errors import BadInput
 from orchard.kernels.residual import residual_linear_attention
 from orchard.papers.rattention import bench, costs, efficiency, figures, throughput
 from orchard.papers.rattention.arms import arm
-from orchard.papers.rattention.inference import Decode, Memory, fitted_exponent, peak_bytes
-from orchard.papers.rattention.throughput import Accuracy, Measurement, Operations, Steps, Tiles, interleaved
+from orchard.papers.rattention.inference import Decode, Memory, fitted_exponent
+from orchard.papers.rattention.throughput import Accuracy, Measurement, Operations, Steps, Tiles
 from orchard.runs import Finished, Run, Setting, Workspace
 
 SHAPE = {"dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "ffn_dim": 24}
@@ -22,23 +22,6 @@ SHAPE = {"dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "ffn_dim":
 
 def rows(cfg: Run.Config, tmp_path: Path) -> pd.DataFrame:
     return pd.DataFrame(cfg.build().compute(Workspace(tmp_path, tmp_path, "cpu"))["rows"])
-
-
-def test_peers_take_turns_and_nobody_always_comes_first(monkeypatch):
-    calls: list[str] = []
-    monkeypatch.setattr(throughput, "SHORTEST", 0.0)  # one call per round
-    peers = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    times = interleaved(peers, rounds=3, device="cpu", warmup=1)
-    assert calls == [*"abc", *"abc", *"bca", *"cab"]
-    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-def test_short_calls_are_repeated(monkeypatch):
-    calls: list[int] = []
-    monkeypatch.setattr(throughput, "_seconds", lambda step, repeats, device: calls.append(repeats) or 1e-3 * repeats)
-    times = interleaved({"a": list}, rounds=2, device="cpu")
-    assert calls == [1, 2, 2]  # the warm-up says 1 ms, SHORTEST is 2
-    assert times == {"a": [1e-3, 1e-3]}
 
 
 def test_every_operation_is_timed_at_every_length(tmp_path):
@@ -141,18 +124,6 @@ def test_decoding_reports_the_bytes_of_real_caches(tmp_path):
 def test_decoding_needs_room_for_a_prompt(tmp_path):
     with pytest.raises(BadInput, match="decoding: a context of 4 has no room for a prompt and 3 \\+ 1 tokens"):
         rows(Decode.Config(**SHAPE, rounds=3, num_layers=4, arms=["la"], contexts=[4], label="decoding"), tmp_path)
-
-
-def test_peak_memory_is_exact():
-    def work() -> torch.Tensor:
-        first = torch.zeros(1000)
-        second = torch.zeros(2000) + first.sum()  # 2000 for the zeros, 2000 for the sum
-        del first
-        return second[:1]
-
-    scalar = 4
-    assert peak_bytes(work) == 4 * (1000 + 2000 + 2000) + scalar
-    assert peak_bytes(lambda: None) == 0
 
 
 def test_exponent_of_a_power():

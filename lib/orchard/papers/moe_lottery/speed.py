@@ -6,23 +6,17 @@
     gradients    the collector's pass with gradients, of experts alone, beside forward and backward of all parameters
     memory       peak of live bytes while the collector reads N and 4 N tokens
 
-Peers take turns, round by round; a ratio is the median over the rounds of the ratio within a round. On a GPU
-bf16 and seconds of the clock; on a CPU fp32 and seconds of the processor, of which a run has one thread: what other processes do
-to the clock is left out.
+Measured as `orchard.timing` says; bf16 on a GPU, fp32 on a CPU.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
-import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -35,12 +29,12 @@ from orchard.papers.moe_lottery.collect import Collector, LayerStatistics, colle
 from orchard.papers.moe_lottery.invariants import mixtral_block
 from orchard.papers.moe_lottery.method import logits_of, mixture_layers
 from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.timing import Step, interleaved, peak_bytes
 from orchard.train import choose
 
 VOCAB = 257
-SHORTEST = 2e-2  # seconds that a measurement lasts at least; shorter calls are repeated within a round
 Shape = list[int]  # dim, experts, hidden_dim, top_k
-Peers = dict[str, Callable[[], object]]
+Peers = dict[str, Step]
 
 
 @dataclass(frozen=True)
@@ -188,54 +182,6 @@ def _training_step(model: nn.Module, tokens: Tensor) -> None:
     logits = logits_of(model, tokens)[:, :-1]
     F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
     model.zero_grad()
-
-
-def interleaved(peers: Peers, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds per call of every peer in every round, after a warm-up; who begins moves on by one from round to round."""
-    repeats = {}
-    for name, step in peers.items():
-        _seconds(step, 1, device)
-        repeats[name] = max(1, math.ceil(SHORTEST / max(_seconds(step, 1, device), 1e-6)))
-    found: dict[str, list[float]] = {name: [] for name in peers}
-    names = list(peers)
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            found[name].append(_seconds(peers[name], repeats[name], device) / repeats[name])
-    return found
-
-
-def _seconds(step: Callable[[], object], repeats: int, device: str) -> float:
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    _wait(device)
-    start = clock()
-    for _ in range(repeats):
-        step()
-    _wait(device)
-    return clock() - start
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """Highest sum of live bytes during a call, over what was live before it, as PyTorch's allocator counts them."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return int(torch.cuda.max_memory_allocated() - before)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first profile: without it, lines on standard error
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
-    assert results is not None
-    events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
-    return int(max(np.cumsum([size for _, size in events]), default=0))
 
 
 def _run(setting: Setting, run: Runner) -> Any:

@@ -8,10 +8,8 @@ Sections 3.6 and 3.7 of the specification; the paper measures neither.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +23,7 @@ from orchard.nn import Decoder
 from orchard.nn.transformer import DecoderCache
 from orchard.papers.rattention.throughput import Measurement
 from orchard.runs import Workspace
+from orchard.timing import peak_bytes
 from orchard.train.hardware import Hardware
 
 
@@ -87,10 +86,7 @@ def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, hardware: Har
 class Memory(Measurement):
     """Peak of live allocations above its inputs during one forward of a local layer on the CPU: rows arm, mode, length, bytes.
 
-    PyTorch's own allocator reports every allocation and release, temporaries inside an operation included; the highest point of their
-    running sum is exact and repeats to the byte. The resident size of a process says the same less well: it holds what the allocator
-    keeps for later, moves in pages, and its peak may lie in an import. Modes: "inference" keeps nothing, "training" keeps what the
-    backward pass needs.
+    Modes: "inference" keeps nothing, "training" keeps what the backward pass needs.
     """
 
     class Config(Measurement.Config):
@@ -116,20 +112,6 @@ class Memory(Measurement):
                         peak = peak_bytes(partial(layer, x))
                     rows.append({"arm": name, "mode": mode, "length": length, "bytes": peak})
         return {"rows": rows}
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """Highest sum of live bytes that PyTorch's CPU allocator handed out during a call, over what was live before it."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first profile: without it, lines on standard error
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        kept = function()
-    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
-    assert results is not None
-    events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
-    del kept
-    return int(max(np.cumsum([size for _, size in events]), default=0))
 
 
 def fitted_exponent(lengths: list[int], values: list[int]) -> float:

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +30,10 @@ from orchard.kernels.residual.naive import quadratic
 from orchard.nn import attention
 from orchard.papers.rattention.arms import arm
 from orchard.runs import Run, Workspace
+from orchard.timing import Step, interleaved
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
-
-Rounds = dict[str, list[float]]  # name -> seconds per call in every round
-Step = Callable[[], object]  # one call of what is timed
-SHORTEST = 2e-3  # seconds a measurement lasts at least; shorter calls are repeated within a round
 
 
 class Measurement(Run):
@@ -79,39 +74,6 @@ class Measurement(Run):
         """The local attention layer of an arm, projections included."""
         layer: nn.Module = self.model(name).layers[0].attention.set(dim=self.cfg.dim).build()
         return layer
-
-
-def interleaved(peers: Mapping[str, Step], rounds: int, device: str, warmup: int = 1) -> Rounds:
-    """Seconds per call of every peer in every round, in turn, after `warmup` calls of each.
-
-    The first peer of a round moves on by one from round to round: nobody always follows the same neighbour.
-    """
-    repeats = {}
-    for name, step in peers.items():
-        for _ in range(warmup):
-            seconds = _seconds(step, 1, device)
-        repeats[name] = max(1, math.ceil(SHORTEST / seconds))
-    found: Rounds = {name: [] for name in peers}
-    names = list(peers)
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            found[name].append(_seconds(peers[name], repeats[name], device) / repeats[name])
-    return found
-
-
-def _seconds(step: Step, repeats: int, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device == "cuda" else _nothing
-    synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def _nothing() -> None:
-    """The CPU is done when a call returns."""
 
 
 def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], parameters: Sequence[Tensor] = ()) -> Step:

@@ -17,7 +17,7 @@ from jaxtyping import Int, Int64, Integer
 from torch import Tensor
 
 from orchard.data.cache import DataError, cached
-from orchard.data.source import Source
+from orchard.data.source import SPLITS, Source
 from orchard.data.tokenizer import Tokenizer
 
 DOCUMENTS_AT_ONCE = 256
@@ -36,10 +36,12 @@ class TokenCorpus:
 
 
 def tokens(source_cfg: Source.Config, tokenizer_cfg: Tokenizer.Config, split: str) -> TokenCorpus:
-    """The tokenised split, from the cache or made now; several processes may ask at once. Raises DataError."""
+    """The tokenised split, from the cache or made now, with the other splits, since the text is read for them too; several processes
+    may ask at once. Raises DataError."""
     source: Source = source_cfg.build()
+    made: list[str] = []
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, split: str) -> None:
         documents = source.documents(split)
         tokenizer: Tokenizer = tokenizer_cfg.build(source=source)
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
@@ -56,9 +58,16 @@ def tokens(source_cfg: Source.Config, tokenizer_cfg: Tokenizer.Config, split: st
             "names": [document.name for document in documents],
         }
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        made.append(split)
 
-    key = [source.manifest().sha256, tokenizer_cfg.to_dict(), split, importlib.metadata.version("tokenizers")]
-    folder = cached("tokens", key, write)
+    def found(split: str) -> Path:
+        key = [source.manifest().sha256, tokenizer_cfg.to_dict(), split, importlib.metadata.version("tokenizers")]
+        return cached("tokens", key, lambda folder: write(folder, split))
+
+    folder = found(split)
+    if made:  # one split at a time: nobody waits for a lock while holding another
+        for other in SPLITS:
+            found(other)
     return TokenCorpus(
         tokens=np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False),
         offsets=np.load(folder / "offsets.npy", allow_pickle=False),

@@ -118,7 +118,8 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
     waiting = dict(tasks)
     failed: dict[str, str] = {}
     finished, total = 0, len(tasks)
-    with _pool(jobs, sorted({task.cfg.owner.preload for task in tasks.values()})) as submit:
+    owners = {task.cfg.owner for task in tasks.values()}
+    with _pool(jobs, sorted({owner.preload for owner in owners} | {owner.__module__ for owner in owners})) as submit:
         running: dict[Future[float], _Task] = {}
         while waiting or running:
             for task in [

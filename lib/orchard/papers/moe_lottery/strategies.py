@@ -46,6 +46,17 @@ def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Droppe
     )
 
 
+def small_models(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The models that are trained from scratch at a size that dropping leaves: model, s (%), parameters, test loss (nats/byte).
+    They wait for nothing, so that a free core can train them early."""
+    cells = [(model, t) for model in models(setting) for t in SIZES[setting.profile].scratch]
+    done = run([small(setting, *cell) for cell in cells])
+    return pd.DataFrame([
+        {"model": model.name, "s": level(t), "parameters": found.result["parameters"], "loss": found.result["loss"]}
+        for (model, t), found in zip(cells, done, strict=True)
+    ])  # fmt: skip
+
+
 def _about(model: Model, criterion: str) -> dict[str, Any]:
     shape = f"{model.shape.num_experts} experts, top {model.shape.top_k}"
     direction = "min" if criterion in CRITERIA else ""
@@ -163,6 +174,7 @@ def agreement(setting: Setting, run: Runner) -> pd.DataFrame:
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "rates": rates,
+    "small_models": small_models,
     "strategies": strategies,
     "strategies_units": strategies_units,
     "scratch": scratch,

@@ -107,7 +107,7 @@ def reproduce(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="set a notebook parameter; repeatable")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; one per core by default if all runs are finished, else 1")] = None,
+    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; one per core by default if all runs are finished, else 2")] = None,
     timeout: Annotated[float, typer.Option(help="limit on each notebook, in seconds")] = 3600.0,
 ) -> None:  # fmt: skip
     """Execute the notebooks of series headlessly and write the report; exit status 1 if a notebook fails."""
@@ -135,14 +135,15 @@ def reproduce(
 
 
 def _notebooks_at_a_time(slugs: Sequence[str], parameters: dict[str, Any]) -> int:
-    """One while runs are missing, because they fill the cores; else one per core."""
+    """One per core when all runs are finished. While some are missing two on a CPU, for one starts and draws while the other
+    computes, and one on an accelerator."""
     from orchard import series
     from orchard.runs.engine import default_jobs
 
     keys = {"profile": "PROFILE", "seeds": "SEEDS", "data": "DATA", "store": "STORE"}
     setting = {key: parameters[name] for key, name in keys.items() if name in parameters}
     finished = all(series.planned(slug, **setting)["finished"].all() for slug in slugs)
-    return default_jobs("cpu") if finished else 1
+    return default_jobs("cpu") if finished else min(2, default_jobs(parameters.get("DEVICE", "auto")))
 
 
 @app.command()

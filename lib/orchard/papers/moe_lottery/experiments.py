@@ -54,9 +54,7 @@ def paper_shapes() -> pd.DataFrame:
             "fine-tuning tokens": tokens, "training FLOPs": 3 * model.flops_per_token(2048) * tokens,
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    return table.assign(memory=table["parameters"] / table["parameters"].iloc[0]).rename(
-        columns={"memory": "share of memory"}
-    )
+    return table.assign(**{"memory (%)": 100 * table["parameters"] / table["parameters"].iloc[0]})
 
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -130,7 +130,7 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Mixtral-8x7B: share of parameters and of FLOPs per token that is left, against experts dropped."""
     made, (axes,) = plot.figure()
     flops = table["GFLOPs per token"] / table["GFLOPs per token"].iloc[0]
-    axes.plot(table["s (%)"], table["share of memory"], marker="o", label="parameters")
+    axes.plot(table["s (%)"], table["memory (%)"] / 100, marker="o", label="parameters")
     axes.plot(table["s (%)"], flops, marker="s", label="FLOPs per token")
     memory = published[published["metric"] == "memory (×)"]
     axes.plot(

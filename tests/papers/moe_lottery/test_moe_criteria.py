@@ -305,6 +305,6 @@ def test_every_invariant_holds() -> None:
         )
     )
     assert list(table.columns) == ["part", "seed", "unit", "value"]
-    assert table["part"].nunique() == 5
+    assert table["part"].nunique() == 8
     assert not table.duplicated(["part", "seed", "unit"]).any()
     assert table["value"].max() <= 1e-5, table.sort_values("value").tail(3)

@@ -8,6 +8,8 @@ Every value is the largest absolute difference over the largest absolute value o
     criteria against loops  each criterion of the streaming collector against `naive`, in float64 from stored rows
     permuted experts        permuting the experts of a layer permutes the scores and leaves the logits alone
     one function            grouped product, loop, the watched forward, and the implementations of `transformers`, with one set of weights
+
+and, on checkpoints of Hugging Face in every layout that is known, those of `checkpoint_tiny.invariants`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch, combine, grouped_outputs
+from orchard.papers.moe_lottery import checkpoint_tiny
 from orchard.papers.moe_lottery.collect import Collector, collect
 from orchard.papers.moe_lottery.criteria import CRITERIA
 from orchard.papers.moe_lottery.method import drop_experts, masked, mixture_layers, pruned_config
@@ -230,9 +233,25 @@ class Invariants(Run):
         return {"rows": rows}
 
 
+class Layouts(Run):
+    """The same on tiny checkpoints of Hugging Face, in every layout: written, pruned, padded, loaded again."""
+
+    class Config(Run.Config):
+        seed: int = REQUIRED
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """The rows of :func:`checkpoint_tiny.invariants`; none where `transformers` is missing."""
+        if importlib.util.find_spec("transformers") is None:
+            return {"rows": []}
+        return {"rows": checkpoint_tiny.invariants((self.cfg.seed,)).to_dict("records")}
+
+
 def invariants(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns part, seed, unit, value; the same at every profile."""
-    rows = run([Invariants.Config(seed=0, label="invariants")])[0].result["rows"]
+    done = run([Invariants.Config(seed=0, label="invariants"), Layouts.Config(seed=0, label="layouts of checkpoints")])
+    rows = [row for found in done for row in found.result["rows"]]
     return pd.DataFrame(rows)[["part", "seed", "unit", "value"]]
 
 

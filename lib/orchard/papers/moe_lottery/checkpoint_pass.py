@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from orchard.papers.moe_lottery.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
-from orchard.papers.moe_lottery.criteria import CRITERIA, chosen, criterion
+from orchard.papers.moe_lottery.criteria import COLUMNS, CRITERIA, chosen, criterion
 from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, masked, worst
 from orchard.train.hardware import choose
 
@@ -41,7 +41,6 @@ SLOW = ("wsr", "ews_matched")  # singular values, matched units: hours on the CP
 DEFAULT = tuple(name for name, c in CRITERIA.items() if c.cost != "backward" and name not in SLOW)
 PIECE = 256  # positions whose logits are held at a time
 RUNTIME = 2**26  # bytes
-COLUMNS = 2**17  # weights of every expert that are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -317,11 +316,8 @@ def _order(layer: MixtureLayer, name: str, scores: Tensor, direction: str) -> li
 
 
 def _score(stats: LayerStatistics, name: str) -> Tensor:
-    """Score of a criterion, without a float64 copy of the whole layer: of one expert after the other where it looks at one
-    alone, and of similar weights piece by piece."""
+    """Score of a criterion, of one expert after the other where it looks at one alone: no float64 copy of the whole layer."""
     score = criterion(name).score
-    if name == "ews":
-        return weight_similarity(stats)
     if name not in ONE_BY_ONE:
         return score(stats)
     return torch.cat([score(_only(stats, expert)) for expert in range(stats.num_experts)])
@@ -332,17 +328,6 @@ def _only(stats: LayerStatistics, expert: int) -> LayerStatistics:
     values = {f.name: getattr(stats, f.name) for f in fields(stats)}
     one: dict[str, Any] = {name: v[expert : expert + 1] for name, v in values.items() if isinstance(v, Tensor)}
     return replace(stats, **(one | {"together": one["together"][:, expert : expert + 1]}))
-
-
-def weight_similarity(stats: LayerStatistics) -> Float[Tensor, "n"]:
-    """`ews`, from the products of the experts' weights, added up over pieces of them."""
-    products = torch.zeros(stats.num_experts, stats.num_experts, dtype=torch.float64, device=stats.router.device)
-    for matrices in (stats.gate_up, stats.down):
-        for piece in matrices.flatten(1).split(COLUMNS, dim=1):
-            products += piece.double() @ piece.double().T
-    norms = products.diagonal().sqrt().clamp_min(1e-12)
-    cosines = products / norms / norms[:, None]
-    return cosines.sum(dim=1) - cosines.diagonal()
 
 
 @contextmanager

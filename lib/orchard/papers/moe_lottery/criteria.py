@@ -24,12 +24,21 @@ from orchard.papers.moe_lottery.collect import LayerStatistics
 from orchard.papers.moe_lottery.method import worst
 
 Scores = Float[Tensor, "n"]
-FLOOR = 1e-12  # of a standard deviation
+FLOOR = 1e-12  # of a standard deviation, of a norm
+COLUMNS = 2**17  # weights of every expert that `ews` holds in float64 at a time
 
 
 def ews(stats: LayerStatistics) -> Scores:
-    """Weight similarity: sum over the others of the cosine of the flattened weights. Not invariant to the order of hidden units."""
-    return _similarity(_weights(stats))
+    """Weight similarity: sum over the others of the cosine of the flattened weights. Not invariant to the order of hidden units.
+    Products are added up over pieces of the weights, so that a large layer needs no float64 copy."""
+    n = stats.num_experts
+    products = torch.zeros(n, n, dtype=torch.float64, device=stats.router.device)
+    for matrices in (stats.gate_up, stats.down):
+        for piece in matrices.flatten(1).split(COLUMNS, dim=1):
+            products += piece.double() @ piece.double().T
+    norms = products.diagonal().sqrt().clamp_min(FLOOR)
+    cosines = products / norms / norms[:, None]
+    return cosines.sum(dim=1) - cosines.diagonal()
 
 
 def ews_matched(stats: LayerStatistics) -> Scores:

@@ -52,7 +52,7 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "smoke": Size(
-        leave_one_out=(48, 32), curves=(32, 12), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
+        leave_one_out=(48, 32), curves=(24, 8), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
     ),
     "gpu": Size(
         leave_one_out=(128, 64),

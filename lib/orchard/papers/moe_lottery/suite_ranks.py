@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy  # its submodules load when first used
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from orchard.papers.moe_lottery.criteria import CRITERIA
@@ -33,7 +33,7 @@ def group_of(criterion: str) -> str:
 
 def correlations(first: Array, second: Array) -> Array:
     """Spearman's rho along the last axis, mid-ranks for ties; NaN where one of the two is constant."""
-    a, b = (rankdata(values, axis=-1) for values in (first, second))
+    a, b = (scipy.stats.rankdata(values, axis=-1) for values in (first, second))
     a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     return np.divide((a * b).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)

@@ -77,18 +77,19 @@ def results_table() -> str:
             results = committed(slug, profile)
             if results:
                 count = Counter(v["verdict"] for r in results for v in r["verdicts"])
-                seconds = sum(r["provenance"]["trained_s"] for r in results[-1:])
-                machine = ", ".join(results[-1]["provenance"]["machines"])
+                names = {name for r in results for name in r["provenance"]["machines"]}
+                found = {
+                    n for n in names if not any(m.startswith(f"{n} (") for m in names)
+                }  # with its device, if known
                 rows.append(
                     [
                         f"[{slug}](papers/{slug}/README.md)",
                         profile,
                         *(str(count[v]) for v in VERDICTS),
-                        f"{seconds:.0f} s",
-                        machine,
+                        ", ".join(sorted(found)),
                     ]
                 )
-    return _markdown(["paper", "profile", *VERDICTS, "training, sum over runs", "machine"], rows)
+    return _markdown(["paper", "profile", *VERDICTS, "machine"], rows)
 
 
 def card_table(slug: str) -> str:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from orchard.nn.moe import Dispatch, combine, grouped_linear
+from orchard.papers.moe_lottery.collect import evaluating
 from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer, mixture_layers
 
 MAGNITUDE, WANDA, RANDOM = KINDS = ("magnitude", "wanda", "random")
@@ -52,16 +53,15 @@ def input_norms(model: nn.Module, batches: Iterable[Tensor]) -> list[InputNorms]
     """
     layers = mixture_layers(model)
     squares = [_zeros(layer) for layer in layers]
-    training, seen = model.training, False
+    seen = False
     for layer, sums in zip(layers, squares, strict=True):
         layer.experts.forward = _summing(layer.experts, sums)
     try:
-        model.eval()
-        for tokens in batches:
-            model(tokens)
-            seen = True
+        with evaluating(model):
+            for tokens in batches:
+                model(tokens)
+                seen = True
     finally:
-        model.train(training)
         for layer in layers:
             layer.experts.__dict__.pop("forward")
     if not seen:

@@ -8,7 +8,7 @@ of dropped experts). Losses are nats per byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -50,26 +50,15 @@ class Size:
     reconstruction: int  # calibration windows of NAEE
 
 
+GPU = Size(
+    leave_one_out=(128, 64), curves=(96, 32), samples=(8, 32, 128), subsets=150, subset_windows=128, reconstruction=16
+)
 SIZES: dict[str, Size] = {
     "smoke": Size(
         leave_one_out=(48, 32), curves=(24, 8), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
     ),
-    "gpu": Size(
-        leave_one_out=(128, 64),
-        curves=(96, 32),
-        samples=(8, 32, 128),
-        subsets=150,
-        subset_windows=128,
-        reconstruction=16,
-    ),
-    "paper": Size(
-        leave_one_out=(128, 64),
-        curves=(96, 32),
-        samples=(8, 32, 128),
-        subsets=100,
-        subset_windows=128,
-        reconstruction=16,
-    ),
+    "gpu": GPU,
+    "paper": replace(GPU, subsets=100),
 }
 
 

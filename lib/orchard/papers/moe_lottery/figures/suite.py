@@ -179,6 +179,11 @@ def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]], model:
         look = list("os^vDPX*")[place % 8]
         axes.plot(own["s"], own["loss"], LINES[direction], marker=look, markersize=3, color=PALETTE[place % 10], linewidth=1,
                   label="NAEE" if name == "naee" else f"{direction.capitalize()}-{title(name)}")  # fmt: skip
+    return _against_shares(figure, axes)
+
+
+def _against_shares(figure: Figure, axes: Axes) -> Figure:
+    """The axes and the legend of loss against s."""
     _shares(axes)
     axes.set_xlabel("dropped experts s (%)")
     axes.set_ylabel("test loss (nats/byte)")
@@ -197,11 +202,7 @@ def budgets(table: pd.DataFrame, model: str | None = None) -> Figure:
         for budget, line in (("per layer", "-"), ("all layers", ":")):
             own = _line(mean, name, "min", budget)
             axes.plot(own["s"], own["loss"], line, color=colour, label=f"{title(name)}, {budget}")
-    _shares(axes)
-    axes.set_xlabel("dropped experts s (%)")
-    axes.set_ylabel("test loss (nats/byte)")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    return _against_shares(figure, axes)
 
 
 @plot.use_style()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -36,6 +37,17 @@ class LanguageModel(pl.LightningModule):
         optimizer = self.optim.optimizer(self.model, self.fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass
+class Schedule:
+    """What the training loop reads of a run, for runs whose config is not all training; see :class:`Training`."""
+
+    steps: int
+    seed: int
+    label: str
+    checkpoint_every: int
+    clip: float = 1.0
 
 
 @runtime_checkable

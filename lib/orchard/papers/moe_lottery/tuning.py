@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,6 @@ from orchard.train import AdamW, choose
 from orchard.train.lm import token_losses
 
 CHECKPOINT_EVERY = 200  # steps
-
-
-@dataclass
-class Schedule:
-    """What the training loop reads of a fine-tuning."""
-
-    steps: int
-    seed: int
-    label: str
-    checkpoint_every: int
-    clip: float = 1.0
 
 
 def finetune(
@@ -65,7 +53,7 @@ def finetune(
     if steps == 0:
         return
     from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO
-    from orchard.train.loop import LanguageModel, train_loop
+    from orchard.train.loop import LanguageModel, Schedule, train_loop
 
     hardware = choose(work.device)
     own = Workspace(work.checkpoints / name, work.checkpoints / name, work.device, work.threads)

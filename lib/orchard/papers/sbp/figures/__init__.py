@@ -1,0 +1,1 @@
+"""Figures of the series: functions from a table to a Figure."""

@@ -1,0 +1,171 @@
+"""The comparison: every arm in every cell, at equal steps and tokens (specification, 6.4), and the evidence for K1, K2, K3 and K6.
+
+Losses are nats per held-out document above Bayes: the exact law of the world is subtracted document by document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchard.papers.sbp import regular
+from orchard.papers.sbp.arms import ARMS, Study, study
+from orchard.papers.sbp.pretrain import Pretrain
+from orchard.papers.sbp.profiles import PROFILES, Cell, cells
+from orchard.runs import Finished, Runner, Setting
+
+Tables = Callable[[str], pd.DataFrame]
+COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
+EVERYWHERE = {"smoke": COMPARED, "gpu": ARMS, "paper": ARMS}  # arms of the cells after the first
+
+
+def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
+    """The cells of a setting with their studies, regularised as was best in their variant."""
+    best = {
+        cell.variant: regular.tuned(setting, run, cell.variant)
+        for cell in cells(setting, *variants)[:: _per_variant(setting)]
+    }
+    return [(cell, study(setting, cell, *best[cell.variant])) for cell in cells(setting, *variants)]
+
+
+def _per_variant(setting: Setting) -> int:
+    profile = PROFILES[setting.profile]
+    return len(profile.worlds) * len(profile.seeds if setting.seeds is None else setting.seeds)
+
+
+def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The trials of the references in every variant; see `regular.tuning`."""
+    variants = dict.fromkeys(cell.variant for cell in cells(setting))
+    return pd.concat([regular.tuning(setting, run, variant) for variant in variants], ignore_index=True)
+
+
+def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
+    """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
+    first = cell == cells(setting, "dep")[0]
+    return ARMS if first else EVERYWHERE[setting.profile]
+
+
+def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:
+    """Every arm of every cell with its finished run."""
+    wanted = [
+        (cell, arm, chosen, chosen.arm(arm)) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)
+    ]
+    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+
+
+def curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and evaluation: variant, world, seed, arm, step, tokens, excess (nats per test document above Bayes)."""
+    rows = []
+    for cell, arm, chosen, cfg, done in finished(setting, run):
+        scores = done.tensors("eval")
+        bayes = bayes_nll(chosen, cfg.eval_documents, "test")
+        for step, excess in zip(
+            scores["step"].tolist(), (scores["test"].double().numpy() - bayes).mean(axis=1), strict=True
+        ):
+            rows.append(
+                {
+                    **_cell(cell),
+                    "arm": arm,
+                    "step": step,
+                    "tokens": step * cfg.mix.budget / cfg.mix.steps,
+                    "excess": excess,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def documents(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and test document: variant, world, seed, arm, document, ``last`` and ``best`` (nats above Bayes)."""
+    tables = []
+    for cell, arm, chosen, cfg, done in finished(setting, run):
+        scores = done.tensors("eval")
+        best = int(scores["validation"].double().mean(dim=1).argmin())
+        bayes = bayes_nll(chosen, cfg.eval_documents, "test")
+        test = scores["test"].double().numpy() - bayes
+        tables.append(
+            pd.DataFrame({"document": np.arange(test.shape[1]), "last": test[-1], "best": test[best]}).assign(
+                arm=arm, **_cell(cell)
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def bayes_nll(chosen: Study, count: int, split: str) -> np.ndarray:
+    """-log P(d) of the first held-out documents of a cell."""
+    corpus: Any = chosen.corpus.build()
+    return -corpus.world.log_marginal(corpus.documents(split).head(count))
+
+
+def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm and cell: what was read, and what it cost in FLOPs beside the training that all arms share."""
+    rows = []
+    for cell, arm, _, cfg, done in finished(setting, run):
+        mixed = run([cfg.mix])[0].result
+        rows.append({**_cell(cell), "arm": arm, **mixed, "training_flops": done.result["training_flops"]})
+    return pd.DataFrame(rows)
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {"variant": cell.variant, "world": cell.world, "seed": cell.seed}
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger,
+}  # fmt: skip
+
+
+def _difference(table: pd.DataFrame, variant: str, first: str, second: str, column: str = "best") -> pd.DataFrame:
+    """seed, unit and value: first minus second arm on each test document of each cell of a variant."""
+    chosen = table[table["variant"] == variant]
+    wide = chosen.pivot_table(index=["world", "seed", "document"], columns="arm", values=column)
+    value = (wide[first] - wide[second]).dropna().rename("value").reset_index()
+    return value.assign(seed=1000 * value["world"] + value["seed"], unit=value["document"])[["seed", "unit", "value"]]
+
+
+def beats_repetition(tables: Tables) -> pd.DataFrame:
+    """K1: SBP minus repetition, each at its best checkpoint."""
+    return _difference(tables("documents"), "dep", "sbp-nn-lm", "repetition").assign(part="dep")
+
+
+def recovered(tables: Tables) -> pd.DataFrame:
+    """K2: the share of the oracle's gain over the best repetition checkpoint that SBP recovers, cell by cell."""
+    mean = tables("documents").query("variant == 'dep'").groupby(["world", "seed", "arm"])["best"].mean().unstack()
+    value = (mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"])
+    frame = value.rename("value").reset_index()
+    return frame.assign(part="dep", unit="cell", seed=1000 * frame["world"] + frame["seed"])[
+        ["part", "seed", "unit", "value"]
+    ]
+
+
+def pair_information(tables: Tables) -> pd.DataFrame:
+    """K3: neighbours minus random pairs where documents tell of one another, minus the same where they do not."""
+    table = tables("documents")
+    dep, indep = (_difference(table, variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
+    both = dep.merge(indep, on=["seed", "unit"], suffixes=("", "_indep"))
+    return both.assign(value=both["value"] - both["value_indep"], part="dep - indep")[["part", "seed", "unit", "value"]]
+
+
+def no_information(tables: Tables) -> pd.DataFrame:
+    """K3b: neighbours minus random pairs in the world without information between documents."""
+    return _difference(tables("documents"), "indep", "sbp-nn-lm", "sbp-random").assign(part="indep")
+
+
+def crossing(tables: Tables) -> pd.DataFrame:
+    """K6: repetition minus SBP at 15 % of the training, SBP minus repetition at its end: both negative where the curves cross."""
+    table = tables("curves").query("variant == 'dep' and arm in ('repetition', 'sbp-nn-lm')")
+    rows = []
+    for seed, part in table.assign(seed=1000 * table["world"] + table["seed"]).groupby("seed"):
+        wide = part.pivot_table(index="step", columns="arm", values="excess").dropna()
+        gap = wide["repetition"] - wide["sbp-nn-lm"]
+        early = gap.iloc[(wide.index.to_series() / wide.index.max() - 0.15).abs().argmin()]
+        for name, value in (("early", early), ("end", -gap.iloc[-1])):
+            rows.append({"part": name, "seed": seed, "unit": "cell", "value": float(value)})
+    return pd.DataFrame(rows)
+
+
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    "K1": beats_repetition, "K2": recovered, "K3": pair_information, "K3b": no_information, "K6": crossing,
+}  # fmt: skip

@@ -1,0 +1,135 @@
+"""Sizes of the series, per profile, and what a cell of an experiment is (specification, 6.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
+from orchard.papers.sbp.pretrain import DropoutBlock
+from orchard.papers.sbp.world import ConceptWorld
+from orchard.runs import Setting
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a decoder: Llama-3's block with QK-norm, as the paper has it."""
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    hidden_dim: int
+    tie_embeddings: bool = True
+
+
+@dataclass(frozen=True)
+class Regular:
+    """What is tuned for an arm before anything is compared."""
+
+    weight_decay: float
+    dropout: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of a profile; what is compared never changes."""
+
+    concepts: int
+    words: int
+    content: int  # words of a document
+    documents: int  # of D
+    pool: int  # times as many for the oracle, and the number of repeats of the baseline
+    held_out: int  # documents
+    size: Size
+    larger: Size  # the second model of the share sweep
+    batch: int  # documents per step, about
+    start: Regular  # where tuning begins
+    weight_decays: tuple[float, ...]
+    dropouts: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    oracle_start: Regular
+    oracle_weight_decays: tuple[float, ...]
+    share: float  # of the budget that is synthetic
+    exceedance: float  # of random pairs: with N documents a document has about N times as many partners
+    neighbours: int  # k
+    tuning_steps: int
+    tuning_batch: int  # pairs
+    sampling_batch: int  # documents
+    evaluations: int  # along a training
+    worlds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]
+
+
+TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(96, 3, 4, 4, 256)
+M10, M40 = Size(320, 8, 5, 5, 864), Size(512, 12, 8, 8, 1376)
+B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8, 11008, tie_embeddings=False)
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        concepts=32, words=256, content=20, documents=256, pool=20, held_out=250, size=TINY, larger=TINY_LARGER, batch=32,
+        start=Regular(4.0, 0.0, 8e-3), weight_decays=(2.0, 4.0, 8.0), dropouts=(0.0, 0.1), learning_rates=(4e-3, 8e-3, 16e-3),
+        oracle_start=Regular(0.5, 0.0, 8e-3), oracle_weight_decays=(0.5, 2.0),
+        share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=60, tuning_batch=32, sampling_batch=512, evaluations=8,
+        worlds=(0,), seeds=(0, 1), variants=("dep", "indep"),
+    ),
+    "gpu": Profile(
+        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=M10, larger=M40, batch=512,
+        start=Regular(0.5, 0.0, 2e-3), weight_decays=(0.1, 0.5, 1.0), dropouts=(0.0, 0.1), learning_rates=(1e-3, 2e-3, 4e-3),
+        oracle_start=Regular(0.1, 0.0, 2e-3), oracle_weight_decays=(0.1, 0.5),
+        share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=256, sampling_batch=8192, evaluations=20,
+        worlds=(0, 1), seeds=(0, 1, 2), variants=("dep", "indep", "hier", "facts"),
+    ),
+    "paper": Profile(  # nothing is trained: shapes, budgets and costs alone
+        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=B3, larger=B6, batch=2048,
+        start=Regular(0.1, 0.0, 1e-2), weight_decays=(0.1,), dropouts=(0.0,), learning_rates=(1e-2,),
+        oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,),
+        share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=2048, sampling_batch=8192, evaluations=20,
+        worlds=(0,), seeds=(0,), variants=("dep",),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One world and one seed of the models: what arms are compared within."""
+
+    variant: str
+    world: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}, world {self.world}, seed {self.seed}"
+
+
+def cells(setting: Setting, *variants: str) -> list[Cell]:
+    """The cells of a setting; of the named variants only, where some are named and the profile has them."""
+    profile = PROFILES[setting.profile]
+    seeds = profile.seeds if setting.seeds is None else setting.seeds
+    chosen = [v for v in profile.variants if not variants or v in variants]
+    return [Cell(variant, world, seed) for variant in chosen for world in profile.worlds for seed in seeds]
+
+
+def world(setting: Setting, variant: str, number: int, documents: int | None = None) -> ConceptWorld.Config:
+    """The corpus of a cell."""
+    profile = PROFILES[setting.profile]
+    return ConceptWorld.Config(
+        variant=variant, concepts=profile.concepts, words=profile.words, content=profile.content,
+        documents=profile.documents if documents is None else documents, pool=profile.pool, held_out=2 * profile.held_out,
+        world_seed=number, corpus_seed=number,
+    )  # fmt: skip
+
+
+def decoder(size: Size, dropout: float, vocab_size: int = 1) -> Decoder.Config:
+    """The decoder of a size; the vocabulary is set from the corpus."""
+    block = DropoutBlock.Config(
+        attention=Attention.Config(
+            num_heads=size.num_heads, num_kv_heads=size.num_kv_heads, qk_norm=RMSNorm.Config(), rotary=Rotary.Config()
+        ),
+        feed_forward=FeedForward.Config(hidden_dim=size.hidden_dim),
+        dropout=dropout,
+    )
+    layers: list[Block.Config] = [block.clone() for _ in range(size.num_layers)]
+    return Decoder.Config(vocab_size=vocab_size, dim=size.dim, layers=layers, tie_embeddings=size.tie_embeddings)

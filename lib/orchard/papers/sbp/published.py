@@ -1,0 +1,12 @@
+"""The paper's numbers, with the provenance of each (specification, sections 2 to 4)."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from orchard.paths import root
+
+
+def published() -> pd.DataFrame:
+    """Main table, quality of synthetic text, budgets: table, scale, arm, metric, value, tag."""
+    return pd.read_csv(root() / "papers" / "sbp" / "published.csv")

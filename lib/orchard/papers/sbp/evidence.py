@@ -9,8 +9,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import joint
+from orchard.papers.sbp import ablations, costs, joint
 
 Tables = Callable[[str], pd.DataFrame]
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {**joint.EVIDENCE}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **joint.EVIDENCE,
+    **ablations.EVIDENCE,
+    **costs.EVIDENCE,
+}

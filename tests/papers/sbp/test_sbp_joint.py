@@ -107,9 +107,10 @@ def test_k2_is_a_share_of_the_gain_over_the_best_checkpoint(gain: float, verdict
 
 
 @pytest.mark.parametrize(
-    ("dep", "indep", "verdict"), [(-2.0, 0.0, "supported"), (-2.0, -2.0, "inconclusive"), (0.0, -2.0, "refuted")]
+    ("dep", "indep", "verdict"),
+    [(-2.0, 0.0, "supported"), (-2.0, -2.0, "inconclusive"), (0.0, -2.0, "refuted"), (2.0, 6.0, "refuted")],
 )
-def test_k3_is_a_difference_of_differences(dep: float, indep: float, verdict: str) -> None:
+def test_k3_asks_for_a_gain_and_for_a_difference_of_differences(dep: float, indep: float, verdict: str) -> None:
     found = pd.concat([
         table({"sbp-nn-lm": dep, "sbp-random": 0.0}), table({"sbp-nn-lm": indep, "sbp-random": 0.0}, "indep"),
     ])  # fmt: skip

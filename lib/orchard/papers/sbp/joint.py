@@ -164,11 +164,12 @@ def recovered(tables: Tables) -> pd.DataFrame:
 
 
 def pair_information(tables: Tables) -> pd.DataFrame:
-    """K3: neighbours minus random pairs where documents tell of one another, minus the same where they do not."""
+    """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
     table = tables("documents")
     dep, indep = (_difference(table, variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
     both = dep.merge(indep, on=["seed", "unit"], suffixes=("", "_indep"))
-    return both.assign(value=both["value"] - both["value_indep"], part="dep - indep")[["part", "seed", "unit", "value"]]
+    both = both.assign(value=both["value"] - both["value_indep"])[["seed", "unit", "value"]]
+    return pd.concat([dep.assign(part="dep"), both.assign(part="dep - indep")], ignore_index=True)
 
 
 def no_information(tables: Tables) -> pd.DataFrame:

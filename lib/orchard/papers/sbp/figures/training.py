@@ -29,7 +29,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     """Test loss of every trial, at its best checkpoint (filled) and its last one (hollow), a panel per variant. Trials are in the order in
     which they were made; the one that was chosen is circled."""
     variants = _variants(table)
-    figure, axes = plot.figure(width=6.8, height=2.6, columns=len(variants))
+    figure, axes = plot.figure(width=6.8, height=3.4, columns=len(variants))
     looks = plot.looks(("repetition", "oracle"))
     for panel, variant in zip(axes, variants, strict=True):
         own = table[table["variant"] == variant].reset_index(drop=True)
@@ -42,7 +42,7 @@ def tuning(table: pd.DataFrame) -> Figure:
             panel.plot(best.index, best["loss"], "o", markersize=10, markerfacecolor="none", color=INK)
         panel.set_xticks(own.index, [_trial(row) for _, row in own.iterrows()], rotation=90, fontsize=6)
         panel.set_title(WORLDS[variant])
-    axes[0].set_ylabel("test loss (nats/document)")
+    axes[0].set_ylabel("test loss\n(nats/document)")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -182,7 +182,7 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         panel.set_xticks(range(len(arms)), arms, rotation=90, fontsize=6)
         panel.set_title(WORLDS[variant])
-        panel.set_ylim(max(-150, panel.get_ylim()[0]), 110)
+        panel.set_ylim(top=110)
     axes[0].set_ylabel("share of the oracle's\ngain (%)")
     handles = [
         Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white", label="against the last checkpoint of repetition"),

@@ -20,22 +20,38 @@ from orchard.papers.sbp.figures.scaling import (
     scaling_compute,
     scaling_curves,
 )
+from orchard.papers.sbp.figures.training import (
+    against,
+    differences,
+    ends,
+    learning,
+    recovered,
+    recovery,
+    tuning,
+)
 
 __all__ = [
     "CHECKPOINTS",
     "ablation_dots",
+    "against",
     "beside_published",
     "break_even_curve",
     "claims_forest",
     "compute_curves",
     "cost_bars",
+    "differences",
     "dose_response",
+    "ends",
     "flop_matched",
+    "learning",
+    "recovered",
     "recovered_share",
+    "recovery",
     "round_curves",
     "saved_documents",
     "scaling_compute",
     "scaling_curves",
     "share_curves",
     "synthesis_share",
+    "tuning",
 ]

@@ -9,16 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from orchard import plot
-from orchard.papers.sbp.costs import ARM, STAGES, SYNTHESIS, break_even
+from orchard.papers.sbp.costs import STAGES, SYNTHESIS, break_even
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
 
 CHECKPOINTS = ("best", "last")
-EXCESS = "excess over Bayes (nats/document)"
+EXCESS = "loss above Bayes (nats/document)"
 WIDE = 2 * COLUMN
-ARM_LOOKS = {
-    "repetition": Look(PALETTE[1], "s"), "oracle": Look(PALETTE[2], "D"), ARM: Look(PALETTE[0], "o"), "sbp-random": Look(PALETTE[4], "^"),
-}  # fmt: skip
-ARM_NAMES = {"repetition": "repetition", "oracle": "oracle", ARM: "SBP, neighbours", "sbp-random": "SBP, random pairs"}
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
 STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9], "#dddddd"), strict=True))
 
@@ -124,7 +120,7 @@ def round_curves(table: pd.DataFrame) -> Figure:
     for name, look in (("best", Look(PALETTE[0], "o")), ("last", Look(PALETTE[1], "s"))):
         line(axes[0], table, "round", name, look, f"{name} checkpoint")
     axes[0].legend(loc="best")
-    axes[0].set_ylabel("excess over Bayes\n(nats/document)")
+    axes[0].set_ylabel("loss above Bayes\n(nats/document)")
     for panel, column, label in (
         (axes[1], "distinct", "different trigrams / all"),
         (axes[2], "entropy", "entropy of concepts (nats)"),
@@ -167,7 +163,7 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
         panels, ("tokens", "flops"), ("tokens the model reads", "FLOPs, all stages charged"), strict=True
     ):
         for arm in pd.unique(table["arm"]):
-            look, own = ARM_LOOKS[arm], points.loc[arm]
+            look, own = plot.looks([arm])[arm], points.loc[arm]
             at = own[x]["mean"]
             panel.vlines(at, own[checkpoint]["min"], own[checkpoint]["max"], color=look.colour, linewidth=1)
             panel.plot(at, own[checkpoint]["mean"], color=look.colour, linewidth=0.8, label="_")
@@ -175,13 +171,13 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
                 face = "white" if charge == "tokens" else look.colour
                 panel.plot(
                     place, own[checkpoint]["mean"][charge], marker=look.marker, color=look.colour, markerfacecolor=face, linestyle="none",
-                    label=ARM_NAMES[arm] if charge != "tokens" else "_",
+                    label=arm if charge != "tokens" else "_",
                 )  # fmt: skip
         panel.set_xlabel(label)
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.margins(x=0.1, y=0.1)
-    panels[0].set_ylabel(f"excess over Bayes\n(nats/document), {checkpoint}")
+    panels[0].set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
     handles, names = panels[1].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)

@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.sbp.costs import ARM
-from orchard.papers.sbp.figures.ablations import ARM_LOOKS, ARM_NAMES, WIDE, line
+from orchard.papers.sbp.figures.ablations import WIDE, line
 from orchard.plot.style import GREY, INK, check_columns
 
 BOUND_LINES = {"labels known": (0, (4, 2)), "EM": (0, (1, 1))}
@@ -33,7 +33,7 @@ def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, chec
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("unique tokens of D")
-    axes.set_ylabel(f"excess over Bayes\n(nats/document), {checkpoint}")
+    axes.set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -46,8 +46,8 @@ def _arms(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
             part.assign(at=part.groupby("documents")[x].transform("mean")),
             "at",
             y,
-            ARM_LOOKS[arm],
-            ARM_NAMES[arm],
+            plot.looks([arm])[arm],
+            arm,
         )
 
 
@@ -62,7 +62,7 @@ def scaling_compute(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
         panel.set_xlabel(f"FLOPs, {name}")
     panels[1].set_xlim(panels[0].get_xlim()[0], None)
     panels[0].set_xlim(panels[1].get_xlim())
-    panels[0].set_ylabel(f"excess over Bayes\n(nats/document), {checkpoint}")
+    panels[0].set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
     handles, names = panels[0].get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=4)
     return made
@@ -76,10 +76,10 @@ def compute_curves(table: pd.DataFrame, charged: str = "all stages") -> Figure:
     for arm in pd.unique(table["arm"]):
         part = table[table["arm"] == arm]
         part = part.assign(at=part.groupby("step")[AXES[charged]].transform("mean"))
-        line(axes, part, "at", "excess", ARM_LOOKS[arm], ARM_NAMES[arm])
+        line(axes, part, "at", "excess", plot.looks([arm])[arm], arm)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(f"FLOPs spent, {charged}")
-    axes.set_ylabel("excess over Bayes (nats/document)")
+    axes.set_ylabel("loss above Bayes (nats/document)")
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -107,9 +107,9 @@ def beside_published(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     for checkpoint, style in (("best", "-"), ("last", "--")):
         shares = recovered_share(table, checkpoint)
         for arm in (ARM, "sbp-random"):
-            look = ARM_LOOKS[arm]
+            look = plot.looks([arm])[arm]
             panels[1].plot(
-                shares["documents"], shares[arm], style, color=look.colour, marker=look.marker, label=f"{ARM_NAMES[arm]}, {checkpoint}"
+                shares["documents"], shares[arm], style, color=look.colour, marker=look.marker, label=f"{arm}, {checkpoint}"
             )  # fmt: skip
     panels[1].set_xscale("log", base=2)
     panels[1].xaxis.set_major_locator(FixedLocator(sorted(pd.unique(table["documents"]))))

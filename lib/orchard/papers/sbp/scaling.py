@@ -1,7 +1,7 @@
 """Scaling: held-out loss against unique documents and against compute (specification, 8.5).
 
-Every N has its own D, the first N documents of one world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and
-as many epochs of tuning. Regularisation is that tuned at the profile's N, for every arm and every N: it is no better for one than for
+Every N has its own D, drawn from the same world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and as many
+epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: it is no better for one than for
 another, and at other N none of them is at its best. Two lines need no network: what N documents can tell, with their concepts known
 and found by EM (`bounds`). Bayes is zero.
 """

@@ -1,9 +1,9 @@
 """Scaling: held-out loss against unique documents and against compute (specification, 8.5).
 
 Every N has its own D, drawn from the same world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and as many
-epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: it is no better for one than for
-another, and at other N none of them is at its best. Two lines need no network: what N documents can tell, with their concepts known
-and found by EM (`bounds`). Bayes is zero.
+epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: no
+arm has it better than another, and away from that N none has it at its best. Two lines need no network: what N documents can tell, with
+their concepts known and found by EM (`bounds`). Bayes is zero.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from orchard.papers.sbp.costs import STAGES, SYNTHESIS, break_even
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
 
 CHECKPOINTS = ("best", "last")
-EXCESS = "loss above Bayes (nats/document)"
+TWO_LINES = "loss above Bayes\n(nats/document)"
 WIDE = 2 * COLUMN
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
 STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9], "#dddddd"), strict=True))
@@ -21,7 +21,7 @@ STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9]
 
 def y_of(axes: Axes, checkpoint: str) -> None:
     """The label of a vertical axis with losses."""
-    axes.set_ylabel(f"{EXCESS.replace(' (', chr(10) + '(')}, {checkpoint}")
+    axes.set_ylabel(f"{TWO_LINES}, {checkpoint}")
 
 
 def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, label: str) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = 
     axes.set_ylim(ticks[-1][0] + 0.6, -0.6)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{EXCESS}, {checkpoint}")
+    axes.set_xlabel(f"{TWO_LINES}, {checkpoint}")
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -120,7 +120,7 @@ def round_curves(table: pd.DataFrame) -> Figure:
     for name, look in (("best", Look(PALETTE[0], "o")), ("last", Look(PALETTE[1], "s"))):
         line(axes[0], table, "round", name, look, f"{name} checkpoint")
     axes[0].legend(loc="best")
-    axes[0].set_ylabel("loss above Bayes\n(nats/document)")
+    axes[0].set_ylabel(TWO_LINES)
     for panel, column, label in (
         (axes[1], "distinct", "different trigrams / all"),
         (axes[2], "entropy", "entropy of concepts (nats)"),
@@ -177,7 +177,7 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.margins(x=0.1, y=0.1)
-    panels[0].set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
+    y_of(panels[0], checkpoint)
     handles, names = panels[1].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)

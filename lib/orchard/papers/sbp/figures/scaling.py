@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.sbp.costs import ARM
-from orchard.papers.sbp.figures.ablations import WIDE, line
+from orchard.papers.sbp.figures.ablations import TWO_LINES, WIDE, line, y_of
 from orchard.plot.style import GREY, INK, check_columns
 
 BOUND_LINES = {"labels known": (0, (4, 2)), "EM": (0, (1, 1))}
@@ -33,7 +33,7 @@ def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, chec
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("unique tokens of D")
-    axes.set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
+    y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -59,10 +59,13 @@ def scaling_compute(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     for panel, (name, column) in zip(panels, AXES.items(), strict=True):
         _arms(panel, table, column, checkpoint)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.set_xlabel(f"FLOPs, {name}")
     panels[1].set_xlim(panels[0].get_xlim()[0], None)
     panels[0].set_xlim(panels[1].get_xlim())
-    panels[0].set_ylabel(f"loss above Bayes\n(nats/document), {checkpoint}")
+    y_of(panels[0], checkpoint)
     handles, names = panels[0].get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=4)
     return made
@@ -79,7 +82,7 @@ def compute_curves(table: pd.DataFrame, charged: str = "all stages") -> Figure:
         line(axes, part, "at", "excess", plot.looks([arm])[arm], arm)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(f"FLOPs spent, {charged}")
-    axes.set_ylabel("loss above Bayes (nats/document)")
+    axes.set_ylabel(TWO_LINES)
     made.legend(loc="outside lower center", ncols=2)
     return made
 

@@ -55,7 +55,7 @@ def test_a_second_round_pays_for_the_first(tmp_path: Path, small: Study) -> None
 
 def test_references_get_the_flops_of_sbp(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     charged = ("without base", "with base")
-    monkeypatch.setitem(costs.SIZES, "smoke", costs.Sizes(1, charged, (1.0, 2.0)))
+    monkeypatch.setitem(costs.SIZES, "smoke", costs.Sizes(1, None, charged, (1.0, 2.0)))
 
     def loss(cfg: Pretrain.Config) -> float:  # longer trainings want twice the weight decay
         return 30.0 - (cfg.optim.weight_decay > 6.0)

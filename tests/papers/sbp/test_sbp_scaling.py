@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.sbp import figures, scaling
-from orchard.papers.sbp.arms import Study, study
+from orchard.papers.sbp.arms import Study, of_documents, study
 from orchard.papers.sbp.joint import COMPARED
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import PROFILES, Cell
@@ -29,13 +29,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_budget_steps_and_tuning_follow_the_documents(small: Study) -> None:
-    half = scaling.of_documents(SETTING, CELL, small, 12)
+    half = of_documents(SETTING, CELL, small, 12)
     assert (2 * half.budget, 2 * half.steps) == (small.budget, small.steps)
     assert half.regular == small.regular
-    larger = scaling.of_documents(SETTING, CELL, small, 96)
+    larger = of_documents(SETTING, CELL, small, 96)
     assert larger.profile.tuning_steps == 4 * small.profile.tuning_steps
-    assert scaling.of_documents(SETTING, CELL, small, None) is small
-    assert scaling.of_documents(SETTING, CELL, small, 24) is small
+    assert of_documents(SETTING, CELL, small, None) is small
+    assert of_documents(SETTING, CELL, small, 24) is small
     held_out = [one.corpus.build().documents("test").tokens for one in (small, half)]
     assert np.array_equal(*held_out)  # every N is judged on the same documents
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.arms import Study
+from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.costs import ARM
 from orchard.papers.sbp.data import Corpus
 from orchard.papers.sbp.embedding import LMEmbedder
@@ -28,7 +28,6 @@ from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.mix import ORDERS
 from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.scaling import of_documents
 from orchard.papers.sbp.tuning import Tune, pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 
@@ -48,16 +47,17 @@ class Sizes:
     orders: tuple[str, ...]
     truths: tuple[float, ...]
     shares: tuple[float, ...]
+    share_documents: int | None
     share_cells: int
 
 
 SIZES = {
-    "smoke": Sizes(128, 1, (2,), (1e-1,), (0.7,), (), ("synthetic_first",), (0.0, 0.5, 1.0), (0.0, 0.375, 0.75), 1),
+    "smoke": Sizes(128, 1, (), (1e-1,), (0.7,), (), ("synthetic_first",), (0.0, 0.5, 1.0), (0.0, 0.375, 0.75), 64, 1),
     "gpu": Sizes(
         None, 3, (1, 2, 4, 16), (1e-4, 1e-2), (0.5, 0.7, 1.3), (0.8, 0.95), ORDERS[1:], (0.0, 0.25, 0.5, 0.75, 1.0),
-        (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 3,
+        (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), None, 3,
     ),
-    "paper": Sizes(None, 1, (), (), (), (), (), (), (), 1),
+    "paper": Sizes(None, 1, (), (), (), (), (), (), (), None, 1),
 }  # fmt: skip
 
 
@@ -189,8 +189,8 @@ def precision(corpus: Corpus, paired: Finished) -> float:
 
 def at_share(study: Study, share: float, greatest: float) -> Pretrain.Config:
     """The joint model with a share. Documents come in one order whatever the share, so one synthesis, for the greatest share, serves
-    all; the comparison's own share has its own, which begins with the same documents."""
-    if share in (0, study.profile.share):
+    all; only the comparison's own model keeps its own, which begins with the same documents."""
+    if share == 0 or (share == study.profile.share and study.size == study.profile.size):
         return study.arm(ARM, share)
     return study.joint(study.sampled(ARM, greatest), f"{ARM}, share {share:g}", share)
 
@@ -201,7 +201,7 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     sizes = SIZES[setting.profile]
     wanted = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.share_cells]:
-        study = of_documents(setting, cell, chosen, sizes.documents)
+        study = of_documents(setting, cell, chosen, sizes.share_documents)
         for size, shape in (("smaller", study.profile.size), ("larger", study.profile.larger)):
             sized = study.with_(size=shape, name=f"{study.name}, {size} model")
             for share in sizes.shares:

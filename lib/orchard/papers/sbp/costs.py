@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from orchard.papers.sbp.arms import Study
+from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.embedding import LMEmbedder
 from orchard.papers.sbp.excess import document_excess, of_cell
 from orchard.papers.sbp.joint import Tables, arms_of, studies
@@ -37,14 +37,15 @@ class Sizes:
     """What is trained for longer. ``weight_decays``: factors of the tuned one, the best on validation documents is kept."""
 
     cells: int  # of `dep`
+    documents: int | None  # of D; None: the profile's
     charged: tuple[str, ...]  # without, with: the base model's training
     weight_decays: tuple[float, ...]
 
 
 SIZES = {
-    "smoke": Sizes(1, ("without base",), (1.0,)),
-    "gpu": Sizes(6, ("without base", "with base"), (0.5, 1.0, 2.0)),
-    "paper": Sizes(1, ("without base",), (1.0,)),
+    "smoke": Sizes(1, 128, ("without base",), (1.0,)),
+    "gpu": Sizes(6, None, ("without base", "with base"), (0.5, 1.0, 2.0)),
+    "paper": Sizes(1, None, ("without base",), (1.0,)),
 }
 
 
@@ -115,7 +116,9 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     weight decay anew among the profile's factors, on validation documents.
     """
     sizes, tables = SIZES[setting.profile], []
-    chosen_cells = studies(setting, run, "dep")[: sizes.cells]
+    chosen_cells = [
+        (cell, of_documents(setting, cell, study, sizes.documents)) for cell, study in studies(setting, run, "dep")[: sizes.cells]
+    ]  # fmt: skip
     run([study.arm(name) for _, study in chosen_cells for name in ("repetition", "oracle", ARM)])
     trials: list[tuple[int, str, str, Study, Pretrain.Config]] = []
     for place, (_, study) in enumerate(chosen_cells):

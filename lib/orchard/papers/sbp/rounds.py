@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.arms import Study
+from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.embedding import LMEmbedder
 from orchard.papers.sbp.excess import mean_excess, of_cell
@@ -24,7 +24,6 @@ from orchard.papers.sbp.filtering import Filter
 from orchard.papers.sbp.joint import studies
 from orchard.papers.sbp.mix import kept_documents
 from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.scaling import of_documents
 from orchard.runs import Runner, Setting
 
 

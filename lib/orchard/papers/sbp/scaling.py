@@ -9,15 +9,15 @@ their concepts known and found by EM (`bounds`). Bayes is zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
-from orchard.papers.sbp.arms import Study, study
+from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import COMPARED, bayes_nll, studies
-from orchard.papers.sbp.profiles import PROFILES, Cell
+from orchard.papers.sbp.profiles import Cell
 from orchard.runs import Runner, Setting
 
 
@@ -32,16 +32,6 @@ SIZES = {
     "gpu": Sizes((2_048, 4_096, 8_192, 16_384, 32_768), 3),
     "paper": Sizes((32_768,), 1),
 }
-
-
-def of_documents(setting: Setting, cell: Cell, chosen: Study, documents: int | None) -> Study:
-    """The study with another D of one cell: budget and steps follow it, and so do the steps of tuning."""
-    profile = PROFILES[setting.profile]
-    if documents is None or documents == profile.documents:
-        return chosen
-    steps = max(6, round(profile.tuning_steps * documents / profile.documents))
-    made = study(setting, cell, chosen.regular, chosen.oracle_regular, documents)
-    return made.with_(profile=replace(profile, tuning_steps=steps))
 
 
 def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:

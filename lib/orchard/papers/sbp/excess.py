@@ -24,7 +24,8 @@ def document_excess(chosen: Study, cfg: Pretrain.Config, done: Finished) -> pd.D
 
 def mean_excess(chosen: Study, cfg: Pretrain.Config, done: Finished) -> dict[str, float]:
     """The means of :func:`document_excess`: ``last`` and ``best``."""
-    return {name: float(value) for name, value in document_excess(chosen, cfg, done)[["last", "best"]].mean().items()}
+    table = document_excess(chosen, cfg, done)
+    return {name: float(table[name].mean()) for name in ("last", "best")}
 
 
 def of_cell(cell: Cell) -> dict[str, Any]:

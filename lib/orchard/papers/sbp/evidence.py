@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import ablations, costs, joint
+from orchard.papers.sbp import ablations, costs, invariants, joint
 
 Tables = Callable[[str], pd.DataFrame]
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    **joint.EVIDENCE,
     **ablations.EVIDENCE,
     **costs.EVIDENCE,
+    **invariants.EVIDENCE,
+    **joint.EVIDENCE,
 }

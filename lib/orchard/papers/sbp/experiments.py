@@ -8,7 +8,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import ablations, costs, joint, rounds, scaling
+from orchard.papers.sbp import (
+    ablations,
+    bounds,
+    cloze,
+    costs,
+    information,
+    invariants,
+    joint,
+    rounds,
+    scaling,
+    similarity,
+)
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -80,6 +91,11 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **costs.EXPERIMENTS,
     **rounds.EXPERIMENTS,
     **scaling.EXPERIMENTS,
+    **similarity.EXPERIMENTS,
+    **information.EXPERIMENTS,
+    **bounds.EXPERIMENTS,
+    **invariants.EXPERIMENTS,
+    **cloze.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from orchard.papers.sbp.arms import Study, of_documents
+from orchard.papers.sbp.bounds import bounds_of
 from orchard.papers.sbp.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import COMPARED, bayes_nll, studies
@@ -79,7 +80,21 @@ def compute_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per N, cell and line: documents, unique_tokens (of D), variant, world, seed, line (``labels known``, ``EM``), excess (nats
+    per test document above Bayes)."""
+    wanted = _studies(setting, run)
+    done = run([bounds_of(chosen.corpus, chosen.profile.held_out, chosen.name) for *_, chosen in wanted])
+    return pd.DataFrame([
+        {
+            **of_cell(cell), "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
+            "excess": finished.result[field],
+        }
+        for (cell, count, chosen), finished in zip(wanted, done, strict=True)
+        for line, field in (("labels known", "labels"), ("EM", "em"))
+    ])  # fmt: skip
+
+
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "scaling": scaling,
-    "compute_curves": compute_curves,
-}
+    "scaling": scaling, "compute_curves": compute_curves, "learnable": learnable,
+}  # fmt: skip

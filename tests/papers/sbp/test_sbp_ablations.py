@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from orchard.claims import decide, load_claims
 from orchard.papers.sbp import ablations, figures
 from orchard.papers.sbp.arms import Study, study
+from orchard.papers.sbp.ensemble import Distill, Ensemble
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import PROFILES, Cell
 from orchard.papers.sbp.published import published
@@ -24,18 +26,9 @@ from sbp_runs import FakeRuns, tiny
 
 SETTING = Setting("smoke")
 SIZES = ablations.Sizes(
-    12,
-    1,
-    (1,),
-    (0.1,),
-    (0.7,),
-    (0.9,),
-    ("synthetic_first", "real_first"),
-    (0.0, 0.5, 1.0),
-    (0.0, 0.375, 0.5, 1.0),
-    None,
-    1,
-)
+    documents=12, cells=1, neighbours=(1,), thresholds=(0.1,), temperatures=(0.7,), top_ps=(0.9,), orders=("synthetic_first", "real_first"),
+    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_documents=None, share_cells=1, members=2, distilled=True,
+)  # fmt: skip
 CHANGED = {  # fields of a config that an ablation may change, and no other
     "k": {"k"}, "threshold": {"exceedance"}, "temperature": {"temperature"}, "top-p": {"top_p"}, "order": {"order"},
     "synthesizer": {"scratch", "steps", "learning_rate"},
@@ -89,11 +82,26 @@ def test_the_table_marks_the_comparison_s_own_values(tmp_path: Path, small: Stud
 
 
 def test_an_ablation_of_one_value_is_left_out(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        ablations.SIZES, "smoke", ablations.Sizes(None, 1, (), (), (), (), ("real_first",), (0.0,), (0.0,), None, 1)
-    )
+    fewer = replace(SIZES, neighbours=(), thresholds=(), temperatures=(), top_ps=())
+    monkeypatch.setitem(ablations.SIZES, "smoke", fewer)
     table = ablations.ablations(SETTING, FakeRuns(tmp_path))
     assert set(table["ablation"]) == {"none", "order", "synthesizer"}
+
+
+def test_members_of_an_ensemble_share_their_world(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", tiny(worlds=(0, 1), seeds=(0, 1, 2)))
+    run = FakeRuns(tmp_path)
+    table = ablations.ensembles(SETTING, run)
+    assert list(table["arm"]) == 2 * ["repetition", "repetition", "sbp-nn-lm", "ensemble", "distilled"]
+    assert list(table["trainings"]) == 2 * [1, 1, 1, 2, 3]
+    for cfg in run.of(Ensemble.Config):
+        assert len({one.seed for one in cfg.members}) == 2
+        assert len({one.mix.corpus.fingerprint() for one in cfg.members}) == 1
+    for cfg in run.of(Distill.Config):
+        assert cfg.mix.budget == small.budget
+        assert len(cfg.teachers) == 2
 
 
 def test_dose_response_measures_its_pairs(tmp_path: Path, small: Study) -> None:

@@ -24,40 +24,48 @@ from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.costs import ARM
 from orchard.papers.sbp.data import Corpus
 from orchard.papers.sbp.embedding import LMEmbedder
+from orchard.papers.sbp.ensemble import Distill, Ensemble
 from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.mix import ORDERS
 from orchard.papers.sbp.pretrain import Pretrain
+from orchard.papers.sbp.profiles import Cell
 from orchard.papers.sbp.tuning import Tune, pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 
 SCRATCH = "from scratch"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Values besides the comparison's own, which every ablation has too."""
 
     documents: int | None  # of D; None: the profile's
     cells: int  # of `dep`
-    neighbours: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    temperatures: tuple[float, ...]
-    top_ps: tuple[float, ...]
-    orders: tuple[str, ...]
-    truths: tuple[float, ...]
+    neighbours: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    top_ps: tuple[float, ...] = ()
+    orders: tuple[str, ...] = ()
+    truths: tuple[float, ...] = (0.0, 1.0)
     shares: tuple[float, ...]
     share_documents: int | None
     share_cells: int
+    members: int  # of an ensemble: seeds of one world
+    distilled: bool
 
 
 SIZES = {
-    "smoke": Sizes(128, 1, (), (1e-1,), (0.7,), (), ("synthetic_first",), (0.0, 0.5, 1.0), (0.0, 0.375, 0.75), 64, 1),
-    "gpu": Sizes(
-        None, 3, (1, 2, 4, 16), (1e-4, 1e-2), (0.5, 0.7, 1.3), (0.8, 0.95), ORDERS[1:], (0.0, 0.25, 0.5, 0.75, 1.0),
-        (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), None, 3,
+    "smoke": Sizes(
+        documents=128, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
+        shares=(0.0, 0.375, 0.75), share_documents=64, share_cells=1, members=2, distilled=False,
     ),
-    "paper": Sizes(None, 1, (), (), (), (), (), (), (), None, 1),
+    "gpu": Sizes(
+        documents=None, cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
+        orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_documents=None,
+        share_cells=3, members=2, distilled=True,
+    ),
+    "paper": Sizes(documents=None, cells=1, shares=(), share_documents=None, share_cells=1, members=2, distilled=False),
 }  # fmt: skip
 
 
@@ -152,9 +160,9 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
                 wanted.append((row, study, point.model, point.tuned))
     done = run([model for *_, model, _ in wanted])
     rows = []
-    for (row, study, model, tuned), finished in zip(wanted, done, strict=True):
+    for (row, study, _, tuned), finished in zip(wanted, done, strict=True):
         loss = np.nan if tuned is None else run([tuned])[0].result["loss"]
-        rows.append({**row, **mean_excess(study, model, finished), "pair_loss": loss})
+        rows.append({**row, **mean_excess(study, finished), "pair_loss": loss})
     return pd.DataFrame(rows)
 
 
@@ -174,7 +182,7 @@ def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
         wanted.append(({**of_cell(cell), "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
     done = run([model for *_, model in wanted])
     return pd.DataFrame([
-        {**row, "precision": precision(study.corpus.build(), run([pairs])[0]), **mean_excess(study, model, finished)}
+        {**row, "precision": precision(study.corpus.build(), run([pairs])[0]), **mean_excess(study, finished)}
         for (row, study, pairs, model), finished in zip(wanted, done, strict=True)
     ])  # fmt: skip
 
@@ -209,13 +217,50 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
                 wanted.append((row, sized, at_share(sized, share, max(sizes.shares))))
     done = run([model for *_, model in wanted])
     return pd.DataFrame([
-        {**row, "parameters": finished.result["parameters"], **mean_excess(study, model, finished)}
+        {**row, "parameters": finished.result["parameters"], **mean_excess(study, finished)}
         for (row, study, model), finished in zip(wanted, done, strict=True)
     ])  # fmt: skip
 
 
+def distilled(study: Study, teachers: list[Pretrain.Config]) -> Distill.Config:
+    """A model that reads D as repetition does, and learns from the teachers as well."""
+    own = study.repetition()
+    fields = ("model", "mix", "optim", "seed", "validate_every", "log_every", "eval_documents")
+    return Distill.Config(
+        teachers=teachers, label=f"distilled; {study.name}", **{name: getattr(own, name) for name in fields}
+    )
+
+
+def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
+    """What D gives without synthetic documents: one row per world and model: variant, world, seed, arm (repetition of each seed, SBP of
+    the first, their ensemble, distilled), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
+    is one of last checkpoints, and has no other)."""
+    sizes = SIZES[setting.profile]
+    by_world: dict[int, list[tuple[Cell, Study]]] = {}
+    for cell, study in studies(setting, run, "dep"):
+        by_world.setdefault(cell.world, []).append((cell, study))
+    wanted: list[tuple[Cell, Study, str, int, Run.Config]] = []
+    for found in by_world.values():
+        chosen = found[: sizes.members]
+        members = [study.repetition() for _, study in chosen]
+        wanted += [(cell, study, "repetition", 1, cfg) for (cell, study), cfg in zip(chosen, members, strict=True)]
+        cell, study = chosen[0]
+        wanted.append((cell, study, ARM, 1, study.arm(ARM)))
+        together = Ensemble.Config(
+            members=members, eval_documents=study.profile.held_out, label=f"ensemble; {study.name}"
+        )
+        wanted.append((cell, study, "ensemble", len(members), together))
+        if sizes.distilled:
+            wanted.append((cell, study, "distilled", len(members) + 1, distilled(study, members)))
+    done = run([cfg for *_, cfg in wanted])
+    return pd.DataFrame([
+        {**of_cell(cell), "arm": arm, "trainings": count, **mean_excess(study, finished)}
+        for (cell, study, arm, count, _), finished in zip(wanted, done, strict=True)
+    ])  # fmt: skip
+
+
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "ablations": ablations, "dose_response": dose_response, "share_sweep": share_sweep,
+    "ablations": ablations, "dose_response": dose_response, "share_sweep": share_sweep, "ensembles": ensembles,
 }  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
             *(SYNTHESIS if charge != "tokens" else ()),
             *(["base model"] if charge == "with base" else []),
         ]
-        tables.append(document_excess(study, cfg, done[number]).assign(
+        tables.append(document_excess(study, done[number]).assign(
             **of_cell(cell), arm=name, charged=charge, tokens=cfg.mix.budget, flops=sum(own[stage] for stage in counted),
             weight_decay=cfg.optim.weight_decay,
         ))  # fmt: skip

@@ -74,7 +74,7 @@ def rounds(setting: Setting, run: Runner) -> pd.DataFrame:
         corpus: Any = study.corpus.build()
         made = corpus.documents("pool") if one.kept is None else kept_documents(run([one.kept])[0])
         rows.append({
-            **of_cell(cell), "round": one.number, **mean_excess(study, one.model, finished),
+            **of_cell(cell), "round": one.number, **mean_excess(study, finished),
             **diversity(made.head(sizes.judged), corpus.world),
         })  # fmt: skip
     return pd.DataFrame(rows)

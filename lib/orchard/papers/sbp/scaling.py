@@ -54,7 +54,7 @@ def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
         own = costs_of(chosen.arm(arm), run)
         rows.append({
             **of_cell(cell), "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
-            **mean_excess(chosen, chosen.arm(arm), finished), "training_flops": own["training"],
+            **mean_excess(chosen, finished), "training_flops": own["training"],
             "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
         })  # fmt: skip
     return pd.DataFrame(rows)

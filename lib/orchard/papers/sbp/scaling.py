@@ -18,7 +18,7 @@ from orchard.papers.sbp.bounds import bounds_of
 from orchard.papers.sbp.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import COMPARED, bayes_nll, studies
-from orchard.papers.sbp.profiles import Cell
+from orchard.papers.sbp.profiles import Cell, world
 from orchard.runs import Runner, Setting
 
 
@@ -84,7 +84,10 @@ def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per N, cell and line: documents, unique_tokens (of D), variant, world, seed, line (``labels known``, ``EM``), excess (nats
     per test document above Bayes)."""
     wanted = _studies(setting, run)
-    done = run([bounds_of(chosen.corpus, chosen.profile.held_out, chosen.name) for *_, chosen in wanted])
+    worlds = [world(setting, cell.variant, cell.world, count) for cell, count, _ in wanted]
+    done = run(
+        [bounds_of(cfg, chosen.profile.held_out, chosen.name) for cfg, (*_, chosen) in zip(worlds, wanted, strict=True)]
+    )
     return pd.DataFrame([
         {
             **of_cell(cell), "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,

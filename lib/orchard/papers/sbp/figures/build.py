@@ -16,14 +16,14 @@ from orchard.plot.style import GREY, INK, PALETTE
 
 PAIRS = {"random": PALETTE[7], "nearest": PALETTE[0], "true": PALETTE[1]}  # colours of kinds of pairs
 EXPLORED = 400  # pairs behind a point of the explorer
-NAMES = {"labels": "concepts known", "em": "EM, best of 4", "precision": "precision", "recall": "recall"}
+NAMES = {"labels": "concepts known", "em": "EM, best of 4"}
 
 
 def _world(concepts: int, kappa: float, content: int) -> World:
     return laws("dep", concepts, 256, content, 4, 6, kappa, 0.02, 0.0, 1, 0.0, 1, 1, 0)
 
 
-def world_tables(concepts: int = 32, kappa: float = 0.03, content: int = 20) -> tuple[pd.DataFrame, pd.DataFrame]:
+def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What the explorer draws: the posterior over concepts of one document (concept, share, true), and I(d1; d2) by words in a
     document (words, told, entropy)."""
     one = _world(concepts, kappa, content)
@@ -41,7 +41,7 @@ def world_tables(concepts: int = 32, kappa: float = 0.03, content: int = 20) -> 
 
 
 @plot.use_style()
-def concept_world(concepts: int = 32, kappa: float = 0.3, content: int = 8) -> Figure:
+def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> Figure:
     """The explorer: P(c | d) of one document, and what one document tells of another against its length."""
     bars, told = world_tables(concepts, kappa, content)
     made, (left, right) = plot.figure(width=6.8, height=2.2, columns=2)
@@ -49,7 +49,8 @@ def concept_world(concepts: int = 32, kappa: float = 0.3, content: int = 8) -> F
     left.set_ylim(0, 1.02)
     left.set_xlabel("concept (orange: the true one)")
     left.set_ylabel("P(c | d)")
-    right.plot(told["words"], told["told"], marker="o")
+    right.plot(told["words"], told["told"], marker="o", color=PALETTE[0])
+    right.set_xticks(told["words"])
     right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
     right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
     right.set_ylim(0, 1.15 * told["entropy"].iloc[0])
@@ -111,7 +112,7 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("Jaccard of 5-grams (right of the line: taken out)")
+    axes.set_xlabel("Jaccard of 5-grams")
     return made
 
 
@@ -119,12 +120,23 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
 def pair_gain(table: pd.DataFrame) -> Figure:
     """What the best synthesizer gains on true pairs, against the share of its pairs that are true; a line per variant."""
     made, (axes,) = plot.figure(height=2.5)
-    for (variant, part), look in zip(table.groupby("variant", sort=False), "osD^v", strict=False):
+    looks = zip(
+        PALETTE, "osD^v", (9, 4, 7, 5, 3), strict=False
+    )  # lines may lie on one another: smaller markers on larger ones
+    for (variant, part), (colour, marker, points) in zip(table.groupby("variant", sort=False), looks, strict=False):
         mean = part.groupby("precision")["gain"].mean()
-        axes.plot(mean.index, mean, marker=look, markersize=3.5, label=str(variant), alpha=0.8)
+        axes.plot(
+            mean.index,
+            mean,
+            marker=marker,
+            markersize=points,
+            markerfacecolor="white",
+            color=colour,
+            label=str(variant),
+        )
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
     axes.set_xlabel("share of pairs that share their concept (rho)")
-    axes.set_ylabel("gain over P(d2) (nats/document)")
+    axes.set_ylabel("gain (nats/document)")
     made.legend(loc="outside lower center", ncols=3)
     return made
 
@@ -146,9 +158,9 @@ def document_bounds(table: pd.DataFrame) -> Figure:
 
 
 def _bound_lines(axes: Axes, table: pd.DataFrame) -> None:
-    for (bound, part), look in zip(table.groupby("bound"), "os", strict=True):
-        mean = part.groupby("per_concept")["excess"].mean()
-        axes.plot(mean.index, mean, marker=look, linestyle="--" if bound == "em" else "-", label=NAMES[str(bound)])
+    for bound, colour, marker, line in (("em", PALETTE[1], "s", "--"), ("labels", PALETTE[0], "o", "-")):
+        mean = table[table["bound"] == bound].groupby("per_concept")["excess"].mean()
+        axes.plot(mean.index, mean, marker=marker, color=colour, linestyle=line, label=NAMES[bound])
     ticks = sorted(pd.unique(table["per_concept"]))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

@@ -35,16 +35,14 @@ class NearDuplicates(Configurable):
     def __init__(self, cfg: NearDuplicates.Config) -> None:
         if not 0 < cfg.threshold < 1 or cfg.bands < 2 or min(cfg.rows, cfg.shingle) < 1:
             raise BadInput(
-                f"NearDuplicates.Config has threshold {cfg.threshold:g}, {cfg.bands} bands of {cfg.rows} rows and shingles of {cfg.shingle}: "
+                f"NearDuplicates.Config has threshold {cfg.threshold:g}, {cfg.bands} bands of {cfg.rows} rows, shingles of {cfg.shingle}: "
                 "the threshold lies between 0 and 1, there are at least 2 bands, and rows and shingles of at least 1"
             )
         self.cfg = cfg
 
     def candidates(self, documents: Documents) -> Int64[np.ndarray, "2 candidates"]:
         """Pairs that agree in a band, each once, the earlier document first. Documents without a token are nobody's duplicates."""
-        lsh = _datasketch().MinHashLSH(
-            num_perm=self.cfg.bands * self.cfg.rows, params=(self.cfg.bands, self.cfg.rows)
-        )
+        lsh = _datasketch().MinHashLSH(num_perm=self.cfg.bands * self.cfg.rows, params=(self.cfg.bands, self.cfg.rows))
         found: list[tuple[int, int]] = []
         for number, sketch in self.sketches(documents):
             found += [(earlier, number) for earlier in sorted(lsh.query(sketch))]

@@ -48,7 +48,9 @@ class Pair(Run):
         k: int = 8
         exceedance: float = 1e-3
         near_duplicate: float = 0.6  # Jaccard of 5-grams above which a pair is the same document twice
-        copies: NearDuplicates.Config | None = None  # how near-duplicates of earlier documents are found and left out of D before
+        copies: NearDuplicates.Config | None = (
+            None  # how near-duplicates of earlier documents are found and left out of D before
+        )
         held_out: int = 500  # documents of the validation split
         seed: int = 0
 
@@ -71,7 +73,9 @@ class Pair(Run):
         kept = np.arange(len(splits["train"]))
         if cfg.copies is not None:
             kept = np.flatnonzero(cfg.copies.build().groups(splits["train"]) == kept)
-            check_enough(splits["train"].take(kept), cfg.k + 1, f"pairing with k = {cfg.k} after near-duplicates are left out")
+            check_enough(
+                splits["train"].take(kept), cfg.k + 1, f"pairing with k = {cfg.k} after near-duplicates are left out"
+            )
         vectors = cfg.embedder.build().embed(corpus, splits, work)
         check_vectors(vectors, splits, cfg.embedder.owner.__name__)
         vectors["train"] = vectors["train"][kept]
@@ -236,7 +240,9 @@ def check_whole(documents: Documents, split: str) -> None:
         )
 
 
-def check_vectors(vectors: dict[str, Float32[np.ndarray, "_ dim"]], splits: dict[str, Documents], embedder: str) -> None:
+def check_vectors(
+    vectors: dict[str, Float32[np.ndarray, "_ dim"]], splits: dict[str, Documents], embedder: str
+) -> None:
     """Raise BadInput if vectors are not finite, or all the same for D."""
     for split, rows in vectors.items():
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))

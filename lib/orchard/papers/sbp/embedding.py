@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from orchard.config import REQUIRED, Configurable
 from orchard.errors import BadInput
@@ -74,7 +74,7 @@ def mean_states(model: Decoder, documents: Documents, symbols: Symbols) -> Float
     return found
 
 
-def unit(rows: Float32[np.ndarray, "_ dim"]) -> Float32[np.ndarray, "_ dim"]:
+def unit(rows: Float[np.ndarray, "_ dim"]) -> Float32[np.ndarray, "_ dim"]:
     """Rows of length one; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(length > 0, length, 1.0)).astype(np.float32)
@@ -106,7 +106,7 @@ class TfidfEmbedder(Embedder):
             )
         fitted = weights.fit_transform(words(splits["train"]))
         components = min(self.cfg.components, min(fitted.shape) - 1)
-        reduced = TruncatedSVD(components, random_state=0).fit(fitted)
+        reduced = TruncatedSVD(components, algorithm="arpack", random_state=0).fit(fitted)
         return {
             name: unit(reduced.transform(weights.transform(words(documents)))) for name, documents in splits.items()
         }

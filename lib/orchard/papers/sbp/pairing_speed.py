@@ -146,7 +146,9 @@ class Peak:
         while not self._over.wait(5e-3):
             self._most = max(self._most, self._process.memory_info().rss)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join()
         self._most = max(self._most, self._process.memory_info().rss)

@@ -22,7 +22,10 @@ from orchard.nn import Decoder, Sampling
 from orchard.nn.transformer import DecoderCache
 
 CHECK = 8  # tokens between two looks at who has ended: the only times the host waits for the device
-LEAST, SPREAD = 128, 16  # a batch with as many rows is closed before a prompt that is as many tokens longer than its first
+LEAST, SPREAD = (
+    128,
+    16,
+)  # a batch with as many rows is closed before a prompt that is as many tokens longer than its first
 CACHE_BYTES = {"cuda": 16 * 2**30, "cpu": 2 * 2**30}  # of a batch, at most
 
 
@@ -92,8 +95,8 @@ def _sampled(
     sizes = np.array([len(prompt) for prompt in prompts])
     shortest, longest, count = int(sizes.min()), int(sizes.max()), len(prompts)
     forced = np.zeros((count, longest), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        forced[row, : len(prompt)] = prompt
+    for i, prompt in enumerate(prompts):
+        forced[i, : len(prompt)] = prompt
     tokens, length = torch.from_numpy(forced).to(device), torch.from_numpy(sizes).to(device)
     features, cache = _read(model, forced[:, :shortest], longest + cap)
     made = torch.full((count, cap), stop, dtype=torch.int64, device=device)

@@ -163,7 +163,7 @@ def sequence_nll(model: Decoder, batches: Iterator[Batch]) -> Float64[np.ndarray
     """Nats of every sequence, over the tokens that count. The model's mode is left as it was."""
     device, was_training = model.embedding.weight.device, model.training
     model.eval()
-    found = []
+    found = [np.empty(0)]
     for batch in batches:
         on_device = Batch(batch.tokens.to(device), batch.counts.to(device))
         nats = torch.zeros(batch.counts.shape, dtype=torch.float64, device=device)

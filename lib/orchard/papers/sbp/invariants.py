@@ -44,20 +44,22 @@ def above_bayes(documents: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (*cell, arm), part in documents.groupby(["variant", "world", "seed", "arm"], sort=False):
         for checkpoint in ("best", "last"):
-            excess = part[checkpoint]
-            rows.append(_row("Bayes", cell, f"{arm}, {checkpoint}", _below(excess.mean(), excess.sem(), 0.0)))
+            excess = part[checkpoint].to_numpy(dtype=np.float64)
+            error = float(excess.std(ddof=1) / np.sqrt(len(excess)))
+            rows.append(_row("Bayes", cell, f"{arm}, {checkpoint}", _below(float(excess.mean()), error, 0.0)))
     return pd.DataFrame(rows)
 
 
 def within_entropy(table: pd.DataFrame) -> pd.DataFrame:
     """From `information.information`: how far I(d1; d2) lies below 0, or above the entropy of the concepts, and that above ln C."""
     rows = []
-    for found in table[table["precision"] == 1.0].itertuples():
-        cell = (found.variant, found.world, 0)
+    columns = ["variant", "world", "gain", "error", "entropy", "concepts"]
+    for variant, world, told, error, entropy, concepts in table.loc[table["precision"] == 1.0, columns].to_numpy():
+        cell = (variant, world, 0)
         rows += [
-            _row("pair information", cell, "0 <= I", _below(found.gain, found.error, 0.0)),
-            _row("pair information", cell, "I <= H(c)", _below(-found.gain, found.error, -found.entropy)),
-            _row("pair information", cell, "H(c) <= ln C", _below(-found.entropy, 0.0, -np.log(found.concepts))),
+            _row("pair information", cell, "0 <= I", _below(told, error, 0.0)),
+            _row("pair information", cell, "I <= H(c)", _below(-told, error, -entropy)),
+            _row("pair information", cell, "H(c) <= ln C", _below(-entropy, 0.0, -float(np.log(concepts)))),
         ]
     return pd.DataFrame(rows)
 

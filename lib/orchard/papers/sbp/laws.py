@@ -320,7 +320,8 @@ def in_order(documents: Documents) -> Iterator[Documents]:
 
 def within(values: Integer[np.ndarray, "rows columns"], size: int) -> Bool[np.ndarray, "rows"]:
     """Rows all of whose values are in [0, size)."""
-    return ((values >= 0) & (values < size)).all(axis=1)
+    inside: np.ndarray = (values >= 0) & (values < size)
+    return np.all(inside, axis=1)
 
 
 def logsumexp(values: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, "rows"]:

@@ -56,12 +56,17 @@ def costs_of(cfg: Pretrain.Config, run: Runner) -> dict[str, float]:
     stages: dict[type[Run.Config], tuple[str, str]] = {
         Tune.Config: ("tuning", "flops"), Synthesise.Config: ("sampling", "flops"), Pretrain.Config: ("base model", "training_flops"),
     }  # fmt: skip
-    inside = {node.fingerprint(): node for path, node, *_ in cfg.walk() if path}
+    nodes = [node for path, node, *_ in cfg.walk() if path]
+    inside = {node.fingerprint(): node for node in nodes if isinstance(node, Run.Config)}
     for kind, (stage, field) in stages.items():
         runs = [node for node in inside.values() if isinstance(node, kind)]
         found[stage] = float(sum(one.result[field] for one in run(runs)))
-    embedders = [node.pretrained for node in inside.values() if isinstance(node, LMEmbedder.Config)]
-    found["embedding"] = sum(forward_flops(model, run) * unique_tokens(model, run) for model in embedders)
+    embedders = {
+        node.pretrained.fingerprint(): node.pretrained for node in nodes if isinstance(node, LMEmbedder.Config)
+    }
+    found["embedding"] = sum(
+        (forward_flops(model, run) * unique_tokens(model, run) for model in embedders.values()), 0.0
+    )
     return found
 
 

@@ -8,7 +8,8 @@
 | synthesizer | begins from the repetition model, or from scratch with that model's steps added to its own |
 
 Apart from them: the share of the budget that is synthetic, for two sizes of the model (`share_sweep`), and the precision of pairs
-(`dose_response`): if partners work by what they tell of each other, the loss falls as more pairs are true.
+(`dose_response`): if partners work by what they tell of each other, the loss falls as more pairs are true. And what the same D and
+the same FLOPs give without a synthetic document, in an ensemble (`ensembles`).
 """
 
 from __future__ import annotations

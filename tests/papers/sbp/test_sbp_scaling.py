@@ -55,6 +55,13 @@ def test_tables_have_every_arm_at_every_n(tmp_path: Path, small: Study) -> None:
     assert spent["training_flops"].nunique() == 1
     means = table[table["arm"] == "repetition"].groupby("documents")["best"].mean()
     assert means.diff().dropna().to_list() == pytest.approx([-1, -1])
+    bounds = scaling.learnable(SETTING, run)
+    assert set(bounds["unique_tokens"]) == set(table["unique_tokens"])
+    assert (
+        bounds[bounds["line"] == "EM"]["excess"] * bounds[bounds["line"] == "EM"]["documents"]
+    ).to_list() == pytest.approx([600] * 6)
+    legend = [text.get_text() for text in figures.scaling_curves(table, bounds).legends[0].get_texts()]
+    assert legend == [*COMPARED, "N documents tell: labels known", "N documents tell: EM", "Bayes"]
     axes = figures.scaling_curves(table).axes[0]
     assert [f"{tick:g}" for tick in axes.get_xticks()] == [
         f"{tokens}" for tokens in sorted(set(table["unique_tokens"]))
@@ -97,3 +104,14 @@ def test_recovered_share_and_saved_documents_by_hand() -> None:
     assert np.isnan(figures.saved_documents(table, "oracle"))
     table.loc[(table["arm"] == "repetition") & (table["documents"] == 128), "best"] = 31
     assert np.isnan(figures.saved_documents(table, "sbp-nn-lm"))  # no order to read off
+
+
+def test_the_forest_shows_measured_differences_of_losses() -> None:
+    shared = {"low": -1.0, "high": 0.5, "threshold": 0.0, "verdict": "inconclusive"}
+    verdicts = pd.DataFrame([
+        {"id": "K1", "metric": "SBP minus repetition (nats/document)", "effect": -0.2, **shared},
+        {"id": "K2", "metric": "share of a gain", "effect": 0.4, **shared},
+        {"id": "K10", "metric": "with equal FLOPs (nats/document)", "effect": np.nan, **shared},
+    ])  # fmt: skip
+    labels = [text.get_text() for text in figures.claims_forest(verdicts).axes[0].get_yticklabels()]
+    assert labels == ["K1"]

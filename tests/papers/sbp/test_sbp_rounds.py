@@ -64,8 +64,12 @@ def test_fewer_concepts_have_less_entropy() -> None:
     assert one["distinct"] < every["distinct"]
     broken = Documents.of([documents[0], documents[1][:5]])
     assert rounds.diversity(broken, corpus.world)["well_formed"] == 0.5
-    nothing = rounds.diversity(Documents.of([documents[1][:5]]), corpus.world)
+    nothing = rounds.diversity(Documents.of([documents[1][:1]]), corpus.world)
     assert np.isnan(nothing["entropy"])
+    whole = rounds.word_posterior(documents, corpus.world)
+    assert np.allclose(
+        whole, corpus.world.posterior(documents)
+    )  # function tokens and genre tell nothing of the concept
 
 
 def test_two_rounds_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

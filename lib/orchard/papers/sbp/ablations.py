@@ -63,7 +63,8 @@ SIZES = {
     ),
     "gpu": Sizes(
         documents=None, cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
-        orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_cells=3, members=2, distilled=True,
+        orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_cells=3,
+        members=2, distilled=True,
     ),
     "paper": Sizes(documents=None, cells=1, shares=(), share_cells=1, members=2, distilled=False),
 }  # fmt: skip

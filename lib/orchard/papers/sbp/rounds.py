@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.data import Documents
@@ -22,6 +23,7 @@ from orchard.papers.sbp.embedding import LMEmbedder
 from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.filtering import Filter
 from orchard.papers.sbp.joint import studies
+from orchard.papers.sbp.laws import logsumexp
 from orchard.papers.sbp.mix import kept_documents
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.runs import Runner, Setting
@@ -82,11 +84,23 @@ def rounds(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def diversity(documents: Documents, world: Any) -> dict[str, float]:
     """``distinct``, ``entropy`` and ``well_formed`` of documents; the entropy is that of the mean posterior over concepts."""
-    posterior = world.posterior(documents)
-    good = np.isfinite(posterior).all(axis=1)
-    law = posterior[good].mean(axis=0) if good.any() else np.full(posterior.shape[1], np.nan)
+    posterior = word_posterior(documents, world)
+    law = posterior.mean(axis=0) if len(posterior) else np.full(len(world.prior), np.nan)
     entropy = -float(np.sum(law * np.log(np.where(law > 0, law, 1.0))))
-    return {"distinct": distinct(documents), "entropy": entropy, "well_formed": float(good.mean())}
+    possible = np.isfinite(world.log_marginal(documents))
+    return {"distinct": distinct(documents), "entropy": entropy, "well_formed": float(possible.mean())}
+
+
+def word_posterior(documents: Documents, world: Any) -> Float64[np.ndarray, "with_words concepts"]:
+    """P(c | words), wherever they stand: a document that breaks the grammar of its world still has words. Those without are left out."""
+    size = world.words.shape[1]
+    words = documents.tokens.astype(np.int64) - world.starts[2]
+    owner = np.repeat(np.arange(len(documents)), documents.lengths)
+    inside = (words >= 0) & (words < size)
+    counts = np.zeros((len(documents), size))
+    np.add.at(counts, (owner[inside], words[inside]), 1.0)
+    joint = counts[counts.any(axis=1)] @ np.log(world.words).T + np.log(world.prior)
+    return np.exp(joint - logsumexp(joint)[:, None])
 
 
 def distinct(documents: Documents, n: int = 3) -> float:

@@ -98,10 +98,7 @@ class Pair(Run):
                         f"{found.report['wanted']:.0%} were wanted: raise FaissSearch.Config.sample or probes, or use ExactSearch"
                     )
                 near = np.where(found.near < 0, -1, numbers[found.near])
-                _save(
-                    work, "random", score=scores[random.permutation(len(scores))[:20_000]], near=near, nearest=found.score,
-                    searched=numbers,
-                )  # fmt: skip
+                _save(work, "random", score=scores, near=near, nearest=found.score, searched=numbers)
                 _save(work, "degrees", **degrees(near, found.score, alpha, pairs, len(documents)))
             name = "pairs" if split == "train" else split
             _save(work, name, first=pairs["first"], second=pairs["second"], score=pairs["score"])

@@ -204,7 +204,8 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
     seconds and the peak memory, and the exponent of the seconds in the number of documents."""
     rows = []
     for (kind, what), part in table.groupby(["vectors", "what"], sort=False):
-        least, most = part.loc[part["documents"].idxmin()], part.loc[part["documents"].idxmax()]
+        ordered = part.sort_values("documents")
+        least, most = ordered.iloc[0], ordered.iloc[-1]
         if least["documents"] == most["documents"]:
             continue
         times = most["documents"] / least["documents"]

@@ -24,9 +24,7 @@ from orchard.runs import Finished, Runner, Setting
 
 EMBEDDERS = {"sbp-nn-lm": "states of the repetition model", "sbp-nn-tfidf": "TF-IDF"}
 EXCEEDANCES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-STAGES = {
-    "nearest_in": "second, k nearest", "both": "first or second, no caps", "out": "first, within caps", "in": "second, within caps"
-}  # fmt: skip
+STAGES = {"nearest_in": "among the k nearest", "both": "both directions", "out": "within the caps"}
 TOP = 8
 
 

@@ -153,8 +153,8 @@ def kept_pairs(
     counts["below"] = int((~keep).sum())
     first, second, value = numbers[first[keep]], numbers[second[keep]], value[keep]
     lower, upper = np.minimum(first, second), np.maximum(first, second)
-    both, place = np.unique(np.stack([lower, upper]), axis=1, return_index=True)
-    value = value[place]
+    key, place = np.unique(lower * len(documents) + upper, return_index=True)  # numbers of two documents in one
+    both, value = np.stack(np.divmod(key, max(len(documents), 1))), value[place]
     copies = jaccard(documents, documents, both[0], both[1]) > near_duplicate
     counts["near_duplicates"] = int(copies.sum())
     both, value = both[:, ~copies], value[~copies]
@@ -182,7 +182,8 @@ def degrees(
     """How often each document of D is an end of a pair, at three stages.
 
     ``nearest_in``: it is among the k nearest of so many others, above alpha: what makes a hub. ``both``: with both directions kept and
-    near-duplicates gone it is the first of so many pairs, and the second of as many. ``out`` and ``in``: the same within the caps.
+    near-duplicates gone it is the first of so many pairs, and the second of as many. ``out`` and ``in``: the same within the caps; they
+    are equal, because the caps count the two directions of a pair in the same order.
     """
     ends = {
         "nearest_in": near[score > alpha], "both": pairs["first_before"], "out": pairs["first"], "in": pairs["second"]

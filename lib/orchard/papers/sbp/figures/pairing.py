@@ -27,7 +27,14 @@ def pair_precision(table: pd.DataFrame) -> Figure:
         for number, (embedder, rows) in enumerate(part.groupby("embedder", sort=False)):
             mean = rows.groupby("exceedance")[["precision", "covered"]].mean()
             colour = PALETTE[number]
-            axes.plot(mean.index, mean["precision"], color=colour, marker="os^D"[number % 4], label=f"{embedder}: true")
+            axes.plot(
+                mean.index,
+                mean["precision"],
+                color=colour,
+                marker="os^D"[number % 4],
+                markerfacecolor=colour if number == 0 else "white",
+                label=f"{embedder}: true",
+            )
             axes.plot(mean.index, mean["covered"], ":", color=colour, label=f"{embedder}: documents with a pair")
         axes.axhline(part["chance"].mean(), color=GREY, linestyle="--", label="true, random pairs")
         axes.set_xscale("log")
@@ -41,7 +48,7 @@ def pair_precision(table: pd.DataFrame) -> Figure:
 
 @use_style()
 def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
-    """Share of documents with at least so many pairs, by stage: a panel per embedder. Grey: the same number of pairs, with ends anywhere."""
+    """Share of documents with at least so many pairs, by stage: a panel per embedder. Grey: as many pairs with ends anywhere."""
     _check(table, "hub_degrees", "variant", "pairs by", "stage", "degree", "documents")
     part = table[table["variant"] == (table["variant"].iloc[0] if variant is None else variant)]
     kinds = list(pd.unique(part["pairs by"]))
@@ -86,18 +93,19 @@ def pairing_speed(table: pd.DataFrame) -> Figure:
                     panels[0].annotate(
                         f"{row['recall']:.3f}", (row["documents"], row["processor_seconds"]), xytext=(0, -4),
                         textcoords="offset points", ha="center", va="top", fontsize=6, color=PALETTE[number],
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
                     )  # fmt: skip
     ticks = sorted(table["documents"].unique())
     for axes, label in zip(panels, ("processor seconds", "peak memory (MiB)"), strict=True):
         axes.set_xscale("log")
-        axes.set_yscale("log")
         axes.set_xticks(ticks)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
         axes.set_ylabel(label)
-    low, high = panels[0].get_ylim()
-    panels[0].set_ylim(low / np.sqrt(10) if np.isfinite(low) else None, high)
+    panels[0].set_yscale("log")
+    panels[0].margins(y=0.15)
+    panels[1].set_ylim(bottom=0)
     panels[1].set_xlabel("documents (numbers at FAISS: recall at 8)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made

@@ -215,6 +215,7 @@ def test_files_and_results_agree(tmp_path: Path) -> None:
     assert np.array_equal(degrees["out"], np.bincount(pairs["first"], minlength=80))
     assert np.array_equal(degrees["in"], np.bincount(pairs["second"], minlength=80))
     assert (degrees["both"] >= degrees["out"]).all()
+    assert np.array_equal(degrees["in"], degrees["out"])  # the caps keep both directions of a pair or neither
     assert degrees["out"].max() <= 4
     assert result["search"] == {"search": "exact", "recall": 1.0}
     assert result["copies"] == 0

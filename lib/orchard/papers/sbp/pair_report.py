@@ -56,7 +56,7 @@ def pair_precision(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def precision_at(
     tensors: dict[str, np.ndarray], labels: Integer[np.ndarray, "documents"], exceedances: tuple[float, ...]
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Rows exceedance, alpha, pairs, precision, covered and chance, from the tensors of ``random.safetensors`` of a run."""
     near, score, searched = tensors["near"], tensors["nearest"], tensors["searched"]
     true = labels[searched][:, None] == labels[near]
@@ -116,7 +116,7 @@ def _degrees(setting: Setting, run: Runner) -> list[tuple[Cell, str, str, np.nda
     return found
 
 
-def inequality(degree: Integer[np.ndarray, "documents"]) -> dict[str, float]:
+def inequality(degree: Integer[np.ndarray, "documents"]) -> dict[str, Any]:
     """How unequal degrees are; Gini and the share of the top are missing where there is no pair."""
     count, total = len(degree), int(degree.sum())
     ordered = np.sort(degree)

@@ -12,7 +12,6 @@ Processor seconds add up over threads; peak memory is what the process grew by (
 from __future__ import annotations
 
 import ctypes
-import gc
 import platform
 import sys
 import threading
@@ -117,7 +116,7 @@ def _rules(
     return rules
 
 
-def _measured(step: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+def _measured(step: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     kept: list[Any] = []
     with Peak() as peak:
         start = time.perf_counter()
@@ -133,7 +132,6 @@ class Peak:
     """
 
     def __enter__(self) -> Peak:
-        gc.collect()
         _release()
         self._process = psutil.Process()
         self._before = self._most = self._process.memory_info().rss

@@ -59,7 +59,7 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
         before = part[(part["pairs by"] == kind) & (part["stage"] == part["stage"].iloc[0])]
         mean = float((before["degree"] * before["documents"]).sum() / before["documents"].sum())
         degrees = np.arange(int(poisson.isf(1 / before["documents"].sum(), mean)) + 1)
-        axes.step(degrees, poisson.sf(degrees - 1, mean), where="post", color=GREY, label="by chance (Poisson)")
+        axes.step(degrees, poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)")
         axes.set_yscale("log")
         axes.set_ylabel("share of documents")
         axes.set_title(str(kind))
@@ -71,7 +71,7 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
 def _at_least(axes: object, rows: pd.DataFrame, label: str, **look: object) -> None:
     count = rows.groupby("degree")["documents"].sum().sort_index()
     share = count[::-1].cumsum()[::-1] / count.sum()
-    axes.step(share.index, share, where="post", label=label, **look)  # type: ignore[attr-defined]
+    axes.step(share.index, share, where="pre", label=label, **look)  # type: ignore[attr-defined]
 
 
 @use_style()

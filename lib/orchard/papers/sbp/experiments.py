@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import joint, pair_report, pairing_speed
+from orchard.papers.sbp import bounds, cloze, information, invariants, joint, pair_report, pairing_speed, similarity
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -78,6 +78,11 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **joint.EXPERIMENTS,
     **pair_report.EXPERIMENTS,
     **pairing_speed.EXPERIMENTS,
+    **similarity.EXPERIMENTS,
+    **information.EXPERIMENTS,
+    **bounds.EXPERIMENTS,
+    **invariants.EXPERIMENTS,
+    **cloze.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

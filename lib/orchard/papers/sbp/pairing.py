@@ -116,10 +116,10 @@ def _save(work: Workspace, name: str, **tensors: np.ndarray) -> None:
 def random_scores(
     vectors: Float32[np.ndarray, "documents dim"], random: np.random.Generator
 ) -> Float32[np.ndarray, "pairs"]:
-    """Scores of random pairs of two documents; of all pairs, where there are fewer than would be drawn."""
+    """Scores of random pairs of two documents; of all pairs in random order, where there are fewer than would be drawn."""
     count = len(vectors)
     if count * (count - 1) // 2 <= RANDOM_PAIRS:
-        first, second = np.triu_indices(count, 1)
+        first, second = random.permutation(np.stack(np.triu_indices(count, 1)), axis=1)
     else:
         first = random.integers(count, size=RANDOM_PAIRS)
         second = (first + random.integers(1, count, size=RANDOM_PAIRS)) % count

@@ -342,3 +342,5 @@ def test_drawn_pairs_know_what_they_cannot_know(tmp_path: Path) -> None:
         DrawnPairs.Config(corpus=corpus(topics(20)), truth=1.0).build().compute(Workspace(tmp_path, tmp_path))
     with pytest.raises(BadInput, match="k = 8 partners needs at least 9 documents, the corpus has 5"):
         DrawnPairs.Config(corpus=corpus(topics(5))).build().compute(Workspace(tmp_path, tmp_path))
+    with pytest.raises(BadInput, match="pairs of held-out documents needs at least 2 documents, the corpus has 1"):
+        DrawnPairs.Config(corpus=corpus(topics(20), topics(1))).build().compute(Workspace(tmp_path, tmp_path))

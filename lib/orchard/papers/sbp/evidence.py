@@ -9,8 +9,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import joint
+from orchard.papers.sbp import concepts, joint, partners, quality, sizes
 
 Tables = Callable[[str], pd.DataFrame]
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {**joint.EVIDENCE}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **joint.EVIDENCE,
+    **quality.EVIDENCE,
+    **partners.EVIDENCE,
+    **concepts.EVIDENCE,
+    **sizes.EVIDENCE,
+}

@@ -84,8 +84,9 @@ def closeness(setting: Setting, run: Runner) -> pd.DataFrame:
     embedders = embedders_of(chosen)
     done = run([
         Closeness.Config(
-            corpus=chosen.corpus, embedder=embedder, pairs=cast(Run.Config, chosen.pairs("sbp-nn-lm")), sampled=[chosen.sampled(arm) for arm in arms],
-            most=SIZES[setting.profile].documents, seed=cell.seed, label=f"distances by {name}; {chosen.name}",
+            corpus=chosen.corpus, embedder=embedder, pairs=cast(Run.Config, chosen.pairs("sbp-nn-lm")),
+            sampled=[chosen.sampled(arm) for arm in arms], most=SIZES[setting.profile].documents,
+            seed=cell.seed, label=f"distances by {name}; {chosen.name}",
         )
         for name, embedder in embedders.items()
     ])  # fmt: skip

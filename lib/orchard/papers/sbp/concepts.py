@@ -26,7 +26,7 @@ from orchard.papers.sbp.controls import draw
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.profiles import Cell
-from orchard.papers.sbp.quality import RANDOM, REAL, measured
+from orchard.papers.sbp.quality import REAL, measured
 from orchard.papers.sbp.seeded import Draws, seed_numbers
 from orchard.papers.sbp.synthesis import sampled_documents
 from orchard.papers.sbp.tuning import pairs_of
@@ -158,7 +158,7 @@ def drift(setting: Setting, run: Runner) -> pd.DataFrame:
     ``real``: of the documents of D with this concept; ``pairs``: of the arm's pairs whose second document has it (NaN without pairs);
     ``raw`` and ``kept``: the mean posterior of the arm's possible samples, before and after the rules."""
     chosen = {cell: (found, labels(found.corpus)) for cell, found in studies(setting, run) if cell.variant != "indep"}
-    corpora = [row for row in measured(setting, run) if row[0] in chosen and row[1] not in (REAL, RANDOM)]
+    corpora = [row for row in measured(setting, run) if row[0] in chosen and row[1] != REAL]
     with_pairs = [(cell, arm, chosen[cell][0].pairs(arm)) for cell, arm, _ in corpora]
     needed = [(cell, arm, cfg) for cell, arm, cfg in with_pairs if cfg is not None]
     pairs = dict(zip([row[:2] for row in needed], run([cfg for *_, cfg in needed]), strict=True))

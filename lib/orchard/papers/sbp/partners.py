@@ -135,7 +135,8 @@ def partners_table(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell, arm (synthesizers and ``exact``) and held-out document d2, all in nats per document.
 
     ``true`` and ``random``: -log p(d2 | d1) for both kinds of partner. ``exact_true``, ``exact_random``, ``exact_alone``: the exact law
-    of the same document; ``entropy``: H(c). ``limit_true``, ``limit_random``: the mixture (ii) at the precision of the arm's pairs; NaN without pairs."""
+    of the same document; ``entropy``: H(c). ``limit_true``, ``limit_random``: the mixture (ii) at the ``precision`` of the arm's
+    pairs; NaN without pairs."""
     tables: list[pd.DataFrame] = []
     exact: dict[Cell, tuple[dict[str, np.ndarray], float]] = {}
     for cell, arm, found in _finished(setting, run):
@@ -162,26 +163,27 @@ def mixture(
 
 
 def consequences(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per cell and arm, means in nats per document.
+    """One row per cell and arm, means over documents in nats per document.
 
-    ``true``, ``random``; ``gain``: random - true, what the right partner gives this model; ``limit_true``, ``limit_random``,
-    ``limit_gain``: the same of the mixture (ii) at its ``precision``; ``information``: I(d1; d2) of these pairs; ``entropy``: H(c);
-    ``from_random``: -log p(d2 | random) minus -log p(d2) of `uncond`, what a model tuned on random pairs should have near 0 (NaN in a
-    cell without `uncond`)."""
+    ``true``, ``random``, ``limit_true``, ``limit_random``: as in `partners`. ``gain``: -log p(d2) of `uncond` minus ``true``, what
+    reading the right partner is worth (NaN in a cell without `uncond`); ``limit_gain``: the same of the mixture (ii), between 0 and
+    ``information``, I(d1; d2) of these pairs, which is at most ``entropy``, H(c). ``penalty``: random - true, what a wrong partner
+    costs; ``limit_penalty`` likewise. ``from_alone``: random minus -log p(d2) of `uncond`, for random pairs 0 in the limit (iii)."""
     keys = ["variant", "world", "seed", "arm"]
-    means = (
-        partners_table(setting, run)
-        .groupby(keys, sort=False)
-        .mean(numeric_only=True)
-        .drop(columns="document")
-        .reset_index()
+    table = partners_table(setting, run).drop(columns="document")
+    means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+    alone = (
+        means[means["arm"] == "uncond"].set_index(keys[:3])["true"].reindex(pd.MultiIndex.from_frame(means[keys[:3]]))
     )
-    means["gain"], means["limit_gain"] = means["random"] - means["true"], means["limit_random"] - means["limit_true"]
+    model = means["arm"] != EXACT
+    means["gain"] = np.where(model, alone.to_numpy(), means["exact_alone"]) - means["true"]
+    means["limit_gain"] = means["exact_alone"] - means["limit_true"]
     means["information"] = means["exact_alone"] - means["exact_true"]
-    alone = means[means["arm"] == "uncond"].set_index(keys[:3])["true"]
-    means["from_random"] = [
-        row.random - alone.get((row.variant, row.world, row.seed), np.nan) for row in means.itertuples()
-    ]
+    means["penalty"], means["limit_penalty"] = (
+        means["random"] - means["true"],
+        means["limit_random"] - means["limit_true"],
+    )
+    means["from_alone"] = np.where(model, means["random"] - alone.to_numpy(), np.nan)
     return means
 
 

@@ -8,7 +8,7 @@
     impossible         P(d) = 0: not a document of the world at all (ours)
     corpus-copying     Jaccard_5 > 0.6 with any document of D, not the seed alone (ours, asked for by reviewers)
 
-An impossible document is non-factual and irrelevant: it has no posterior. Rates are those of raw samples and of kept ones. Repetition
+An impossible document is non-factual and irrelevant, since it has no posterior; "if possible" are the rates of the others. Rates are those of raw samples and of kept ones. Repetition
 and pair-copying are also rules of the filter, so what is kept has none by construction, and claims are decided on raw samples.
 """
 
@@ -38,8 +38,9 @@ from orchard.runs import Finished, Run, Runner, Setting, Workspace
 from orchard.stats import wilson_interval
 
 PAPERS = ("repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-copying")
-OURS = ("impossible", "corpus-copying")
-PAIRED = ("pair-irrelevance", "pair-copying")
+POSSIBLE = ("non-factual, if possible", "pair-irrelevance, if possible")  # of the possible documents alone
+OURS = ("impossible", "corpus-copying", *POSSIBLE)
+PAIRED = ("pair-irrelevance", "pair-copying", "pair-irrelevance, if possible")
 NOVEL = (2, 3, 4, 5)  # n of the n-grams
 NEAREST = 2  # n of the distance to the nearest training document
 PERCENTILE = 1.0  # of log P of real documents, below which a document is non-factual
@@ -53,21 +54,21 @@ class Measure(Run):
     """Measure every document of a synthetic corpus, or real ones as the anchor.
 
     Result: ``log_p_bound`` (nats), ``repetition_bound``, ``documents``.
-    Files: ``measured.safetensors``: for every document ``kept``, ``length``, ``seed``, ``log_p``, ``same`` (P(same concept), NaN without a
-    seed), ``copying``, ``repetition``, ``duplicate_raw`` and ``duplicate_kept`` (-1: not among the first K), ``nearest_5``, ``nearest_2``,
-    ``span``, ``novel_2`` ... ``novel_5``; ``laws.safetensors``: ``raw`` and ``kept`` [concepts], the mean posterior of possible documents.
+    Files: ``measured.safetensors``, for every document: ``kept``, ``length``, ``seed`` (a real document's is a true partner), ``log_p``,
+    ``same`` (P(same concept), NaN without a seed), ``copying``, ``repetition``, ``duplicate_raw`` and ``duplicate_kept`` (-1: not among
+    the first K), ``nearest_5``, ``nearest_2``, ``span``, ``novel_2`` ... ``novel_5``; of real ones ``same_random`` and
+    ``copying_random``. ``laws.safetensors``: ``raw`` and ``kept`` [concepts], the mean posterior of possible documents.
     """
 
     class Config(Run.Config):
         corpus: Corpus.Config = REQUIRED
         sampled: Run.Config | None = None  # None: the last documents of the pool, which are not in D
-        truth: float = 1.0  # of real documents: share of pairs that truly share their concept
         rules: Rules.Config = Rules.Config()
         documents: int = REQUIRED  # at most
         duplicates_at: int = REQUIRED
         seed: int = 0
 
-    preload = "orchard.papers.sbp.embedding"
+    preload = "orchard.papers.sbp.synthesis"
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
@@ -81,7 +82,9 @@ class Measure(Run):
         rules: Rules = cfg.rules.build(real=real, symbols=corpus.symbols)
         if cfg.sampled is None:
             documents = pool.take(np.arange(len(pool) - count, len(pool)))
-            first, seeds = documents, drawn(documents, cfg.truth, 1, np.random.default_rng([cfg.seed, 11]))[1]
+            random = np.random.default_rng([cfg.seed, 11])
+            first, seeds = documents, drawn(documents, 1.0, 1, random)[1]
+            others = drawn(documents, 0.0, 1, random)[1]
             kept = np.ones(len(documents), dtype=bool)
         else:
             documents, seeds, _, ended = sampled_documents(work.result_of(cfg.sampled))
@@ -95,7 +98,11 @@ class Measure(Run):
         measured = surface(documents, real, first, seeds)
         posterior = in_pieces(corpus.world.posterior, documents)
         measured |= {"kept": kept, "log_p": in_pieces(corpus.world.log_marginal, documents), "seed": seeds}
-        measured["same"] = same_concept(posterior, in_pieces(corpus.world.posterior, first), seeds)
+        seed_posterior = posterior if cfg.sampled is None else in_pieces(corpus.world.posterior, first)
+        measured["same"] = same_concept(posterior, seed_posterior, seeds)
+        if cfg.sampled is None:  # the other anchor: pairs of anybody
+            measured["same_random"] = same_concept(posterior, seed_posterior, others)
+            measured["copying_random"] = jaccard(documents, documents, np.arange(count), others)
         for state, chosen in (("raw", np.arange(len(documents))), ("kept", np.flatnonzero(kept))):
             chosen = chosen[: cfg.duplicates_at]
             flags = np.full(len(documents), -1)
@@ -143,12 +150,11 @@ def mean_law(posterior: Float64[np.ndarray, "documents concepts"]) -> Float64[np
 
 
 def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
-    """Every synthetic corpus of every cell, and real documents with true and with random partners, measured."""
+    """Real documents and every synthetic corpus of every cell, measured."""
     sizes = SIZES[setting.profile]
     wanted: list[tuple[Cell, str, Measure.Config]] = []
     for cell, chosen in studies(setting, run):
-        for name, truth in ((REAL, 1.0), (RANDOM, 0.0)):
-            wanted.append((cell, name, measure(chosen, sizes, name, truth=truth)))
+        wanted.append((cell, REAL, measure(chosen, sizes, REAL)))
         for arm in synthetic_arms(setting, cell):
             wanted.append((cell, arm, measure(chosen, sizes, arm, sampled=chosen.sampled(arm))))
     done = run([cfg for *_, cfg in wanted])
@@ -178,23 +184,27 @@ def judged(found: Finished) -> tuple[dict[str, np.ndarray], dict[str, Bool[np.nd
 
 def quality(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell, source, state (raw or kept) and metric: documents that fail (``count``) of ``total``, ``rate`` with its Wilson
-    interval (``low``, ``high``; shares). For duplicates ``total`` is K. Real documents are not filtered: they have one state, raw."""
+    interval (``low``, ``high``; shares). For duplicates ``total`` is K. Real documents are not filtered: they have one state, raw, and
+    their pairs are true ones; ``real, random pairs`` has pairs of anybody."""
     rows = []
     for cell, source, found in measured(setting, run):
         values, fails = judged(found)
-        for state in STATES[: 1 if source in (REAL, RANDOM) else 2]:
+        for state in STATES[: 1 if source == REAL else 2]:
             inside = values["kept"].astype(bool) | (state == "raw")
+            flags = {metric: fails[metric][inside] for metric in fails}
+            flags["duplicate"] = values[f"duplicate_{state}"][values[f"duplicate_{state}"] >= 0]
+            possible = inside & ~fails["impossible"]
+            flags |= {metric: fails[metric.partition(",")[0]][possible] for metric in POSSIBLE}
             for metric in PAPERS + OURS:
-                if source == RANDOM and metric not in PAIRED:
-                    continue  # the same documents as those with true partners
-                if metric == "duplicate":
-                    flags = values[f"duplicate_{state}"]
-                    flags = flags[flags >= 0]
-                elif metric in PAIRED and (values["seed"] < 0).all():
-                    continue  # it has no seeds
-                else:
-                    flags = fails[metric][inside]
-                rows.append(columns(cell) | {"source": source, "state": state, "metric": metric} | rate(flags))
+                if metric not in PAIRED or (values["seed"] >= 0).any():  # else it has no seeds
+                    rows.append(
+                        columns(cell) | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
+                    )
+        if source == REAL:
+            for metric, flag in zip(
+                PAIRED, (values["same_random"] < RELEVANT, values["copying_random"] > NEAR), strict=True
+            ):
+                rows.append(columns(cell) | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
     return pd.DataFrame(rows)
 
 
@@ -219,8 +229,6 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
     Measures: length, novel_2 ... novel_5, distance (to the nearest document of D), span and span_share (longest run that D has)."""
     rows = []
     for cell, source, found in measured(setting, run):
-        if source == RANDOM:
-            continue
         values, _ = judged(found)
         values["distance"] = 1 - values["nearest_2"]
         values["span_share"] = values["span"] / np.maximum(values["length"], 1)

@@ -15,7 +15,8 @@ import pandas as pd
 from orchard.papers.sbp.analysis import SIZES, columns
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.joint import Tables, studies
-from orchard.papers.sbp.quality import Measure, judged, rate
+from orchard.papers.sbp.measuring import Measure
+from orchard.papers.sbp.quality import judged, rate
 from orchard.papers.sbp.seeded import Draws
 from orchard.papers.sbp.tuning import Tune
 from orchard.runs import Runner, Setting

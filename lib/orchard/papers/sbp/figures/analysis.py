@@ -16,8 +16,8 @@ from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
 METRICS = (
-    "repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-copying", "impossible", "corpus-copying", "non-factual, if possible",
-    "pair-irrelevance, if possible",
+    "repetition", "duplicate", "pair-copying", "non-factual", "pair-irrelevance", "corpus-copying", "non-factual, if possible",
+    "pair-irrelevance, if possible", "impossible",
 )  # fmt: skip
 PAPER = "paper (another scale)"
 ARM_COLOURS = {

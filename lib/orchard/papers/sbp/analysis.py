@@ -26,6 +26,7 @@ class Sizes:
 
     documents: int  # of a synthetic corpus, measured at most
     duplicates_at: int  # K of duplicate@K
+    distances: int  # documents of each kind whose cosines are taken, at most
     partners: int  # held-out documents with a partner, at most
     seeds: int  # seed documents of the concept laws
     each: int  # samples from each of them
@@ -37,15 +38,15 @@ class Sizes:
 
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
-        documents=2048, duplicates_at=1024, partners=250, seeds=12, each=64,
+        documents=2048, duplicates_at=1024, distances=512, partners=250, seeds=12, each=64,
         smaller=(), shares=(1 / 6, 1 / 3, 2 / 3, 1.0), size_cells=1, size_samples=384,
     ),
     "gpu": Sizes(
-        documents=32_768, duplicates_at=16_384, partners=2_000, seeds=64, each=64,
+        documents=32_768, duplicates_at=16_384, distances=8_192, partners=2_000, seeds=64, each=64,
         smaller=(Size(128, 4, 2, 2, 344), Size(192, 6, 3, 3, 512)), shares=(0.1, 0.25, 0.5, 1.0), size_cells=3, size_samples=8_192,
     ),
     "paper": Sizes(
-        documents=1_000_000, duplicates_at=1_000_000, partners=2_000, seeds=64, each=64,
+        documents=1_000_000, duplicates_at=1_000_000, distances=8_192, partners=2_000, seeds=64, each=64,
         smaller=(), shares=(1.0,), size_cells=1, size_samples=8_192,
     ),
 }  # fmt: skip

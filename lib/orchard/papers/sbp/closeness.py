@@ -85,7 +85,7 @@ def closeness(setting: Setting, run: Runner) -> pd.DataFrame:
     done = run([
         Closeness.Config(
             corpus=chosen.corpus, embedder=embedder, pairs=cast(Run.Config, chosen.pairs("sbp-nn-lm")),
-            sampled=[chosen.sampled(arm) for arm in arms], most=SIZES[setting.profile].documents,
+            sampled=[chosen.sampled(arm) for arm in arms], most=SIZES[setting.profile].distances,
             seed=cell.seed, label=f"distances by {name}; {chosen.name}",
         )
         for name, embedder in embedders.items()

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
 from orchard.plot.style import GREY, INK, PALETTE
@@ -78,13 +78,12 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             panel.set_xlabel("documents (%)")
     shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
               ("|", GREY, GREY, "paper, real")]  # fmt: skip
-    panels[-1].legend(
+    made.legend(
         handles=[
-            Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="none", label=name)
-            for m, c, f, name in shapes
+            Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="none", label=name) for m, c, f, name in shapes
         ],
-        loc="center left",
-    )
+        loc="outside lower center", ncols=4,
+    )  # fmt: skip
     return made
 
 
@@ -171,7 +170,7 @@ def consequences(table: pd.DataFrame) -> Figure:
         for column, marker, face in (("true", "o", colour), ("random", "s", "white")):
             right.plot(part[column], [place] * len(part), marker, color=colour, markerfacecolor=face)
     left.axvline(own["information"].mean(), color=INK, linewidth=0.8, linestyle="--")
-    left.axvline(own["entropy"].mean(), color=INK, linewidth=0.8, linestyle=":")
+    left.axvline(own["entropy"].mean(), color="#cccccc", linewidth=3, zorder=0)
     left.set_xlabel("gain over reading no partner (nats per document)")
     right.axvline(own["exact_true"].mean(), color=INK, linewidth=0.8, linestyle="-")
     right.axvline(own["exact_alone"].mean(), color=INK, linewidth=0.8, linestyle="-.")
@@ -182,7 +181,7 @@ def consequences(table: pd.DataFrame) -> Figure:
         axes.grid(False, axis="y")
     shown = [
         Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="limit at this precision"),
-        Line2D([], [], color=INK, linestyle="--", label="I(d₁; d₂)"), Line2D([], [], color=INK, linestyle=":", label="H(c)"),
+        Line2D([], [], color=INK, linestyle="--", label="I(d₁; d₂)"), Line2D([], [], color="#cccccc", linewidth=3, label="H(c)"),
         Line2D([], [], color=INK, marker="o", linestyle="none", label="true partner (left: gain)"),
         Line2D([], [], color=INK, marker="s", markerfacecolor="white", linestyle="none", label="random partner"),
         Line2D([], [], color=INK, label="exact, true partner"), Line2D([], [], color=INK, linestyle="-.", label="exact, alone"),
@@ -222,14 +221,15 @@ def concepts_of_seed(table: pd.DataFrame, document: int = 0, most: int = 12) -> 
     made, panels = plot.figure(6.8, 1.9, columns=len(arms))
     for panel, arm in zip(panels, arms, strict=True):
         panel.bar(range(len(order)), wide.loc[order, arm], color=ARM_COLOURS[arm], width=0.8)
-        panel.plot(range(len(order)), posterior[order], "_", color=PALETTE[3], markersize=7, markeredgewidth=1.6)
+        likely = posterior[order].where(posterior[order] > 0.005)
+        panel.plot(range(len(order)), likely, "_", color=PALETTE[4], markersize=8, markeredgewidth=2)
         panel.set_ylim(0, 1.02)
         panel.set_title(arm)
         panel.set_xticks(range(0, len(order), 3), [str(c) for c in order[::3]])
         panel.set_xlabel("concept")
         panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if panel is panels[0] else [""] * 3)
     panels[0].set_ylabel("probability")
-    shown = [Line2D([], [], color=PALETTE[3], marker="_", markersize=7, markeredgewidth=1.6, linestyle="none", label="P(c | d₁)"),
+    shown = [Line2D([], [], color=PALETTE[4], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
              Line2D([], [], color=INK, marker="s", linestyle="none", label="samples from d₁")]  # fmt: skip
     made.legend(handles=shown, loc="outside lower center", ncols=2)
     return made
@@ -257,16 +257,17 @@ def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure
         right.plot(
             paper["scale"], paper["value"], line, color=GREY, marker=marker, markerfacecolor="white", label=metric
         )
-    left.set_xscale("log")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    left.xaxis.set_minor_locator(NullLocator())
-    left.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("e+", "e"))
+    if table["flops"].max() > 4 * table["flops"].min():
+        left.set_xscale("log")
+    else:
+        left.xaxis.set_major_locator(MaxNLocator(4))
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.set_ylim(bottom=0)
     left.set_xlabel("FLOPs of the synthesizer, all training")
     left.set_ylabel("raw samples (%)")
     left.legend(loc="best")
     right.set_ylim(0, 30)
-    right.set_title("paper, LLM judge")
+    right.set_title("paper, other scales and an LLM as judge")
     right.set_xlabel("budget and model")
     right.set_ylabel("documents (%)")
     right.legend(loc="best")

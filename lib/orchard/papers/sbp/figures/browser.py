@@ -83,10 +83,13 @@ def _words(axes: Axes, row: Row, place: int, lines: int) -> None:
         cut = i == room - 1 and len(row.words) > room
         inside = row.marked is not None and bool(row.marked[i])
         axes.text(
-            column + 0.5, place - 0.47 + (line + 0.95) * 0.8 / lines, "…" if cut else word.replace("[genre ", "G").rstrip("]"), fontsize=6.2,
-            ha="center", va="center", color=INK,
-            bbox={"facecolor": MARKED, "edgecolor": "none", "pad": 1.2} if inside else None,
+            column + 0.5, place - 0.47 + (line + 0.95) * 0.8 / lines, "…" if cut else _short(word), fontsize=6.2, color=INK,
+            ha="center", va="center", bbox={"facecolor": MARKED, "edgecolor": "none", "pad": 1.2} if inside else None,
         )  # fmt: skip
+
+
+def _short(word: str) -> str:
+    return word.replace("[genre ", "G").rstrip("]")
 
 
 def _bar(axes: Axes, law: Float64[np.ndarray, "concepts"], place: int, top: np.ndarray) -> None:

@@ -123,7 +123,7 @@ class Pretrain(Run):
         }  # fmt: skip
 
 
-def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[str, float]:
+def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[str, int | float]:
     return {
         "step": int(step[at]), "loss": float(curves["test"][at].mean()), "validation_loss": float(curves["validation"][at].mean())
     }  # fmt: skip

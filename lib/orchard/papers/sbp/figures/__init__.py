@@ -15,17 +15,33 @@ from orchard.papers.sbp.figures.analysis import (
     quality_rates,
 )
 from orchard.papers.sbp.figures.browser import browsed
+from orchard.papers.sbp.figures.training import (
+    against,
+    differences,
+    ends,
+    learning,
+    recovered,
+    recovery,
+    tuning,
+)
 
 __all__ = [
+    "against",
     "browsed",
     "concept_divergence",
     "concept_drift",
     "concepts_of_seed",
     "consequences",
+    "differences",
     "distances",
+    "ends",
+    "learning",
     "novelty_of_sources",
     "partner_scatter",
     "pooled",
     "quality_against_size",
     "quality_rates",
+    "recovered",
+    "recovery",
+    "tuning",
 ]

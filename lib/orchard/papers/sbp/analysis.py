@@ -15,7 +15,6 @@ from orchard.papers.sbp.profiles import Cell, Size
 from orchard.runs import Setting
 
 SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
-TUNED = tuple(arm for arm in SYNTHETIC if arm not in ("paraphrase", "exact-posterior"))
 EXACT = "exact"  # the world's own law, beside the arms
 AT_ONCE = 4096  # documents of one evaluation of the exact law: [documents, concepts] in float64
 

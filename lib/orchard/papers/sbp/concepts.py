@@ -21,10 +21,10 @@ from jaxtyping import Float64, Int
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.analysis import EXACT, SIZES, TUNED, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, columns, in_pieces, synthetic_arms
 from orchard.papers.sbp.controls import draw
 from orchard.papers.sbp.data import Corpus, Documents
-from orchard.papers.sbp.joint import Tables, studies
+from orchard.papers.sbp.joint import TUNED, Tables, studies
 from orchard.papers.sbp.profiles import Cell
 from orchard.papers.sbp.quality import REAL, measured
 from orchard.papers.sbp.seeded import Draws, seed_numbers

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.analysis import EXACT, SIZES, TUNED, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, columns, in_pieces, synthetic_arms
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.drawn import drawn
-from orchard.papers.sbp.joint import Tables, studies
+from orchard.papers.sbp.joint import TUNED, Tables, studies
 from orchard.papers.sbp.pretrain import document_nll, pair_nll
 from orchard.papers.sbp.profiles import Cell
 from orchard.papers.sbp.tuning import Tune, load_synthesizer, pairs_of

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
+from orchard.papers.sbp.joint import TUNED
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
@@ -20,9 +21,9 @@ METRICS = (
     "pair-irrelevance, if possible", "impossible",
 )  # fmt: skip
 PAPER = "paper (another scale)"
-ARM_COLOURS = {
-    "sbp-nn-lm": PALETTE[0], "sbp-nn-tfidf": PALETTE[9], "sbp-true": PALETTE[2], "sbp-random": PALETTE[1], "uncond": PALETTE[3],
-    "paraphrase": PALETTE[5], "exact-posterior": INK, "exact": INK, "real": PALETTE[4], "real, random pairs": PALETTE[4],
+REAL = PALETTE[2]  # documents of the world
+ARM_COLOURS = {arm: look.colour for arm, look in plot.looks([*TUNED, "paraphrase", "exact-posterior"]).items()} | {
+    "exact": INK, "real": REAL, "real, random pairs": REAL
 }  # fmt: skip
 
 
@@ -222,14 +223,14 @@ def concepts_of_seed(table: pd.DataFrame, document: int = 0, most: int = 12) -> 
     for panel, arm in zip(panels, arms, strict=True):
         panel.bar(range(len(order)), wide.loc[order, arm], color=ARM_COLOURS[arm], width=0.8)
         likely = posterior[order].where(posterior[order] > 0.005)
-        panel.plot(range(len(order)), likely, "_", color=PALETTE[4], markersize=8, markeredgewidth=2)
+        panel.plot(range(len(order)), likely, "_", color=PALETTE[1], markersize=8, markeredgewidth=2)
         panel.set_ylim(0, 1.02)
         panel.set_title(arm)
         panel.set_xticks(range(0, len(order), 3), [str(c) for c in order[::3]])
         panel.set_xlabel("concept")
         panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if panel is panels[0] else [""] * 3)
     panels[0].set_ylabel("probability")
-    shown = [Line2D([], [], color=PALETTE[4], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
+    shown = [Line2D([], [], color=PALETTE[1], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
              Line2D([], [], color=INK, marker="s", linestyle="none", label="samples from d₁")]  # fmt: skip
     made.legend(handles=shown, loc="outside lower center", ncols=2)
     return made
@@ -319,7 +320,7 @@ def distances(table: pd.DataFrame) -> Figure:
     for panel, embedder in zip(panels, embedders, strict=True):
         part = table[table["embedder"] == embedder].groupby("kind")["cosine"]
         values = np.array([part.get_group(kind).quantile([0.05, 0.25, 0.5, 0.75, 0.95]) for kind in kinds])
-        _spans(panel, kinds, values, [ARM_COLOURS.get(kind, PALETTE[4]) for kind in kinds])
+        _spans(panel, kinds, values, [ARM_COLOURS.get(kind, REAL) for kind in kinds])
         if panel is not panels[0]:
             panel.set_yticklabels([])
         panel.set_title(f"embedded by {embedder}" if embedder == "TF-IDF" else f"embedded by the {embedder}")

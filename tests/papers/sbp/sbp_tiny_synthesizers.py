@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from orchard.papers.sbp.world import ConceptWorld
 from orchard.runs import Finished, Run, Runner, Setting, Store
 
 SETTING = Setting("smoke")
-ARMS = ["sbp-nn-lm", "sbp-random", "uncond", "exact-posterior"]
+ARMS = ["sbp-random", "uncond", "exact-posterior"]
 TINY = analysis.Sizes(
-    documents=60, duplicates_at=30, distances=30, partners=25, seeds=3, each=5, smaller=(), shares=(0.34, 1.0), size_cells=1,
+    documents=60, duplicates_at=30, distances=30, partners=25, seeds=3, each=5, smaller=(), shares=(0.5, 1.0), size_cells=1,
     size_samples=30,
 )  # fmt: skip
 
@@ -41,17 +42,17 @@ def corpus(variant: str = "dep", **fields: Any) -> ConceptWorld.Config:
 def tiny(variant: str = "dep") -> Study:
     """The study of one cell; what its models have learned does not matter."""
     profile = replace(
-        PROFILES["smoke"], documents=48, pool=5, held_out=20, batch=16, neighbours=3, exceedance=0.2, tuning_steps=9, tuning_batch=8,
+        PROFILES["smoke"], documents=48, pool=5, held_out=20, batch=16, neighbours=3, exceedance=0.2, tuning_steps=6, tuning_batch=8,
         sampling_batch=64, evaluations=2,
     )  # fmt: skip
     world = corpus(variant)
     budget = 5 * 48 * (world.build().cap + 1)
-    return Study(profile, world, f"tiny {variant}", 0, Regular(0.5, 0.0, 1e-2), Size(16, 1, 2, 2, 32), budget, 90)
+    return Study(profile, world, f"tiny {variant}", 0, Regular(0.5, 0.0, 2e-2), Size(16, 1, 2, 2, 32), budget, 40)
 
 
-def runner(folder: Any) -> Runner:
-    """Computes in this process."""
-    store = Store(folder)
+def runner(base: Path) -> Runner:
+    """Computes in this process, into one store for all tests of a session."""
+    store = Store(base / "tiny_synthesizers")
 
     def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
         return [store.compute(cfg, "cpu") for cfg in cfgs]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sbp_tiny_synthesizers import SETTING, runner, tiny
@@ -30,11 +28,13 @@ def test_same_concept_of_an_impossible_sample_is_nothing() -> None:
     assert browser.same(np.array([[0.75, 0.25], [1.0, 0.0], [np.nan, np.nan]])) == [0.75, 0.0]
 
 
-def test_a_choice_always_shows_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_always_shows_the_same(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = tiny()
     monkeypatch.setattr(browser, "studies", lambda setting, run, *variants: [(Cell("dep", 0, 0), study)])
     monkeypatch.setattr(browser, "synthetic_arms", lambda setting, cell: ["sbp-random", "uncond"])
-    model = browser.live(SETTING, runner(tmp_path))
+    model = browser.live(SETTING, runner(tmp_path_factory.getbasetemp()))
     assert list(model.models) == ["sbp-random", "uncond"]
     assert len(model.names) == browser.SEEDS
     pages = [browser.page(model, 2, "sbp-random", temperature) for temperature in (1.0, 1.0, 1.5)]

@@ -13,6 +13,7 @@ from orchard.claims import decide, load_claims
 from orchard.errors import BadInput
 from orchard.papers.sbp import figures, partners
 from orchard.papers.sbp.data import Documents
+from orchard.runs import Store
 from orchard.series import papers_folder
 
 CLAIMS = {claim.id: claim for claim in load_claims(papers_folder("sbp"))}
@@ -49,35 +50,34 @@ def test_documents_without_partner_are_left_out() -> None:
         partners.partners(Documents.of([[1], [1]]), 10, 0)
 
 
-def test_tables_of_tiny_synthesizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, "dep", "indep")
-    run = runner(tmp_path)
+def test_without_information_a_partner_tells_nothing(tmp_path: Path) -> None:
+    cfg = partners.ExactPartners.Config(corpus=corpus("indep"), documents=20)
+    nll = Store(tmp_path).compute(cfg, "cpu").tensors("nll")
+    for kind in ("true", "random"):
+        np.testing.assert_allclose(nll[kind], nll["alone"])
+
+
+def test_tables_of_tiny_synthesizers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "dep")
+    run = runner(tmp_path_factory.getbasetemp())
     table = partners.partners_table(SETTING, run)
-    assert set(table["arm"]) == {"exact", "sbp-nn-lm", "sbp-random", "uncond"}
-    assert table.groupby(["variant", "arm"]).size().eq(25).all()
+    assert set(table["arm"]) == {"exact", "sbp-random", "uncond"}
+    assert table.groupby("arm").size().eq(25).all()
     exact = table[table["arm"] == "exact"]
     np.testing.assert_allclose(exact["true"], exact["exact_true"])
     alone = table[table["arm"] == "uncond"]
     np.testing.assert_allclose(alone["true"], alone["random"])
-    without = table[table["variant"] == "indep"]
-    np.testing.assert_allclose(without["exact_true"], without["exact_alone"])
-    np.testing.assert_allclose(without["exact_random"], without["exact_alone"])
     pairs = table[table["arm"] == "sbp-random"]
     between = pairs[["exact_true", "exact_alone"]]
     assert (pairs["limit_true"] >= between.min(axis=1) - 1e-9).all()
     assert (pairs["limit_true"] <= between.max(axis=1) + 1e-9).all()
 
-    means = partners.consequences(SETTING, run).set_index(["variant", "arm"])
-    assert means.loc[("dep", "exact"), "gain"] == pytest.approx(means.loc[("dep", "exact"), "information"])
-    assert (
-        0
-        < means.loc[("dep", "exact"), "information"]
-        < means.loc[("dep", "exact"), "entropy"]
-        == pytest.approx(np.log(5))
-    )
-    assert means.loc[("dep", "uncond"), "gain"] == 0
-    assert np.isnan(means.loc[("dep", "uncond"), "precision"])
-    assert means.loc[("dep", "sbp-random"), "precision"] < 0.5
+    means = partners.consequences(SETTING, run).set_index("arm")
+    assert means.loc["exact", "gain"] == pytest.approx(means.loc["exact", "information"])
+    assert 0 < means.loc["exact", "information"] < means.loc["exact", "entropy"] == pytest.approx(np.log(5))
+    assert means.loc["uncond", "gain"] == 0
+    assert np.isnan(means.loc["uncond", "precision"])
+    assert means.loc["sbp-random", "precision"] < 0.5
     figures.partner_scatter(table).draw_without_rendering()
     figures.consequences(means.reset_index()).draw_without_rendering()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from orchard.papers.sbp.arms import ARMS, REFERENCES
+from orchard.papers.sbp.arms import ARMS, REFERENCES, Study
 from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.joint import arms_of
 from orchard.papers.sbp.profiles import Cell, Size
@@ -41,12 +41,12 @@ SIZES: dict[str, Sizes] = {
         smaller=(), shares=(1 / 6, 1 / 3, 2 / 3, 1.0), size_cells=1, size_samples=384,
     ),
     "gpu": Sizes(
-        documents=32_768, duplicates_at=16_384, distances=8_192, partners=2_000, seeds=64, each=64,
-        smaller=(Size(128, 4, 2, 2, 344), Size(192, 6, 3, 3, 512)), shares=(0.1, 0.25, 0.5, 1.0), size_cells=3, size_samples=8_192,
+        documents=4_096, duplicates_at=4_096, distances=4_096, partners=2_000, seeds=64, each=64,
+        smaller=(Size(128, 4, 2, 2, 344), Size(192, 6, 3, 3, 512)), shares=(0.1, 0.25, 0.5, 1.0), size_cells=3, size_samples=4_096,
     ),
     "paper": Sizes(
-        documents=1_000_000, duplicates_at=1_000_000, distances=8_192, partners=2_000, seeds=64, each=64,
-        smaller=(), shares=(1.0,), size_cells=1, size_samples=8_192,
+        documents=1_000_000, duplicates_at=1_000_000, distances=4_096, partners=2_000, seeds=64, each=64,
+        smaller=(), shares=(1.0,), size_cells=1, size_samples=4_096,
     ),
 }  # fmt: skip
 
@@ -54,6 +54,14 @@ SIZES: dict[str, Sizes] = {
 def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
     """The arms of the comparison in a cell that have a synthetic corpus."""
     return [arm for arm in SYNTHETIC if arm in arms_of(setting, cell)]
+
+
+def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
+    first: dict[str, Cell] = {}
+    for cell, _ in found:
+        first.setdefault(cell.variant, cell)
+    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
 
 
 def columns(cell: Cell) -> dict[str, Any]:

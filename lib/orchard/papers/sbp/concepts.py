@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.analysis import EXACT, SIZES, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, columns, in_pieces, synthetic_arms
 from orchard.papers.sbp.controls import draw
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.joint import TUNED, Tables, studies
@@ -100,7 +100,7 @@ def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """The concept laws of the exact law and of every tuned synthesizer, in the cells that have samples without a seed."""
     sizes = SIZES[setting.profile]
     wanted: list[tuple[Cell, str, ConceptLaw.Config]] = []
-    for cell, chosen in studies(setting, run):
+    for cell, chosen in analysed(studies(setting, run)):
         arms = [arm for arm in synthetic_arms(setting, cell) if arm in TUNED]
         if "uncond" not in arms:
             continue
@@ -157,7 +157,11 @@ def drift(setting: Setting, run: Runner) -> pd.DataFrame:
 
     ``real``: of the documents of D with this concept; ``pairs``: of the arm's pairs whose second document has it (NaN without pairs);
     ``raw`` and ``kept``: the mean posterior of the arm's possible samples, before and after the rules."""
-    chosen = {cell: (found, labels(found.corpus)) for cell, found in studies(setting, run) if cell.variant != "indep"}
+    chosen = {
+        cell: (found, labels(found.corpus))
+        for cell, found in analysed(studies(setting, run))
+        if cell.variant != "indep"
+    }
     corpora = [row for row in measured(setting, run) if row[0] in chosen and row[1] != REAL]
     with_pairs = [(cell, arm, chosen[cell][0].pairs(arm)) for cell, arm, _ in corpora]
     needed = [(cell, arm, cfg) for cell, arm, cfg in with_pairs if cfg is not None]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from orchard.config import REQUIRED, Configurable
 from orchard.nn import Decoder
@@ -66,7 +66,7 @@ def mean_states(model: Decoder, documents: Documents, symbols: Symbols) -> Float
     return np.concatenate(found)
 
 
-def unit(rows: Float32[np.ndarray, "_ dim"]) -> Float32[np.ndarray, "_ dim"]:
+def unit(rows: Float[np.ndarray, "_ dim"]) -> Float32[np.ndarray, "_ dim"]:
     """Rows of length one; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(length > 0, length, 1.0)).astype(np.float32)

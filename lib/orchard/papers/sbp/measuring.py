@@ -23,17 +23,17 @@ from orchard.papers.sbp.novelty import duplicates, longest_span, nearest_jaccard
 from orchard.papers.sbp.rules import Rules, repetition
 from orchard.papers.sbp.shingles import N, jaccard
 from orchard.papers.sbp.synthesis import sampled_documents
+from orchard.papers.sbp.world import logsumexp
 from orchard.runs import Run, Workspace
 
 NOVEL = (2, 3, 4, 5)  # n of the n-grams
 NEAREST = 2  # n of the distance to the nearest training document
-PERCENTILE = 1.0  # of log P of real documents, below which a document is non-factual
 
 
 class Measure(Run):
     """Measure every document of a synthetic corpus, or real ones as the anchor.
 
-    Result: ``log_p_bound`` (nats), ``repetition_bound``, ``documents``.
+    Result: ``repetition_bound``, ``documents``.
     Files: ``measured.safetensors``, for every document: ``kept``, ``length``, ``seed`` (a real document's is a true partner), ``log_p``,
     ``same`` (P(same concept), NaN without a seed), ``copying``, ``repetition``, ``duplicate_raw`` and ``duplicate_kept`` (-1: not among
     the first K), ``nearest_5``, ``nearest_2``, ``span``, ``novel_2`` ... ``novel_5``; of real ones ``same_random`` and
@@ -57,8 +57,6 @@ class Measure(Run):
         corpus: Any = cfg.corpus.build()
         real, pool = corpus.documents("train"), corpus.documents("pool")
         count = min(cfg.documents, len(pool) // 3)
-        rest = pool.head(min(len(pool) - count, 10 * count))
-        bound = float(np.percentile(in_pieces(corpus.world.log_marginal, rest), PERCENTILE))
         rules: Rules = cfg.rules.build(real=real, symbols=corpus.symbols)
         if cfg.sampled is None:
             documents = pool.take(np.arange(len(pool) - count, len(pool)))
@@ -76,9 +74,12 @@ class Measure(Run):
             )
             kept = rules.judge(documents, ended, seeds) == 0
         measured = surface(documents, real, first, seeds)
-        posterior = in_pieces(corpus.world.posterior, documents)
-        measured |= {"kept": kept, "log_p": in_pieces(corpus.world.log_marginal, documents), "seed": seeds}
-        seed_posterior = posterior if cfg.sampled is None else in_pieces(corpus.world.posterior, first)
+        log_p, posterior = exact(corpus.world, documents)
+        measured |= {"kept": kept, "log_p": log_p, "seed": seeds}
+        seed_posterior = posterior if cfg.sampled is None else np.zeros((len(first), posterior.shape[1]))
+        if cfg.sampled is not None:
+            used = np.unique(seeds[seeds >= 0])
+            seed_posterior[used] = in_pieces(corpus.world.posterior, first.take(used))
         measured["same"] = same_concept(posterior, seed_posterior, seeds)
         if cfg.sampled is None:  # the other anchor: pairs of anybody
             measured["same_random"] = same_concept(posterior, seed_posterior, others)
@@ -95,7 +96,17 @@ class Measure(Run):
                 {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
                 work.folder / f"{name}.safetensors",
             )
-        return {"log_p_bound": bound, "repetition_bound": rules.bound, "documents": len(documents)}
+        return {"repetition_bound": rules.bound, "documents": len(documents)}
+
+
+def exact(
+    world: Any, documents: Documents
+) -> tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents concepts"]]:
+    """log P(d) and P(c | d) from one evaluation of the law."""
+    joint = in_pieces(world.log_given_concept, documents) + np.log(world.prior)
+    log_p = logsumexp(joint)
+    with np.errstate(invalid="ignore"):
+        return log_p, np.exp(joint - log_p[:, None])
 
 
 def surface(documents: Documents, real: Documents, first: Documents, seeds: np.ndarray) -> dict[str, np.ndarray]:

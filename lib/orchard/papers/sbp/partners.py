@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.analysis import EXACT, SIZES, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, columns, in_pieces, synthetic_arms
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.drawn import drawn
 from orchard.papers.sbp.joint import TUNED, Tables, studies
@@ -118,7 +118,7 @@ def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]
     """The exact law and the tuned synthesizers of every cell."""
     count = SIZES[setting.profile].partners
     wanted: list[tuple[Cell, str, Run.Config]] = []
-    for cell, chosen in studies(setting, run):
+    for cell, chosen in analysed(studies(setting, run)):
         own = {"documents": count, "seed": cell.seed}
         exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
         wanted.append((cell, EXACT, exact))

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from orchard.papers.sbp.analysis import SIZES, Sizes, columns, synthetic_arms
+from orchard.papers.sbp.analysis import SIZES, Sizes, analysed, columns, synthetic_arms
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.measuring import NEAREST, NOVEL, Measure
@@ -35,6 +35,7 @@ PAPERS = ("repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-co
 POSSIBLE = ("non-factual, if possible", "pair-irrelevance, if possible")  # of the possible documents alone
 OURS = ("impossible", "corpus-copying", *POSSIBLE)
 PAIRED = ("pair-irrelevance", "pair-copying", "pair-irrelevance, if possible")
+PERCENTILE = 1.0  # of log P of real documents, below which a document is non-factual
 RELEVANT = 0.5  # P(same concept | d1, d2)
 COPIES, MORE_DUPLICATES = 0.02, 0.01  # bounds of K7
 REAL, RANDOM = "real", "real, random pairs"
@@ -48,7 +49,7 @@ def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """Real documents and every synthetic corpus of every cell, measured."""
     sizes = SIZES[setting.profile]
     wanted: list[tuple[Cell, str, Measure.Config]] = []
-    for cell, chosen in studies(setting, run):
+    for cell, chosen in analysed(studies(setting, run)):
         wanted.append((cell, REAL, measure(chosen, sizes, REAL)))
         for arm in synthetic_arms(setting, cell):
             wanted.append((cell, arm, measure(chosen, sizes, arm, sampled=chosen.sampled(arm))))
@@ -64,12 +65,13 @@ def measure(chosen: Study, sizes: Sizes, name: str, **fields: Any) -> Measure.Co
     )  # fmt: skip
 
 
-def judged(found: Finished) -> tuple[dict[str, np.ndarray], dict[str, Bool[np.ndarray, "documents"]]]:
-    """The measurements of a finished run, and for every metric but duplicates which documents fail it."""
+def judged(found: Finished, real: Finished) -> tuple[dict[str, np.ndarray], dict[str, Bool[np.ndarray, "documents"]]]:
+    """The measurements of a finished run, and for every metric but duplicates which documents fail it. ``real``: the run of the anchor."""
     values = {name: tensor.numpy() for name, tensor in found.tensors("measured").items()}
+    bound = np.percentile(real.tensors("measured")["log_p"].numpy(), PERCENTILE)
     return values, {
         "repetition": values["repetition"] > found.result["repetition_bound"],
-        "non-factual": values["log_p"] < found.result["log_p_bound"],
+        "non-factual": values["log_p"] < bound,
         "pair-irrelevance": values["same"] < RELEVANT,
         "pair-copying": values["copying"] > NEAR,
         "impossible": ~np.isfinite(values["log_p"]),
@@ -82,8 +84,10 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
     interval (``low``, ``high``; shares). For duplicates ``total`` is K. Real documents are not filtered: they have one state, raw, and
     their pairs are true ones; ``real, random pairs`` has pairs of anybody."""
     rows = []
-    for cell, source, found in measured(setting, run):
-        values, fails = judged(found)
+    runs = measured(setting, run)
+    real = {cell: found for cell, source, found in runs if source == REAL}
+    for cell, source, found in runs:
+        values, fails = judged(found, real[cell])
         for state in STATES[: 1 if source == REAL else 2]:
             inside = values["kept"].astype(bool) | (state == "raw")
             flags = {metric: fails[metric][inside] for metric in fails}
@@ -105,7 +109,7 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rate(flags: np.ndarray) -> dict[str, float]:
+def rate(flags: np.ndarray) -> dict[str, int | float]:
     """count, total, rate, low and high: a share with its 95 % Wilson interval; NaN of nothing."""
     count, total = int(flags.sum()), len(flags)
     if not total:
@@ -126,7 +130,7 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
     Measures: length, novel_2 ... novel_5, distance (to the nearest document of D), span and span_share (longest run that D has)."""
     rows = []
     for cell, source, found in measured(setting, run):
-        values, _ = judged(found)
+        values = {name: tensor.numpy() for name, tensor in found.tensors("measured").items()}
         values["distance"] = 1 - values["nearest_2"]
         values["span_share"] = values["span"] / np.maximum(values["length"], 1)
         for state in STATES[: 1 if source == REAL else 2]:

@@ -16,7 +16,7 @@ from orchard.papers.sbp.analysis import SIZES, columns
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.measuring import Measure
-from orchard.papers.sbp.quality import judged, rate
+from orchard.papers.sbp.quality import REAL, judged, measure, rate
 from orchard.papers.sbp.seeded import Draws
 from orchard.papers.sbp.tuning import Tune
 from orchard.runs import Runner, Setting
@@ -47,7 +47,7 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and metric: ``parameters``, ``steps`` of tuning, ``flops`` (pretraining and tuning), ``loss`` on
     held-out pairs (nats per document), and ``rate`` of raw samples with its Wilson interval."""
     sizes = SIZES[setting.profile]
-    wanted: list[tuple[dict[str, Any], Tune.Config, Measure.Config]] = []
+    wanted: list[tuple[dict[str, Any], Tune.Config, Measure.Config, Measure.Config]] = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
         for tuned in ladder(setting, chosen):
             name = tuned.label
@@ -56,16 +56,16 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
                 tuned=tuned, split="train", seeds=seeds, each=-(-sizes.size_samples // seeds), seed=cell.seed,
                 label=f"samples of {name}",
             )  # fmt: skip
-            measure = Measure.Config(
+            own = Measure.Config(
                 corpus=chosen.corpus, sampled=drawn, documents=sizes.size_samples, duplicates_at=sizes.size_samples,
                 seed=cell.seed, label=f"quality of {name}",
             )  # fmt: skip
-            wanted.append((columns(cell), tuned, measure))
+            wanted.append((columns(cell), tuned, own, measure(chosen, sizes, REAL)))
     rows = []
-    measured = run([measure for *_, measure in wanted])
-    tunings, bases = run([tuned for _, tuned, _ in wanted]), run([tuned.pretrained for _, tuned, _ in wanted])
-    for (cell_row, tuned, _), found, tuning, base in zip(wanted, measured, tunings, bases, strict=True):
-        _, fails = judged(found)
+    measured, real = (run([row[place] for row in wanted]) for place in (2, 3))
+    tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])
+    for (cell_row, tuned, *_), found, anchor, tuning, base in zip(wanted, measured, real, tunings, bases, strict=True):
+        _, fails = judged(found, anchor)
         flops = base.result["training_flops"] + tuning.result["flops"]
         for metric in METRICS:
             rows.append(

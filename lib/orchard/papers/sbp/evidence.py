@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import concepts, joint, partners, quality, sizes
+from orchard.papers.sbp import concepts, invariants, joint, partners, quality, sizes
 
 Tables = Callable[[str], pd.DataFrame]
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     **joint.EVIDENCE,
+    **invariants.EVIDENCE,
     **quality.EVIDENCE,
     **partners.EVIDENCE,
     **concepts.EVIDENCE,

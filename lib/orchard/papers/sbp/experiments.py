@@ -8,7 +8,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import closeness, concepts, joint, partners, quality, sizes
+from orchard.papers.sbp import (
+    bounds,
+    closeness,
+    cloze,
+    concepts,
+    information,
+    invariants,
+    joint,
+    partners,
+    quality,
+    similarity,
+    sizes,
+)
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -76,6 +88,11 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": published,
     "paper_shapes": published_shapes,
     **joint.EXPERIMENTS,
+    **similarity.EXPERIMENTS,
+    **information.EXPERIMENTS,
+    **bounds.EXPERIMENTS,
+    **invariants.EXPERIMENTS,
+    **cloze.EXPERIMENTS,
     **quality.EXPERIMENTS,
     **partners.EXPERIMENTS,
     **concepts.EXPERIMENTS,

@@ -15,6 +15,16 @@ from orchard.papers.sbp.figures.analysis import (
     quality_rates,
 )
 from orchard.papers.sbp.figures.browser import browsed
+from orchard.papers.sbp.figures.build import (
+    cloze_accuracy,
+    concept_world,
+    document_bounds,
+    near_duplicates,
+    pair_gain,
+    precision_recall,
+    similarity,
+    world_tables,
+)
 from orchard.papers.sbp.figures.training import (
     against,
     differences,
@@ -28,20 +38,28 @@ from orchard.papers.sbp.figures.training import (
 __all__ = [
     "against",
     "browsed",
+    "cloze_accuracy",
     "concept_divergence",
     "concept_drift",
+    "concept_world",
     "concepts_of_seed",
     "consequences",
     "differences",
     "distances",
+    "document_bounds",
     "ends",
     "learning",
+    "near_duplicates",
     "novelty_of_sources",
+    "pair_gain",
     "partner_scatter",
     "pooled",
+    "precision_recall",
     "quality_against_size",
     "quality_rates",
     "recovered",
     "recovery",
+    "similarity",
     "tuning",
+    "world_tables",
 ]

@@ -16,6 +16,7 @@ from orchard.plot.style import INK, PALETTE
 
 LINE, LINES = 14, 3  # tokens in a line, lines of a document that are shown
 SHOWN = 3  # concepts with a colour of their own: those that the seed may have
+ROW = 0.17  # inches of a line of tokens, and of the line above them
 OTHER, MARKED = "#c8c8c8", "#ffe08a"
 
 
@@ -44,27 +45,25 @@ def browsed(page: Page) -> Figure:
     """Documents as lines of tokens on the left, what d1 shares marked; on the right the concepts of each as a bar."""
     rows = [page.seed, *page.samples]
     lines = max(1, min(LINES, max(-(-len(row.words) // LINE) for row in rows)))
-    height = 0.17 * lines + 0.19
+    height = ROW * (lines + 1) + 0.04
     made, panels = plot.figure(7.4, 0.75 + height * len(rows), columns=2)
     left, right = panels
     top = np.argsort(-np.nan_to_num(page.seed.law), kind="stable")[:SHOWN]
     left.set_axis_off()
     left.set_xlim(0, LINE)
     for axes in panels:
-        axes.set_ylim(len(rows) - 0.5, -0.6)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
     for place, row in enumerate(rows):
-        name = "seed d₁" if place == 0 else f"sample {place}: P(same concept) = {page.same[place - 1]:.2f}"
-        left.text(
-            0, place - 0.47, name, fontsize=6.5, color=PALETTE[0] if place == 0 else INK, va="center", weight="bold"
-        )
-        _words(left, row, place, lines)
+        chance = f"P(same concept) = {page.same[place - 1]:.2f}" if np.isfinite(row.law).all() else "impossible"
+        name, colour = ("seed d₁", PALETTE[0]) if place == 0 else (f"sample {place}: {chance}", INK)
+        left.text(0, place - 0.5 + ROW / 2 / height, name, fontsize=6.5, color=colour, va="center", weight="bold")
+        _words(left, row, place - 0.5, lines, height)
         _bar(right, row.law, place, top)
     right.set_xlim(0, 1)
     right.set_yticks([])
     right.grid(False)
     right.set_xlabel("P(c | d)")
     left.set_title(f"{page.synthesizer}, temperature {page.temperature:g}", fontsize=8)
-    made.get_layout_engine().set(rect=(0, 0, 1, 1))  # type: ignore[union-attr]
     left.get_subplotspec().get_gridspec().set_width_ratios([4.2, 1])  # type: ignore[union-attr]
     handles = [Patch(color=PALETTE[i], label=f"concept {c}") for i, c in enumerate(top)]
     handles += [
@@ -75,15 +74,15 @@ def browsed(page: Page) -> Figure:
     return made
 
 
-def _words(axes: Axes, row: Row, place: int, lines: int) -> None:
-    """The tokens in lines; what does not fit is told by three dots."""
+def _words(axes: Axes, row: Row, top: float, lines: int, height: float) -> None:
+    """The tokens in lines below the name of the document; what does not fit is told by three dots."""
     room = LINE * lines
     for i, word in enumerate(row.words[:room]):
         line, column = divmod(i, LINE)
         cut = i == room - 1 and len(row.words) > room
         inside = row.marked is not None and bool(row.marked[i])
         axes.text(
-            column + 0.5, place - 0.47 + (line + 0.95) * 0.8 / lines, "…" if cut else _short(word), fontsize=6.2, color=INK,
+            column + 0.5, top + ROW * (line + 1.5) / height, "…" if cut else _short(word), fontsize=6.2, color=INK,
             ha="center", va="center", bbox={"facecolor": MARKED, "edgecolor": "none", "pad": 1.2} if inside else None,
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from orchard.papers.sbp.measuring import Measure, mean_law, same_concept
 from orchard.papers.sbp.novelty import duplicates, longest_span, nearest_jaccard, novel_rate
 from orchard.papers.sbp.published import published
 from orchard.papers.sbp.quality import RANDOM, REAL, judged, rate
+from orchard.papers.sbp.world import ConceptWorld
 from orchard.runs import Store
 from orchard.series import papers_folder
 
@@ -128,6 +129,21 @@ def test_in_a_world_without_information_every_pair_is_irrelevant(tmp_path: Path)
     values, fails = judged(found, found)
     np.testing.assert_allclose(values["same"], 1 / 5)
     assert fails["pair-irrelevance"].all()
+
+
+@pytest.mark.parametrize("variant", ["hier", "facts"])
+def test_anchors_of_other_worlds(tmp_path: Path, variant: str) -> None:
+    world = ConceptWorld.Config(variant=variant, concepts=8, words=64, content=16, documents=60, pool=5, held_out=60)
+    made = ExactPosterior.Config(corpus=world, tokens=3000)
+    real, exact = (
+        Store(tmp_path).compute(Measure.Config(corpus=world, sampled=sampled, documents=90, duplicates_at=60), "cpu")
+        for sampled in (None, made)
+    )
+    values, fails = judged(exact, real)
+    assert not fails["impossible"].any()
+    assert fails["pair-irrelevance"].mean() < 0.15
+    assert (real.tensors("measured")["same_random"].numpy() < 0.5).mean() > 0.6
+    assert np.isfinite(values["span"]).all()
 
 
 def test_a_rate_of_nothing_is_not_a_number() -> None:

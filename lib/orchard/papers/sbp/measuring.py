@@ -57,7 +57,7 @@ class Measure(Run):
         corpus: Any = cfg.corpus.build()
         real, pool = corpus.documents("train"), corpus.documents("pool")
         count = min(cfg.documents, len(pool) // 3)
-        rules: Rules = cfg.rules.build(real=real, symbols=corpus.symbols)
+        rules: Rules = cfg.rules.build(real=real, corpus=corpus)
         if cfg.sampled is None:
             documents = pool.take(np.arange(len(pool) - count, len(pool)))
             random = np.random.default_rng([cfg.seed, 11])

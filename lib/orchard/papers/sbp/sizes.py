@@ -62,7 +62,7 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
             )  # fmt: skip
             wanted.append((columns(cell), tuned, own, measure(chosen, sizes, REAL)))
     rows = []
-    measured, real = (run([row[place] for row in wanted]) for place in (2, 3))
+    measured, real = run([row[2] for row in wanted]), run([row[3] for row in wanted])
     tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])
     for (cell_row, tuned, *_), found, anchor, tuning, base in zip(wanted, measured, real, tunings, bases, strict=True):
         _, fails = judged(found, anchor)

@@ -31,10 +31,7 @@ def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
     """The quality table over the seeds of a variant: counts added up, rates and Wilson intervals anew, as percentages."""
     own = table[(table["variant"] == variant) & (table["total"] > 0)]
     sums = own.groupby(["source", "state", "metric"], sort=False)[["count", "total"]].sum().reset_index()
-    found = [
-        wilson_interval(int(row.count_), int(row.total))
-        for row in sums.rename(columns={"count": "count_"}).itertuples()
-    ]
+    found = [wilson_interval(int(count), int(total)) for count, total in sums[["count", "total"]].to_numpy()]
     return sums.assign(
         rate=[100 * f.estimate for f in found], low=[100 * f.low for f in found], high=[100 * f.high for f in found]
     )
@@ -47,28 +44,18 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     sources = [*dict.fromkeys(rates["source"]), PAPER]
     made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
-        for row in rates[rates["metric"] == metric].itertuples():
+        for row in rates[rates["metric"] == metric].to_dict("records"):
             place, colour = (
-                sources.index(row.source) + (0.17 if row.state == "kept" else -0.17),
-                ARM_COLOURS[row.source],
+                sources.index(row["source"]) + 0.17 * (1 if row["state"] == "kept" else -1),
+                ARM_COLOURS[row["source"]],
             )
-            panel.hlines(place, row.low, row.high, color=colour, linewidth=1)
-            face = colour if row.state == "raw" else "white"
-            panel.plot(row.rate, place, "o", color=colour, markerfacecolor=face, markersize=3.5)
-        paper = published[
-            (published["table"] == "quality")
-            & (published["metric"].str.partition("@")[0].str.removesuffix(" (%)") == metric)
-        ]
-        for row in paper.itertuples():
-            real = row.arm == "real"
-            panel.plot(
-                row.value,
-                len(sources) - 1,
-                "|" if real else "D",
-                color=GREY,
-                markerfacecolor="white",
-                markersize=7 if real else 4,
-            )
+            panel.hlines(place, row["low"], row["high"], color=colour, linewidth=1)
+            face = colour if row["state"] == "raw" else "white"
+            panel.plot(row["rate"], place, "o", color=colour, markerfacecolor=face, markersize=3.5)
+        named = published["metric"].str.partition("@")[0].str.removesuffix(" (%)") == metric
+        for row in published[(published["table"] == "quality") & named].to_dict("records"):
+            marker, size = ("|", 7) if row["arm"] == "real" else ("D", 4)
+            panel.plot(row["value"], len(sources) - 1, marker, color=GREY, markerfacecolor="white", markersize=size)
         panel.set_title(metric)
         panel.set_yticks(range(len(sources)), sources if number % 3 == 0 else [])
         panel.set_ylim(len(sources) - 0.4, -0.6)

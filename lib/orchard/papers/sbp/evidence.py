@@ -9,8 +9,15 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import invariants, joint
+from orchard.papers.sbp import concepts, invariants, joint, partners, quality, sizes
 
 Tables = Callable[[str], pd.DataFrame]
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {**joint.EVIDENCE, **invariants.EVIDENCE}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **joint.EVIDENCE,
+    **invariants.EVIDENCE,
+    **quality.EVIDENCE,
+    **partners.EVIDENCE,
+    **concepts.EVIDENCE,
+    **sizes.EVIDENCE,
+}

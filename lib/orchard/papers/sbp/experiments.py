@@ -8,7 +8,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import bounds, cloze, information, invariants, joint, pair_report, pairing_speed, similarity
+from orchard.papers.sbp import (
+    bounds,
+    closeness,
+    cloze,
+    concepts,
+    information,
+    invariants,
+    joint,
+    pair_report,
+    pairing_speed,
+    partners,
+    quality,
+    similarity,
+    sizes,
+)
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -83,6 +97,11 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **bounds.EXPERIMENTS,
     **invariants.EXPERIMENTS,
     **cloze.EXPERIMENTS,
+    **quality.EXPERIMENTS,
+    **partners.EXPERIMENTS,
+    **concepts.EXPERIMENTS,
+    **sizes.EXPERIMENTS,
+    **closeness.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

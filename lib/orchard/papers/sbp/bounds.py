@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 
 from orchard.config import REQUIRED
@@ -59,14 +59,13 @@ def one_law(laws: World) -> bool:
     return bool((laws.words == laws.words[0]).all())
 
 
-def known_labels(
-    laws: World, documents: Documents, labels: Int[np.ndarray, "documents"]
-) -> Float64[np.ndarray, "concepts words"]:
-    """The posterior mean of Phi from documents whose concepts are known."""
+def known_labels(laws: World, documents: Documents) -> Float64[np.ndarray, "concepts words"]:
+    """The posterior mean of Phi from documents whose labels are their concepts."""
     parsed = laws.parse(documents)
+    assert documents.labels is not None
     concepts, size = laws.words.shape
     counts = np.zeros((concepts, size))
-    rows = np.repeat(labels[parsed.rows], laws.content)
+    rows = np.repeat(documents.labels[parsed.rows], laws.content)
     np.add.at(counts, (rows, parsed.words.reshape(-1)), 1.0)
     if one_law(laws):
         counts[:] = counts.sum(axis=0)
@@ -126,7 +125,7 @@ def excess(laws: World, estimated: World, documents: Documents) -> Float64[np.nd
 def known_labels_excess(corpus_cfg: ConceptWorld.Config, held_out: int | None = None) -> float:
     """Nats per test document above Bayes when the concept of every document of D is known."""
     corpus: ConceptWorld = corpus_cfg.build()
-    found = replace(corpus.world, words=known_labels(corpus.world, *_labelled(corpus)))
+    found = replace(corpus.world, words=known_labels(corpus.world, corpus.documents("train")))
     return float(excess(corpus.world, found, _test(corpus, held_out)).mean())
 
 
@@ -137,11 +136,6 @@ def em_excess(
     corpus: ConceptWorld = corpus_cfg.build()
     phi, prior, _ = em(corpus.world, corpus.documents("train"), seed=seed, device=device)
     return float(excess(corpus.world, replace(corpus.world, words=phi, prior=prior), _test(corpus, held_out)).mean())
-
-
-def _labelled(corpus: ConceptWorld) -> tuple[Documents, np.ndarray]:
-    documents = corpus.documents("train")
-    return documents, corpus.relations(documents)["concept"]
 
 
 def _test(corpus: ConceptWorld, held_out: int | None) -> Documents:

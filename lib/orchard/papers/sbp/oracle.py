@@ -33,7 +33,8 @@ def bodies(documents: Documents) -> list[Document]:
 
 def embedded(labels: np.ndarray, concepts: int, random: np.random.Generator) -> np.ndarray:
     """Unit vectors: one direction per concept, and a little noise, so that neighbours are any documents of the concept."""
-    return unit(np.eye(concepts)[labels].repeat(2, axis=1) + 0.1 * random.normal(size=(len(labels), 2 * concepts)))
+    rows = np.eye(concepts)[labels].repeat(2, axis=1) + 0.1 * random.normal(size=(len(labels), 2 * concepts))
+    return unit(rows.astype(np.float32))
 
 
 def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:

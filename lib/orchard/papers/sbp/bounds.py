@@ -10,7 +10,8 @@ each word has the mean 1/W of the world's own laws, and their mean of sum_w Phi[
     s = mean_c sum_w Phi[c, w]^2 = (k + 1) / (k W + 1)        so        k = (1 - s) / (s W - 1).
 
 Without background words k is kappa, up to the draw of the world. Concepts that have one and the same law (`indep`) are counted
-together: whoever knows the family of the world knows that. P(c), genres, function tokens and templates are taken as known.
+together: whoever knows the family of the world knows that. In `hier` neither estimate uses that subtopics share words, so that
+EM, which may merge them, can be the lower one. P(c), genres, function tokens and templates are taken as known.
 """
 
 from __future__ import annotations

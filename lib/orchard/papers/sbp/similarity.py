@@ -29,6 +29,7 @@ from orchard.runs import Run, Runner, Setting, Workspace
 
 EXCEEDANCES = tuple(np.logspace(-4, 0, 25).tolist())
 SHOWN = 20_000  # random and nearest pairs that are kept for the histogram
+EDGES = np.linspace(-1.0, 1.0, 81)  # of the bins of cosines
 VARIANTS = ("dep", "indep", "hier")  # where pairs can be scored, or must be at chance
 
 
@@ -106,13 +107,14 @@ def _similarities(setting: Setting, run: Runner) -> list[tuple[str, Any]]:
 
 
 def similarity(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per pair of documents: variant, pairs (random, nearest, true), score (cosine)."""
-    tables = [
-        pd.DataFrame({"score": score.numpy()}).assign(variant=variant, pairs=pairs)
-        for variant, done in _similarities(setting, run)
-        for pairs, score in done.tensors("scores").items()
-    ]
-    return pd.concat(tables, ignore_index=True)[["variant", "pairs", "score"]]
+    """A histogram of cosines: one row per variant, pairs (random, nearest, true) and bin: low, high, density, count of pairs in all."""
+    rows = []
+    for variant, done in _similarities(setting, run):
+        for pairs, score in done.tensors("scores").items():
+            density, _ = np.histogram(score.numpy(), bins=EDGES, density=True)
+            part = pd.DataFrame({"low": EDGES[:-1], "high": EDGES[1:], "density": density})
+            rows.append(part.assign(variant=variant, pairs=pairs, count=len(score)))
+    return pd.concat(rows, ignore_index=True)[["variant", "pairs", "low", "high", "density", "count"]]
 
 
 def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -127,16 +127,19 @@ def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def paired(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per variant: alpha of the comparison's own pairing, and how many pairs each rule left out."""
+    """One row per variant: alpha of the comparison's own pairing, how many pairs each rule left out, and the share of pairs that have
+    one concept (``precision``) and one genre (``genre``), beside those of random pairs."""
     found = _first_cells(setting, run)
     done = run([pairs for _, pairs in found])
     rows = []
     for (variant, pairs), finished in zip(found, done, strict=True):
         documents = pairs.corpus.build().documents("train")
         first, second = (finished.tensors("pairs")[name].numpy() for name in ("first", "second"))
-        precision = float((documents.labels[first] == documents.labels[second]).mean())
-        counts = finished.result["pairs"]
-        rows.append({"variant": variant, "alpha": finished.result["alpha"], **counts, "precision": precision})
+        rows.append({"variant": variant, "alpha": finished.result["alpha"], **finished.result["pairs"]})
+        genres = documents.tokens[documents.offsets[:-1]]  # a body begins with its genre
+        for name, labels in (("precision", documents.labels), ("genre", genres)):
+            shares = {name: float((labels[first] == labels[second]).mean()), f"{name}, random": same_label(labels)}
+            rows[-1] |= shares
     return pd.DataFrame(rows)
 
 

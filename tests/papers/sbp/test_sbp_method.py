@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from orchard.papers.sbp import method
+from orchard.papers.sbp.counting import bodies, convergence_table, distance, embedded, every_body, listed_world
 from orchard.papers.sbp.data import Documents, Symbols
 from orchard.papers.sbp.embedding import unit
 from orchard.papers.sbp.method import CountTable, Document
 from orchard.papers.sbp.mix import Mix
-from orchard.papers.sbp.counting import bodies, convergence_table, distance, embedded, every_body, listed_world
 from orchard.papers.sbp.pairing import exact_neighbours, kept_pairs
 from orchard.papers.sbp.rules import REASONS, Rules, repetition
 from orchard.papers.sbp.shingles import jaccard

@@ -14,7 +14,8 @@ from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.embedding import unit
 from orchard.papers.sbp.laws import World
 from orchard.papers.sbp.method import CountTable, Document
-from orchard.papers.sbp.pairing import exact_neighbours, kept_pairs
+from orchard.papers.sbp.pairing import kept_pairs
+from orchard.papers.sbp.search import ExactSearch
 
 K = 8
 
@@ -42,9 +43,10 @@ def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:
     random = np.random.default_rng([seed, 14])
     concepts = world.draw_concepts(documents, random)
     drawn = Documents.of(world.sample(concepts, random), concepts)
-    near, score = exact_neighbours(embedded(concepts, len(world.prior), random), K)
+    found = ExactSearch.Config().build().neighbours(embedded(concepts, len(world.prior), random), K)
+    numbers = np.arange(documents)
     pairs, _ = kept_pairs(
-        drawn, near, score, 0.5, K, near_duplicate=1.0
+        drawn, numbers, found, 0.5, K, near_duplicate=1.0
     )  # equal documents are pairs like all others here
     texts = bodies(drawn)
     table = CountTable().pretrain(texts)

@@ -21,8 +21,9 @@ from orchard.config import REQUIRED
 from orchard.papers.sbp import joint
 from orchard.papers.sbp.drawn import drawn
 from orchard.papers.sbp.embedding import TfidfEmbedder
-from orchard.papers.sbp.pairing import Pair, exact_neighbours, random_scores
+from orchard.papers.sbp.pairing import Pair, random_scores
 from orchard.papers.sbp.profiles import PROFILES, world
+from orchard.papers.sbp.search import exact_neighbours
 from orchard.papers.sbp.shingles import jaccard
 from orchard.papers.sbp.world import ConceptWorld
 from orchard.runs import Run, Runner, Setting, Workspace

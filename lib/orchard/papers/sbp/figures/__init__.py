@@ -10,14 +10,30 @@ from orchard.papers.sbp.figures.build import (
     similarity,
     world_tables,
 )
+from orchard.papers.sbp.figures.training import (
+    against,
+    differences,
+    ends,
+    learning,
+    recovered,
+    recovery,
+    tuning,
+)
 
 __all__ = [
+    "against",
     "cloze_accuracy",
     "concept_world",
+    "differences",
     "document_bounds",
+    "ends",
+    "learning",
     "near_duplicates",
     "pair_gain",
     "precision_recall",
+    "recovered",
+    "recovery",
     "similarity",
+    "tuning",
     "world_tables",
 ]

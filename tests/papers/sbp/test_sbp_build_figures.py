@@ -12,7 +12,7 @@ from orchard.papers.sbp import figures
 from orchard.papers.sbp.embedding import TfidfEmbedder
 from orchard.papers.sbp.information import PRECISIONS
 from orchard.papers.sbp.pairing import Pair
-from orchard.papers.sbp.similarity import NearDuplicates, Similarity
+from orchard.papers.sbp.similarity import KnownCopies, Similarity
 from orchard.papers.sbp.world import ConceptWorld
 from orchard.runs import Store
 
@@ -57,7 +57,7 @@ def test_without_information_neighbours_are_at_chance(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_are_listed_by_edits(tmp_path: Path) -> None:
-    done = Store(tmp_path).compute(NearDuplicates.Config(corpus=world("near-dup"), k=3), "cpu")
+    done = Store(tmp_path).compute(KnownCopies.Config(corpus=world("near-dup", copies=0.3), k=3), "cpu")
     table = pd.DataFrame(done.result["rows"])
     assert set(table["edits"]) == {-1, 0, 1, 2}
     mean = table.groupby("edits")["jaccard"].mean()

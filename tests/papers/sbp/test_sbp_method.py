@@ -9,12 +9,13 @@ import torch
 
 from orchard.papers.sbp import method
 from orchard.papers.sbp.counting import bodies, convergence_table, distance, embedded, every_body, listed_world
-from orchard.papers.sbp.data import Documents, Symbols
+from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.embedding import unit
 from orchard.papers.sbp.method import CountTable, Document
 from orchard.papers.sbp.mix import Mix
-from orchard.papers.sbp.pairing import exact_neighbours, kept_pairs
+from orchard.papers.sbp.pairing import kept_pairs
 from orchard.papers.sbp.rules import REASONS, Rules, repetition
+from orchard.papers.sbp.search import ExactSearch
 from orchard.papers.sbp.shingles import jaccard
 from orchard.papers.sbp.world import ConceptWorld
 from orchard.runs import Store
@@ -48,11 +49,11 @@ def test_pairs_are_those_of_the_lists(k: int, alpha: float, near_duplicate: floa
     counts = np.eye(corpus.symbols.vocab_size)[documents.padded(0)].sum(axis=1)
     noise = 0.05 * np.random.default_rng(k).normal(size=counts.shape)  # no two scores are equal
     vectors = unit((counts + noise).astype(np.float32))
-    near, score = exact_neighbours(vectors, k)
+    found = ExactSearch.Config().build().neighbours(vectors, k)
     wanted_near = method.neighbours(vectors.tolist(), k)
-    assert near.tolist() == [[j for j, _ in row] for row in wanted_near]
-    np.testing.assert_allclose(score, [[s for _, s in row] for row in wanted_near], atol=1e-6)
-    pairs, left_out = kept_pairs(documents, near, score, alpha, k, near_duplicate)
+    assert found.near.tolist() == [[j for j, _ in row] for row in wanted_near]
+    np.testing.assert_allclose(found.score, [[s for _, s in row] for row in wanted_near], atol=1e-6)
+    pairs, left_out = kept_pairs(documents, np.arange(61), found, alpha, k, near_duplicate)
     wanted = method.pair(bodies(documents), vectors.tolist(), k, alpha, near_duplicate)
     assert set(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True)) == {(i, j) for i, j, _ in wanted}
     assert left_out["pairs"] == len(wanted)
@@ -63,8 +64,7 @@ def test_pairs_are_those_of_the_lists(k: int, alpha: float, near_duplicate: floa
 def test_rules_are_those_of_the_lists() -> None:
     real, made = ragged(60, seed=1, most=14), ragged(200, seed=2, most=14)
     made[7], made[8] = (*made[7], 2), real[3]
-    symbols = Symbols(7, bos=0, eos=1, sep=2, pad=3)
-    judge: Rules = Rules.Config(percentile=90.0).build(real=Documents.of(real), symbols=symbols)
+    judge: Rules = Rules.Config(percentile=90.0).build(real=Documents.of(real), corpus=NEAR_DUP.build())
     seeds = np.random.default_rng(3).integers(-1, 60, size=200)
     found = [REASONS[i] for i in judge.judge(Documents.of(made), np.ones(200, dtype=bool), seeds)]
     seen, wanted = set(real), []

@@ -44,10 +44,8 @@ def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:
     concepts = world.draw_concepts(documents, random)
     drawn = Documents.of(world.sample(concepts, random), concepts)
     found = ExactSearch.Config().build().neighbours(embedded(concepts, len(world.prior), random), K)
-    numbers = np.arange(documents)
-    pairs, _ = kept_pairs(
-        drawn, numbers, found, 0.5, K, near_duplicate=1.0
-    )  # equal documents are pairs like all others here
+    numbers = np.arange(documents)  # equal documents are pairs like all others here: no bound on duplicates
+    pairs, _ = kept_pairs(drawn, numbers, found, 0.5, K, near_duplicate=1.0)
     texts = bodies(drawn)
     table = CountTable().pretrain(texts)
     table.tune((texts[i], texts[j]) for i, j in zip(pairs["first"], pairs["second"], strict=True))

@@ -147,7 +147,7 @@ def paired(setting: Setting, run: Runner) -> pd.DataFrame:
 # -------------------------------------------------------------- near duplicates
 
 
-class NearDuplicates(Run):
+class KnownCopies(Run):
     """What the rule against near duplicates finds in a corpus that knows its own. Result: ``rows``: edits (words that differ; -1: no
     copy, one of the nearest by TF-IDF), jaccard."""
 
@@ -181,7 +181,7 @@ class NearDuplicates(Run):
 def near_duplicates(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per pair of the near-dup world: kind (copy with 0, 1 or 2 edits, or a neighbour that is no copy), edits, jaccard."""
     profile = PROFILES[setting.profile]
-    cfg = NearDuplicates.Config(
+    cfg = KnownCopies.Config(
         corpus=world(setting, "near-dup", profile.worlds[0]), k=profile.neighbours, label="near duplicates"
     )
     table = pd.DataFrame(run([cfg])[0].result["rows"])

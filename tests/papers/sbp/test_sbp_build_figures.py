@@ -1,5 +1,6 @@
 """What 01 draws: similarity scored against truth, near duplicates, and every figure from its table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from orchard.papers.sbp import figures
+from orchard.papers.sbp import similarity as scored
 from orchard.papers.sbp.embedding import TfidfEmbedder
 from orchard.papers.sbp.information import PRECISIONS
 from orchard.papers.sbp.pairing import Pair
 from orchard.papers.sbp.similarity import KnownCopies, Similarity
 from orchard.papers.sbp.world import ConceptWorld
-from orchard.runs import Store
+from orchard.runs import Finished, Run, Setting, Store
 
 
 def world(variant: str, **changes: Any) -> ConceptWorld.Config:
@@ -90,3 +92,31 @@ def test_figures_of_tables() -> None:
         made = figure(table)
         made.draw_without_rendering()
         assert all(axes.get_xlabel() for axes in made.axes)
+
+
+def test_tables_of_the_pairing_of_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Pair.Config(
+        corpus=world("indep", held_out=60),
+        embedder=TfidfEmbedder.Config(components=16),
+        k=5,
+        exceedance=0.05,
+        held_out=60,
+    )
+    monkeypatch.setattr(scored, "_first_cells", lambda setting, run: [("indep", pairs)])
+    store = Store(tmp_path)
+
+    def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
+        return [store.compute(cfg, "cpu") for cfg in cfgs]
+
+    bins = scored.similarity(Setting("smoke"), run)
+    mass = ((bins["high"] - bins["low"]) * bins["density"]).groupby(bins["pairs"]).sum()
+    assert mass.to_dict() == pytest.approx({"random": 1.0, "nearest": 1.0, "true": 1.0})
+    assert isinstance(figures.similarity(bins), Figure)
+    row = scored.paired(Setting("smoke"), run).iloc[0]
+    assert row["candidates"] == 150 * 5
+    assert row["precision"] == pytest.approx(row["precision, random"], abs=0.1)
+    assert row["genre, random"] == pytest.approx(0.25, abs=0.02)
+    assert row["genre"] > 0.5  # there is nothing else to go by
+    table = scored.thresholds(Setting("smoke"), run)
+    assert table["exceedance"].is_monotonic_increasing
+    assert table["alpha"].is_monotonic_decreasing

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import bounds, cloze, information, invariants, joint, similarity
+from orchard.papers.sbp import bounds, cloze, information, invariants, joint, sampling_speed, similarity
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -81,6 +81,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **bounds.EXPERIMENTS,
     **invariants.EXPERIMENTS,
     **cloze.EXPERIMENTS,
+    **sampling_speed.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

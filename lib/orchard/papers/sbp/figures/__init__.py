@@ -10,6 +10,7 @@ from orchard.papers.sbp.figures.build import (
     similarity,
     world_tables,
 )
+from orchard.papers.sbp.figures.sampling import rejection_rates, sampling_speed
 from orchard.papers.sbp.figures.training import (
     against,
     differences,
@@ -33,6 +34,8 @@ __all__ = [
     "precision_recall",
     "recovered",
     "recovery",
+    "rejection_rates",
+    "sampling_speed",
     "similarity",
     "tuning",
     "world_tables",

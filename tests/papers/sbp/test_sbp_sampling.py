@@ -14,6 +14,7 @@ from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp import sampling as module
 from orchard.papers.sbp.profiles import Size, decoder
 from orchard.papers.sbp.sampling import draw, sample_documents
+from orchard.papers.sbp.sampling_speed import sample_without_cache
 
 STOP = 1
 
@@ -69,6 +70,18 @@ def test_documents_do_not_depend_on_batches_order_or_who_ends_first(
         assert [body.tolist() for body in bodies] == [body.tolist() for body in found[0][0]]
         assert ended.tolist() == found[0][1].tolist()
     assert len({tuple(body) for body in found[0][0][-5:]}) > 1  # equal prompts, different numbers
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_the_naive_loop_without_a_cache_writes_the_same_documents(at_once: int) -> None:
+    built, asked = model(11), prompts(9, 11)
+    ways = [
+        function(built, asked, 8, Sampling(1.0), torch.Generator().manual_seed(7), STOP, at_once=at_once)
+        for function in (sample_documents, sample_without_cache)
+    ]
+    assert [body.tolist() for body in ways[0][0]] == [body.tolist() for body in ways[1][0]]
+    assert ways[0][1].tolist() == ways[1][1].tolist()
+    assert 0 < ways[0][1].sum() < len(asked)
 
 
 def test_rows_that_have_ended_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ class Sizes:
 
 
 SIZES: dict[str, Sizes] = {
-    "smoke": Sizes(batched=512, batched_no_cache=32, alone=4, alone_no_cache=4, rounds=3),
+    "smoke": Sizes(batched=512, batched_no_cache=16, alone=2, alone_no_cache=2, rounds=3),
     "gpu": Sizes(batched=8192, batched_no_cache=512, alone=8, alone_no_cache=4, rounds=5),
     "paper": Sizes(batched=8192, batched_no_cache=512, alone=8, alone_no_cache=4, rounds=5),
 }
@@ -125,19 +125,22 @@ class SamplingSpeed(Run):
             SLOW: (sample_without_cache, cfg.alone_no_cache, 1),
         }
 
-        def sample(function: Callable[..., Any], count: int, at_once: int) -> Any:
+        tokens: dict[str, int] = {}
+
+        def sample(name: str) -> None:
+            function, count, at_once = ways[name]
             generator = torch.Generator(hardware.device).manual_seed(cfg.seed)
-            return function(
+            bodies, ended = function(
                 model, prompts[:count], corpus.cap + 1, Sampling(1.0), generator, symbols.eos, at_once=at_once
             )
+            tokens[name] = sum(map(len, bodies)) + int(ended.sum())
 
-        times = interleaved({name: partial(sample, *way) for name, way in ways.items()}, cfg.rounds, hardware.device)
-        rows = []
-        for name, way in ways.items():
-            bodies, ended = sample(*way)
-            tokens = sum(map(len, bodies)) + int(ended.sum())
-            about = {"way": name, "documents": way[1], "tokens": tokens}
-            rows += [{**about, "round": turn, "seconds": seconds} for turn, seconds in enumerate(times[name])]
+        times = interleaved({name: partial(sample, name) for name in ways}, cfg.rounds, hardware.device)
+        rows = [
+            {"way": name, "documents": ways[name][1], "tokens": tokens[name], "round": turn, "seconds": seconds}
+            for name in ways
+            for turn, seconds in enumerate(times[name])
+        ]
         return {"rows": rows}
 
 

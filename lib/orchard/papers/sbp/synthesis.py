@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Sampling
-from orchard.papers.sbp.data import Documents
+from orchard.papers.sbp.data import Documents, check_enough
 from orchard.papers.sbp.rules import Rules
 from orchard.papers.sbp.sampling import sample_documents
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
@@ -58,9 +58,12 @@ class Synthesise(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Sample from the first batch that is not on disk. Raises BadInput where documents do not end or too few are kept."""
         cfg = self.cfg
+        if cfg.tokens < 1 or cfg.batch_size < 1:
+            raise BadInput(f"Synthesise.Config: tokens {cfg.tokens}, batch_size {cfg.batch_size}: each is at least 1")
         hardware = choose(work.device)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
         symbols, real = corpus.symbols, corpus.documents("train")
+        check_enough(real, 1, "synthesis")
         tuned = work.result_of(cfg.tuned)
         model = load_synthesizer(tuned, cfg.tuned).to(hardware.device)
         rules: Rules = cfg.rules.build(real=real, corpus=corpus)

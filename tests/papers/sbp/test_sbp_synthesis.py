@@ -218,3 +218,12 @@ def test_batches_are_put_together_in_their_order() -> None:
     assert whole["offsets"].tolist() == [0, 2, 2, 3]
     assert whole["batch"].tolist() == [0, 0, 1]
     assert whole["sampling_seed"].tolist() == [10, 11]
+
+
+def test_the_last_batch_is_no_larger_than_what_is_missing() -> None:
+    cfg = sampled(tokens=1000, batch_size=512)
+    assert synthesis._size(cfg, 0, 0) == 512
+    assert synthesis._size(cfg, 500, 512) == 512
+    assert synthesis._size(cfg, 800, 1024) == 282  # 200 tokens at 1.28 documents each, and a tenth more
+    assert synthesis._size(cfg, 999, 1024) == 128
+    assert synthesis._size(cfg.set(batch_size=64), 999, 1024) == 64

@@ -11,6 +11,7 @@ keeps it with its SHA-256, and everything after it (filter, mix, training) reads
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from orchard.errors import BadInput
 from orchard.nn import Sampling
 from orchard.papers.sbp.data import Documents, check_enough
 from orchard.papers.sbp.rules import Rules
-from orchard.papers.sbp.sampling import sample_documents
+from orchard.papers.sbp.sampling import LEAST, sample_documents
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import choose
@@ -48,7 +49,7 @@ class Synthesise(Run):
         tokens: int = REQUIRED  # kept tokens, eos included
         temperature: float = 1.0
         top_p: float | None = None
-        batch_size: int = 1024  # documents
+        batch_size: int = 1024  # documents, at most
         most: int = 20  # times the tokens needed are sampled before giving up
         seed: int = 0
 
@@ -78,9 +79,10 @@ class Synthesise(Run):
             if part is None:
                 start = time.perf_counter()
                 random = np.random.default_rng([cfg.seed, 7, len(parts)])
-                seeds = np.full(cfg.batch_size, -1)
+                count = _size(cfg, kept, int(reasons.sum()))
+                seeds = np.full(count, -1)
                 if cfg.tuned.pairs is not None:
-                    seeds = random.integers(len(real), size=cfg.batch_size)
+                    seeds = random.integers(len(real), size=count)
                 prompts = [
                     np.array([symbols.bos, *real[i], symbols.sep, symbols.bos] if i >= 0 else [symbols.bos])
                     for i in seeds
@@ -119,6 +121,13 @@ class Synthesise(Run):
             "documents": len(whole["seed"]), "batches": len(parts), "tokens": sampled, "kept_tokens": kept,
             "prompt_tokens": prompted, "flops": flops,
         }  # fmt: skip
+
+
+def _size(cfg: Synthesise.Config, kept: int, count: int) -> int:
+    """Documents of the next batch: the last one is no larger than what is probably missing, ``count`` having given ``kept`` tokens."""
+    if not kept:
+        return cfg.batch_size
+    return min(cfg.batch_size, max(LEAST, math.ceil(1.1 * (cfg.tokens - kept) * count / kept)))
 
 
 def _check(cfg: Synthesise.Config, reasons: dict[str, int], ended: bool, sampled: int, kept: int, cap: int) -> None:

@@ -15,10 +15,10 @@ from orchard.papers.sbp.controls import ExactPosterior, Paraphrase
 from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.filtering import Filter, provenance_table
 from orchard.papers.sbp.rules import REASONS, GopherRules, Rules
-from orchard.papers.sbp.sampling_speed import SamplingSpeed, ratios
+from orchard.papers.sbp.sampling_speed import SamplingSpeed, ratios, rules_on_real
 from orchard.papers.sbp.synthesis import sampled_documents
 from orchard.papers.sbp.world import ConceptWorld
-from orchard.runs import Store
+from orchard.runs import Setting, Store
 from toy_sbp import Ragged, sampled, tuned
 
 LAX = Rules.Config(copy=1.0, percentile=100.0)  # the toy's short documents resemble each other
@@ -227,3 +227,12 @@ def test_the_last_batch_is_no_larger_than_what_is_missing() -> None:
     assert synthesis._size(cfg, 800, 1024) == 282  # 200 tokens at 1.28 documents each, and a tenth more
     assert synthesis._size(cfg, 999, 1024) == 128
     assert synthesis._size(cfg.set(batch_size=64), 999, 1024) == 64
+
+
+def test_fixed_bounds_would_reject_real_documents_of_one_world_and_none_of_another() -> None:
+    table = rules_on_real(Setting("smoke"), lambda cfgs: [])
+    wide = table.pivot_table(index="variant", columns="rule", values="share")
+    assert wide.loc["dep", "top n-gram"] > 0.1
+    assert wide.loc["indep", "top n-gram"] < 0.02
+    assert wide["repetitive"].max() <= 0.01
+    assert wide[["unfinished", "empty", "control", "copy"]].to_numpy().max() == 0

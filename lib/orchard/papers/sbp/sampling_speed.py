@@ -24,8 +24,8 @@ from orchard.config import REQUIRED
 from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp import joint
 from orchard.papers.sbp.filtering import Filter
-from orchard.papers.sbp.profiles import Cell
-from orchard.papers.sbp.rules import GopherRules, Rules
+from orchard.papers.sbp.profiles import Cell, cells, world
+from orchard.papers.sbp.rules import GopherRules, Rules, real_rejections
 from orchard.papers.sbp.sampling import draw, sample_documents
 from orchard.papers.sbp.synthesis import Synthesise
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
@@ -218,8 +218,24 @@ def _shares(cell: Cell, arm: str, counts: dict[str, int]) -> list[dict[str, Any]
     return [{**about, "reason": name, "documents": counts[name], "share": counts[name] / total} for name in order]
 
 
+def rules_on_real(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per world and rule: variant, rule, share of the documents of D that break it, Gopher's rules among them.
+
+    Why the bound on repetition is a percentile of D: fixed bounds reject much of one world and nothing of another.
+    """
+    variants = {cell.variant: cell for cell in reversed(cells(setting))}
+    rows = []
+    for variant, cell in reversed(variants.items()):
+        corpus: Any = world(setting, variant, cell.world).build()
+        rules: GopherRules = GopherRules.Config().build(real=corpus.documents("train"), corpus=corpus)
+        broken = real_rejections(rules, corpus.documents("train"))
+        rows += [{"variant": variant, "rule": name, "share": share} for name, share in broken.items()]
+    return pd.DataFrame(rows)
+
+
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "sampling_speed": sampling_speed,
     "sampling_throughput": throughput,
     "rejections": rejections,
+    "rules_on_real": rules_on_real,
 }

@@ -26,12 +26,13 @@ from orchard.errors import BadInput
 from orchard.nn import Sampling
 from orchard.papers.sbp.data import Documents, check_enough
 from orchard.papers.sbp.rules import Rules
-from orchard.papers.sbp.sampling import LEAST, sample_documents
+from orchard.papers.sbp.sampling import sample_documents
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import choose
 
 PROBE = 256  # documents after which a synthesizer is given up that never ends one, or of which the rules keep none
+LEAST = 128  # documents of a batch, unless batch_size is smaller: fewer are sampled no faster
 
 
 class Synthesise(Run):

@@ -20,6 +20,7 @@ from orchard.papers.sbp import (
     pairing_speed,
     partners,
     quality,
+    sampling_speed,
     similarity,
     sizes,
 )
@@ -102,6 +103,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **concepts.EXPERIMENTS,
     **sizes.EXPERIMENTS,
     **closeness.EXPERIMENTS,
+    **sampling_speed.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

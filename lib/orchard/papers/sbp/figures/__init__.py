@@ -34,6 +34,10 @@ from orchard.papers.sbp.figures.pairing import (
     pair_precision,
     pairing_speed,
 )
+from orchard.papers.sbp.figures.sampling import (
+    rejection_rates,
+    sampling_speed,
+)
 from orchard.papers.sbp.figures.training import (
     against,
     differences,
@@ -72,6 +76,8 @@ __all__ = [
     "quality_rates",
     "recovered",
     "recovery",
+    "rejection_rates",
+    "sampling_speed",
     "similarity",
     "tuning",
     "world_tables",

@@ -186,3 +186,13 @@ def study(
         profile.pool * count // profile.batch,
         oracle_regular,
     )
+
+
+def of_documents(setting: Setting, cell: Cell, chosen: Study, documents: int | None) -> Study:
+    """The study with another D of one cell: budget and steps follow it, and so do the steps of tuning."""
+    profile = PROFILES[setting.profile]
+    if documents is None or documents == profile.documents:
+        return chosen
+    steps = max(6, round(profile.tuning_steps * documents / profile.documents))
+    made = study(setting, cell, chosen.regular, chosen.oracle_regular, documents)
+    return made.with_(profile=replace(profile, tuning_steps=steps))

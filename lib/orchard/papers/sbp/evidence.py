@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import concepts, invariants, joint, partners, quality, sizes
+from orchard.papers.sbp import (
+    ablations,
+    concepts,
+    costs,
+    invariants,
+    joint,
+    partners,
+    quality,
+    sizes,
+)
 
 Tables = Callable[[str], pd.DataFrame]
 
@@ -20,4 +29,6 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     **partners.EVIDENCE,
     **concepts.EVIDENCE,
     **sizes.EVIDENCE,
+    **ablations.EVIDENCE,
+    **costs.EVIDENCE,
 }

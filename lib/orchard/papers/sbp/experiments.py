@@ -9,10 +9,12 @@ import pandas as pd
 import torch
 
 from orchard.papers.sbp import (
+    ablations,
     bounds,
     closeness,
     cloze,
     concepts,
+    costs,
     information,
     invariants,
     joint,
@@ -20,7 +22,9 @@ from orchard.papers.sbp import (
     pairing_speed,
     partners,
     quality,
+    rounds,
     sampling_speed,
+    scaling,
     similarity,
     sizes,
 )
@@ -104,6 +108,10 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **sizes.EXPERIMENTS,
     **closeness.EXPERIMENTS,
     **sampling_speed.EXPERIMENTS,
+    **ablations.EXPERIMENTS,
+    **costs.EXPERIMENTS,
+    **rounds.EXPERIMENTS,
+    **scaling.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

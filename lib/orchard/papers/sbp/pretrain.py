@@ -74,6 +74,10 @@ class Pretrain(Run):
     preload = "orchard.train.loop"
     cfg: Config
 
+    def lightning_module(self, work: Workspace) -> Any:
+        """The LightningModule class that trains; another loss is another class (`ensemble.Distill`)."""
+        return lightning_module()
+
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one."""
         from orchard.train.loop import Schedule, train_loop
@@ -99,7 +103,7 @@ class Pretrain(Run):
             np.savez(work.checkpoints / f"eval_{step:09d}.npz", validation=scored["validation"], test=scored["test"])
             return {"validation_loss": float(scored["validation"].mean()), "test_loss": float(scored["test"].mean())}
 
-        module = lightning_module()(model, cfg.optim.build(), cfg.mix.steps, hardware.fused_optimizer)
+        module = self.lightning_module(work)(model, cfg.optim.build(), cfg.mix.steps, hardware.fused_optimizer)
         if hardware.compile and cfg.mix.steps >= COMPILE_FROM:
             model.compile(dynamic=True)
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)

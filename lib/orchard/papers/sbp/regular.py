@@ -69,7 +69,7 @@ def _fields(regular: Regular) -> dict[str, object]:
     return dict(zip(("weight_decay", "dropout", "learning_rate"), astuple(regular), strict=True))
 
 
-def _losses(result: dict[str, dict[str, float]]) -> dict[str, object]:
+def _losses(result: dict[str, Any]) -> dict[str, object]:
     return {
         "loss": result["best"]["loss"], "validation_loss": result["best"]["validation_loss"], "best_step": result["best"]["step"],
         "last_loss": result["last"]["loss"],

@@ -4,6 +4,17 @@ from __future__ import (
     annotations,
 )
 
+from orchard.papers.sbp.figures.ablations import (
+    CHECKPOINTS,
+    ablation_dots,
+    break_even_curve,
+    cost_bars,
+    dose_response,
+    flop_matched,
+    round_curves,
+    share_curves,
+    synthesis_share,
+)
 from orchard.papers.sbp.figures.analysis import (
     concept_divergence,
     concept_drift,
@@ -38,6 +49,15 @@ from orchard.papers.sbp.figures.sampling import (
     rejection_rates,
     sampling_speed,
 )
+from orchard.papers.sbp.figures.scaling import (
+    beside_published,
+    claims_forest,
+    compute_curves,
+    recovered_share,
+    saved_documents,
+    scaling_compute,
+    scaling_curves,
+)
 from orchard.papers.sbp.figures.training import (
     against,
     differences,
@@ -49,19 +69,28 @@ from orchard.papers.sbp.figures.training import (
 )
 
 __all__ = [
+    "CHECKPOINTS",
+    "ablation_dots",
     "against",
     "annotations",
+    "beside_published",
+    "break_even_curve",
     "browsed",
+    "claims_forest",
     "cloze_accuracy",
+    "compute_curves",
     "concept_divergence",
     "concept_drift",
     "concept_world",
     "concepts_of_seed",
     "consequences",
+    "cost_bars",
     "differences",
     "distances",
     "document_bounds",
+    "dose_response",
     "ends",
+    "flop_matched",
     "hub_degrees",
     "learning",
     "near_duplicates",
@@ -75,10 +104,17 @@ __all__ = [
     "quality_against_size",
     "quality_rates",
     "recovered",
+    "recovered_share",
     "recovery",
     "rejection_rates",
+    "round_curves",
     "sampling_speed",
+    "saved_documents",
+    "scaling_compute",
+    "scaling_curves",
+    "share_curves",
     "similarity",
+    "synthesis_share",
     "tuning",
     "world_tables",
 ]

@@ -1,0 +1,207 @@
+"""Figures of 04_ablate. Losses are nats per held-out document above Bayes; ``checkpoint`` says whether at the best or the last one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
+
+from orchard import plot
+from orchard.papers.sbp.costs import STAGES, SYNTHESIS, break_even
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+
+CHECKPOINTS = ("best", "last")
+TWO_LINES = "loss above Bayes\n(nats/document)"
+WIDE = 2 * COLUMN
+SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
+STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9], "#dddddd"), strict=True))
+
+
+def y_of(axes: Axes, checkpoint: str) -> None:
+    """The label of a vertical axis with losses."""
+    axes.set_ylabel(f"{TWO_LINES}, {checkpoint}")
+
+
+def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, label: str) -> pd.DataFrame:
+    """Mean over the cells at every ``x``, with a band from the least to the greatest; returns mean, min and max."""
+    points = table.groupby(x)[y].agg(["mean", "min", "max"])
+    axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
+    axes.plot(points.index, points["mean"], color=look.colour, marker=look.marker, label=label)
+    return points
+
+
+@plot.use_style()
+def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
+    """Loss against the measured precision of the pairs: drawn pairs as a line, neighbours as a star."""
+    check_columns(table, {"x": "precision", "y": checkpoint, "pairs": "pairs"}, "dose_response")
+    made, (axes,) = plot.figure(height=2.3)
+    drawn, near = (table[table["pairs"] == kind] for kind in ("drawn", "neighbours"))
+    x = drawn.groupby("truth")["precision"].transform("mean")
+    line(axes, drawn.assign(x=x), "x", checkpoint, Look(PALETTE[4], "^"), "drawn pairs, a share of them true")
+    axes.plot(
+        near["precision"], near[checkpoint], color=PALETTE[0], marker="*", markersize=9, linestyle="none", label="neighbours"
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("pairs that share their concept")
+    y_of(axes, checkpoint)
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = "best") -> Figure:
+    """Every value of the ablations, a dot for each cell: the comparison's own value filled; lines are its mean and repetition's."""
+    check_columns(table, {"x": checkpoint, "ablation": "ablation"}, "ablation_dots")
+    rows = table[table["ablation"] != "none"]
+    rows = rows if ablation == "all" else rows[rows["ablation"] == ablation]
+    if rows.empty:
+        raise ValueError(f"no ablation {ablation!r}: there are {', '.join(pd.unique(table['ablation'])[1:])}, and all")
+    places = rows[["ablation", "value"]].drop_duplicates().reset_index(drop=True)
+    gaps = (places["ablation"] != places["ablation"].shift()).cumsum() - 1
+    made, (axes,) = plot.figure(height=0.9 + 0.17 * len(places) + 0.1 * int(gaps.max()))
+    own = table.loc[table["own"], checkpoint].mean()
+    base = table.loc[table["ablation"] == "none", checkpoint].mean()
+    axes.axvline(own, color=PALETTE[0], linewidth=0.9, label="SBP as compared")
+    axes.axvline(base, color=PALETTE[1], linewidth=0.9, linestyle="--", label="repetition")
+    ticks = []
+    for place, (name, value) in enumerate(places.itertuples(index=False)):
+        part = rows[(rows["ablation"] == name) & (rows["value"] == value)]
+        y = place + 0.6 * gaps[place]
+        face = PALETTE[0] if part["own"].all() else "white"
+        axes.plot(
+            part[checkpoint], np.full(len(part), y), "o", color=PALETTE[0], markerfacecolor=face, markersize=4.5, zorder=3
+        )  # fmt: skip
+        ticks.append((y, f"{name}: {value}"))
+    axes.set_yticks([y for y, _ in ticks], [text for _, text in ticks])
+    axes.set_ylim(ticks[-1][0] + 0.6, -0.6)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(f"{TWO_LINES}, {checkpoint}")
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def share_curves(
+    table: pd.DataFrame, published: pd.DataFrame | None = None, size: str = "both", checkpoint: str = "best"
+) -> Figure:
+    """Loss against the synthetic share, a line for each size of the model; its smallest mean is ringed. Grey: shares the paper used."""
+    check_columns(table, {"x": "share", "y": checkpoint, "hue": "size"}, "share_curves")
+    made, (axes,) = plot.figure(height=2.4)
+    for name, look in SIZE_LOOKS.items():
+        part = table[table["size"] == name]
+        if part.empty or size not in ("both", name):
+            continue
+        parameters = EngFormatter(places=1, sep="")(part["parameters"].iloc[0])
+        means = line(axes, part, "share", checkpoint, look, f"{name} model ({parameters} parameters)")["mean"]
+        axes.plot([means.idxmin()], [means.min()], "o", color=look.colour, markerfacecolor="none", markersize=10)
+    if published is not None:
+        shares = published[(published["table"] == "budgets") & (published["metric"] == "share (%)")]
+        for scale, value in zip(shares["scale"], shares["value"] / 100, strict=True):
+            axes.axvline(value, color=GREY, linewidth=0.8, linestyle=":")
+            axes.text(
+                value, 1.0, f"{scale} ", color=GREY, fontsize=6, rotation=90, ha="right", va="top", transform=axes.get_xaxis_transform()
+            )  # fmt: skip
+    axes.xaxis.set_major_locator(FixedLocator(sorted(pd.unique(table["share"]))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_xlabel("synthetic share of the budget (%)")
+    y_of(axes, checkpoint)
+    made.legend(loc="outside lower center", ncols=1)
+    return made
+
+
+@plot.use_style()
+def round_curves(table: pd.DataFrame) -> Figure:
+    """By round: loss at the best and the last checkpoint, different trigrams, entropy of the concepts. Round 0: repetition, and D."""
+    check_columns(table, {"x": "round", "y": "best"}, "round_curves")
+    made, axes = plot.figure(WIDE, 2.2, columns=3)
+    for name, look in (("best", Look(PALETTE[0], "o")), ("last", Look(PALETTE[1], "s"))):
+        line(axes[0], table, "round", name, look, f"{name} checkpoint")
+    axes[0].legend(loc="best")
+    axes[0].set_ylabel(TWO_LINES)
+    for panel, column, label in (
+        (axes[1], "distinct", "different trigrams / all"),
+        (axes[2], "entropy", "entropy of concepts (nats)"),
+    ):
+        line(panel, table, "round", column, Look(PALETTE[2], "D"), column)
+        panel.set_ylabel(label)
+    for panel in axes:
+        panel.set_xlabel("round")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.margins(y=0.15)
+    return made
+
+
+@plot.use_style()
+def cost_bars(table: pd.DataFrame, base_model: bool = True) -> Figure:
+    """FLOPs of every arm by stage, in trainings of the last model."""
+    check_columns(table, {"x": "times", "y": "arm", "hue": "stage"}, "cost_bars")
+    wide = table.pivot_table(index="arm", columns="stage", values="times", sort=False)
+    made, (axes,) = plot.figure(height=1.0 + 0.19 * len(wide))
+    left = np.zeros(len(wide))
+    for stage in STAGES if base_model else STAGES[:-1]:
+        axes.barh(range(len(wide)), wide[stage], left=left, color=STAGE_COLOURS[stage], label=stage, height=0.7)
+        left += wide[stage].to_numpy()
+    axes.set_yticks(range(len(wide)), wide.index)
+    axes.set_ylim(len(wide) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("FLOPs / FLOPs of the last model's training")
+    made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
+    """Loss against tokens read and against FLOPs spent: hollow at equal tokens, filled at equal FLOPs, lines join what one arm reaches."""
+    check_columns(table, {"y": checkpoint, "hue": "arm", "charged": "charged"}, "flop_matched")
+    made, panels = plot.figure(WIDE, 2.4, columns=2)
+    cells = table.groupby(["arm", "charged", "world", "seed"], sort=False)[["tokens", "flops", checkpoint]].mean()
+    points = cells.groupby(["arm", "charged"], sort=False).agg(["mean", "min", "max"])
+    for panel, x, label in zip(
+        panels, ("tokens", "flops"), ("tokens the model reads", "FLOPs, all stages charged"), strict=True
+    ):
+        for arm in pd.unique(table["arm"]):
+            look, own = plot.looks([arm])[arm], points.loc[arm]
+            at = own[x]["mean"]
+            panel.vlines(at, own[checkpoint]["min"], own[checkpoint]["max"], color=look.colour, linewidth=1)
+            panel.plot(at, own[checkpoint]["mean"], color=look.colour, linewidth=0.8, label="_")
+            for charge, place in at.items():
+                face = "white" if charge == "tokens" else look.colour
+                panel.plot(
+                    place, own[checkpoint]["mean"][charge], marker=look.marker, color=look.colour, markerfacecolor=face, linestyle="none",
+                    label=arm if charge != "tokens" else "_",
+                )  # fmt: skip
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.margins(x=0.1, y=0.1)
+    y_of(panels[0], checkpoint)
+    handles, names = panels[1].get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def break_even_curve(share: float = 0.375, kept: float = 0.8, epochs: float = 1.0) -> Figure:
+    """How many passes over D repetition makes with the FLOPs of an SBP, against the passes that SBP's budget is worth."""
+    made, (axes,) = plot.figure(height=2.2)
+    repeats = np.linspace(1, 40, 100)
+    axes.plot(repeats, repeats, color=INK, linewidth=0.8, linestyle=":", label="equal tokens")
+    axes.plot(
+        repeats, [break_even(value, share, kept, epochs=epochs) for value in repeats.tolist()], color=PALETTE[0], label="equal FLOPs"
+    )  # fmt: skip
+    at = break_even(20.0, share, kept, epochs=epochs)
+    axes.plot(20, at, "o", color=PALETTE[0], label="_")
+    axes.annotate(f"20 → {at:.0f}", (20, at), textcoords="offset points", xytext=(-6, 4), ha="right", fontsize=7)
+    axes.set_xlabel("budget of SBP (passes over D)")
+    axes.set_ylabel("passes of repetition")
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+def synthesis_share(table: pd.DataFrame) -> pd.Series:
+    """Embedding, tuning and sampling of each arm, in trainings of its last model."""
+    return table[table["stage"].isin(SYNTHESIS)].groupby("arm", sort=False)["times"].sum()

@@ -1,0 +1,175 @@
+"""Ablations change one thing at a time; K9 can come out either way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from orchard.claims import decide, load_claims
+from orchard.papers.sbp import ablations, figures
+from orchard.papers.sbp.arms import Study, study
+from orchard.papers.sbp.ensemble import Distill, Ensemble
+from orchard.papers.sbp.pretrain import Pretrain
+from orchard.papers.sbp.profiles import PROFILES, Cell
+from orchard.papers.sbp.published import published
+from orchard.papers.sbp.synthesis import Synthesise
+from orchard.paths import root
+from orchard.runs import Finished, Setting
+from sbp_runs import FakeRuns, tiny
+
+SETTING = Setting("smoke")
+SIZES = ablations.Sizes(
+    documents=None, cells=1, neighbours=(1,), thresholds=(0.1,), temperatures=(0.7,), top_ps=(0.9,),
+    orders=("synthetic_first", "real_first"),
+    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_cells=1, members=2, distilled=True,
+)  # fmt: skip
+CHANGED = {  # fields of a config that an ablation may change, and no other
+    "k": {"k"}, "threshold": {"exceedance"}, "temperature": {"temperature"}, "top-p": {"top_p"}, "order": {"order"},
+    "synthesizer": {"scratch", "steps", "learning_rate"},
+}  # fmt: skip
+K9 = next(claim for claim in load_claims(root() / "papers" / "sbp") if claim.id == "K9")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Study:
+    profile = tiny()
+    monkeypatch.setitem(PROFILES, "smoke", profile)
+    monkeypatch.setitem(ablations.SIZES, "smoke", SIZES)
+    return study(SETTING, Cell("dep", 0, 0), profile.start)
+
+
+@pytest.mark.parametrize("name", ablations.ABLATIONS)
+def test_an_ablation_changes_one_thing(name: str, small: Study) -> None:
+    points = list(ablations.ABLATIONS[name](small, SIZES))
+    own = small.arm("sbp-nn-lm")
+    same = [point for point in points if point.model.fingerprint() == own.fingerprint()]
+    assert len(same) == 1
+    assert len({point.value for point in points}) == len(points) > 1
+    for point in points:
+        changed = {path.rpartition(".")[2] for path in own.diff(point.model)} - {"label"}
+        assert changed <= CHANGED[name]
+        assert bool(changed) == (point is not same[0])
+
+
+def test_a_new_synthesizer_is_not_trained_less(small: Study) -> None:
+    old, new = (point.tuned for point in ablations.synthesizer(small, SIZES))
+    assert new.scratch
+    assert new.steps == small.steps + old.steps
+    assert new.optim.learning_rate == small.regular.learning_rate == 4 * old.optim.learning_rate
+
+
+def test_the_table_marks_the_comparison_s_own_values(tmp_path: Path, small: Study) -> None:
+    def loss(cfg: Pretrain.Config) -> float:
+        return 40.0 if cfg.mix.order != "mixed" else 30.0
+
+    table = ablations.ablations(SETTING, FakeRuns(tmp_path, loss))
+    assert list(pd.unique(table["ablation"])) == ["none", *ablations.ABLATIONS]
+    assert (table.groupby("ablation")["own"].sum().drop("none") == 1).all()
+    assert table.loc[table["own"], "best"].nunique() == 1
+    by_order = table[table["ablation"] == "order"].set_index("value")["best"]
+    assert by_order["synthetic first"] - by_order["mixed"] == pytest.approx(10)
+    ticks = [text.get_text() for text in figures.ablation_dots(table).axes[0].get_yticklabels()]
+    assert ticks == [f"{row.ablation}: {row.value}" for row in table[table["ablation"] != "none"].itertuples()]
+    assert len(figures.ablation_dots(table, "order", "last").axes[0].get_yticks()) == 3
+    with pytest.raises(ValueError, match="no ablation 'shuffle': there are k, threshold, temperature"):
+        figures.ablation_dots(table, "shuffle")
+
+
+def test_an_ablation_of_one_value_is_left_out(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = replace(SIZES, neighbours=(), thresholds=(), temperatures=(), top_ps=())
+    monkeypatch.setitem(ablations.SIZES, "smoke", fewer)
+    table = ablations.ablations(SETTING, FakeRuns(tmp_path))
+    assert set(table["ablation"]) == {"none", "order", "synthesizer"}
+
+
+def test_members_of_an_ensemble_share_their_world(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", tiny(worlds=(0, 1), seeds=(0, 1, 2)))
+    run = FakeRuns(tmp_path)
+    table = ablations.ensembles(SETTING, run)
+    assert list(table["arm"]) == 2 * ["repetition", "repetition", "sbp-nn-lm", "ensemble", "distilled"]
+    assert list(table["trainings"]) == 2 * [1, 1, 1, 2, 3]
+    for cfg in run.of(Ensemble.Config):
+        assert len({one.seed for one in cfg.members}) == 2
+        assert len({one.mix.corpus.fingerprint() for one in cfg.members}) == 1
+    for cfg in run.of(Distill.Config):
+        assert cfg.mix.budget == small.budget
+        assert len(cfg.teachers) == 2
+
+
+def test_dose_response_measures_its_pairs(tmp_path: Path, small: Study) -> None:
+    table = ablations.dose_response(SETTING, FakeRuns(tmp_path))
+    assert list(table["pairs"]) == ["drawn", "drawn", "drawn", "neighbours"]
+    assert list(table["truth"].dropna()) == [0.0, 0.5, 1.0]
+    assert table["precision"].between(0, 1).all()
+    assert figures.dose_response(table).axes[0].get_xlabel() == "pairs that share their concept"
+
+
+def test_precision_by_hand(tmp_path: Path, small: Study) -> None:
+    corpus = small.corpus.build()
+    labels = corpus.documents("train").labels
+    alike = int(np.flatnonzero(labels[1:] == labels[0])[0]) + 1
+    other = int(np.flatnonzero(labels != labels[0])[0])
+    save_file(
+        {"first": torch.tensor([0, alike, 0, 0]), "second": torch.tensor([alike, 0, other, other])}, tmp_path / "pairs.safetensors"
+    )  # fmt: skip
+    assert ablations.precision(corpus, Finished(tmp_path)) == 0.5
+
+
+def test_shares_other_than_the_comparison_s_have_one_synthesis(tmp_path: Path, small: Study) -> None:
+    run = FakeRuns(tmp_path)
+    table = ablations.share_sweep(SETTING, run)
+    assert list(table.loc[table["size"] == "larger", "share"]) == list(SIZES.shares)
+    assert table.groupby("size")["parameters"].nunique().eq(1).all()
+    for dim in (small.profile.size.dim, small.profile.larger.dim):
+        tokens = sorted(one.tokens for one in run.of(Synthesise.Config) if one.tuned.pretrained.model.dim == dim)
+        assert len(tokens) == (2 if dim == small.size.dim else 1)  # the comparison's own, and one for the others
+        assert tokens[-1] == small.needed(1.0)
+    models = [cfg for cfg in run.of(Pretrain.Config) if cfg.mix.share == 1.0]
+    assert len(models) == 2
+    axes = figures.share_curves(table, published()).axes[0]
+    assert len(axes.texts) == 3  # the shares of the paper's three scales
+
+
+def sweep(best: dict[str, dict[int, float]]) -> pd.DataFrame:
+    """A parabola of losses with its minimum at the given share, for each size and seed."""
+    shares = ablations.SIZES["gpu"].shares
+    rows = [
+        {"world": 0, "seed": seed, "size": size, "share": share, "best": 20 + (share - at) ** 2}
+        for size, seeds in best.items()
+        for seed, at in seeds.items()
+        for share in shares
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "larger", "verdict"),
+    [
+        ((0.375, 0.25, 0.375), (0.5, 0.25, 0.75), "supported"),
+        ((0.375, 0.5, 0.375), (0.5, 0.25, 0.75), "refuted"),  # smaller for the larger model, once
+        ((0.0, 0.25, 0.375), (0.5, 0.25, 0.75), "refuted"),  # no synthetic documents at all
+        ((0.375, 0.25, 0.375), (0.5, 1.0, 0.75), "refuted"),  # nothing else
+    ],
+)
+def test_k9_can_come_out_either_way(smaller: tuple[float, ...], larger: tuple[float, ...], verdict: str) -> None:
+    table = sweep({"smaller": dict(enumerate(smaller)), "larger": dict(enumerate(larger))})
+    evidence = ablations.EVIDENCE["K9"](lambda name: {"share_sweep": table}[name])
+    assert len(evidence) == 3
+    assert decide(K9, evidence, "gpu").verdict == verdict
+    assert decide(K9, evidence, "smoke").verdict == "out of reach here"
+
+
+def test_the_gpu_sweep_is_the_specification_s() -> None:
+    shares = ablations.SIZES["gpu"].shares
+    assert shares == (0, 0.125, 0.25, 0.375, 0.5, 0.75, 1)
+    assert all(low < high for low, high in pairwise(shares))
+    assert ablations.SIZES["gpu"].share_cells >= K9.seeds

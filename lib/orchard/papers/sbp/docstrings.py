@@ -1,8 +1,8 @@
 """Docstrings of installed Python packages: real text that is on every machine, with relations that the code states (specification, 6.5).
 
 Every docstring of a module, class or function with at least 40 characters is a document, read through `ast`, never imported. A document
-is called ``package/path/of/module.py::Class.function``; modules have nothing after the colons. Splits are by whole top-level module of
-the standard library and by whole package elsewhere, so that docstrings which were copied and edited within a package do not leak.
+is called ``package/path/of/module.py::Class.function``; modules have nothing after the colons. Splits are 80/10/10 by whole top-level
+module of the standard library and by whole package elsewhere: docstrings that were copied and edited within a package do not leak.
 
 Relations score pairs. Nothing that is trained or paired may read them:
 
@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import platform
 import sys
@@ -33,13 +34,14 @@ from jaxtyping import Int
 from orchard.config import REQUIRED
 from orchard.data.cache import cached, sha256
 from orchard.data.embedded import GENERATED, MAX_FILE, NOISE
-from orchard.data.source import Row, Source, split_of
+from orchard.data.source import Row, Source
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Documents
 from orchard.runs.code import code_sha256
 
 SHORTEST = 40  # characters
 STDLIB = "python"
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+ENDS = {"train": 0.8, "validation": 0.9, "test": 1.0}
 RELATIONS = ("none", "same module", "same name", "same class", "override")  # a pair has the last that holds
 
 
@@ -48,6 +50,7 @@ class Docstrings(Source):
 
     class Config(Source.Config):
         packages: list[str] = [STDLIB]  # names to import; "python" is the standard library
+        max_bytes: int | None = None  # of source, a package: whole top-level modules in the order of a hash, each split its share
 
     cfg: Config
     machine_bound = True
@@ -65,7 +68,7 @@ class Docstrings(Source):
         return {
             "name": "docstrings",
             "licence": "those of the packages: PSF-2.0 (Python), see the metadata of each for the others",
-            "split_rule": "90/5/5 by SHA-256 of the top-level module (standard library) or package",
+            "split_rule": "80/10/10 by SHA-256 of the top-level module (standard library) or package",
             "versions": versions,
         }
 
@@ -84,14 +87,14 @@ class Docstrings(Source):
         def write(folder: Path) -> None:
             whole: dict[str, Any] = {"documents": [], "bases": {}, "sha256": {}}
             for package, place in self._folders().items():
-                documents, bases = read_package(package, Path(place))
+                documents, bases = read_package(package, Path(place), self.cfg.max_bytes)
                 text = "\n".join(text for _, text in documents)
                 whole["documents"] += documents
                 whole["bases"] |= bases
                 whole["sha256"][package] = hashlib.sha256(text.encode()).hexdigest()
             (folder / "docstrings.json").write_text(json.dumps(whole), encoding="utf-8")
 
-        key = [self.stamp(), code_sha256([__name__])]
+        key = [self.stamp(), self.cfg.max_bytes, code_sha256([__name__])]
         path = cached("docstrings", key, write) / "docstrings.json"
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if not found["documents"]:
@@ -115,16 +118,23 @@ def _version(package: str) -> str:
     return metadata.version(names[0])
 
 
-def read_package(package: str, folder: Path) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+def split_of(top: str) -> str:
+    """The split of a top-level module or package: a number in [0, 1) from the SHA-256 of its name, cut at 0.8 and 0.9."""
+    position = int.from_bytes(hashlib.sha256(f"split:{top}".encode()).digest()[:8], "big") / 2**64
+    return next(split for split, end in ENDS.items() if position < end)
+
+
+def read_package(
+    package: str, folder: Path, max_bytes: int | None = None
+) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """Names and texts of the docstrings below a folder, in the order of the names, and the bases of its classes."""
     documents: list[tuple[str, str]] = []
     bases: dict[str, list[str]] = {}
-    for path in sorted(_files(folder)):
+    for name, path in _chosen(package, folder, max_bytes):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError, OSError, RecursionError):
             continue
-        name = f"{package}/{path.relative_to(folder).as_posix()}::"
         for inside, node in _nodes(tree, ""):
             if isinstance(node, ast.ClassDef):
                 bases[name + inside] = [_last_name(base) for base in node.bases]
@@ -132,6 +142,22 @@ def read_package(package: str, folder: Path) -> tuple[list[tuple[str, str]], dic
             if text is not None and len(cleaned := inspect.cleandoc(text).strip()) >= SHORTEST and _is_text(cleaned):
                 documents.append((name + inside, cleaned))
     return documents, bases
+
+
+def _chosen(package: str, folder: Path, max_bytes: int | None) -> list[tuple[str, Path]]:
+    """The name that opens the names of a file's documents, and the file."""
+    groups: dict[str, list[tuple[str, Path]]] = {}
+    for path in sorted(_files(folder)):
+        name = f"{package}/{path.relative_to(folder).as_posix()}::"
+        groups.setdefault(top_level(name), []).append((name, path))
+    room = {split: share * max_bytes if max_bytes else math.inf for split, share in SHARES.items()}
+    chosen = []
+    for top in sorted(groups, key=lambda top: sha256(f"order:{top}")):
+        split, size = split_of(top), sum(path.stat().st_size for _, path in groups[top])
+        if size <= room[split]:
+            chosen += groups[top]
+            room[split] -= size
+    return sorted(chosen)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from orchard.config import REQUIRED
 from orchard.data.cache import cached, sha256
 from orchard.data.embedded import GENERATED, MAX_FILE, NOISE
 from orchard.data.source import Row, Source
@@ -50,7 +49,9 @@ class Docstrings(Source):
 
     class Config(Source.Config):
         packages: list[str] = [STDLIB]  # names to import; "python" is the standard library
-        max_bytes: int | None = None  # of source, a package: whole top-level modules in the order of a hash, each split its share
+        max_bytes: int | None = (
+            None  # of source, a package: whole top-level modules in the order of a hash, each split its share
+        )
 
     cfg: Config
     machine_bound = True
@@ -98,7 +99,9 @@ class Docstrings(Source):
         path = cached("docstrings", key, write) / "docstrings.json"
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if not found["documents"]:
-            raise BadInput(f"no docstring was found in {', '.join(self.cfg.packages)}: name packages that are installed")
+            raise BadInput(
+                f"no docstring was found in {', '.join(self.cfg.packages)}: name packages that are installed"
+            )
         return found
 
 
@@ -214,13 +217,14 @@ class Relations:
         self.inside = [inside for _, inside in parts]
         self.is_class = [name in bases for name in names]
         by_name: dict[str, set[str]] = {}
-        for written, found in bases.items():  # classes of one name are taken together: an import may rename, an index may not
+        for (
+            written,
+            found,
+        ) in bases.items():  # classes of one name are taken together: an import may rename, an index may not
             by_name.setdefault(written.rpartition("::")[2].rpartition(".")[2], set()).update(filter(None, found))
         self.above = {name: _ancestors(name, by_name) for name in by_name}
 
-    def of(
-        self, first: Int[np.ndarray, "pairs"], second: Int[np.ndarray, "pairs"]
-    ) -> Int[np.ndarray, "pairs"]:
+    def of(self, first: Int[np.ndarray, "pairs"], second: Int[np.ndarray, "pairs"]) -> Int[np.ndarray, "pairs"]:
         """The number in ``RELATIONS`` of every pair."""
         return np.array([self._one(int(i), int(j)) for i, j in zip(first, second, strict=True)], dtype=np.int64)
 
@@ -231,7 +235,11 @@ class Relations:
         if named_alike and a and b and (b in self.above.get(a, ()) or a in self.above.get(b, ())):
             return RELATIONS.index("override")
         if self.module[i] == self.module[j]:
-            inside = self.owner[i] == self.owner[j] != "" or self.owner[i] == self.inside[j] != "" or self.owner[j] == self.inside[i] != ""
+            inside = (
+                self.owner[i] == self.owner[j] != ""
+                or self.owner[i] == self.inside[j] != ""
+                or self.owner[j] == self.inside[i] != ""
+            )
             return RELATIONS.index("same class" if inside else "same module")
         return RELATIONS.index("same name") if named_alike else 0
 

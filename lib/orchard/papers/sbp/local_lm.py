@@ -27,7 +27,9 @@ from orchard.papers.sbp.tuning import Tune, load_synthesizer
 from orchard.runs import Finished, Workspace
 from orchard.train import choose
 
-SAME = 1e-3  # of the largest logit: what the hidden states times the output matrix may differ from the model's own logits
+SAME = (
+    1e-3  # of the largest logit: what the hidden states times the output matrix may differ from the model's own logits
+)
 
 
 class LocalCache(DecoderCache):
@@ -60,7 +62,9 @@ class LocalDecoder(Decoder):
         self.model = _load(self.folder)
         size = self.model.get_input_embeddings().num_embeddings
         if size < cfg.vocab_size:
-            raise BadInput(f"{self.folder}: the model knows {size} tokens, its tokenizer {cfg.vocab_size}: they do not belong together")
+            raise BadInput(
+                f"{self.folder}: the model knows {size} tokens, its tokenizer {cfg.vocab_size}: they do not belong together"
+            )
         groups: dict[int, list[str]] = {}
         for name, parameter in self.named_parameters(remove_duplicate=False):
             groups.setdefault(id(parameter), []).append(name)
@@ -162,7 +166,9 @@ def local_model(folder: str | Path) -> LocalDecoder.Config:
         raise BadInput(f"{place} holds no model of Hugging Face: config.json is missing; give the folder that holds it")
     weights = sorted(place.glob("*.safetensors"))
     if not weights:
-        raise BadInput(f"{place} holds no weights (*.safetensors): copy them there; pickled weights (*.bin) are not read")
+        raise BadInput(
+            f"{place} holds no weights (*.safetensors): copy them there; pickled weights (*.bin) are not read"
+        )
     config = _config(place)
     return LocalDecoder.Config(
         folder=str(place), sha256=files_sha256([place / "config.json", *weights]), dim=config.hidden_size
@@ -209,7 +215,9 @@ def _load(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BadInput(f"{folder} holds no causal language model that transformers can load ({_first(error)})") from None
+        raise BadInput(
+            f"{folder} holds no causal language model that transformers can load ({_first(error)})"
+        ) from None
 
 
 def _first(error: Exception) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Options:
     exceedance: float | None = None  # of random pairs; None: what gives a document about k partners, 0.05 at most
     temperature: float = 1.0
     top_p: float | None = None
-    pretrain_steps: int | None = None  # None: 20 passes over D, 400 steps at most
+    pretrain_steps: int | None = None  # None: 20 passes over D, 200 steps at most
     tuning_steps: int = 80
     batch: int = 16  # documents or pairs a step
     learning_rate: float | None = None  # None: 4e-3 for ours (a quarter of it in tuning), 3e-5 for a local model
@@ -73,7 +73,7 @@ class Options:
 class LocalStudy(Study):
     """A study that begins with a local model instead of a decoder of ours."""
 
-    model: LocalDecoder.Config | None = None
+    model: LocalDecoder.Config = field(default_factory=LocalDecoder.Config)
     learning_rate: float = 3e-5
 
     def repetition(self) -> Pretrain.Config:
@@ -83,7 +83,9 @@ class LocalStudy(Study):
         )
 
     def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        optim = AdamW.Config(learning_rate=self.learning_rate, weight_decay=self.regular.weight_decay, warmup_fraction=0.05)
+        optim = AdamW.Config(
+            learning_rate=self.learning_rate, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
+        )
         return super().tune(pairs, name, optim=optim, **changes)
 
 
@@ -133,7 +135,7 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     if model is not None:
         model.set(vocab_size=built.symbols.vocab_size)
         check_length(Path(model.folder), 2 * corpus.cap + 4)
-    steps = options.pretrain_steps or min(400, max(20, 20 * len(real) // options.batch))
+    steps = options.pretrain_steps or min(200, max(20, 20 * len(real) // options.batch))
     exceedance = min(0.05, options.k / len(real)) if options.exceedance is None else options.exceedance
     profile = replace(
         PROFILES["smoke"], neighbours=options.k, exceedance=exceedance, tuning_steps=options.tuning_steps, tuning_batch=options.batch,
@@ -143,7 +145,9 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     regular = Regular(options.weight_decay, 0.0, options.learning_rate or 4e-3)
     budget = steps * options.batch * tokens // len(real)
     given = (profile, corpus, name, options.seed, regular, SIZES[options.size], budget, steps)
-    study = Study(*given) if model is None else LocalStudy(*given, model=model, learning_rate=options.learning_rate or 3e-5)
+    study = (
+        Study(*given) if model is None else LocalStudy(*given, model=model, learning_rate=options.learning_rate or 3e-5)
+    )
     pair = study.nearest(_embedder(options, study), options.embedder)
     tuned = study.tune(pair, "on neighbours")
     wanted = max(tokens, _least(options)) if options.tokens is None else options.tokens
@@ -168,15 +172,21 @@ def _check(options: Options) -> None:
     if options.size not in SIZES:
         raise BadInput(f"size {options.size!r}: {closest(options.size, SIZES)}")
     if options.tokens is not None and options.tokens < _least(options):
-        raise BadInput(f"tokens = {options.tokens}: ask for at least four documents of the cap, {_least(options)} tokens")
+        raise BadInput(
+            f"tokens = {options.tokens}: ask for at least four documents of the cap, {_least(options)} tokens"
+        )
     if not 0 < options.share <= 1:
         raise BadInput(f"share = {options.share}: the synthetic part of the mixture is above 0 and at most 1")
     if options.k < 1 or options.batch < 1 or options.tuning_steps < 1 or (options.pretrain_steps or 1) < 1:
-        raise BadInput(f"k = {options.k}, batch = {options.batch}, steps = {options.pretrain_steps}, {options.tuning_steps}: take 1 or more")
+        raise BadInput(
+            f"k = {options.k}, batch = {options.batch}, steps = {options.pretrain_steps}, {options.tuning_steps}: take 1 or more"
+        )
     if options.exceedance is not None and not 0 < options.exceedance < 1:
         raise BadInput(f"exceedance = {options.exceedance}: a share of random pairs lies between 0 and 1")
     if not options.temperature > 0 or (options.top_p is not None and not 0 < options.top_p <= 1):
-        raise BadInput(f"temperature {options.temperature}, top_p {options.top_p}: temperature is above 0, top_p in (0, 1]")
+        raise BadInput(
+            f"temperature {options.temperature}, top_p {options.top_p}: temperature is above 0, top_p in (0, 1]"
+        )
 
 
 def _tokenizer(options: Options) -> Tokenizer.Config:
@@ -190,7 +200,9 @@ def _tokenizer(options: Options) -> Tokenizer.Config:
     else:
         raise BadInput(f"tokenizer {name!r}: give bytes, bpe, or a folder that exists")
     if options.model is not None and options.tokenizer not in (None, options.model):
-        raise BadInput(f"tokenizer {name!r} with the model of {options.model}: a local model reads its own tokens alone, leave it out")
+        raise BadInput(
+            f"tokenizer {name!r} with the model of {options.model}: a local model reads its own tokens alone, leave it out"
+        )
     return chosen
 
 
@@ -231,7 +243,9 @@ def corpus_lines(chosen: Plan) -> list[str]:
         f"D has {len(real)}, {int((real.lengths + 1).sum())} tokens, {len(built.documents('validation'))} are held out"
     ]
     if cut := about["cut"]["pool"]:
-        lines.append(f"{'':10} {cut} of {len(pool)} documents were longer than {chosen.corpus.cap} tokens: their tails are cut")
+        lines.append(
+            f"{'':10} {cut} of {len(pool)} documents were longer than {chosen.corpus.cap} tokens: their tails are cut"
+        )
     if chosen.corpus.documents is not None and len(real) < chosen.corpus.documents:
         lines.append(f"{'':10} {chosen.corpus.documents} documents were asked, the text has {len(real)}")
     if about["asked"] is not None and len(real) < len(pool) < about["asked"]:
@@ -242,7 +256,9 @@ def corpus_lines(chosen: Plan) -> list[str]:
 def _pretrain_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
     result = done["pretrain"].result
     kind = "a local model" if isinstance(chosen.pretrain, Adopt.Config) else f"{result['steps']} steps"
-    return [f"{result['parameters']} parameters, {kind}: {result['last']['validation_loss']:.1f} nats per held-out document"]
+    return [
+        f"{result['parameters']} parameters, {kind}: {result['last']['validation_loss']:.1f} nats per held-out document"
+    ]
 
 
 def _pair_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
@@ -268,8 +284,8 @@ def hubs(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:
 def _tune_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
     result = done["tune"].result
     return [
-        f"{result['loss_before']:.1f} -> {result['loss']:.1f} nats per second document of held-out pairs, best at step {result['best_step']} "
-        f"of {chosen.tune.steps}"
+        f"{result['loss_before']:.1f} -> {result['loss']:.1f} nats per second document of held-out pairs, best at "
+        f"step {result['best_step']} of {chosen.tune.steps}"
     ]
 
 
@@ -335,8 +351,8 @@ def report(chosen: Plan, done: dict[str, Finished], licence: str | None = None) 
 def licence_warning(licence: str) -> str:
     """What to know about the licence of synthetic text."""
     return (
-        f"the licence of the text is: {licence}. Synthetic documents are derived from it and can repeat passages of it: under a share-alike "
-        "licence (CC BY-SA, CDLA-Sharing, ODbL) they inherit its terms, and attribution stays due"
+        f"the licence of the text is: {licence}. Synthetic documents are derived from it and can repeat passages of it: under a "
+        "share-alike licence (CC BY-SA, CDLA-Sharing, ODbL) they inherit its terms, and attribution stays due"
     )
 
 

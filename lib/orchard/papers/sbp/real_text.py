@@ -131,6 +131,12 @@ def studies(setting: Setting, run: Runner) -> list[Study]:
     return [base(setting, seed).with_(regular=best, oracle_regular=oracle) for seed in seeds(setting)]
 
 
+def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
+    """The arms whose synthesizer is tuned on pairs, with their pairs."""
+    found = {arm: study.pairs(arm) for arm in SIZES[setting.profile].arms}
+    return {arm: pairs for arm, pairs in found.items() if pairs is not None}
+
+
 def _finished(setting: Setting, run: Runner) -> list[tuple[Study, str, Pretrain.Config, Finished]]:
     wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in SIZES[setting.profile].arms]
     return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
@@ -153,9 +159,9 @@ def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
         size = _bytes(study, cfg.eval_documents)
         bits = scores["test"].double().numpy() / math.log(2) / size
         tables.append(
-            pd.DataFrame({"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}).assign(
-                arm=arm, seed=study.seed
-            )
+            pd.DataFrame(
+                {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
+            ).assign(arm=arm, seed=study.seed)
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -194,8 +200,8 @@ def real_text_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
         relations = Relations(real.names, built.source.bases())
         everyone = np.stack(np.triu_indices(len(real), 1))[:, :: max(1, len(real) ** 2 // 400_000)]
         chance = _shares(relations.of(*everyone))
-        for arm in [arm for arm in SIZES[setting.profile].arms if study.pairs(arm) is not None]:
-            first, second = pairs_of(run([study.pairs(arm)])[0], "pairs")
+        for arm, pairs in paired(setting, study).items():
+            first, second = pairs_of(run([pairs])[0], "pairs")
             found = _shares(relations.of(first, second))
             for number, relation in enumerate(RELATIONS):
                 lift = found[number] / chance[number] if chance[number] else math.nan
@@ -244,11 +250,10 @@ def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and held-out pair of neighbours: nats of the second document after its neighbour, after a random
     document, and alone. Every synthesizer is scored on the same pairs, those of the language model's own states."""
     wanted = [
-        (study, arm, PartnerGap.Config(tuned=study.tune(study.pairs(arm), arm), pairs=study.pairs("sbp-nn-lm"), seed=study.seed,
+        (study, arm, PartnerGap.Config(tuned=study.tune(pairs, arm), pairs=paired(setting, study)["sbp-nn-lm"], seed=study.seed,
                                        label=f"partners of {arm}; {study.name}"))
         for study in studies(setting, run)
-        for arm in SIZES[setting.profile].arms
-        if study.pairs(arm) is not None
+        for arm, pairs in paired(setting, study).items()
     ]  # fmt: skip
     tables = []
     for (study, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
@@ -265,7 +270,7 @@ def real_text_novelty(setting: Setting, run: Runner) -> pd.DataFrame:
         built = study.corpus.build()
         real = built.documents("train")
         texts = {"held-out documents": built.documents("test")}
-        for arm in [arm for arm in SIZES[setting.profile].arms if study.pairs(arm) is not None]:
+        for arm in paired(setting, study):
             texts[arm] = kept_documents(run([study.filtered(study.sampled(arm), arm)])[0])
         for name, documents in texts.items():
             for n in SIZES[setting.profile].grams:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, Integer
+from jaxtyping import Int, Int64, Integer
 
 from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer, Document, Manifest, Source, Tokenizer
@@ -96,7 +96,7 @@ class TextCorpus(Corpus):
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """``names`` of the documents of pool, validation and test; ``cut``, how many of each were too long; ``asked``, those of the pool."""
+        """``names`` of the documents of pool, validation and test; ``cut``, how many were too long; ``asked``, those of the pool."""
         found: dict[str, Any] = json.loads((self._folder / "about.json").read_text("utf-8"))
         return found
 
@@ -146,7 +146,11 @@ class TextCorpus(Corpus):
     def _ends(self, token: int) -> bool:
         if token not in self._ending:
             tokenizer = self.tokenizer
-            own = tokenizer.table[token] if not isinstance(tokenizer, FolderTokenizer) else tokenizer.decode([token]).encode()
+            own = (
+                tokenizer.table[token]
+                if not isinstance(tokenizer, FolderTokenizer)
+                else tokenizer.decode([token]).encode()
+            )
             self._ending[token] = own.endswith(ENDS)
         return self._ending[token]
 
@@ -210,8 +214,12 @@ class FolderTokenizer(Tokenizer):
         own = self._own
         eos = own.eos_token_id
         if eos is None:
-            raise BadInput(f"the tokenizer in {self.cfg.folder} has no end token: set eos_token in its tokenizer_config.json")
-        bos, sep, pad = (eos if token is None else token for token in (own.bos_token_id, own.sep_token_id, own.pad_token_id))
+            raise BadInput(
+                f"the tokenizer in {self.cfg.folder} has no end token: set eos_token in its tokenizer_config.json"
+            )
+        bos, sep, pad = (
+            eos if token is None else token for token in (own.bos_token_id, own.sep_token_id, own.pad_token_id)
+        )
         return Symbols(len(own), bos=bos, eos=eos, sep=sep, pad=pad)
 
     def encode_batch(self, texts: Any) -> list[Int[np.ndarray, "_"]]:
@@ -222,7 +230,15 @@ class FolderTokenizer(Tokenizer):
         return str(self._own.decode([int(token) for token in ids], clean_up_tokenization_spaces=False))
 
 
-FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken", "spiece.model")
+FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.tiktoken",
+    "spiece.model",
+)
 
 
 def folder_tokenizer(folder: str | Path) -> FolderTokenizer.Config:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from orchard.config import REQUIRED
 from orchard.data import ResumableLoader
+from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.sbp.data import Batch, Documents, Symbols, document_batch, pair_batch
 from orchard.papers.sbp.pretrain import Pretrain, document_nll, lightning_module, load_pretrained, pair_nll
@@ -67,6 +68,10 @@ class Tune(Run):
         found = {name: None if pairs is None else pairs_of(pairs, name) for name in ("pairs", "held_out")}
         train = TuningSequences(corpus.documents("train"), found["pairs"], symbols)
         check = TuningSequences(corpus.documents("validation"), found["held_out"], symbols).some(cfg.held_out, cfg.seed)
+        if not len(check):
+            raise BadInput(
+                "no pair of held-out documents is left, and such pairs decide when tuning stops: raise exceedance, or give more documents"
+            )
         seed_everything(cfg.seed)
         if cfg.scratch:
             model: Decoder = cfg.pretrained.model.clone().set(vocab_size=symbols.vocab_size).build()

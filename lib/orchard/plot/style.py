@@ -83,6 +83,16 @@ FAMILIES: dict[str, Look] = {
     "ratt": Look(PALETTE[0], "o"),
     "rattn": Look(PALETTE[0], "o"),
     "la": Look(PALETTE[4], "^"),
+    "repetition": Look(PALETTE[1], "s"),
+    "oracle": Look(PALETTE[2], "D"),
+    "sbp-nn-lm": Look(PALETTE[0], "o"),
+    "sbp-nn-tfidf": Look(PALETTE[9], "X"),
+    "sbp-random": Look(PALETTE[3], "v"),
+    "sbp-true": Look(PALETTE[4], "^"),
+    "uncond": Look(PALETTE[5], "P"),
+    "paraphrase": Look(PALETTE[8], "*"),
+    "icp": Look(PALETTE[6], "<"),
+    "exact-posterior": Look(INK, "h"),
 }
 _SPARE = tuple(Look(PALETTE[i], marker) for i, marker in zip((0, 1, 2, 3, 4, 5, 9, 8), "osD^vPX*", strict=True))
 

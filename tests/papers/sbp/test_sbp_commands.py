@@ -39,7 +39,7 @@ def test_one_command_does_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ended.value.code == 0
     said = capsys.readouterr().out
     table = pd.read_parquet(tmp_path / "deep" / "out.parquet")
-    assert table["seed_document"].str.endswith(".md").all()
+    assert table["seed_name"].str.endswith(".md").all()
     for part in ("pair ", "tune ", "synthesise ", "filter ", "mix ", "the licence of the text is: MIT", "written: "):
         assert part in said
 

@@ -72,7 +72,7 @@ def run(
     if save_model is not None:
         save_synthesizer(done["tune"], chosen.tune, save_model)
     for row in pipeline.documents(chosen, done).head(3).itertuples():
-        _say(f"from {row.seed_document}: {str(row.text)[:200]!r}")
+        _say(f"from {row.seed_name}: {str(row.text)[:200]!r}")
     for warning in made["warnings"]:
         _say(f"warning: {warning}")
     _say(f"written: {places[0]} ({made['stages']['filter']['result']['rejections']['kept']} documents), {places[1]}")

@@ -48,7 +48,7 @@ class _Control(Run):
         made = self.write(corpus, real, seeds, random)
         tensors = {
             "tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "batch": np.zeros(count, np.int64),
-            "ended": np.ones(count, bool),
+            "ended": np.ones(count, bool), "sampling_seed": np.array([self.cfg.seed]),
         }  # fmt: skip
         save_file(
             {name: torch.from_numpy(value) for name, value in tensors.items()}, work.folder / "synthetic.safetensors"

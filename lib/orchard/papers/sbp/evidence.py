@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import joint
+from orchard.papers.sbp import invariants, joint
 
 Tables = Callable[[str], pd.DataFrame]
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {**joint.EVIDENCE}
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {**joint.EVIDENCE, **invariants.EVIDENCE}

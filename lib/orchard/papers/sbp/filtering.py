@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.data import Corpus
-from orchard.papers.sbp.rules import REASONS, Rules
+from orchard.papers.sbp.data import Corpus, Documents
+from orchard.papers.sbp.rules import Rules
 from orchard.papers.sbp.synthesis import sampled_documents
-from orchard.runs import Run, Workspace
+from orchard.runs import Finished, Run, Workspace
 
 
 class Filter(Run):
@@ -33,7 +34,7 @@ class Filter(Run):
         cfg = self.cfg
         corpus: Corpus = cfg.corpus.build()
         documents, seeds, batch, ended = sampled_documents(work.result_of(cfg.sampled))
-        rules: Rules = cfg.rules.build(real=corpus.documents("train"), symbols=corpus.symbols)
+        rules: Rules = cfg.rules.build(real=corpus.documents("train"), corpus=corpus)
         reason = rules.judge(documents, ended, seeds)
         row = np.flatnonzero(reason == 0)
         kept = documents.take(row)
@@ -42,5 +43,29 @@ class Filter(Run):
             {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()},
             work.folder / "kept.safetensors",
         )
-        rejections = dict(zip(REASONS, np.bincount(reason, minlength=len(REASONS)).tolist(), strict=True))
+        rejections = dict(zip(rules.reasons, np.bincount(reason, minlength=len(rules.reasons)).tolist(), strict=True))
         return {"rejections": rejections, "kept_tokens": int((kept.lengths + 1).sum())}
+
+
+def provenance_table(corpus: Corpus, sampled: Finished, kept: Finished) -> pd.DataFrame:
+    """Where every kept document comes from: one row each, in the order of ``kept.safetensors``.
+
+    Columns: ``document`` (number among the kept), ``text``, ``seed_document`` (number in D; -1: none was given), ``seed_name`` (where
+    that comes from, if the corpus knows), ``synthesizer`` (id of the run that tuned it; of a control, its own), ``sampling_seed`` (of its
+    batch), ``batch``, ``row`` (in its batch). Seed documents of the batch and its uniform numbers follow from `Synthesise.Config.seed`.
+    """
+    found = {name: tensor.numpy() for name, tensor in kept.tensors("kept").items()}
+    made = {name: tensor.numpy() for name, tensor in sampled.tensors("synthetic").items()}
+    documents = Documents(found["tokens"], found["offsets"])
+    names = corpus.documents("train").names
+    starts = np.searchsorted(made["batch"], np.arange(len(made["sampling_seed"])))
+    return pd.DataFrame({
+        "document": np.arange(len(documents)),
+        "text": [corpus.text(documents[i]) for i in range(len(documents))],
+        "seed_document": found["seed"],
+        "seed_name": [names[i] if names and i >= 0 else "" for i in found["seed"]],
+        "synthesizer": sampled.provenance.get("synthesizer", sampled.id),
+        "sampling_seed": made["sampling_seed"][found["batch"]],
+        "batch": found["batch"],
+        "row": found["row"] - starts[found["batch"]],
+    })  # fmt: skip

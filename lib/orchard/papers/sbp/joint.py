@@ -19,6 +19,7 @@ from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
+TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 EVERYWHERE = {"smoke": COMPARED, "gpu": ARMS, "paper": ARMS}  # arms of the cells after the first
 
 
@@ -108,12 +109,34 @@ def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def stages(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
+    after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
+    rows = []
+    for cell, arm, chosen, cfg, _ in finished(setting, run):
+        if arm not in TUNED:
+            continue
+        sampled: Any = chosen.sampled(arm)
+        kept_by: Any = cfg.mix.synthetic
+        pairs = chosen.pairs(arm)
+        tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
+        row: dict[str, Any] = {**_cell(cell), "arm": arm, "pairs": 0, "true (%)": float("nan")}
+        if pairs is not None:
+            found = run([pairs])[0].tensors("pairs")
+            labels = chosen.corpus.build().documents("train").labels
+            row["pairs"] = len(found["first"])
+            row["true (%)"] = 100 * float((labels[found["first"]] == labels[found["second"]]).mean())
+        row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
+        rows.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
+    return pd.DataFrame(rows)
+
+
 def _cell(cell: Cell) -> dict[str, Any]:
     return {"variant": cell.variant, "world": cell.world, "seed": cell.seed}
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger,
+    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger, "stages": stages,
 }  # fmt: skip
 
 
@@ -141,11 +164,12 @@ def recovered(tables: Tables) -> pd.DataFrame:
 
 
 def pair_information(tables: Tables) -> pd.DataFrame:
-    """K3: neighbours minus random pairs where documents tell of one another, minus the same where they do not."""
+    """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
     table = tables("documents")
     dep, indep = (_difference(table, variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
     both = dep.merge(indep, on=["seed", "unit"], suffixes=("", "_indep"))
-    return both.assign(value=both["value"] - both["value_indep"], part="dep - indep")[["part", "seed", "unit", "value"]]
+    both = both.assign(value=both["value"] - both["value_indep"])[["seed", "unit", "value"]]
+    return pd.concat([dep.assign(part="dep"), both.assign(part="dep - indep")], ignore_index=True)
 
 
 def no_information(tables: Tables) -> pd.DataFrame:

@@ -33,11 +33,15 @@ SAME = (
 
 
 class LocalCache(DecoderCache):
-    """The cache of transformers in the place of ours."""
+    """The cache of transformers in the place of ours: its layers hold tensors whose rows are sequences, as ours do."""
 
     def __init__(self, inner: Any) -> None:
-        super().__init__([])
         self.inner = inner
+
+    @property
+    def layers(self) -> Any:  # type: ignore[override]
+        """One per layer of the model, once it has read something."""
+        return self.inner.layers
 
     @property
     def position(self) -> int:  # type: ignore[override]
@@ -101,6 +105,13 @@ class LocalDecoder(Decoder):
 
         check_length(self.folder, max_length)
         return LocalCache(DynamicCache(config=self.model.config))
+
+    def cache_bytes(self, length: int, bytes_per_element: int) -> int:
+        """Bytes of keys and values per sequence after ``length`` tokens."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * head_dim * length * bytes_per_element)
 
     def flops_per_token(self, length: int) -> float:
         """Forward FLOPs per token: two per weight, the output matrix included, and attention over half of ``length``."""

@@ -2,7 +2,8 @@
 
     budget B tokens = share * B of synthetic documents, each once  +  D repeated to fill the rest
 
-The budget counts predicted tokens, body and eos, and is met exactly: the last sequence is cut. A sequence belongs to the step in
+The budget counts predicted tokens, body and eos (two neighbours in one context have one eos), and is met exactly: the last sequence
+is cut. A sequence belongs to the step in
 whose share of the budget its first token falls, so all arms have equally many steps and tokens, whatever their documents' lengths.
 Synthetic documents replace real tokens, they are never added to them.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Batch, Corpus, Documents, document_batch, pair_batch
+from orchard.papers.sbp.data import Batch, Corpus, Documents, check_enough, document_batch, pair_batch
 from orchard.runs import Finished, Run, Workspace
 
 ORDERS = ("mixed", "synthetic_first", "real_first")
@@ -54,6 +55,7 @@ class Mix(Run):
         check(cfg)
         random = np.random.default_rng([cfg.seed, 3])
         real = cfg.corpus.build().documents(cfg.real)
+        check_enough(real, 1, f"Mix.Config.real = {cfg.real!r}")
         sizes = real.lengths + 1
         wanted = round(cfg.share * cfg.budget)
         synthetic, synthetic_tokens = np.empty(0, np.int64), 0
@@ -72,7 +74,7 @@ class Mix(Run):
         if len(synthetic):
             document = _insert(document, random.permutation(synthetic), cfg.order, random)
             partner = np.full(len(document), -1)
-        length = sizes[document] + np.where(partner >= 0, sizes[partner], 0)
+        length = _lengths(sizes, document, partner)
         starts = np.cumsum(length) - length
         inside = starts < cfg.budget
         document, partner, length, starts = document[inside], partner[inside], length[inside], starts[inside]
@@ -101,10 +103,14 @@ class Mix(Run):
 
 
 def check(cfg: Mix.Config) -> None:
-    """Raise ``BadInput`` for a share, an order or a combination that means nothing."""
+    """Raise ``BadInput`` for a share, an order, a size or a combination that means nothing."""
     if not 0 <= cfg.share <= 1 or cfg.order not in ORDERS:
         raise BadInput(
             f"Mix.Config: share {cfg.share}, order {cfg.order!r}: share is in [0, 1], order one of {', '.join(ORDERS)}"
+        )
+    if cfg.steps < 1 or cfg.budget < cfg.steps:
+        raise BadInput(
+            f"Mix.Config: budget {cfg.budget}, steps {cfg.steps}: give at least one step, and a token for each"
         )
     if (cfg.share > 0) != (cfg.synthetic is not None):
         raise BadInput(
@@ -130,6 +136,13 @@ class _Partners:
         return np.where(high > low, self.second[np.minimum(place, len(self.second) - 1)], -1)
 
 
+def _lengths(
+    sizes: Int64[np.ndarray, "_"], document: Int64[np.ndarray, "sequences"], partner: Int64[np.ndarray, "sequences"]
+) -> Int64[np.ndarray, "sequences"]:
+    """Tokens that count in a sequence; ``sizes`` have an eos each, and the first of two neighbours ends with a separator instead."""
+    return sizes[document] + np.where(partner >= 0, sizes[partner] - 1, 0)
+
+
 def _real_stream(
     sizes: Int64[np.ndarray, "_"], count: int, budget: int, partners: _Partners | None, random: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]:
@@ -138,7 +151,7 @@ def _real_stream(
     while tokens < budget:
         epoch = random.permutation(count)
         partner = np.full(count, -1) if partners is None else partners.draw(epoch, random)
-        length = sizes[epoch] + np.where(partner >= 0, sizes[partner], 0)
+        length = _lengths(sizes, epoch, partner)
         needed = int(np.searchsorted(np.cumsum(length), budget - tokens)) + 1
         documents.append(epoch[:needed])
         chosen.append(partner[:needed])

@@ -24,9 +24,11 @@ from orchard.errors import BadInput, closest
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.data import check_enough
 from orchard.papers.sbp.embedding import Embedder, LMEmbedder, TfidfEmbedder
-from orchard.papers.sbp.filtering import Filter
+from orchard.papers.sbp.duplicates import NearDuplicates
+from orchard.papers.sbp.filtering import Filter, provenance_table
+from orchard.papers.sbp.local_embedding import local_embedder
 from orchard.papers.sbp.local_lm import Adopt, LocalDecoder, check_length, local_model
-from orchard.papers.sbp.mix import Mix, kept_documents
+from orchard.papers.sbp.mix import Mix
 from orchard.papers.sbp.pairing import Pair
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import M10, M40, PROFILES, TINY, Regular, Size
@@ -148,7 +150,7 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     study = (
         Study(*given) if model is None else LocalStudy(*given, model=model, learning_rate=options.learning_rate or 3e-5)
     )
-    pair = study.nearest(_embedder(options, study), options.embedder)
+    pair = study.nearest(_embedder(options, study), options.embedder, copies=NearDuplicates.Config())
     tuned = study.tune(pair, "on neighbours")
     wanted = max(tokens, _least(options)) if options.tokens is None else options.tokens
     sampled = Synthesise.Config(
@@ -211,6 +213,8 @@ def _embedder(options: Options, study: Study) -> Embedder.Config:
         return LMEmbedder.Config(pretrained=study.repetition())
     if options.embedder == "tfidf":
         return TfidfEmbedder.Config()
+    if Path(options.embedder).expanduser().is_dir():
+        return local_embedder(options.embedder)
     raise BadInput(f"embedder {options.embedder!r}: give own, tfidf, or a folder that exists")
 
 
@@ -266,7 +270,8 @@ def _pair_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
     counts, held_out = result["pairs"], result["held_out"]
     lines = [
         f"{counts['pairs']} pairs above {result['alpha']:.4f}, which {chosen.pair.exceedance:.2g} of random pairs exceed; left out: "
-        f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs; held out: {held_out['pairs']}"
+        f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs; held out: {held_out['pairs']}; {result['copies']} "
+        "documents of D left out as near-copies of others"
     ]
     top = hubs(chosen, done).head(HUBS)
     lines.append("most often a partner: " + ", ".join(f"{row.document} ({row.pairs})" for row in top.itertuples()))
@@ -320,17 +325,10 @@ LINES: dict[str, Callable[[Plan, dict[str, Finished]], list[str]]] = {
 
 
 def documents(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:
-    """One row per synthetic document that was kept: text, tokens, seed_document, seed_number (in D), synthesizer and samples (run ids),
-    sampling_seed, batch, row (number among the sampled)."""
-    built: TextCorpus = chosen.corpus.build()
-    kept = done["filter"].tensors("kept")
-    bodies = kept_documents(done["filter"])
-    names, seed = built.documents("train").names, kept["seed"].numpy()
-    return pd.DataFrame({
-        "text": [built.text(bodies[i]) for i in range(len(bodies))], "tokens": bodies.lengths,
-        "seed_document": [names[i] for i in seed], "seed_number": seed, "synthesizer": done["tune"].id, "samples": done["synthesise"].id,
-        "sampling_seed": chosen.synthesise.seed, "batch": kept["batch"].numpy(), "row": kept["row"].numpy(),
-    })  # fmt: skip
+    """One row per synthetic document that was kept, with where it comes from; see `filtering.provenance_table`. ``samples`` is the id of
+    the run that sampled it."""
+    table = provenance_table(chosen.corpus.build(), done["synthesise"], done["filter"])
+    return table.assign(samples=done["synthesise"].id)
 
 
 def report(chosen: Plan, done: dict[str, Finished], licence: str | None = None) -> dict[str, Any]:

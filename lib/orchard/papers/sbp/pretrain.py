@@ -123,7 +123,7 @@ class Pretrain(Run):
         }  # fmt: skip
 
 
-def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[str, float]:
+def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[str, float | int]:
     return {
         "step": int(step[at]), "loss": float(curves["test"][at].mean()), "validation_loss": float(curves["validation"][at].mean())
     }  # fmt: skip
@@ -163,7 +163,7 @@ def sequence_nll(model: Decoder, batches: Iterator[Batch]) -> Float64[np.ndarray
     """Nats of every sequence, over the tokens that count. The model's mode is left as it was."""
     device, was_training = model.embedding.weight.device, model.training
     model.eval()
-    found = []
+    found = [np.empty(0)]
     for batch in batches:
         on_device = Batch(batch.tokens.to(device), batch.counts.to(device))
         nats = torch.zeros(batch.counts.shape, dtype=torch.float64, device=device)

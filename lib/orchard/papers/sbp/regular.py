@@ -1,4 +1,4 @@
-"""Tuning of the references before anything is compared: weight decay, then dropout, then learning rate (specification, 6.3 and 10).
+"""Tuning of the references before anything is compared: weight decay, then learning rate, then dropout (specification, 6.3 and 10).
 
 A badly regularised baseline is the commonest way to make synthetic data look good. Each stage keeps the best of the one before, judged
 by the loss on validation documents at the best checkpoint, in the first cell of a variant. Repetition and oracle are tuned apart; every
@@ -36,7 +36,7 @@ def tuning(setting: Setting, run: Runner, variant: str) -> pd.DataFrame:
     base = study(setting, cells(setting, variant)[0], profile.start)
     best = {"repetition": profile.start, "oracle": profile.oracle_start}
     tables: dict[tuple[str, Regular], dict[str, Any]] = {}
-    for stage in ("weight_decay", "dropout", "learning_rate"):
+    for stage in ("weight_decay", "learning_rate", "dropout"):
         trials = [(arm, regular) for arm in best for regular in _trials(profile, arm, best[arm], stage)]
         done = run([trial(base, arm, regular) for arm, regular in trials])
         for (arm, regular), finished in zip(trials, done, strict=True):

@@ -2,17 +2,22 @@
 
     d1 ~ Uniform(D)        d2 ~ p(. | d1)        until the rules have kept the tokens that are needed
 
-Everything sampled is stored, rejected or not, with its seed document and its batch; the sampling seed of a batch is (seed, batch). A
-finished batch is on disk before the next one begins: a killed run goes on with the batch it was in.
+Everything sampled is stored, rejected or not, with its seed document, its batch and that batch's sampling seed; the synthesizer is in
+the provenance. A finished batch is on disk before the next one begins: a killed run goes on with the batch it was in.
+
+Sampling on a GPU is not the same twice, since a sum in another order may tip a draw. So the synthetic corpus is an artefact: the store
+keeps it with its SHA-256, and everything after it (filter, mix, training) reads that file and never samples again.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from orchard.config import REQUIRED
@@ -25,14 +30,16 @@ from orchard.papers.sbp.tuning import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import choose
 
-PROBE = 256  # documents after which a synthesizer that never ends is given up
+PROBE = 256  # documents after which a synthesizer is given up that never ends one, or of which the rules keep none
 
 
 class Synthesise(Run):
     """Sample documents until ``tokens`` of them are kept.
 
-    Result: ``documents``, ``batches``, ``tokens`` sampled, ``kept_tokens``, ``prompt_tokens``, ``flops``. Throughput is in the provenance.
-    Files: ``synthetic.safetensors``: ``tokens``, ``offsets``, ``seed`` (number in D; -1: none), ``batch``, ``ended``.
+    Result: ``documents``, ``batches``, ``tokens`` sampled, ``kept_tokens``, ``prompt_tokens``, ``flops``.
+    Files: ``synthetic.safetensors``: ``tokens``, ``offsets``, ``seed`` (number in D; -1: none), ``batch``, ``ended``;
+    ``sampling_seed`` [batches].
+    Provenance: ``synthesizer``, the id of the run that tuned it; ``sampling``, seconds and tokens per second, of all attempts.
     """
 
     class Config(Run.Config):
@@ -54,41 +61,52 @@ class Synthesise(Run):
         hardware = choose(work.device)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
         symbols, real = corpus.symbols, corpus.documents("train")
-        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(hardware.device)
-        rules: Rules = cfg.rules.build(real=real, symbols=symbols)
+        tuned = work.result_of(cfg.tuned)
+        model = load_synthesizer(tuned, cfg.tuned).to(hardware.device)
+        rules: Rules = cfg.rules.build(real=real, corpus=corpus)
         sampling = Sampling(cfg.temperature, top_p=cfg.top_p)
-        conditional = cfg.tuned.pairs is not None
         parts: list[dict[str, np.ndarray]] = []
-        kept = sampled = prompted = ends = count = 0
-        seconds = 0.0
+        reasons = np.zeros(len(rules.reasons), dtype=np.int64)
+        kept = sampled = prompted = 0
+        ended_at_all = False
         while kept < cfg.tokens:
             file = work.checkpoints / f"batch_{len(parts):06d}.safetensors"
-            if file.exists():
-                part = {name: tensor.numpy() for name, tensor in load_file(file).items()}
-            else:
+            part = _whole(file)
+            if part is None:
                 start = time.perf_counter()
                 random = np.random.default_rng([cfg.seed, 7, len(parts)])
-                seeds = random.integers(len(real), size=cfg.batch_size) if conditional else np.full(cfg.batch_size, -1)
+                seeds = np.full(cfg.batch_size, -1)
+                if cfg.tuned.pairs is not None:
+                    seeds = random.integers(len(real), size=cfg.batch_size)
                 prompts = [
                     np.array([symbols.bos, *real[i], symbols.sep, symbols.bos] if i >= 0 else [symbols.bos])
                     for i in seeds
                 ]
-                generator = torch.Generator(hardware.device).manual_seed(int(random.integers(2**62)))
+                sampling_seed = int(random.integers(2**62))
+                generator = torch.Generator(hardware.device).manual_seed(sampling_seed)
                 bodies, ended = sample_documents(model, prompts, corpus.cap + 1, sampling, generator, symbols.eos)
-                seconds += time.perf_counter() - start
                 made = Documents.of(bodies)
-                part = {"tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "ended": ended}
+                part = {
+                    "tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "ended": ended,
+                    "sampling_seed": np.array([sampling_seed]), "seconds": np.array([time.perf_counter() - start]),
+                }  # fmt: skip
                 _write(file, part)
             made = Documents(part["tokens"], part["offsets"])
             reason = rules.judge(made, part["ended"], part["seed"])
+            reasons += np.bincount(reason, minlength=len(reasons))
             kept += int((made.lengths[reason == 0] + 1).sum())
             sampled += int((made.lengths + part["ended"]).sum())
-            if conditional:
-                prompted += int((real.lengths[part["seed"]] + 3).sum())
-            ends, count = ends + int(part["ended"].sum()), count + len(made)
+            seeded = part["seed"][part["seed"] >= 0]
+            prompted += int((real.lengths[seeded] + 3).sum())
             parts.append(part)
-            _check(cfg, count, ends, sampled, kept, corpus.cap)
-        work.notes["sampling"] = {"seconds": round(seconds, 2), "tokens_per_s": sampled / seconds if seconds else None}
+            ended_at_all |= bool(part["ended"].any())
+            _check(
+                cfg, dict(zip(rules.reasons, reasons.tolist(), strict=True)), ended_at_all, sampled, kept, corpus.cap
+            )
+        seconds = float(sum(part["seconds"][0] for part in parts))
+        work.notes["sampling"] = {"seconds": round(seconds, 2), "tokens_per_s": sampled / seconds}
+        work.notes["synthesizer"] = tuned.id
+        work.notes["hardware"] = hardware.as_dict()
         whole = parts_together(parts)
         save_file(
             {name: torch.from_numpy(value) for name, value in whole.items()}, work.folder / "synthetic.safetensors"
@@ -100,20 +118,31 @@ class Synthesise(Run):
         }  # fmt: skip
 
 
-def _check(cfg: Synthesise.Config, count: int, ends: int, sampled: int, kept: int, cap: int) -> None:
-    if count >= PROBE and ends == 0:
+def _check(cfg: Synthesise.Config, reasons: dict[str, int], ended: bool, sampled: int, kept: int, cap: int) -> None:
+    """Raise BadInput where going on is hopeless. The batches stay in the work folder of the run."""
+    who, count = cfg.label or "the synthesizer", sum(reasons.values())
+    if count >= PROBE and not ended:
         raise BadInput(
-            f"{cfg.label or 'the synthesizer'}: none of {count} sampled documents ended within {cap + 1} tokens: it has not learned "
-            "the end token; tune it for longer, or on documents that are shorter than the cap"
+            f"{who}: none of {count} sampled documents ended within {cap + 1} tokens: it has not learned the end token; tune it for "
+            "longer, or on documents that are shorter than the cap"
         )
-    if sampled > cfg.most * cfg.tokens and kept < cfg.tokens:
+    if (count >= PROBE and not kept) or (sampled > cfg.most * cfg.tokens and kept < cfg.tokens):
+        rejected = ", ".join(f"{number} {name}" for name, number in reasons.items() if number and name != "kept")
         raise BadInput(
-            f"{cfg.label or 'the synthesizer'}: {kept} of {cfg.tokens} tokens needed were kept after sampling {sampled}: the rules reject "
-            f"{1 - kept / sampled:.0%}; tune for longer, lower the temperature, or loosen the rules"
+            f"{who}: the rules kept {kept} of the {cfg.tokens} tokens needed after {sampled} were sampled; of {count} documents they "
+            f"rejected {rejected}: tune for longer, lower the temperature, or loosen Rules.Config"
         )
 
 
-def _write(file: Any, tensors: dict[str, np.ndarray]) -> None:
+def _whole(file: Path) -> dict[str, np.ndarray] | None:
+    """A batch that is on disk; None where there is none, or one that cannot be read, which is then sampled again."""
+    try:
+        return {name: tensor.numpy() for name, tensor in load_file(file).items()}
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _write(file: Path, tensors: dict[str, np.ndarray]) -> None:
     """A batch appears complete or not at all."""
     part = file.with_suffix(".part")
     save_file({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}, part)
@@ -122,12 +151,15 @@ def _write(file: Any, tensors: dict[str, np.ndarray]) -> None:
 
 def parts_together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Batches as one, with the number of each document's batch."""
-    documents = Documents.of([])
-    for part in parts:
-        documents = documents + Documents(part["tokens"], part["offsets"])
+    names = ("tokens", "seed", "ended", "sampling_seed")
+    tokens, seed, ended, sampling_seed = (np.concatenate([part[name] for part in parts]) for name in names)
+    lengths = np.concatenate([np.diff(part["offsets"]) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     batch = np.repeat(np.arange(len(parts)), [len(part["seed"]) for part in parts])
-    seed, ended = (np.concatenate([part[name] for part in parts]) for name in ("seed", "ended"))
-    return {"tokens": documents.tokens, "offsets": documents.offsets, "seed": seed, "batch": batch, "ended": ended}
+    return {
+        "tokens": tokens, "offsets": offsets, "seed": seed, "batch": batch, "ended": ended,
+        "sampling_seed": sampling_seed,
+    }  # fmt: skip
 
 
 def sampled_documents(run: Finished) -> tuple[Documents, np.ndarray, np.ndarray, np.ndarray]:

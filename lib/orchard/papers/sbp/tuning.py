@@ -9,6 +9,7 @@ which are pairs of held-out documents: a synthesizer that has memorised the d2 o
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from orchard.nn import Decoder
 from orchard.papers.sbp.data import Batch, Documents, Symbols, document_batch, pair_batch
 from orchard.papers.sbp.pretrain import Pretrain, document_nll, lightning_module, load_pretrained, pair_nll
 from orchard.runs import Finished, Run, Workspace
+from orchard.runs.store import write
 from orchard.train import AdamW, choose
 from orchard.train.seeding import seed_everything
 
@@ -68,10 +70,12 @@ class Tune(Run):
         found = {name: None if pairs is None else pairs_of(pairs, name) for name in ("pairs", "held_out")}
         train = TuningSequences(corpus.documents("train"), found["pairs"], symbols)
         check = TuningSequences(corpus.documents("validation"), found["held_out"], symbols).some(cfg.held_out, cfg.seed)
-        if not len(check):
-            raise BadInput(
-                "no pair of held-out documents is left, and such pairs decide when tuning stops: raise exceedance, or give more documents"
-            )
+        for what, sequences in (("D", train), ("held-out documents", check)):
+            if not len(sequences):
+                raise BadInput(
+                    f"{cfg.label or 'tuning'}: there is no pair of {what}: raise the exceedance of the pairs, or give more documents"
+                )
+        batch = min(cfg.batch_size, len(train))
         seed_everything(cfg.seed)
         if cfg.scratch:
             model: Decoder = cfg.pretrained.model.clone().set(vocab_size=symbols.vocab_size).build()
@@ -79,21 +83,24 @@ class Tune(Run):
             model = load_pretrained(work.result_of(cfg.pretrained), cfg.pretrained).train()
         module = lightning_module()(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
         flops = model.flops_per_token(train.length)
-        meter = ThroughputMeter(cfg.batch_size * train.length, flops, hardware)
-        log, best = work.checkpoints / "held_out.json", work.checkpoints / "best.safetensors"
+        meter = ThroughputMeter(batch * train.length, flops, hardware)
+        log, best, part = (work.checkpoints / name for name in ("held_out.json", "best.safetensors", "best.part"))
 
         def validate() -> dict[str, float]:
             step, loss = module.global_step, check.nll(model)
             known = json.loads(log.read_text("utf-8")) if log.exists() else {}
             known = {key: value for key, value in known.items() if int(key) < step}
-            if loss < min(known.values(), default=float("inf")):
-                save_file({name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}, best)
-            log.write_text(json.dumps({**known, str(step): loss}), encoding="utf-8")
+            if loss < min(
+                known.values(), default=float("inf")
+            ):  # steps after this one are of an attempt that was killed
+                save_file({name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}, part)
+                os.replace(part, best)
+            write(log, json.dumps({**known, str(step): loss}))
             return {"held_out_loss": loss}
 
         if not log.exists():
             validate()  # step 0: what tuning begins with
-        loader = ResumableLoader(train, min(cfg.batch_size, len(train)), cfg.seed)
+        loader = ResumableLoader(train, batch, cfg.seed)
         train_loop(
             module, loader, cfg, work, hardware, [meter, Monitor(cfg.log_every, cfg.validate_every, validate, meter)]
         )
@@ -102,7 +109,7 @@ class Tune(Run):
             validate()
         losses = {int(step): loss for step, loss in json.loads(log.read_text("utf-8")).items()}
         save_file(load_file(best), work.folder / "model.safetensors")
-        tokens = cfg.steps * cfg.batch_size * train.length
+        tokens = cfg.steps * batch * train.length
         best_step = min(losses, key=lambda step: losses[step])
         return {
             "loss_before": losses[0], "loss": losses[best_step], "best_step": best_step, "sequences": len(train),

@@ -1,142 +1,52 @@
-"""ConceptWorld: documents whose every probability is known exactly (specification, 6.1 and 3.5).
+"""ConceptWorld: corpora drawn from a world whose every probability is known exactly (specification, 6.1). The laws are in `laws`.
 
-    c ~ P(c)      the concept          w_i ~ Phi[c]   the words of a document, independent given its concept
-    g ~ U(G)      the genre            f_j ~ Pf[g]    a function token after every fourth word
-    body = GENRE_g w w w w f w w w w f ...
+| variant  | what is different |
+|---|---|
+| dep      | concepts have words of their own: documents of one concept tell of one another         |
+| indep    | every concept has the mean law: no document tells of another. The negative control     |
+| near-dup | a tenth of D are copies of earlier documents with one or two words drawn anew          |
+| hier     | concept = topic x subtopic: subtopics of a topic share a part of their law             |
+| facts    | a concept is a value for each of several relations, and documents state them           |
 
-    log P(d)       = log P(common) + logsumexp_c (log P(c) + sum_i log Phi[c, w_i])
-    P(c | d)      ∝ P(c) prod_i Phi[c, w_i]
-    log P(d2 | d1) = the same with P(c | d1) in place of P(c), for documents that share a concept
-    I(d1; d2)      = E[log P(d2 | d1) - log P(d2)] <= H(c)
-
-Everything is in nats and float64: sums of twenty logarithms over thousands of concepts do not fit in float32.
-World, corpus and model have independent seeds.
+World, corpus and model have independent seeds. D of N documents begins D of 2N documents, in blocks that are drawn apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Integer
+from jaxtyping import Float64, Int, Int64, Integer
 
 from orchard.errors import BadInput
 from orchard.papers.sbp.data import SPLITS, Corpus, Documents, Symbols
+from orchard.papers.sbp.laws import EVERY, FactsWorld, World, draw, logsumexp
 
-VARIANTS = ("dep", "indep")
-EVERY = 4  # words between two function tokens
-SPECIAL = 4  # bos eos sep pad
+__all__ = ["VARIANTS", "ConceptWorld", "FactsWorld", "World", "draw", "logsumexp"]
 
-
-@dataclass(frozen=True)
-class World:
-    """The laws: ``prior`` [concepts], ``words`` [concepts, words] = Phi, ``functions`` [genres, functions] = Pf."""
-
-    prior: Float64[np.ndarray, "concepts"]
-    words: Float64[np.ndarray, "concepts words"]
-    functions: Float64[np.ndarray, "genres functions"]
-    content: int  # words in a document
-
-    @property
-    def length(self) -> int:
-        """Tokens of a body."""
-        return 1 + self.content + self.content // EVERY
-
-    @property
-    def symbols(self) -> Symbols:
-        """Ids: special tokens, genres, function tokens of genre 0, 1, ..., words."""
-        genres, functions = self.functions.shape
-        return Symbols(SPECIAL + genres + genres * functions + self.words.shape[1], bos=0, eos=1, sep=2, pad=3)
-
-    @property
-    def _starts(self) -> tuple[int, int, int]:
-        genres, functions = self.functions.shape
-        return SPECIAL, SPECIAL + genres, SPECIAL + genres + genres * functions
-
-    @cached_property
-    def _places(self) -> Bool[np.ndarray, "length_without_genre"]:
-        """Which places after the genre hold function tokens."""
-        return np.arange(self.length - 1) % (EVERY + 1) == EVERY
-
-    def sample(
-        self, concepts: Int[np.ndarray, "documents"], random: np.random.Generator
-    ) -> Integer[np.ndarray, "documents length"]:
-        """One body for each given concept."""
-        genre_start, function_start, word_start = self._starts
-        count = len(concepts)
-        genres, functions = self.functions.shape
-        genre = random.integers(genres, size=count)
-        bodies = np.empty((count, self.length), dtype=np.int32)
-        bodies[:, 0] = genre_start + genre
-        rest = bodies[:, 1:]
-        rest[:, ~self._places] = word_start + draw(self.words, concepts, self.content, random)
-        drawn = draw(self.functions, genre, int(self._places.sum()), random)
-        rest[:, self._places] = function_start + functions * genre[:, None] + drawn
-        return bodies
-
-    def draw_concepts(self, count: int, random: np.random.Generator) -> Int[np.ndarray, "count"]:
-        """Concepts from the prior."""
-        return random.choice(len(self.prior), size=count, p=self.prior)
-
-    # ------------------------------------------------------------- exact laws
-
-    def log_given_concept(self, documents: Documents) -> Float64[np.ndarray, "documents concepts"]:
-        """log P(d | c); minus infinity for what the grammar cannot make."""
-        genre_start, function_start, word_start = self._starts
-        genres, functions = self.functions.shape
-        found = np.full((len(documents), len(self.prior)), -np.inf)
-        whole = np.flatnonzero(documents.lengths == self.length)
-        if not len(whole):
-            return found
-        rows = documents.take(whole).padded(0)
-        genre = rows[:, 0] - genre_start
-        spoken = rows[:, 1:][:, self._places] - function_start - functions * np.clip(genre, 0, genres - 1)[:, None]
-        words = rows[:, 1:][:, ~self._places] - word_start
-        good = (genre >= 0) & (genre < genres)
-        good &= ((spoken >= 0) & (spoken < functions)).all(axis=1) & ((words >= 0) & (words < self.words.shape[1])).all(
-            axis=1
-        )
-        genre, spoken, words, whole = genre[good], spoken[good], words[good], whole[good]
-        common = -np.log(genres) + np.log(self.functions)[genre[:, None], spoken].sum(axis=1)
-        counts = np.zeros((len(words), self.words.shape[1]))
-        np.add.at(counts, (np.arange(len(words))[:, None], words), 1.0)
-        found[whole] = common[:, None] + counts @ np.log(self.words).T
-        return found
-
-    def log_marginal(self, documents: Documents) -> Float64[np.ndarray, "documents"]:
-        """log P(d)."""
-        return logsumexp(self.log_given_concept(documents) + np.log(self.prior))
-
-    def posterior(self, documents: Documents) -> Float64[np.ndarray, "documents concepts"]:
-        """P(c | d); NaN rows for what the grammar cannot make."""
-        joint = self.log_given_concept(documents) + np.log(self.prior)
-        with np.errstate(invalid="ignore"):
-            return np.exp(joint - logsumexp(joint)[:, None])
-
-    def log_conditional(self, second: Documents, first: Documents) -> Float64[np.ndarray, "documents"]:
-        """log P(d2 | d1) for pairs that share a concept."""
-        joint = self.log_given_concept(first) + np.log(self.prior)
-        return logsumexp(self.log_given_concept(second) + joint - logsumexp(joint)[:, None])
-
-    def entropy(self) -> float:
-        """H(c): what a partner can tell at most."""
-        return float(-(self.prior * np.log(self.prior)).sum())
+VARIANTS = ("dep", "indep", "near-dup", "hier", "facts")
+BLOCK = 1024  # documents that are drawn together: the first ones do not depend on how many follow
+EDITS = 2  # words of a near duplicate that are drawn anew, at most
 
 
 class ConceptWorld(Corpus):
-    """A corpus drawn from a world."""
+    """A corpus drawn from a world. Labels are concepts; `relations` knows what else documents can share."""
 
     class Config(Corpus.Config):
-        variant: str = "dep"  # indep: every concept has the mean law, so that no document tells about another
+        variant: str = "dep"
         concepts: int = 64
         words: int = 256
-        content: int = 20  # words of a document
+        content: int = 20  # words of a document; facts: four for each statement
         genres: int = 4
         functions: int = 6
         kappa: float = 0.03  # concentration of the words of a concept
         background: float = 0.02  # share of the uniform law in every concept
         zipf: float = 0.0  # exponent of P(c) over the rank of c; 0: uniform
+        copies: float = 0.1  # near-dup: share of D that copies an earlier document
+        subtopics: int = 4  # hier: of a topic
+        topic_share: float = 0.5  # hier: of the law of the topic in those of its subtopics
+        relations: int = 8  # facts
+        templates: int = 3  # facts: of a relation in a genre
         documents: int = 512  # of D
         pool: int = 20  # times as many in the pool
         held_out: int = 500  # of validation and of test
@@ -150,20 +60,24 @@ class ConceptWorld(Corpus):
             raise BadInput(f"ConceptWorld.Config.variant is {cfg.variant!r}: choose one of {', '.join(VARIANTS)}")
         if cfg.content < 1 or cfg.content % EVERY:
             raise BadInput(f"ConceptWorld.Config.content is {cfg.content}: give a positive multiple of {EVERY}")
+        if cfg.variant == "hier" and cfg.concepts % cfg.subtopics:
+            raise BadInput(
+                f"ConceptWorld.Config: {cfg.concepts} concepts in topics of {cfg.subtopics} subtopics: give a multiple"
+            )
+        if cfg.variant == "facts" and cfg.words % cfg.relations:
+            raise BadInput(
+                f"ConceptWorld.Config: {cfg.words} words for the values of {cfg.relations} relations: give a multiple"
+            )
         self.cfg = cfg
 
-    @cached_property
+    @property
     def world(self) -> World:
         """The laws behind the documents."""
         cfg = self.cfg
-        random = np.random.default_rng([cfg.world_seed, 0])
-        words = random.dirichlet(np.full(cfg.words, cfg.kappa), size=cfg.concepts)
-        words = (1 - cfg.background) * words + cfg.background / cfg.words
-        if cfg.variant == "indep":
-            words = np.tile(words.mean(axis=0), (cfg.concepts, 1))
-        functions = random.dirichlet(np.full(cfg.functions, 0.5), size=cfg.genres)
-        prior = np.arange(1, cfg.concepts + 1) ** -cfg.zipf
-        return World(prior / prior.sum(), words, functions, cfg.content)
+        return laws(
+            cfg.variant, cfg.concepts, cfg.words, cfg.content, cfg.genres, cfg.functions, cfg.kappa, cfg.background, cfg.zipf,
+            cfg.subtopics, cfg.topic_share, cfg.relations, cfg.templates, cfg.world_seed,
+        )  # fmt: skip
 
     @property
     def symbols(self) -> Symbols:  # type: ignore[override]
@@ -174,48 +88,92 @@ class ConceptWorld(Corpus):
         return self.world.length
 
     def documents(self, split: str) -> Documents:
+        """The documents of a split; labels are concepts. Raises BadInput for a split that does not exist."""
         if split not in SPLITS:
             raise BadInput(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
         cfg = self.cfg
-        pool = split in ("train", "pool")
-        random = np.random.default_rng([cfg.corpus_seed, 1 if pool else 1 + SPLITS.index(split)])
-        concepts = self.world.draw_concepts(cfg.documents * cfg.pool if pool else cfg.held_out, random)
-        bodies = self.world.sample(concepts, random)
-        made = Documents(bodies.reshape(-1), np.arange(len(bodies) + 1, dtype=np.int64) * self.world.length, concepts)
-        return made.head(cfg.documents) if split == "train" else made
+        number = 1 if split == "train" else SPLITS.index(split)  # D is the beginning of the pool
+        count = {"train": cfg.documents, "pool": cfg.documents * cfg.pool}.get(split, cfg.held_out)
+        found = [self._block(number, block) for block in range(-(-count // BLOCK))]
+        bodies, concepts = (np.concatenate(part)[:count] for part in zip(*found, strict=True))
+        if number == 1 and cfg.variant == "near-dup":
+            bodies, concepts = self._with_copies(bodies, concepts)
+        return Documents(bodies.reshape(-1), np.arange(count + 1, dtype=np.int64) * self.world.length, concepts)
+
+    def _block(self, split: int, block: int) -> tuple[Integer[np.ndarray, "_ _"], Int[np.ndarray, "_"]]:
+        random = np.random.default_rng([self.cfg.corpus_seed, split, block])
+        concepts = self.world.draw_concepts(BLOCK, random)
+        return self.world.sample(concepts, random), concepts
+
+    def originals(self, count: int) -> Int64[np.ndarray, "count"]:
+        """For the first documents of the pool: the number of the document that each is a near duplicate of; -1: of none."""
+        found = np.full(count, -1)
+        if self.cfg.variant == "near-dup":
+            random = np.random.default_rng([self.cfg.corpus_seed, 1, 0, 1])
+            for i, (copied, which) in enumerate(random.random((count, 2))):
+                if i and copied < self.cfg.copies:
+                    j = int(which * i)
+                    found[i] = j if found[j] < 0 else found[j]
+        return found
+
+    def _with_copies(
+        self, bodies: Integer[np.ndarray, "documents length"], concepts: Int[np.ndarray, "documents"]
+    ) -> tuple[Integer[np.ndarray, "documents length"], Int[np.ndarray, "documents"]]:
+        source = self.originals(len(bodies))
+        bodies, concepts = bodies.copy(), concepts.copy()
+        for i in np.flatnonzero(source >= 0):  # one by one: a copy must not depend on how many follow
+            concepts[i] = concepts[source[i]]
+            random = np.random.default_rng([self.cfg.corpus_seed, 1, 1, int(i)])
+            bodies[i] = self.world.redraw(bodies[source[i]][None], concepts[i : i + 1], EDITS, random)[0]
+        return bodies, concepts
+
+    def relations(self, documents: Documents) -> dict[str, Int[np.ndarray, "documents"]]:
+        """What documents can share, by name: a label for each document. Pairs are scored by all of them."""
+        if documents.labels is None:
+            raise BadInput(
+                "these documents have no labels: only those of a corpus know their concept, synthetic ones do not"
+            )
+        found = {"concept": documents.labels}
+        if self.cfg.variant == "hier":
+            found = {"subtopic": documents.labels, "topic": documents.labels // self.cfg.subtopics}
+        return found
 
     def text(self, body: Integer[np.ndarray, "_"]) -> str:
-        genre_start, function_start, word_start = self.world._starts
-        functions = self.cfg.functions
-        names = []
-        for token in body.tolist():
-            if token < genre_start:
-                names.append(("bos", "eos", "sep", "pad")[token])
-            elif token < function_start:
-                names.append(f"[genre {token - genre_start}]")
-            elif token < word_start:
-                genre, number = divmod(token - function_start, functions)
-                names.append(f"{'abcdefghijklmnopqrstuvwxyz'[number % 26]}{genre}")
-            else:
-                names.append(f"w{token - word_start}")
-        return " ".join(names)
+        return " ".join(self.world.name(token) for token in body.tolist())
 
 
-def draw(
-    laws: Float64[np.ndarray, "rows outcomes"], rows: Int[np.ndarray, "draws"], count: int, random: np.random.Generator
-) -> Int[np.ndarray, "draws count"]:
-    """``count`` outcomes from the law of each given row, by inversion."""
-    sums = np.cumsum(laws, axis=1)
-    flat = (sums / sums[:, -1:] + np.arange(len(laws))[:, None]).reshape(
-        -1
-    )  # increasing over all rows: one search for all draws
-    wanted = rows[:, None] + random.random((len(rows), count))
-    return np.minimum(np.searchsorted(flat, wanted, side="right") - rows[:, None] * laws.shape[1], laws.shape[1] - 1)
+@lru_cache(maxsize=4)
+def laws(
+    variant: str, concepts: int, words: int, content: int, genres: int, functions: int, kappa: float, background: float,
+    zipf: float, subtopics: int, topic_share: float, relations: int, templates: int, seed: int,
+) -> World:  # fmt: skip
+    """The laws of a variant; the arguments are those of `ConceptWorld.Config`."""
+    random = np.random.default_rng([seed, 0])
+    prior = np.arange(1, concepts + 1) ** -zipf
+    prior /= prior.sum()
+    if variant == "facts":
+        phi = _facts(concepts, words, relations, background, random)
+    else:
+        phi = random.dirichlet(np.full(words, kappa), size=concepts)
+        if variant == "hier":
+            topics = random.dirichlet(np.full(words, kappa), size=concepts // subtopics)
+            phi = topic_share * np.repeat(topics, subtopics, axis=0) + (1 - topic_share) * phi
+        phi = (1 - background) * phi + background / words
+        if variant == "indep":
+            phi = np.tile(phi.mean(axis=0), (concepts, 1))
+    spoken = random.dirichlet(np.full(functions, 0.5), size=genres)
+    if variant != "facts":
+        return World(prior, phi, spoken, content)
+    asked = random.dirichlet(np.full(templates, 0.5), size=(genres, relations))
+    return FactsWorld(prior, phi, spoken, content // EVERY, asked)
 
 
-def logsumexp(values: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, "rows"]:
-    """log of the sum of exponentials of each row; minus infinity where all of it is."""
-    top = values.max(axis=1)
-    safe = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(values - safe[:, None]).sum(axis=1)) + safe
+def _facts(
+    concepts: int, words: int, relations: int, background: float, random: np.random.Generator
+) -> Float64[np.ndarray, "concepts words"]:
+    """Phi[c, r V + v] = ((1 - background) [v = F[c, r]] + background / V) / relations, with F uniform."""
+    values = words // relations
+    true = random.integers(values, size=(concepts, relations))
+    phi = np.full((concepts, relations, values), background / values)
+    phi[np.arange(concepts)[:, None], np.arange(relations), true] += 1 - background
+    return phi.reshape(concepts, words) / relations

@@ -1,1 +1,39 @@
 """Figures of the series: functions from a table to a Figure."""
+
+from orchard.papers.sbp.figures.build import (
+    cloze_accuracy,
+    concept_world,
+    document_bounds,
+    near_duplicates,
+    pair_gain,
+    precision_recall,
+    similarity,
+    world_tables,
+)
+from orchard.papers.sbp.figures.training import (
+    against,
+    differences,
+    ends,
+    learning,
+    recovered,
+    recovery,
+    tuning,
+)
+
+__all__ = [
+    "against",
+    "cloze_accuracy",
+    "concept_world",
+    "differences",
+    "document_bounds",
+    "ends",
+    "learning",
+    "near_duplicates",
+    "pair_gain",
+    "precision_recall",
+    "recovered",
+    "recovery",
+    "similarity",
+    "tuning",
+    "world_tables",
+]

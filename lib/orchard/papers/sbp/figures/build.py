@@ -1,0 +1,191 @@
+"""Figures of 01_build: the world, what pairs and documents can tell, what similarity finds, near duplicates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from orchard import plot
+from orchard.papers.sbp.information import true_pairs
+from orchard.papers.sbp.laws import EVERY, World
+from orchard.papers.sbp.world import laws
+from orchard.plot.style import GREY, INK, PALETTE
+
+PAIRS = {"random": PALETTE[7], "nearest": PALETTE[0], "true": PALETTE[1]}  # colours of kinds of pairs
+EXPLORED = 400  # pairs behind a point of the explorer
+NAMES = {"labels": "concepts known", "em": "EM, best of 4"}
+
+
+def _world(concepts: int, kappa: float, content: int) -> World:
+    return laws("dep", concepts, 256, content, 4, 6, kappa, 0.02, 0.0, 1, 0.0, 1, 1, 0)
+
+
+def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the explorer draws: the posterior over concepts of one document (concept, share, true), and I(d1; d2) by words in a
+    document (words, told, entropy)."""
+    one = _world(concepts, kappa, content)
+    document, _ = true_pairs(one, 1, np.random.default_rng(5))
+    posterior = one.posterior(document)[0]
+    assert document.labels is not None
+    told = []
+    for words in sorted({EVERY, *np.linspace(EVERY, content, 6).astype(int) // EVERY * EVERY}):
+        world = _world(concepts, kappa, int(words))
+        first, second = true_pairs(world, EXPLORED, np.random.default_rng(6))
+        value = float((world.log_conditional(second, first) - world.log_marginal(second)).mean())
+        told.append({"words": int(words), "told": value, "entropy": world.entropy()})
+    bars = pd.DataFrame({"concept": np.arange(concepts), "share": posterior})
+    return bars.assign(true=bars["concept"] == document.labels[0]), pd.DataFrame(told)
+
+
+@plot.use_style()
+def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> Figure:
+    """The explorer: P(c | d) of one document, and what one document tells of another against its length."""
+    bars, told = world_tables(concepts, kappa, content)
+    made, (left, right) = plot.figure(width=6.8, height=2.2, columns=2)
+    left.bar(bars["concept"], bars["share"], color=np.where(bars["true"], PALETTE[1], PALETTE[0]), width=0.9)
+    left.set_ylim(0, 1.02)
+    left.set_xlabel("concept (orange: the true one)")
+    left.set_ylabel("P(c | d)")
+    right.plot(told["words"], told["told"], marker="o", color=PALETTE[0])
+    right.set_xticks(told["words"])
+    right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
+    right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
+    right.set_ylim(0, 1.15 * told["entropy"].iloc[0])
+    right.set_xlabel("words in a document")
+    right.set_ylabel("I(d1; d2) (nats)")
+    return made
+
+
+@plot.use_style()
+def similarity(table: pd.DataFrame) -> Figure:
+    """Density of cosines of random, nearest and true pairs, a panel per variant."""
+    variants = list(pd.unique(table["variant"]))
+    made, panels = plot.figure(width=2.3 * len(variants) + 0.4, height=2.3, columns=len(variants))
+    edges = np.linspace(table["score"].min(), table["score"].max(), 60)
+    for variant, axes in zip(variants, panels, strict=True):
+        own = table[table["variant"] == variant]
+        for pairs, colour in PAIRS.items():
+            values = own.loc[own["pairs"] == pairs, "score"]
+            axes.hist(values, bins=edges.tolist(), density=True, histtype="stepfilled", color=colour, alpha=0.25)
+            axes.hist(values, bins=edges.tolist(), density=True, histtype="step", color=colour, label=f"{pairs} pairs")
+        axes.set_title(variant)
+        axes.set_xlabel("cosine of two documents")
+    panels[0].set_ylabel("density")
+    handles = [Line2D([], [], color=colour, label=f"{pairs} pairs") for pairs, colour in PAIRS.items()]
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
+    """Precision and recall of the nearest against the share of random pairs above the threshold; a panel per variant and relation.
+    ``exceedance``: the one that the comparison takes."""
+    shown = list(table.groupby(["variant", "relation"], sort=False))
+    made, panels = plot.figure(width=2.3 * len(shown) + 0.4, height=2.3, columns=len(shown))
+    for ((variant, relation), part), axes in zip(shown, panels, strict=True):
+        for what, colour, line in (("precision", PALETTE[0], "-"), ("recall", PALETTE[3], "--")):
+            axes.plot(part["exceedance"], part[what], color=colour, linestyle=line, label=what)
+        axes.axhline(part["chance"].iloc[0], color=INK, linewidth=0.9, linestyle=":", label="random pairs")
+        axes.axvline(exceedance, color=PALETTE[1], linewidth=0.9, label="threshold taken")
+        axes.set_xscale("log")
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_title(variant if relation == "concept" else f"{variant}, {relation}")
+        axes.set_xlabel("random pairs above alpha")
+    panels[0].set_ylabel("share")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return made
+
+
+@plot.use_style()
+def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
+    """Jaccard of copies with 0, 1 and 2 edits and of neighbours that are no copies, with the rule's threshold."""
+    kinds = sorted(pd.unique(table["kind"]))
+    made, (axes,) = plot.figure(height=0.5 + 0.42 * len(kinds))
+    jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(table))
+    for place, kind in enumerate(kinds):
+        own = (table["kind"] == kind).to_numpy()
+        axes.plot(table.loc[own, "jaccard"], place + jitter[own], ".", color=PALETTE[place], markersize=3, alpha=0.6)
+    axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("Jaccard of 5-grams")
+    return made
+
+
+@plot.use_style()
+def pair_gain(table: pd.DataFrame) -> Figure:
+    """What the best synthesizer gains on true pairs, against the share of its pairs that are true; a line per variant."""
+    made, (axes,) = plot.figure(height=2.5)
+    looks = zip(
+        PALETTE, "osD^v", (9, 4, 7, 5, 3), strict=False
+    )  # lines may lie on one another: smaller markers on larger ones
+    for (variant, part), (colour, marker, points) in zip(table.groupby("variant", sort=False), looks, strict=False):
+        mean = part.groupby("precision")["gain"].mean()
+        axes.plot(
+            mean.index,
+            mean,
+            marker=marker,
+            markersize=points,
+            markerfacecolor="white",
+            color=colour,
+            label=str(variant),
+        )
+    axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
+    axes.set_xlabel("share of pairs that share their concept (rho)")
+    axes.set_ylabel("gain (nats/document)")
+    made.legend(loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def document_bounds(table: pd.DataFrame) -> Figure:
+    """Excess over Bayes of the two bounds against documents of D per concept; a panel per variant."""
+    variants = list(pd.unique(table["variant"]))
+    made, panels = plot.figure(width=1.7 * len(variants) + 0.6, height=2.2, columns=len(variants))
+    for variant, axes in zip(variants, panels, strict=True):
+        _bound_lines(axes, table[table["variant"] == variant])
+        axes.set_title(variant)
+    low, high = table["excess"].min(), table["excess"].max()
+    for axes in panels:
+        axes.set_ylim(low / 1.4, high * 1.4)
+    panels[0].set_ylabel("above Bayes (nats/document)")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return made
+
+
+def _bound_lines(axes: Axes, table: pd.DataFrame) -> None:
+    for bound, colour, marker, line in (("em", PALETTE[1], "s", "--"), ("labels", PALETTE[0], "o", "-")):
+        mean = table[table["bound"] == bound].groupby("per_concept")["excess"].mean()
+        axes.plot(mean.index, mean, marker=marker, color=colour, linestyle=line, label=NAMES[bound])
+    ticks = sorted(pd.unique(table["per_concept"]))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("documents per concept")
+
+
+@plot.use_style()
+def cloze_accuracy(table: pd.DataFrame) -> Figure:
+    """Accuracy of each arm in the four-way cloze, a panel per variant, with chance and the ceiling; a point per seed."""
+    variants = list(pd.unique(table["variant"]))
+    arms = [arm for arm in pd.unique(table["arm"]) if arm != "Bayes"]
+    made, panels = plot.figure(width=2.2 * len(variants) + 1.0, height=0.7 + 0.25 * len(arms), columns=len(variants))
+    for variant, axes in zip(variants, panels, strict=True):
+        own = table[table["variant"] == variant]
+        for place, arm in enumerate(arms):
+            values = own.loc[own["arm"] == arm, "accuracy"]
+            axes.plot(
+                values, [place] * len(values), "o", color=GREY if arm == "exact law" else PALETTE[0], markersize=4
+            )
+        axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":")
+        axes.axvline(own.loc[own["arm"] == "Bayes", "accuracy"].mean(), color=INK, linewidth=0.9, linestyle="--")
+        axes.set_yticks(range(len(arms)), arms if axes is panels[0] else [""] * len(arms))
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_xlim(0, 1.02)
+        axes.set_title(variant)
+        axes.set_xlabel("right answers (dotted: chance; dashed: ceiling)")
+    return made

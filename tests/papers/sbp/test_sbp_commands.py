@@ -11,10 +11,30 @@ from test_sbp_text import jsonl
 
 from orchard.cli import main
 
-QUICK = (
-    "--documents 30 --cap 24 --tokenizer bytes --pretrain-steps 6 --tuning-steps 4 --batch 8 --k 3 --exceedance 0.3 --sampling-batch 128 "
-    "--tokens 200 --device cpu"
-).split()
+QUICK = [
+    "--documents",
+    "30",
+    "--cap",
+    "24",
+    "--tokenizer",
+    "bytes",
+    "--pretrain-steps",
+    "6",
+    "--tuning-steps",
+    "4",
+    "--batch",
+    "8",
+    "--k",
+    "3",
+    "--exceedance",
+    "0.3",
+    "--sampling-batch",
+    "128",
+    "--tokens",
+    "200",
+    "--device",
+    "cpu",
+]
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -76,6 +96,8 @@ def test_documents_that_are_all_the_same(tmp_path: Path, capsys: pytest.CaptureF
     assert "too few to split" in refused([str(place), str(tmp_path / "out")], capsys)
     rows = [f'{{"text": "The same document again, which is long enough, number {i}."}}\n' for i in range(200)]
     place.write_text("".join(rows), encoding="utf-8")
-    said = refused([str(place), str(tmp_path / "out"), *QUICK[:-2], "--cap", "64", "--tokens", "400", "--device", "cpu"], capsys)
+    said = refused(
+        [str(place), str(tmp_path / "out"), *QUICK[:-2], "--cap", "64", "--tokens", "400", "--device", "cpu"], capsys
+    )
     assert "the corpus repeats itself, remove its duplicates first" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]

@@ -82,7 +82,9 @@ def test_weights_survive_a_file_and_a_folder(kind: str, tmp_path: Path) -> None:
     tokens = document_batch(Documents.of([[1, 2, 3]]), folder_tokenizer(folder).build().symbols).tokens
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").eval()
     torch.testing.assert_close(found(tokens).logits[..., : decoder.vocab_size], decoder(tokens))
-    assert AutoTokenizer.from_pretrained(tmp_path / "tuned").decode([39]) == AutoTokenizer.from_pretrained(folder).decode([39])
+    assert AutoTokenizer.from_pretrained(tmp_path / "tuned").decode([39]) == AutoTokenizer.from_pretrained(
+        folder
+    ).decode([39])
     with pytest.raises(BadInput, match="tuned exists: choose a new folder"):
         again.save(tmp_path / "tuned")
 

@@ -55,7 +55,15 @@ def test_every_document_carries_where_it_comes_from(finished: Any, tmp_path: Pat
 def test_each_stage_says_what_it_found(finished: Any) -> None:
     _, chosen, done, lines = finished
     text = "\n".join(lines)
-    for part in ("D has 30", "tails are cut", "pairs above", "most often a partner", "nats per second document", "tokens kept", "D is repeated"):
+    for part in (
+        "D has 30",
+        "tails are cut",
+        "pairs above",
+        "most often a partner",
+        "nats per second document",
+        "tokens kept",
+        "D is repeated",
+    ):
         assert part in text
     counts = pipeline.hubs(chosen, done)["pairs"]
     assert counts.sum() == done["pair"].result["pairs"]["pairs"]

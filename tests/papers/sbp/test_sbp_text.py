@@ -17,7 +17,7 @@ from orchard.papers.sbp.text import FirstDocuments, TextCorpus, folder_tokenizer
 from orchard.runs import Run
 from orchard.runs.run import identity
 
-WORDS = "river stone cloud seed bread lamp paper glass horse wind".split()
+WORDS = ["river", "stone", "cloud", "seed", "bread", "lamp", "paper", "glass", "horse", "wind"]
 
 
 def sentences(number: int) -> str:
@@ -102,7 +102,9 @@ def test_the_text_enters_the_identity_of_a_run(tmp_path: Path) -> None:
         class Config(Run.Config):
             corpus: TextCorpus.Config = REQUIRED
 
-    first, again, other = (jsonl(tmp_path / name, 60, start) for name, start in (("a.jsonl", 0), ("b.jsonl", 0), ("c.jsonl", 1)))
+    first, again, other = (
+        jsonl(tmp_path / name, 60, start) for name, start in (("a.jsonl", 0), ("b.jsonl", 0), ("c.jsonl", 1))
+    )
     ids = [identity(Reads.Config(corpus=config(place))) for place in (first, again, other)]
     assert ids[0].data != ids[2].data
     assert ids[0].config == ids[1].config == ids[2].config

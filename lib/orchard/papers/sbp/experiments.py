@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import bounds, cloze, information, invariants, joint, similarity
+from orchard.papers.sbp import bounds, cloze, information, invariants, joint, real_text, similarity
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -76,6 +76,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": published,
     "paper_shapes": published_shapes,
     **joint.EXPERIMENTS,
+    **real_text.EXPERIMENTS,
     **similarity.EXPERIMENTS,
     **information.EXPERIMENTS,
     **bounds.EXPERIMENTS,

@@ -23,8 +23,8 @@ from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer, text_source
 from orchard.errors import BadInput, closest
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.data import check_enough
-from orchard.papers.sbp.embedding import Embedder, LMEmbedder, TfidfEmbedder
 from orchard.papers.sbp.duplicates import NearDuplicates
+from orchard.papers.sbp.embedding import Embedder, LMEmbedder, TfidfEmbedder
 from orchard.papers.sbp.filtering import Filter, provenance_table
 from orchard.papers.sbp.local_embedding import local_embedder
 from orchard.papers.sbp.local_lm import Adopt, LocalDecoder, check_length, local_model
@@ -268,10 +268,10 @@ def _pretrain_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
 def _pair_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
     result = done["pair"].result
     counts, held_out = result["pairs"], result["held_out"]
+    left = f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs"
     lines = [
-        f"{counts['pairs']} pairs above {result['alpha']:.4f}, which {chosen.pair.exceedance:.2g} of random pairs exceed; left out: "
-        f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs; held out: {held_out['pairs']}; {result['copies']} "
-        "documents of D left out as near-copies of others"
+        f"{counts['pairs']} pairs above {result['alpha']:.4f}, which {chosen.pair.exceedance:.2g} of random pairs exceed; left out: {left}",
+        f"{held_out['pairs']} pairs are held out; {result['copies']} documents of D were near-copies of others and have none",
     ]
     top = hubs(chosen, done).head(HUBS)
     lines.append("most often a partner: " + ", ".join(f"{row.document} ({row.pairs})" for row in top.itertuples()))

@@ -10,6 +10,14 @@ from orchard.papers.sbp.figures.build import (
     similarity,
     world_tables,
 )
+from orchard.papers.sbp.figures.real_text import (
+    paying,
+    text_ends,
+    text_learning,
+    text_novelty,
+    text_partners,
+    text_relations,
+)
 from orchard.papers.sbp.figures.training import (
     against,
     differences,
@@ -30,10 +38,16 @@ __all__ = [
     "learning",
     "near_duplicates",
     "pair_gain",
+    "paying",
     "precision_recall",
     "recovered",
     "recovery",
     "similarity",
+    "text_ends",
+    "text_learning",
+    "text_novelty",
+    "text_partners",
+    "text_relations",
     "tuning",
     "world_tables",
 ]

@@ -100,7 +100,7 @@ def test_identity_is_that_of_the_weights_not_of_the_place(tmp_path: Path) -> Non
 
 def test_folders_that_hold_no_model_are_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
-    with pytest.raises(BadInput, match="holds no model of Hugging Face: config.json is missing"):
+    with pytest.raises(BadInput, match=r"holds no model of Hugging Face: config\.json is missing"):
         local_model(tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(BadInput, match="holds no weights"):

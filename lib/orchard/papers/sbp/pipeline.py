@@ -141,7 +141,7 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     exceedance = min(0.05, options.k / len(real)) if options.exceedance is None else options.exceedance
     profile = replace(
         PROFILES["smoke"], neighbours=options.k, exceedance=exceedance, tuning_steps=options.tuning_steps, tuning_batch=options.batch,
-        sampling_batch=options.sampling_batch, evaluations=6, held_out=500, share=options.share, batch=options.batch,
+        sampling_batch=options.sampling_batch, evaluations=6, held_out=128, share=options.share, batch=options.batch,
     )  # fmt: skip
     name = Path(str(text)).name
     regular = Regular(options.weight_decay, 0.0, options.learning_rate or 4e-3)

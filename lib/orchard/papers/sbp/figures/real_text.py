@@ -104,7 +104,7 @@ def paying(
 ) -> Figure:
     """What a budget is worth by repetition, by repetition with the FLOPs of synthesis on top, and by synthesis, against repeats."""
     table = break_even(share, worth, kept, tuning, charged)
-    figure, (axes,) = plot.figure(height=2.6)
+    figure, (axes,) = plot.figure(height=2.9)
     lines = {"repetition": (PALETTE[1], "--"), "repetition_flops": (PALETTE[1], "-"), "synthesis": (PALETTE[0], "-")}
     names = {"repetition_flops": "repetition, as many FLOPs", "synthesis": f"{share:.0%} synthetic, worth {worth:g}"}
     for column, (colour, line) in lines.items():
@@ -115,5 +115,5 @@ def paying(
         axes.text(pays + 1, axes.get_ylim()[0] + 0.6, f"pays from {pays:.0f} repeats", va="bottom", fontsize=7)
     axes.set_xlabel("repeats of D in the budget")
     axes.set_ylabel("worth (fresh tokens per unique token)")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.12))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure

@@ -99,5 +99,5 @@ def test_documents_that_are_all_the_same(tmp_path: Path, capsys: pytest.CaptureF
     said = refused(
         [str(place), str(tmp_path / "out"), *QUICK[:-2], "--cap", "64", "--tokens", "400", "--device", "cpu"], capsys
     )
-    assert "the corpus repeats itself, remove its duplicates first" in said
+    assert "after near-duplicates are left out needs at least 4 documents, the corpus has 1" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]

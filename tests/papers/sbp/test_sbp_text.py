@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sbp_local_models import save_model
 
-from orchard.config import REQUIRED
 from orchard.data import BPETokenizer, DataError, LocalText, text_source
 from orchard.errors import BadInput
 from orchard.papers.sbp.data import Documents
+from orchard.papers.sbp.embedding import TfidfEmbedder
+from orchard.papers.sbp.pairing import Pair
 from orchard.papers.sbp.text import FirstDocuments, TextCorpus, folder_tokenizer
-from orchard.runs import Run
 from orchard.runs.run import identity
 
 WORDS = ["river", "stone", "cloud", "seed", "bread", "lamp", "paper", "glass", "horse", "wind"]
@@ -98,14 +98,12 @@ def test_the_tokens_of_a_folder_and_its_special_tokens(tmp_path: Path) -> None:
 
 
 def test_the_text_enters_the_identity_of_a_run(tmp_path: Path) -> None:
-    class Reads(Run):
-        class Config(Run.Config):
-            corpus: TextCorpus.Config = REQUIRED
-
     first, again, other = (
         jsonl(tmp_path / name, 60, start) for name, start in (("a.jsonl", 0), ("b.jsonl", 0), ("c.jsonl", 1))
     )
-    ids = [identity(Reads.Config(corpus=config(place))) for place in (first, again, other)]
+    ids = [
+        identity(Pair.Config(corpus=config(place), embedder=TfidfEmbedder.Config())) for place in (first, again, other)
+    ]
     assert ids[0].data != ids[2].data
     assert ids[0].config == ids[1].config == ids[2].config
 

@@ -88,7 +88,7 @@ class LocalStudy(Study):
         optim = AdamW.Config(
             learning_rate=self.learning_rate, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
         )
-        return super().tune(pairs, name, optim=optim, **changes)
+        return super().tune(pairs, name, **changes).set(optim=optim)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_a_synthesizer_that_never_ends(finished: Any, monkeypatch: pytest.Monkey
 def test_a_threshold_that_leaves_no_pair(finished: Any) -> None:
     folder, _, _, _ = finished
     chosen = plan(folder / "a.jsonl", Options(**QUICK | {"exceedance": 1e-9}))
-    with pytest.raises(BadInput, match="no pair of documents .* scores above alpha"):
+    with pytest.raises(BadInput, match=r"no pair of documents \(train\) scores above alpha"):
         run(chosen, Store(folder / "store"), "cpu", quiet)
 
 

@@ -295,8 +295,8 @@ def _tune_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
 
 
 def _synthesise_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result, speed = done["synthesise"].result, done["synthesise"].provenance.get("notes", {}).get("sampling", {})
-    rate = f", {speed['tokens_per_s']:.0f} tokens/s" if speed.get("tokens_per_s") else ""
+    result, provenance = done["synthesise"].result, done["synthesise"].provenance
+    rate = f", {provenance['sampling']['tokens_per_s']:.0f} tokens/s"
     return [f"{result['documents']} documents, {result['tokens']} tokens in {result['batches']} batches{rate}"]
 
 

@@ -42,7 +42,7 @@ def run(
     tuning_steps: Annotated[int, typer.Option(help="at most: the best weights on held-out pairs are kept")] = 80,
     batch: Annotated[int, typer.Option(help="documents, or pairs, a step")] = 16,
     sampling_batch: Annotated[int, typer.Option(min=1, help="documents sampled together")] = 256,
-    learning_rate: Annotated[float | None, typer.Option(help="by default 4e-3 for a decoder of ours, 3e-5 for a local model")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="by default that of the size, 3e-5 for a local model")] = None,
     weight_decay: Annotated[float, typer.Option()] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     licence: Annotated[str | None, typer.Option(help="of the text; goes into the report and the parquet")] = None,

@@ -40,6 +40,7 @@ from orchard.runs.store import to_json, write
 from orchard.train import AdamW
 
 SIZES: dict[str, Size] = {"tiny": TINY, "small": Size(128, 4, 4, 4, 344), "10M": M10, "40M": M40}
+LEARNING_RATES = {"tiny": 1e-2, "small": 4e-3, "10M": 2e-3, "40M": 1e-3}
 HELD_OUT = 64  # documents of validation at least: pairs among them stop the tuning
 HUBS = 5
 Say = Callable[[str], None]
@@ -65,7 +66,7 @@ class Options:
     pretrain_steps: int | None = None  # None: 20 passes over D, 200 steps at most
     tuning_steps: int = 80
     batch: int = 16  # documents or pairs a step
-    learning_rate: float | None = None  # None: 4e-3 for ours (a quarter of it in tuning), 3e-5 for a local model
+    learning_rate: float | None = None  # None: that of the size (a quarter of it in tuning), 3e-5 for a local model
     weight_decay: float = 1.0
     sampling_batch: int = 256  # documents
     seed: int = 0
@@ -144,7 +145,7 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
         sampling_batch=options.sampling_batch, evaluations=6, held_out=128, share=options.share, batch=options.batch,
     )  # fmt: skip
     name = Path(str(text)).name
-    regular = Regular(options.weight_decay, 0.0, options.learning_rate or 4e-3)
+    regular = Regular(options.weight_decay, 0.0, options.learning_rate or LEARNING_RATES[options.size])
     budget = steps * options.batch * tokens // len(real)
     given = (profile, corpus, name, options.seed, regular, SIZES[options.size], budget, steps)
     study = (

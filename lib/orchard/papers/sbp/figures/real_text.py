@@ -20,7 +20,7 @@ def text_ends(table: pd.DataFrame) -> Figure:
     """Bits per byte of every arm at its best checkpoint (filled) and its last (hollow); a row per arm, a mark per seed."""
     scores = by_arm(table)
     arms = list(pd.unique(scores["arm"]))
-    figure, (axes,) = plot.figure(height=0.8 + 0.27 * len(arms))
+    figure, (axes,) = plot.figure(height=0.9 + 0.27 * len(arms))
     looks = plot.looks(arms)
     for place, arm in enumerate(arms):
         part, look = scores[scores["arm"] == arm], looks[arm]
@@ -30,7 +30,7 @@ def text_ends(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
     axes.margins(y=0.2)
-    axes.set_xlabel("test loss (bits per byte); filled: best, hollow: last checkpoint")
+    axes.set_xlabel("test loss (bits per byte)\nfilled: best checkpoint, hollow: last")
     return figure
 
 
@@ -56,7 +56,7 @@ def text_relations(table: pd.DataFrame) -> Figure:
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(shown)), ["no relation" if name == "none" else name for name in shown])
     axes.invert_yaxis()
-    axes.set_xlabel("share of the pairs / share of all pairs of D (1: chance)")
+    axes.set_xlabel("times as frequent as among all pairs of D")
     axes.legend()
     return figure
 

@@ -8,7 +8,17 @@ from typing import Any
 import pandas as pd
 import torch
 
-from orchard.papers.sbp import bounds, cloze, information, invariants, joint, real_text, similarity
+from orchard.papers.sbp import (
+    bounds,
+    cloze,
+    information,
+    invariants,
+    joint,
+    pair_report,
+    pairing_speed,
+    real_text,
+    similarity,
+)
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
 from orchard.runs import Run, Runner, Setting, Workspace
@@ -76,6 +86,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": published,
     "paper_shapes": published_shapes,
     **joint.EXPERIMENTS,
+    **pair_report.EXPERIMENTS,
+    **pairing_speed.EXPERIMENTS,
     **real_text.EXPERIMENTS,
     **similarity.EXPERIMENTS,
     **information.EXPERIMENTS,

@@ -10,6 +10,7 @@ from orchard.papers.sbp.figures.build import (
     similarity,
     world_tables,
 )
+from orchard.papers.sbp.figures.pairing import hub_degrees, pair_precision, pairing_speed
 from orchard.papers.sbp.figures.real_text import (
     paying,
     text_ends,
@@ -35,9 +36,12 @@ __all__ = [
     "differences",
     "document_bounds",
     "ends",
+    "hub_degrees",
     "learning",
     "near_duplicates",
     "pair_gain",
+    "pair_precision",
+    "pairing_speed",
     "paying",
     "precision_recall",
     "recovered",

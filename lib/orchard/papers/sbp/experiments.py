@@ -22,6 +22,7 @@ from orchard.papers.sbp import (
     pairing_speed,
     partners,
     quality,
+    real_text,
     rounds,
     sampling_speed,
     scaling,
@@ -112,6 +113,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **costs.EXPERIMENTS,
     **rounds.EXPERIMENTS,
     **scaling.EXPERIMENTS,
+    **real_text.EXPERIMENTS,
 }
 
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

@@ -45,6 +45,14 @@ from orchard.papers.sbp.figures.pairing import (
     pair_precision,
     pairing_speed,
 )
+from orchard.papers.sbp.figures.real_text import (
+    paying,
+    text_ends,
+    text_learning,
+    text_novelty,
+    text_partners,
+    text_relations,
+)
 from orchard.papers.sbp.figures.sampling import (
     rejection_rates,
     sampling_speed,
@@ -99,6 +107,7 @@ __all__ = [
     "pair_precision",
     "pairing_speed",
     "partner_scatter",
+    "paying",
     "pooled",
     "precision_recall",
     "quality_against_size",
@@ -115,6 +124,11 @@ __all__ = [
     "share_curves",
     "similarity",
     "synthesis_share",
+    "text_ends",
+    "text_learning",
+    "text_novelty",
+    "text_partners",
+    "text_relations",
     "tuning",
     "world_tables",
 ]

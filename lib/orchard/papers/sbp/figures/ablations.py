@@ -96,7 +96,14 @@ def share_curves(
             continue
         parameters = EngFormatter(places=1, sep="")(part["parameters"].iloc[0])
         means = line(axes, part, "share", checkpoint, look, f"{name} model ({parameters} parameters)")["mean"]
-        axes.plot([means.idxmin()], [means.min()], "o", color=look.colour, markerfacecolor="none", markersize=10)
+        axes.plot(
+            means.index[means == means.min()],
+            [means.min()],
+            "o",
+            color=look.colour,
+            markerfacecolor="none",
+            markersize=10,
+        )
     if published is not None:
         shares = published[(published["table"] == "budgets") & (published["metric"] == "share (%)")]
         for scale, value in zip(shares["scale"], shares["value"] / 100, strict=True):

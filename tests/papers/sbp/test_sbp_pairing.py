@@ -215,6 +215,7 @@ def test_files_and_results_agree(tmp_path: Path) -> None:
     assert np.array_equal(degrees["out"], np.bincount(pairs["first"], minlength=80))
     assert np.array_equal(degrees["in"], np.bincount(pairs["second"], minlength=80))
     assert (degrees["both"] >= degrees["out"]).all()
+    assert np.array_equal(degrees["in"], degrees["out"])  # the caps keep both directions of a pair or neither
     assert degrees["out"].max() <= 4
     assert result["search"] == {"search": "exact", "recall": 1.0}
     assert result["copies"] == 0
@@ -341,3 +342,5 @@ def test_drawn_pairs_know_what_they_cannot_know(tmp_path: Path) -> None:
         DrawnPairs.Config(corpus=corpus(topics(20)), truth=1.0).build().compute(Workspace(tmp_path, tmp_path))
     with pytest.raises(BadInput, match="k = 8 partners needs at least 9 documents, the corpus has 5"):
         DrawnPairs.Config(corpus=corpus(topics(5))).build().compute(Workspace(tmp_path, tmp_path))
+    with pytest.raises(BadInput, match="pairs of held-out documents needs at least 2 documents, the corpus has 1"):
+        DrawnPairs.Config(corpus=corpus(topics(20), topics(1))).build().compute(Workspace(tmp_path, tmp_path))

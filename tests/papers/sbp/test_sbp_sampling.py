@@ -14,6 +14,7 @@ from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp import sampling as module
 from orchard.papers.sbp.profiles import Size, decoder
 from orchard.papers.sbp.sampling import draw, sample_documents
+from orchard.papers.sbp.sampling_speed import sample_without_cache
 
 STOP = 1
 
@@ -43,7 +44,6 @@ def alone(built: Decoder, prompt: np.ndarray, cap: int) -> list[int]:
 
 @pytest.mark.parametrize("at_once", [3, 64])
 def test_the_likeliest_tokens_are_those_of_generate(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEAST", 2)
     monkeypatch.setattr(module, "CHECK", 2)
     built = model(7)
     asked = prompts(17, 7)
@@ -60,15 +60,26 @@ def test_documents_do_not_depend_on_batches_order_or_who_ends_first(
 ) -> None:
     built, asked = model(17), prompts(9, 17) + [np.array([2])] * 5  # equal prompts are read once
     found = []
-    for at_once, check, least in [(64, 8, 128), (3, 1, 1), (64, 1, 3), (1, 100, 1)]:
+    for at_once, check in [(64, 8), (3, 1), (64, 1), (1, 100)]:
         monkeypatch.setattr(module, "CHECK", check)
-        monkeypatch.setattr(module, "LEAST", least)
         generator = torch.Generator().manual_seed(5)
         found.append(sample_documents(built, asked, 7, sampling, generator, STOP, at_once))
     for bodies, ended in found[1:]:
         assert [body.tolist() for body in bodies] == [body.tolist() for body in found[0][0]]
         assert ended.tolist() == found[0][1].tolist()
     assert len({tuple(body) for body in found[0][0][-5:]}) > 1  # equal prompts, different numbers
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_the_naive_loop_without_a_cache_writes_the_same_documents(at_once: int) -> None:
+    built, asked = model(11), prompts(9, 11)
+    ways = [
+        function(built, asked, 8, Sampling(1.0), torch.Generator().manual_seed(7), STOP, at_once=at_once)
+        for function in (sample_documents, sample_without_cache)
+    ]
+    assert [body.tolist() for body in ways[0][0]] == [body.tolist() for body in ways[1][0]]
+    assert ways[0][1].tolist() == ways[1][1].tolist()
+    assert 0 < ways[0][1].sum() < len(asked)
 
 
 def test_rows_that_have_ended_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,13 +140,12 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
     assert draw(logits, Sampling(1.0), ends).tolist() == [1, 2]
 
 
-def test_batches_hold_every_prompt_once_within_the_spread() -> None:
+def test_batches_hold_every_prompt_once_sorted_by_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, size=1000)
     batches = list(module._batches(lengths, 256))
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
-    assert max(map(len, batches)) <= 256
-    for rows in batches:
-        assert len(rows) <= module.LEAST or np.ptp(lengths[rows]) <= module.SPREAD
+    assert list(map(len, batches)) == [256, 256, 256, 232]
+    assert (np.diff(lengths[np.concatenate(batches)]) >= 0).all()
 
 
 def test_a_batch_is_smaller_where_its_caches_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

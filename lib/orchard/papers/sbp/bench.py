@@ -1,4 +1,4 @@
-"""What `orchard bench sbp` prints and draws: pairing at 10,000 to 100,000 documents, exactly and with FAISS."""
+"""What `orchard bench sbp` prints and draws: sampling beside its naive peers, pairing of 10,000 to 100,000 documents, exactly and with FAISS."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from orchard.papers.sbp import figures, pairing_speed
+from orchard.papers.sbp import figures, pairing_speed, sampling_speed
 
 Part = tuple[str, str, pd.DataFrame, Figure | None]  # title, file name, table, figure
 
 
 def bench(tables: Callable[[str], pd.DataFrame]) -> list[Part]:
     """Title, file name, table and figure of every part, in order."""
-    return pairing()
+    times = tables("sampling_speed")
+    sampling = f"sampling on {times['hardware'].iloc[0]}: tokens/s, times slower than batched with a cache (at least 10 for the last)"
+    return [(sampling, "sampling", sampling_speed.ratios(times), figures.sampling_speed(times)), *pairing()]
 
 
 def pairing() -> list[Part]:

@@ -16,7 +16,8 @@ from jaxtyping import Int64
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.data import Corpus, Documents
+from orchard.errors import BadInput
+from orchard.papers.sbp.data import Corpus, Documents, check_enough
 from orchard.papers.sbp.world import ConceptWorld, draw
 from orchard.runs import Run, Workspace
 
@@ -42,6 +43,7 @@ class _Control(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         corpus = self.cfg.corpus.build()
         real = corpus.documents("train")
+        check_enough(real, 1, type(self).__name__)
         random = np.random.default_rng([self.cfg.seed, 8])
         count = int(SPARE * self.cfg.tokens / (real.lengths.mean() + 1)) + 1
         seeds = random.integers(len(real), size=count)
@@ -87,8 +89,12 @@ class ExactPosterior(_Control):
     """Sample from the world's own P(d2 | d1). ConceptWorld alone."""
 
     def write(
-        self, corpus: ConceptWorld, real: Documents, seeds: Int64[np.ndarray, "documents"], random: np.random.Generator
+        self, corpus: Corpus, real: Documents, seeds: Int64[np.ndarray, "documents"], random: np.random.Generator
     ) -> Documents:
+        if not isinstance(corpus, ConceptWorld):
+            raise BadInput(
+                f"ExactPosterior samples from the law of a ConceptWorld, and this is a {type(corpus).__name__}: nobody knows its law"
+            )
         posterior = corpus.world.posterior(real)
         concepts = draw(posterior, seeds, 1, random)[:, 0]
         bodies = corpus.world.sample(concepts, random)

@@ -39,6 +39,7 @@ class DrawnPairs(Run):
         corpus: Corpus = cfg.corpus.build()
         splits = {"pairs": corpus.documents("train"), "held_out": corpus.documents("validation").head(cfg.held_out)}
         check_enough(splits["pairs"], cfg.k + 1, f"drawing k = {cfg.k} partners")
+        check_enough(splits["held_out"], 2, "drawing pairs of held-out documents")
         if cfg.truth > 0 and splits["pairs"].labels is None:
             raise BadInput(
                 f"DrawnPairs.Config.truth is {cfg.truth:g}, but nobody knows which documents of this corpus belong together"

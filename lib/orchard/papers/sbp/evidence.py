@@ -9,13 +9,26 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.sbp import ablations, costs, invariants, joint
+from orchard.papers.sbp import (
+    ablations,
+    concepts,
+    costs,
+    invariants,
+    joint,
+    partners,
+    quality,
+    sizes,
+)
 
 Tables = Callable[[str], pd.DataFrame]
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    **joint.EVIDENCE,
+    **invariants.EVIDENCE,
+    **quality.EVIDENCE,
+    **partners.EVIDENCE,
+    **concepts.EVIDENCE,
+    **sizes.EVIDENCE,
     **ablations.EVIDENCE,
     **costs.EVIDENCE,
-    **invariants.EVIDENCE,
-    **joint.EVIDENCE,
 }

@@ -98,10 +98,7 @@ class Pair(Run):
                         f"{found.report['wanted']:.0%} were wanted: raise FaissSearch.Config.sample or probes, or use ExactSearch"
                     )
                 near = np.where(found.near < 0, -1, numbers[found.near])
-                _save(
-                    work, "random", score=scores[random.permutation(len(scores))[:20_000]], near=near, nearest=found.score,
-                    searched=numbers,
-                )  # fmt: skip
+                _save(work, "random", score=scores, near=near, nearest=found.score, searched=numbers)
                 _save(work, "degrees", **degrees(near, found.score, alpha, pairs, len(documents)))
             name = "pairs" if split == "train" else split
             _save(work, name, first=pairs["first"], second=pairs["second"], score=pairs["score"])
@@ -119,10 +116,10 @@ def _save(work: Workspace, name: str, **tensors: np.ndarray) -> None:
 def random_scores(
     vectors: Float32[np.ndarray, "documents dim"], random: np.random.Generator
 ) -> Float32[np.ndarray, "pairs"]:
-    """Scores of random pairs of two documents; of all pairs, where there are fewer than would be drawn."""
+    """Scores of random pairs of two documents; of all pairs in random order, where there are fewer than would be drawn."""
     count = len(vectors)
     if count * (count - 1) // 2 <= RANDOM_PAIRS:
-        first, second = np.triu_indices(count, 1)
+        first, second = random.permutation(np.stack(np.triu_indices(count, 1)), axis=1)
     else:
         first = random.integers(count, size=RANDOM_PAIRS)
         second = (first + random.integers(1, count, size=RANDOM_PAIRS)) % count
@@ -156,8 +153,8 @@ def kept_pairs(
     counts["below"] = int((~keep).sum())
     first, second, value = numbers[first[keep]], numbers[second[keep]], value[keep]
     lower, upper = np.minimum(first, second), np.maximum(first, second)
-    both, place = np.unique(np.stack([lower, upper]), axis=1, return_index=True)
-    value = value[place]
+    key, place = np.unique(lower * len(documents) + upper, return_index=True)  # numbers of two documents in one
+    both, value = np.stack(np.divmod(key, max(len(documents), 1))), value[place]
     copies = jaccard(documents, documents, both[0], both[1]) > near_duplicate
     counts["near_duplicates"] = int(copies.sum())
     both, value = both[:, ~copies], value[~copies]
@@ -185,7 +182,8 @@ def degrees(
     """How often each document of D is an end of a pair, at three stages.
 
     ``nearest_in``: it is among the k nearest of so many others, above alpha: what makes a hub. ``both``: with both directions kept and
-    near-duplicates gone it is the first of so many pairs, and the second of as many. ``out`` and ``in``: the same within the caps.
+    near-duplicates gone it is the first of so many pairs, and the second of as many. ``out`` and ``in``: the same within the caps; they
+    are equal, because the caps count the two directions of a pair in the same order.
     """
     ends = {
         "nearest_in": near[score > alpha], "both": pairs["first_before"], "out": pairs["first"], "in": pairs["second"]

@@ -9,7 +9,7 @@ Text has the repetition rules of Gopher besides (`GopherRules`). Each document i
 Why a percentile: thresholds as Gopher's are numbers for web pages, read in words. A document of a world is a bag of few words, a byte
 or a subword is no word, and lists repeat by their nature; a fixed bound would throw away most of one corpus and nothing of another.
 The 99th percentile of D asks for the same everywhere: no more repetition than one real document in a hundred shows, and by
-definition it would reject one real document in a hundred. `real_rejections` says what each rule would do to real documents.
+definition it would reject one real document in a hundred. The experiment `rules_on_real` says what each rule would do to D.
 """
 
 from __future__ import annotations

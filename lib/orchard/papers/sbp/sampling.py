@@ -22,10 +22,6 @@ from orchard.nn import Decoder, Sampling
 from orchard.nn.transformer import DecoderCache
 
 CHECK = 8  # tokens between two looks at who has ended: the only times the host waits for the device
-LEAST, SPREAD = (
-    128,
-    16,
-)  # a batch with as many rows is closed before a prompt that is as many tokens longer than its first
 CACHE_BYTES = {"cuda": 16 * 2**30, "cpu": 2 * 2**30}  # of a batch, at most
 
 
@@ -72,14 +68,11 @@ def _cache_dtype(model: Decoder) -> torch.dtype:
 
 
 def _batches(lengths: Int64[np.ndarray, "prompts"], at_once: int) -> Iterator[Int64[np.ndarray, "_"]]:
-    """Numbers of prompts of about equal length. What one is longer than the shortest of its batch, it reads token by token."""
+    """Numbers of prompts, sorted by length. What one is longer than the shortest of its batch, it reads token by token; smaller batches of
+    more equal lengths were not faster (512 prompts of 5 to 200 tokens: 5.0 s of processor time as one batch, 5.9 s as four)."""
     order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        near = int(np.searchsorted(lengths[order], lengths[order[start]] + SPREAD, side="right"))
-        end = min(len(order), start + at_once, max(near, start + LEAST))
-        yield order[start:end]
-        start = end
+    for start in range(0, len(order), at_once):
+        yield order[start : start + at_once]
 
 
 def _sampled(

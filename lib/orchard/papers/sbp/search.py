@@ -74,7 +74,7 @@ class FaissSearch(Search):
 
     class Config(Search.Config):
         cells: int | None = None  # None: 4 sqrt(documents), fewer if cells would get fewer than 39 documents
-        probes: int = 4  # at first
+        probes: int = 8  # at first
         recall: float = 0.95  # at k, below which probes is doubled
         sample: int = 500  # documents asked exactly to choose probes, and as many again to measure
         rounds: int = 10  # of k-means

@@ -30,6 +30,7 @@ from orchard.runs import Run, Runner, Setting, Workspace
 
 EXCEEDANCES = tuple(np.logspace(-4, 0, 25).tolist())
 SHOWN = 20_000  # random and nearest pairs that are kept for the histogram
+EDGES = np.linspace(-1.0, 1.0, 81)  # of the bins of cosines
 VARIANTS = ("dep", "indep", "hier")  # where pairs can be scored, or must be at chance
 
 
@@ -107,13 +108,14 @@ def _similarities(setting: Setting, run: Runner) -> list[tuple[str, Any]]:
 
 
 def similarity(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per pair of documents: variant, pairs (random, nearest, true), score (cosine)."""
-    tables = [
-        pd.DataFrame({"score": score.numpy()}).assign(variant=variant, pairs=pairs)
-        for variant, done in _similarities(setting, run)
-        for pairs, score in done.tensors("scores").items()
-    ]
-    return pd.concat(tables, ignore_index=True)[["variant", "pairs", "score"]]
+    """A histogram of cosines: one row per variant, pairs (random, nearest, true) and bin: low, high, density, count of pairs in all."""
+    rows = []
+    for variant, done in _similarities(setting, run):
+        for pairs, score in done.tensors("scores").items():
+            density, _ = np.histogram(score.numpy(), bins=EDGES, density=True)
+            part = pd.DataFrame({"low": EDGES[:-1], "high": EDGES[1:], "density": density})
+            rows.append(part.assign(variant=variant, pairs=pairs, count=len(score)))
+    return pd.concat(rows, ignore_index=True)[["variant", "pairs", "low", "high", "density", "count"]]
 
 
 def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -126,23 +128,26 @@ def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def paired(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per variant: alpha of the comparison's own pairing, and how many pairs each rule left out."""
+    """One row per variant: alpha of the comparison's own pairing, how many pairs each rule left out, and the share of pairs that have
+    one concept (``precision``) and one genre (``genre``), beside those of random pairs."""
     found = _first_cells(setting, run)
     done = run([pairs for _, pairs in found])
     rows = []
     for (variant, pairs), finished in zip(found, done, strict=True):
         documents = pairs.corpus.build().documents("train")
         first, second = (finished.tensors("pairs")[name].numpy() for name in ("first", "second"))
-        precision = float((documents.labels[first] == documents.labels[second]).mean())
-        counts = finished.result["pairs"]
-        rows.append({"variant": variant, "alpha": finished.result["alpha"], **counts, "precision": precision})
+        rows.append({"variant": variant, "alpha": finished.result["alpha"], **finished.result["pairs"]})
+        genres = documents.tokens[documents.offsets[:-1]]  # a body begins with its genre
+        for name, labels in (("precision", documents.labels), ("genre", genres)):
+            shares = {name: float((labels[first] == labels[second]).mean()), f"{name}, random": same_label(labels)}
+            rows[-1] |= shares
     return pd.DataFrame(rows)
 
 
 # -------------------------------------------------------------- near duplicates
 
 
-class NearDuplicates(Run):
+class KnownCopies(Run):
     """What the rule against near duplicates finds in a corpus that knows its own. Result: ``rows``: edits (words that differ; -1: no
     copy, one of the nearest by TF-IDF), jaccard."""
 
@@ -176,7 +181,7 @@ class NearDuplicates(Run):
 def near_duplicates(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per pair of the near-dup world: kind (copy with 0, 1 or 2 edits, or a neighbour that is no copy), edits, jaccard."""
     profile = PROFILES[setting.profile]
-    cfg = NearDuplicates.Config(
+    cfg = KnownCopies.Config(
         corpus=world(setting, "near-dup", profile.worlds[0]), k=profile.neighbours, label="near duplicates"
     )
     table = pd.DataFrame(run([cfg])[0].result["rows"])

@@ -11,6 +11,7 @@ keeps it with its SHA-256, and everything after it (filter, mix, training) reads
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Sampling
-from orchard.papers.sbp.data import Documents
+from orchard.papers.sbp.data import Documents, check_enough
 from orchard.papers.sbp.rules import Rules
 from orchard.papers.sbp.sampling import sample_documents
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
@@ -31,6 +32,7 @@ from orchard.runs import Finished, Run, Workspace
 from orchard.train import choose
 
 PROBE = 256  # documents after which a synthesizer is given up that never ends one, or of which the rules keep none
+LEAST = 128  # documents of a batch, unless batch_size is smaller: fewer are sampled no faster
 
 
 class Synthesise(Run):
@@ -48,7 +50,7 @@ class Synthesise(Run):
         tokens: int = REQUIRED  # kept tokens, eos included
         temperature: float = 1.0
         top_p: float | None = None
-        batch_size: int = 1024  # documents
+        batch_size: int = 1024  # documents, at most
         most: int = 20  # times the tokens needed are sampled before giving up
         seed: int = 0
 
@@ -58,9 +60,12 @@ class Synthesise(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Sample from the first batch that is not on disk. Raises BadInput where documents do not end or too few are kept."""
         cfg = self.cfg
+        if cfg.tokens < 1 or cfg.batch_size < 1:
+            raise BadInput(f"Synthesise.Config: tokens {cfg.tokens}, batch_size {cfg.batch_size}: each is at least 1")
         hardware = choose(work.device)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
         symbols, real = corpus.symbols, corpus.documents("train")
+        check_enough(real, 1, "synthesis")
         tuned = work.result_of(cfg.tuned)
         model = load_synthesizer(tuned, cfg.tuned).to(hardware.device)
         rules: Rules = cfg.rules.build(real=real, corpus=corpus)
@@ -75,9 +80,10 @@ class Synthesise(Run):
             if part is None:
                 start = time.perf_counter()
                 random = np.random.default_rng([cfg.seed, 7, len(parts)])
-                seeds = np.full(cfg.batch_size, -1)
+                count = _size(cfg, kept, int(reasons.sum()))
+                seeds = np.full(count, -1)
                 if cfg.tuned.pairs is not None:
-                    seeds = random.integers(len(real), size=cfg.batch_size)
+                    seeds = random.integers(len(real), size=count)
                 prompts = [
                     np.array([symbols.bos, *real[i], symbols.sep, symbols.bos] if i >= 0 else [symbols.bos])
                     for i in seeds
@@ -116,6 +122,13 @@ class Synthesise(Run):
             "documents": len(whole["seed"]), "batches": len(parts), "tokens": sampled, "kept_tokens": kept,
             "prompt_tokens": prompted, "flops": flops,
         }  # fmt: skip
+
+
+def _size(cfg: Synthesise.Config, kept: int, count: int) -> int:
+    """Documents of the next batch: the last one is no larger than what is probably missing, ``count`` having given ``kept`` tokens."""
+    if not kept:
+        return cfg.batch_size
+    return min(cfg.batch_size, max(LEAST, math.ceil(1.1 * (cfg.tokens - kept) * count / kept)))
 
 
 def _check(cfg: Synthesise.Config, reasons: dict[str, int], ended: bool, sampled: int, kept: int, cap: int) -> None:

@@ -64,13 +64,16 @@ def similarity(table: pd.DataFrame) -> Figure:
     """Density of cosines of random, nearest and true pairs, a panel per variant."""
     variants = list(pd.unique(table["variant"]))
     made, panels = plot.figure(width=2.3 * len(variants) + 0.4, height=2.3, columns=len(variants))
-    edges = np.linspace(table["score"].min(), table["score"].max(), 60)
+    low = table.loc[table["density"] > 0, "low"].min()
     for variant, axes in zip(variants, panels, strict=True):
         own = table[table["variant"] == variant]
         for pairs, colour in PAIRS.items():
-            values = own.loc[own["pairs"] == pairs, "score"]
-            axes.hist(values, bins=edges.tolist(), density=True, histtype="stepfilled", color=colour, alpha=0.25)
-            axes.hist(values, bins=edges.tolist(), density=True, histtype="step", color=colour, label=f"{pairs} pairs")
+            part = own[own["pairs"] == pairs]
+            edges = np.append(part["low"], part["high"].iloc[-1])
+            axes.stairs(part["density"], edges, fill=True, color=colour, alpha=0.25)
+            axes.stairs(part["density"], edges, color=colour)
+        axes.set_xlim(low, 1.0)
+        axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if tick >= low])
         axes.set_title(variant)
         axes.set_xlabel("cosine of two documents")
     panels[0].set_ylabel("density")
@@ -92,7 +95,7 @@ def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
         axes.axvline(exceedance, color=PALETTE[1], linewidth=0.9, label="threshold taken")
         axes.set_xscale("log")
         axes.set_ylim(-0.02, 1.02)
-        axes.set_title(variant if relation == "concept" else f"{variant}, {relation}")
+        axes.set_title(str(variant) if relation == "concept" else f"{variant}, {relation}")
         axes.set_xlabel("random pairs above alpha")
     panels[0].set_ylabel("share")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -172,8 +175,8 @@ def _bound_lines(axes: Axes, table: pd.DataFrame) -> None:
 def cloze_accuracy(table: pd.DataFrame) -> Figure:
     """Accuracy of each arm in the four-way cloze, a panel per variant, with chance and the ceiling; a point per seed."""
     variants = list(pd.unique(table["variant"]))
-    arms = [arm for arm in pd.unique(table["arm"]) if arm != "Bayes"]
-    made, panels = plot.figure(width=2.2 * len(variants) + 1.0, height=0.7 + 0.25 * len(arms), columns=len(variants))
+    arms = sorted((arm for arm in pd.unique(table["arm"]) if arm != "Bayes"), key=lambda arm: arm != "exact law")
+    made, panels = plot.figure(width=2.2 * len(variants) + 1.0, height=0.9 + 0.25 * len(arms), columns=len(variants))
     for variant, axes in zip(variants, panels, strict=True):
         own = table[table["variant"] == variant]
         for place, arm in enumerate(arms):
@@ -181,11 +184,13 @@ def cloze_accuracy(table: pd.DataFrame) -> Figure:
             axes.plot(
                 values, [place] * len(values), "o", color=GREY if arm == "exact law" else PALETTE[0], markersize=4
             )
-        axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":")
-        axes.axvline(own.loc[own["arm"] == "Bayes", "accuracy"].mean(), color=INK, linewidth=0.9, linestyle="--")
+        ceiling = own.loc[own["arm"] == "Bayes", "accuracy"].mean()
+        axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":", label="chance")
+        axes.axvline(ceiling, color=INK, linewidth=0.9, linestyle="--", label="best possible choice")
         axes.set_yticks(range(len(arms)), arms if axes is panels[0] else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xlim(0, 1.02)
         axes.set_title(variant)
-        axes.set_xlabel("right answers (dotted: chance; dashed: ceiling)")
+        axes.set_xlabel("share of right answers")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made

@@ -34,7 +34,8 @@ def bodies(documents: Documents) -> list[Document]:
 
 def embedded(labels: np.ndarray, concepts: int, random: np.random.Generator) -> np.ndarray:
     """Unit vectors: one direction per concept, and a little noise, so that neighbours are any documents of the concept."""
-    return unit(np.eye(concepts)[labels].repeat(2, axis=1) + 0.1 * random.normal(size=(len(labels), 2 * concepts)))
+    rows = np.eye(concepts)[labels].repeat(2, axis=1) + 0.1 * random.normal(size=(len(labels), 2 * concepts))
+    return unit(rows.astype(np.float32))
 
 
 def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:
@@ -43,10 +44,8 @@ def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:
     concepts = world.draw_concepts(documents, random)
     drawn = Documents.of(world.sample(concepts, random), concepts)
     found = ExactSearch.Config().build().neighbours(embedded(concepts, len(world.prior), random), K)
-    numbers = np.arange(documents)
-    pairs, _ = kept_pairs(
-        drawn, numbers, found, 0.5, K, near_duplicate=1.0
-    )  # equal documents are pairs like all others here
+    numbers = np.arange(documents)  # equal documents are pairs like all others here: no bound on duplicates
+    pairs, _ = kept_pairs(drawn, numbers, found, 0.5, K, near_duplicate=1.0)
     texts = bodies(drawn)
     table = CountTable().pretrain(texts)
     table.tune((texts[i], texts[j]) for i, j in zip(pairs["first"], pairs["second"], strict=True))

@@ -1,0 +1,77 @@
+"""What the analyses of notebook 03 have in common: their sizes, which arms have synthetic documents, and the exact law in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchard.papers.sbp.arms import ARMS, REFERENCES, Study
+from orchard.papers.sbp.data import Documents
+from orchard.papers.sbp.joint import arms_of
+from orchard.papers.sbp.profiles import Cell, Size
+from orchard.runs import Setting
+
+SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
+EXACT = "exact"  # the world's own law, beside the arms
+AT_ONCE = 4096  # documents of one evaluation of the exact law: [documents, concepts] in float64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the analyses in a profile."""
+
+    documents: int  # of a synthetic corpus, measured at most
+    duplicates_at: int  # K of duplicate@K
+    distances: int  # documents of each kind whose cosines are taken, at most
+    partners: int  # held-out documents with a partner, at most
+    seeds: int  # seed documents of the concept laws
+    each: int  # samples from each of them
+    smaller: tuple[Size, ...]  # of synthesizers beside the profile's own
+    shares: tuple[float, ...]  # of the tuning steps, at the profile's own size
+    size_cells: int  # cells of `dep` in which sizes are compared
+    size_samples: int  # documents from each size
+
+
+SIZES: dict[str, Sizes] = {
+    "smoke": Sizes(
+        documents=2048, duplicates_at=1024, distances=512, partners=250, seeds=12, each=64,
+        smaller=(), shares=(1 / 6, 1 / 3, 2 / 3, 1.0), size_cells=1, size_samples=384,
+    ),
+    "gpu": Sizes(
+        documents=4_096, duplicates_at=4_096, distances=4_096, partners=2_000, seeds=64, each=64,
+        smaller=(Size(128, 4, 2, 2, 344), Size(192, 6, 3, 3, 512)), shares=(0.1, 0.25, 0.5, 1.0), size_cells=3, size_samples=4_096,
+    ),
+    "paper": Sizes(
+        documents=1_000_000, duplicates_at=1_000_000, distances=4_096, partners=2_000, seeds=64, each=64,
+        smaller=(), shares=(1.0,), size_cells=1, size_samples=4_096,
+    ),
+}  # fmt: skip
+
+
+def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
+    """The arms of the comparison in a cell that have a synthetic corpus."""
+    return [arm for arm in SYNTHETIC if arm in arms_of(setting, cell)]
+
+
+def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
+    first: dict[str, Cell] = {}
+    for cell, _ in found:
+        first.setdefault(cell.variant, cell)
+    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
+
+
+def columns(cell: Cell) -> dict[str, Any]:
+    """The columns that say which cell a row belongs to."""
+    return {"variant": cell.variant, "world": cell.world, "seed": cell.seed}
+
+
+def in_pieces(law: Callable[..., np.ndarray], *documents: Documents) -> np.ndarray:
+    """A function of documents (of pairs, where there are two), some documents at a time."""
+    pieces = [
+        np.arange(start, min(start + AT_ONCE, len(documents[0]))) for start in range(0, len(documents[0]), AT_ONCE)
+    ]
+    return np.concatenate([law(*(part.take(piece) for part in documents)) for piece in pieces or [np.arange(0)]])

@@ -1,0 +1,315 @@
+"""Figures of the analysis of synthesizers and their documents (notebook 03). Rates and intervals pool the seeds of `dep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from orchard import plot
+from orchard.papers.sbp.joint import TUNED
+from orchard.plot.style import GREY, INK, PALETTE
+from orchard.stats import wilson_interval
+
+METRICS = (
+    "repetition", "duplicate", "pair-copying", "non-factual", "pair-irrelevance", "corpus-copying", "non-factual, if possible",
+    "pair-irrelevance, if possible", "impossible",
+)  # fmt: skip
+PAPER = "paper (another scale)"
+REAL = PALETTE[2]  # documents of the world
+ARM_COLOURS = {arm: look.colour for arm, look in plot.looks([*TUNED, "paraphrase", "exact-posterior"]).items()} | {
+    "exact": INK, "real": REAL, "real, random pairs": REAL
+}  # fmt: skip
+
+
+def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
+    """The quality table over the seeds of a variant: counts added up, rates and Wilson intervals anew, as percentages."""
+    own = table[(table["variant"] == variant) & (table["total"] > 0)]
+    sums = own.groupby(["source", "state", "metric"], sort=False)[["count", "total"]].sum().reset_index()
+    found = [wilson_interval(int(count), int(total)) for count, total in sums[["count", "total"]].to_numpy()]
+    return sums.assign(
+        rate=[100 * f.estimate for f in found], low=[100 * f.low for f in found], high=[100 * f.high for f in found]
+    )
+
+
+@plot.use_style()
+def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """One panel per metric: the share of documents that fail it, by source, raw (filled) and kept (hollow). Grey: the paper's scales."""
+    rates = pooled(table)
+    sources = [*dict.fromkeys(rates["source"]), PAPER]
+    made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
+    for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
+        for row in rates[rates["metric"] == metric].to_dict("records"):
+            place, colour = (
+                sources.index(row["source"]) + 0.17 * (1 if row["state"] == "kept" else -1),
+                ARM_COLOURS[row["source"]],
+            )
+            panel.hlines(place, row["low"], row["high"], color=colour, linewidth=1)
+            face = colour if row["state"] == "raw" else "white"
+            panel.plot(row["rate"], place, "o", color=colour, markerfacecolor=face, markersize=3.5)
+        named = published["metric"].str.partition("@")[0].str.removesuffix(" (%)") == metric
+        for row in published[(published["table"] == "quality") & named].to_dict("records"):
+            marker, size = ("|", 7) if row["arm"] == "real" else ("D", 4)
+            panel.plot(row["value"], len(sources) - 1, marker, color=GREY, markerfacecolor="white", markersize=size)
+        panel.set_title(metric)
+        panel.set_yticks(range(len(sources)), sources if number % 3 == 0 else [])
+        panel.set_ylim(len(sources) - 0.4, -0.6)
+        panel.grid(False, axis="y")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.set_xlim(left=min(0, panel.get_xlim()[0]))
+        if number >= 6:
+            panel.set_xlabel("documents (%)")
+    shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
+              ("|", GREY, GREY, "paper, real")]  # fmt: skip
+    made.legend(
+        handles=[
+            Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="none", label=name) for m, c, f, name in shapes
+        ],
+        loc="outside lower center", ncols=4,
+    )  # fmt: skip
+    return made
+
+
+@plot.use_style()
+def novelty_of_sources(table: pd.DataFrame) -> Figure:
+    """Novel n-grams against n, and nearest training document, longest memorised run and length by source (raw; median, 5 to 95 %)."""
+    own = table[(table["variant"] == "dep") & (table["state"] == "raw")]
+    own = own[own["seed"] == own["seed"].iloc[0]]
+    made, panels = plot.figure(6.8, 3.9, rows=2, columns=2)
+    sources = list(dict.fromkeys(own["source"]))
+    for number, source in enumerate(sources):
+        part = own[(own["source"] == source) & own["measure"].str.startswith("novel")]
+        panels[0].plot(
+            part["measure"].str.removeprefix("novel_").astype(int), 100 * part["mean"], ("-", "--", ":")[number % 3],
+            color=ARM_COLOURS[source], marker="o", markersize=3, label=source,
+        )  # fmt: skip
+    panels[0].set_xticks([2, 3, 4, 5])
+    panels[0].set_xlabel("n")
+    panels[0].set_ylabel("n-grams not in D (%)")
+    labels = {
+        "distance": "distance to the nearest document of D\n(1 − Jaccard of bigrams)", "span": "longest run found in D (tokens)",
+        "length": "length (tokens)",
+    }  # fmt: skip
+    for panel, (measure, label) in zip(panels[1:], labels.items(), strict=True):
+        part = own[own["measure"] == measure]
+        _spans(panel, part["source"].tolist(), part[["p5", "median", "p95"]].to_numpy())
+        panel.set_xlabel(label)
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return made
+
+
+def _spans(axes: Axes, names: Sequence[str], values: np.ndarray, colours: Sequence[str] | None = None) -> None:
+    """A row for each name: a line from the first to the last value, a point at the middle one."""
+    for place, (name, row) in enumerate(zip(names, values, strict=True)):
+        colour = ARM_COLOURS.get(name, INK) if colours is None else colours[place]
+        axes.hlines(place, row[0], row[-1], color=colour, linewidth=1.2)
+        if len(row) == 5:
+            axes.hlines(place, row[1], row[3], color=colour, linewidth=3.5)
+        axes.plot(
+            row[len(row) // 2], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5
+        )
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+@plot.use_style()
+def partner_scatter(table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sbp-true", "sbp-random")) -> Figure:
+    """Nats of d2 given d1, model against exact law, true and random partners. The diagonal is Bayes: points lie above it on average."""
+    own = table[(table["variant"] == "dep") & (table["seed"] == table["seed"].iloc[0])]
+    arms = [arm for arm in arms if (own["arm"] == arm).any()]
+    made, panels = plot.figure(6.8, 2.75, columns=len(arms))
+    low = own[["exact_true", "true"]].min().min() - 3
+    high = own[["exact_random", "random", "true"]].quantile(0.995).max() + 3
+    for panel, arm in zip(panels, arms, strict=True):
+        part = own[own["arm"] == arm]
+        for kind, colour, marker in (("random", PALETTE[1], "s"), ("true", PALETTE[0], "o")):
+            panel.plot(
+                part[f"exact_{kind}"], part[kind], marker, color=colour, markersize=2.4, alpha=0.55, markeredgewidth=0,
+                label=f"{kind} partner",
+            )  # fmt: skip
+        panel.plot([low, high], [low, high], color=INK, linewidth=0.8, label="model = exact law")
+        panel.set_xlim(low, high)
+        panel.set_ylim(low, high)
+        panel.set_aspect("equal")
+        panel.set_title(arm)
+        panel.set_xlabel("exact −log P(d₂ | d₁) (nats)")
+    panels[0].set_ylabel("model −log p(d₂ | d₁) (nats)")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return made
+
+
+@plot.use_style()
+def consequences(table: pd.DataFrame) -> Figure:
+    """What the right partner gives each synthesizer, beside the mixture limit at its pairs' precision; I(d1; d2) and H(c) as lines."""
+    own = table[table["variant"] == "dep"]
+    arms = [arm for arm in dict.fromkeys(own["arm"]) if arm != "exact"]
+    made, (left, right) = plot.figure(6.8, 0.95 + 0.2 * (len(arms) + 2), columns=2)
+    for place, arm in enumerate(arms):
+        part, colour = own[own["arm"] == arm], ARM_COLOURS[arm]
+        left.plot(part["limit_gain"], [place] * len(part), "D", color=INK, markerfacecolor="white", markersize=4.5)
+        left.plot(part["gain"], [place] * len(part), "o", color=colour)
+        for column, marker, face in (("true", "o", colour), ("random", "s", "white")):
+            right.plot(part[column], [place] * len(part), marker, color=colour, markerfacecolor=face)
+    left.axvline(own["information"].mean(), color=INK, linewidth=0.8, linestyle="--")
+    left.axvline(own["entropy"].mean(), color="#cccccc", linewidth=3, zorder=0)
+    left.set_xlabel("gain over reading no partner (nats per document)")
+    right.axvline(own["exact_true"].mean(), color=INK, linewidth=0.8, linestyle="-")
+    right.axvline(own["exact_alone"].mean(), color=INK, linewidth=0.8, linestyle="-.")
+    right.set_xlabel("−log p(d₂ | d₁) (nats per document)")
+    for axes, names in ((left, arms), (right, [])):
+        axes.set_yticks(range(len(arms)), names or [""] * len(arms))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+    shown = [
+        Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="limit at this precision"),
+        Line2D([], [], color=INK, linestyle="--", label="I(d₁; d₂)"), Line2D([], [], color="#cccccc", linewidth=3, label="H(c)"),
+        Line2D([], [], color=INK, marker="o", linestyle="none", label="true partner (left: gain)"),
+        Line2D([], [], color=INK, marker="s", markerfacecolor="white", linestyle="none", label="random partner"),
+        Line2D([], [], color=INK, label="exact, true partner"), Line2D([], [], color=INK, linestyle="-.", label="exact, alone"),
+    ]  # fmt: skip
+    made.legend(handles=shown, loc="outside lower center", ncols=4)
+    return made
+
+
+@plot.use_style()
+def concept_divergence(table: pd.DataFrame) -> Figure:
+    """KL of the concepts of samples from the posterior of their seed: a point per seed document, the mean as a line."""
+    own = table[table["variant"] == "dep"]
+    arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
+    made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
+    random = np.random.default_rng(0)
+    for place, arm in enumerate(arms):
+        values = own.loc[own["arm"] == arm, "kl"].to_numpy()
+        spread = place + random.uniform(-0.22, 0.22, len(values))
+        axes.plot(values, spread, "o", color=ARM_COLOURS[arm], markersize=3, alpha=0.5, markeredgewidth=0)
+        axes.vlines(values.mean(), place - 0.36, place + 0.36, color=ARM_COLOURS[arm], linewidth=2)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("KL(P(c | d₁) ‖ concepts of samples) (nats)")
+    return made
+
+
+@plot.use_style()
+def concepts_of_seed(table: pd.DataFrame, document: int = 0, most: int = 12) -> Figure:
+    """The posterior of one seed and the concepts of what was sampled from it, for the concepts that matter most to any of them."""
+    own = table[table["document"] == document]
+    arms = [arm for arm in ("exact", "sbp-true", "sbp-nn-lm", "sbp-random", "uncond") if (own["arm"] == arm).any()]
+    wide = own[own["arm"].isin(arms)].pivot(index="concept", columns="arm", values="implied")
+    posterior = own[own["arm"] == arms[0]].set_index("concept")["posterior"]
+    order = (posterior + wide.max(axis=1)).nlargest(most).index
+    made, panels = plot.figure(6.8, 1.9, columns=len(arms))
+    for panel, arm in zip(panels, arms, strict=True):
+        panel.bar(range(len(order)), wide.loc[order, arm], color=ARM_COLOURS[arm], width=0.8)
+        likely = posterior[order].where(posterior[order] > 0.005)
+        panel.plot(range(len(order)), likely, "_", color=PALETTE[1], markersize=8, markeredgewidth=2)
+        panel.set_ylim(0, 1.02)
+        panel.set_title(arm)
+        panel.set_xticks(range(0, len(order), 3), [str(c) for c in order[::3]])
+        panel.set_xlabel("concept")
+        panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if panel is panels[0] else [""] * 3)
+    panels[0].set_ylabel("probability")
+    shown = [Line2D([], [], color=PALETTE[1], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
+             Line2D([], [], color=INK, marker="s", linestyle="none", label="samples from d₁")]  # fmt: skip
+    made.legend(handles=shown, loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Non-factual and irrelevant raw samples against the FLOPs of the synthesizer; right, in grey, the paper's three scales."""
+    made, (left, right) = plot.figure(6.8, 2.5, columns=2)
+    looks = {"non-factual": (PALETTE[0], "o", "-"), "pair-irrelevance": (PALETTE[1], "s", "--")}
+    for metric, (colour, marker, line) in looks.items():
+        for number, (_, part) in enumerate(
+            table[table["metric"] == metric].sort_values("flops").groupby(["world", "seed"])
+        ):
+            error = 100 * np.abs(part[["low", "high"]].to_numpy().T - part["rate"].to_numpy())
+            left.errorbar(
+                part["flops"], 100 * part["rate"], error, color=colour, marker=marker, linestyle=line, linewidth=1, elinewidth=0.8,
+                label=metric if number == 0 else None,
+            )  # fmt: skip
+        paper = published[
+            (published["table"] == "quality")
+            & published["metric"].str.startswith(metric)
+            & (published["arm"] != "real")
+        ]
+        right.plot(
+            paper["scale"], paper["value"], line, color=GREY, marker=marker, markerfacecolor="white", label=metric
+        )
+    if table["flops"].max() > 4 * table["flops"].min():
+        left.set_xscale("log")
+    else:
+        left.xaxis.set_major_locator(MaxNLocator(4))
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))
+    left.set_ylim(bottom=0)
+    left.set_xlabel("FLOPs of the synthesizer, all training")
+    left.set_ylabel("raw samples (%)")
+    left.legend(loc="best")
+    right.set_ylim(0, 30)
+    right.set_title("paper, other scales and an LLM as judge")
+    right.set_xlabel("budget and model")
+    right.set_ylabel("documents (%)")
+    right.legend(loc="best")
+    return made
+
+
+@plot.use_style()
+def concept_drift(
+    table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sbp-true", "sbp-random", "uncond")
+) -> Figure:
+    """Left: shares of concepts in D, in the second documents of pairs and in samples. Right: what samples add against what pairs add."""
+    own = table[
+        (table["variant"] == "dep")
+        & (table["seed"] == table["seed"].iloc[0])
+        & (table["world"] == table["world"].iloc[0])
+    ]
+    first = own[own["arm"] == arms[0]].sort_values("real", ascending=False)
+    made, (left, right) = plot.figure(6.8, 2.7, columns=2)
+    place = np.arange(len(first))
+    left.fill_between(place, 100 * first["real"], step="mid", color="#d9d9d9", linewidth=0, label="D")
+    left.step(
+        place, 100 * first["pairs"], where="mid", color=PALETTE[1], linewidth=1, label="second documents of pairs"
+    )
+    left.step(place, 100 * first["raw"], where="mid", color=PALETTE[0], linewidth=1.3, label=f"samples of {arms[0]}")
+    left.set_xlabel("concept, by its share of D")
+    left.set_ylabel("share (%)")
+    left.set_ylim(bottom=0)
+    left.legend(loc="best")
+    for arm in arms:
+        part = own[own["arm"] == arm]
+        if not part["pairs"].isna().all():
+            right.plot(
+                100 * (part["pairs"] - part["real"]), 100 * (part["raw"] - part["real"]), "o", color=ARM_COLOURS[arm], markersize=3,
+                alpha=0.7, markeredgewidth=0, label=arm,
+            )  # fmt: skip
+    right.axline((0, 0), slope=1, color=INK, linewidth=0.8)
+    right.set_xlabel("pairs − D (points)")
+    right.set_ylabel("samples − D (points)")
+    right.legend(loc="best")
+    return made
+
+
+@plot.use_style()
+def distances(table: pd.DataFrame) -> Figure:
+    """Cosines by kind of pair: 5 to 95 % (thin), quartiles (thick), median; one panel per embedder."""
+    embedders = list(dict.fromkeys(table["embedder"]))
+    kinds = list(dict.fromkeys(table["kind"]))
+    made, panels = plot.figure(6.8, 0.75 + 0.21 * len(kinds), columns=len(embedders))
+    for panel, embedder in zip(panels, embedders, strict=True):
+        part = table[table["embedder"] == embedder].groupby("kind")["cosine"]
+        values = np.array([part.get_group(kind).quantile([0.05, 0.25, 0.5, 0.75, 0.95]) for kind in kinds])
+        _spans(panel, kinds, values, [ARM_COLOURS.get(kind, REAL) for kind in kinds])
+        if panel is not panels[0]:
+            panel.set_yticklabels([])
+        panel.set_title(f"embedded by {embedder}" if embedder == "TF-IDF" else f"embedded by the {embedder}")
+        panel.set_xlabel("cosine of the two documents")
+    return made

@@ -1,0 +1,220 @@
+"""What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners (specification, 3.5).
+
+    I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
+    rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
+    P(d2)                                                        (iii) the same for random pairs
+
+Both documents are held out and of the test split, which nothing was fitted or stopped on. A random partner is any other document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float64, Int64
+from safetensors.torch import save_file
+
+from orchard.config import REQUIRED
+from orchard.errors import BadInput
+from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.data import Corpus, Documents
+from orchard.papers.sbp.drawn import drawn
+from orchard.papers.sbp.joint import TUNED, Tables, studies
+from orchard.papers.sbp.pretrain import document_nll, pair_nll
+from orchard.papers.sbp.profiles import Cell
+from orchard.papers.sbp.tuning import Tune, load_synthesizer, pairs_of
+from orchard.runs import Finished, Run, Runner, Setting, Workspace
+from orchard.train import choose
+
+
+class _Partners(Run):
+    """Held-out documents, each with a true and a random partner."""
+
+    class Config(Run.Config):
+        documents: int = REQUIRED  # at most: only those of the test split whose concept another one shares
+        seed: int = 0
+
+    cfg: Any
+
+    def save(self, work: Workspace, **nll: Float64[np.ndarray, "documents"]) -> None:
+        """``nll.safetensors``: nats per document."""
+        save_file({name: torch.from_numpy(value) for name, value in nll.items()}, work.folder / "nll.safetensors")
+
+
+class ExactPartners(_Partners):
+    """The exact law. Result: ``entropy``, H(c) in nats. Files: ``nll.safetensors``: ``true``, ``random``, ``alone``."""
+
+    class Config(_Partners.Config):
+        corpus: Corpus.Config = REQUIRED
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        corpus = self.cfg.corpus.build()
+        second, true, random = partners(corpus.documents("test"), self.cfg.documents, self.cfg.seed)
+        world = corpus.world
+        self.save(
+            work, alone=-in_pieces(world.log_marginal, second), true=-in_pieces(world.log_conditional, second, true),
+            random=-in_pieces(world.log_conditional, second, random),
+        )  # fmt: skip
+        return {"entropy": float(world.entropy())}
+
+
+class TunedPartners(_Partners):
+    """A synthesizer. Result: ``precision``, the share of its pairs that share their concept (None: it was tuned on no pairs).
+
+    Files: ``nll.safetensors``: ``true``, ``random``; without pairs both are -log p(d2).
+    """
+
+    class Config(_Partners.Config):
+        tuned: Tune.Config = REQUIRED
+
+    preload = "orchard.papers.sbp.tuning"
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        tuned: Tune.Config = self.cfg.tuned
+        corpus = tuned.pretrained.mix.corpus.build()
+        second, true, random = partners(corpus.documents("test"), self.cfg.documents, self.cfg.seed)
+        model = load_synthesizer(work.result_of(tuned), tuned).to(choose(work.device).device)
+        if tuned.pairs is None:
+            alone = document_nll(model, second, corpus.symbols)
+            self.save(work, true=alone, random=alone.copy())
+            return {"precision": None}
+        self.save(
+            work,
+            true=pair_nll(model, true, second, corpus.symbols),
+            random=pair_nll(model, random, second, corpus.symbols),
+        )
+        first, other = pairs_of(work.result_of(tuned.pairs), "pairs")
+        labels = corpus.documents("train").labels
+        return {"precision": float((labels[first] == labels[other]).mean())}
+
+
+def partners(documents: Documents, count: int, seed: int) -> tuple[Documents, Documents, Documents]:
+    """``count`` documents that share their label with another, a true partner of each, and a random one.
+
+    Raises BadInput where no two documents share a label, or nobody knows."""
+    if documents.labels is None:
+        raise BadInput("true partners need labels, and nobody knows which documents of this corpus belong together")
+    shared = np.flatnonzero(np.bincount(documents.labels)[documents.labels] > 1)
+    if not len(shared):
+        raise BadInput(f"none of {len(documents)} held-out documents shares its concept with another: hold out more")
+    random = np.random.default_rng([seed, 12])
+    second = np.sort(random.permutation(shared)[:count])
+    true, other = (_partner(documents, truth, random)[second] for truth in (1.0, 0.0))
+    return documents.take(second), documents.take(true), documents.take(other)
+
+
+def _partner(documents: Documents, truth: float, random: np.random.Generator) -> Int64[np.ndarray, "documents"]:
+    return drawn(documents, truth, 1, random)[1]
+
+
+# -------------------------------------------------------------------------- tables
+
+
+def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
+    """The exact law and the tuned synthesizers of every cell."""
+    count = SIZES[setting.profile].partners
+    wanted: list[tuple[Cell, str, Run.Config]] = []
+    for cell, chosen in analysed(studies(setting, run)):
+        own = {"documents": count, "seed": cell.seed}
+        exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
+        wanted.append((cell, EXACT, exact))
+        for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
+            tuned = chosen.tune(chosen.pairs(arm), arm)
+            wanted.append(
+                (cell, arm, TunedPartners.Config(tuned=tuned, label=f"partners, {arm}; {chosen.name}", **own))
+            )
+    done = run([cfg for *_, cfg in wanted])
+    return [(cell, arm, found) for (cell, arm, _), found in zip(wanted, done, strict=True)]
+
+
+def partners_table(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell, arm (synthesizers and ``exact``) and held-out document d2, all in nats per document.
+
+    ``true`` and ``random``: -log p(d2 | d1) for both kinds of partner. ``exact_true``, ``exact_random``, ``exact_alone``: the exact law
+    of the same document; ``entropy``: H(c). ``limit_true``, ``limit_random``: the mixture (ii) at the ``precision`` of the arm's
+    pairs; NaN without pairs."""
+    tables: list[pd.DataFrame] = []
+    exact: dict[Cell, tuple[dict[str, np.ndarray], float]] = {}
+    for cell, arm, found in _finished(setting, run):
+        nll = {name: value.numpy() for name, value in found.tensors("nll").items()}
+        if arm == EXACT:
+            exact[cell] = nll, found.result["entropy"]
+        law, entropy = exact[cell]
+        table = pd.DataFrame({"document": np.arange(len(law["alone"])), "true": nll["true"], "random": nll["random"]})
+        for kind in ("true", "random", "alone"):
+            table[f"exact_{kind}"] = law[kind]
+        rho = found.result.get("precision")
+        for kind in ("true", "random"):
+            table[f"limit_{kind}"] = np.nan if rho is None else mixture(rho, law[kind], law["alone"])
+        tables.append(table.assign(arm=arm, precision=np.nan if rho is None else rho, entropy=entropy, **columns(cell)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def mixture(
+    rho: float, conditional: Float64[np.ndarray, "documents"], alone: Float64[np.ndarray, "documents"]
+) -> Float64[np.ndarray, "documents"]:
+    """-log(rho P(d2 | d1) + (1 - rho) P(d2)) from the two negative logarithms."""
+    with np.errstate(divide="ignore"):
+        return -np.logaddexp(np.log(rho) - conditional, np.log1p(-rho) - alone)
+
+
+def consequences(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell and arm, means over documents in nats per document.
+
+    ``true``, ``random``, ``limit_true``, ``limit_random``: as in `partners`. ``gain``: -log p(d2) of `uncond` minus ``true``, what
+    reading the right partner is worth (NaN in a cell without `uncond`); ``limit_gain``: the same of the mixture (ii), between 0 and
+    ``information``, I(d1; d2) of these pairs, which is at most ``entropy``, H(c). ``penalty``: random - true, what a wrong partner
+    costs; ``limit_penalty`` likewise. ``from_alone``: random minus -log p(d2) of `uncond`, for random pairs 0 in the limit (iii)."""
+    keys = ["variant", "world", "seed", "arm"]
+    table = partners_table(setting, run).drop(columns="document")
+    means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+    alone = (
+        means[means["arm"] == "uncond"].set_index(keys[:3])["true"].reindex(pd.MultiIndex.from_frame(means[keys[:3]]))
+    )
+    model = means["arm"] != EXACT
+    means["gain"] = np.where(model, alone.to_numpy(), means["exact_alone"]) - means["true"]
+    means["limit_gain"] = means["exact_alone"] - means["limit_true"]
+    means["information"] = means["exact_alone"] - means["exact_true"]
+    means["penalty"], means["limit_penalty"] = (
+        means["random"] - means["true"],
+        means["limit_random"] - means["limit_true"],
+    )
+    means["from_alone"] = np.where(model, means["random"] - alone.to_numpy(), np.nan)
+    return means
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "partners": partners_table, "consequences": consequences,
+}  # fmt: skip
+
+
+def _means(tables: Tables) -> pd.DataFrame:
+    """Means over documents in `dep`, one row per arm and seed."""
+    table = tables("partners").query("variant == 'dep'")
+    means = table.assign(seed=1000 * table["world"] + table["seed"]).groupby(["arm", "seed"], sort=False)
+    return means[["true", "random", "exact_true"]].mean().reset_index()
+
+
+def uses_seed(tables: Tables) -> pd.DataFrame:
+    """K4: -log p(d2 | true partner) minus -log p(d2 | random partner) of SBP's synthesizer, mean over documents, each seed."""
+    own = _means(tables).query("arm == 'sbp-nn-lm'")
+    return _evidence(own, own["true"] - own["random"])
+
+
+def not_below_exact(tables: Tables) -> pd.DataFrame:
+    """K4b: -log p(d2 | true partner) minus the exact one, mean over documents, every synthesizer that reads a partner, each seed."""
+    own = _means(tables).query("arm not in ('exact', 'uncond')")
+    return _evidence(own, own["true"] - own["exact_true"])
+
+
+def _evidence(own: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"part": own["arm"], "seed": own["seed"], "unit": "mean", "value": value}).reset_index(
+        drop=True
+    )
+
+
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K4": uses_seed, "K4b": not_below_exact}

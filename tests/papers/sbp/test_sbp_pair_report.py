@@ -1,0 +1,132 @@
+"""Reports of pairing: inequality of degrees, precision against the threshold, the speed table and what `orchard bench` makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchard.papers.sbp import bench, figures, pair_report, pairing_speed, regular
+from orchard.papers.sbp.pair_report import EMBEDDERS, inequality, precision_at
+from orchard.papers.sbp.pairing_speed import Peak, Sizes, growth, vectors_of, words_of
+from orchard.papers.sbp.profiles import Regular
+from orchard.runs import Runner, Setting, execute
+
+
+def runner() -> Runner:
+    return lambda configs: execute(configs, jobs=1, device="cpu", report=lambda line: None)
+
+
+@pytest.mark.parametrize("degree", [[3, 3, 3, 3], [0, 0, 0, 7], [5, 1, 0, 2, 2]])
+def test_gini_is_the_mean_difference(degree: list[int]) -> None:
+    """Half the mean absolute difference of two documents over the mean."""
+    values = np.array(degree)
+    found = inequality(values)
+    differences = np.abs(values[:, None] - values[None, :]).mean()
+    assert found["Gini"] == pytest.approx(differences / (2 * values.mean()))
+    assert found["top 1 %"] == values.max() / values.sum()
+    assert (found["pairs"], found["largest"], found["none"]) == (values.sum(), values.max(), (values == 0).mean())
+
+
+def test_no_pairs_have_no_inequality() -> None:
+    found = inequality(np.zeros(3, np.int64))
+    assert np.isnan(found["Gini"])
+    assert np.isnan(found["top 1 %"])
+    assert found["none"] == 1
+
+
+def test_precision_at_an_exceedance() -> None:
+    tensors = {
+        "near": np.array([[1, 2], [0, 2], [3, 0]]), "nearest": np.array([[0.9, 0.4], [0.9, 0.2], [0.8, 0.4]], np.float32),
+        "searched": np.array([0, 1, 2]), "score": np.linspace(0, 1, 101, dtype=np.float32),
+    }  # fmt: skip
+    rows = precision_at(tensors, np.array([7, 7, 8, 7]), (0.005, 0.15, 0.5, 0.99))
+    assert [row["pairs"] for row in rows] == [0, 2, 3, 6]
+    assert np.isnan(rows[0]["precision"])
+    assert [row["precision"] for row in rows[1:]] == [1, 2 / 3, 2 / 6]
+    assert [row["covered"] for row in rows] == [0, 2 / 3, 1, 1]
+    assert rows[0]["chance"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def _tfidf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the embedder that has to be trained."""
+    monkeypatch.setattr(pair_report, "EMBEDDERS", {"sbp-nn-tfidf": EMBEDDERS["sbp-nn-tfidf"]})
+    fixed = Regular(4.0, 0.0, 8e-3)
+    monkeypatch.setattr(regular, "tuned", lambda setting, run, variant: (fixed, fixed))
+
+
+@pytest.mark.usefixtures("_tfidf_alone")
+def test_the_tables_of_the_smoke_worlds() -> None:
+    run, setting = runner(), Setting(seeds=(0,))
+    precision = pair_report.pair_precision(setting, run)
+    strict = precision[precision["exceedance"] == 1e-2].set_index("variant")
+    assert strict.loc["dep", "precision"] > 0.9
+    assert strict.loc["indep", "precision"] < 0.2  # its labels are in no document
+    hubs = pair_report.hubs(setting, run).set_index(["variant", "stage"])
+    degrees = pair_report.degrees(setting, run)
+    for (variant, stage), part in degrees.groupby(["variant", "stage"]):
+        assert part["documents"].sum() == 256
+        assert (part["degree"] * part["documents"]).sum() == hubs.loc[(variant, stage), "pairs"]
+    assert hubs.xs("within the caps", level="stage")["largest"].max() <= 8
+    top = pair_report.top_hubs(setting, run)
+    assert (
+        top.groupby("variant")["among the k nearest"].first() == hubs.xs("among the k nearest", level=1)["largest"]
+    ).all()
+    assert top["begins"].str.startswith("[genre").all()
+    assert len(figures.pair_precision(precision).axes) == precision["variant"].nunique()
+    assert len(figures.hub_degrees(degrees, "indep").axes) == 1
+
+
+# ------------------------------------------------------------ speed and memory
+
+SMALL = Sizes(clustered=(120, 400), uniform=(120,), dim=16)
+
+
+def test_vectors_are_clustered_or_not() -> None:
+    rows, concepts = vectors_of("clustered", 1_000, 64, np.random.default_rng(0))
+    cosine = rows @ rows.T
+    same = (concepts[:, None] == concepts[None, :]) & ~np.eye(1_000, dtype=bool)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert cosine[same].mean() > 0.5
+    assert cosine[~same & ~np.eye(1_000, dtype=bool)].mean() < 0.4
+    other = vectors_of("uniform", 1_000, 64, np.random.default_rng(0))[0]
+    assert abs((other @ other.T)[np.triu_indices(1_000, 1)].mean()) < 0.01
+    documents = words_of(concepts, np.random.default_rng(0))
+    assert (documents.tokens // 64 == np.repeat(concepts, 28)).all()
+
+
+def test_peak_memory_is_what_was_added() -> None:
+    with Peak() as peak:
+        held = np.ones(2**23)  # 64 MiB
+        held += 1
+    assert 0.9 * 2**26 < peak.bytes < 1.5 * 2**26
+    del held
+
+
+def test_growth_from_the_fewest_to_the_most() -> None:
+    table = pd.DataFrame({
+        "vectors": "clustered", "what": ["exact", "exact", "FAISS"], "documents": [100, 1_000, 100],
+        "processor_seconds": [1.0, 100.0, 3.0], "peak": [5, 10, 4],
+    })  # fmt: skip
+    (row,) = growth(table).to_dict("records")
+    assert (row["what"], row["times the documents"], row["times the peak memory"]) == ("exact", 10, 2)
+    assert row["exponent"] == pytest.approx(2)
+
+
+def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pairing_speed.SIZES, "smoke", SMALL)
+    table = pairing_speed.pairing_speed(Setting(), runner())
+    assert table["what"].tolist() == ["exact", "FAISS", "rules"] * 3
+    assert (table["processor_seconds"] > 0).all()
+    assert (table.loc[table["what"] != "rules", "recall"] > 0.9).all()
+    assert len(figures.pairing_speed(table).axes) == 2
+
+
+def test_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing_speed, "SCALE", SMALL)
+    parts = bench.pairing()
+    assert [name for _, name, _, _ in parts] == ["pairing", "pairing_growth"]
+    assert len(parts[0][2]) == 9
+    assert "on 1 CPU threads" in parts[0][0]
+    assert set(parts[1][2]["what"]) == {"exact", "FAISS", "rules"}

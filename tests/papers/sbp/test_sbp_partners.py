@@ -1,0 +1,104 @@
+"""What a partner tells: closed forms, who is whose partner, tables of tiny synthesizers, verdicts both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sbp_tiny_synthesizers import SETTING, corpus, runner, use
+
+from orchard.claims import decide, load_claims
+from orchard.errors import BadInput
+from orchard.papers.sbp import figures, partners
+from orchard.papers.sbp.data import Documents
+from orchard.runs import Store
+from orchard.series import papers_folder
+
+CLAIMS = {claim.id: claim for claim in load_claims(papers_folder("sbp"))}
+
+
+def test_mixture_by_hand() -> None:
+    conditional, alone = np.array([1.0, 200.0]), np.array([3.0, 5.0])
+    np.testing.assert_allclose(partners.mixture(1.0, conditional, alone), conditional)
+    np.testing.assert_allclose(partners.mixture(0.0, conditional, alone), alone)
+    half = -np.log(0.5 * np.exp(-conditional) + 0.5 * np.exp(-alone))
+    np.testing.assert_allclose(partners.mixture(0.5, conditional, alone), half)
+
+
+def test_partners_share_the_label_and_are_others() -> None:
+    documents = corpus().build().documents("test")
+    second, true, random = partners.partners(documents, 30, 0)
+    assert len(second) == len(true) == len(random) == 30
+    assert second.labels is not None
+    assert true.labels is not None
+    assert (second.labels == true.labels).all()
+    assert not (second.labels == random.labels).all()
+    for other in (true, random):
+        assert all(not np.array_equal(second[i], other[i]) for i in range(30))
+
+
+def test_documents_without_partner_are_left_out() -> None:
+    documents = Documents.of([[i] for i in range(5)], np.array([0, 1, 0, 2, 3]))
+    second, true, _ = partners.partners(documents, 10, 0)
+    assert [second[i][0] for i in range(2)] == [0, 2]
+    assert [true[i][0] for i in range(2)] == [2, 0]
+    with pytest.raises(BadInput, match="none of 3 held-out documents shares its concept with another: hold out more"):
+        partners.partners(documents.take([0, 1, 3]), 10, 0)
+    with pytest.raises(BadInput, match="nobody knows which documents of this corpus belong together"):
+        partners.partners(Documents.of([[1], [1]]), 10, 0)
+
+
+def test_without_information_a_partner_tells_nothing(tmp_path: Path) -> None:
+    cfg = partners.ExactPartners.Config(corpus=corpus("indep"), documents=20)
+    nll = Store(tmp_path).compute(cfg, "cpu").tensors("nll")
+    for kind in ("true", "random"):
+        np.testing.assert_allclose(nll[kind], nll["alone"])
+
+
+def test_tables_of_tiny_synthesizers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "dep")
+    run = runner(tmp_path_factory.getbasetemp())
+    table = partners.partners_table(SETTING, run)
+    assert set(table["arm"]) == {"exact", "sbp-random", "uncond"}
+    assert table.groupby("arm").size().eq(25).all()
+    exact = table[table["arm"] == "exact"]
+    np.testing.assert_allclose(exact["true"], exact["exact_true"])
+    alone = table[table["arm"] == "uncond"]
+    np.testing.assert_allclose(alone["true"], alone["random"])
+    pairs = table[table["arm"] == "sbp-random"]
+    between = pairs[["exact_true", "exact_alone"]]
+    assert (pairs["limit_true"] >= between.min(axis=1) - 1e-9).all()
+    assert (pairs["limit_true"] <= between.max(axis=1) + 1e-9).all()
+
+    means = partners.consequences(SETTING, run).set_index("arm")
+    assert means.loc["exact", "gain"] == pytest.approx(means.loc["exact", "information"])
+    assert 0 < means.loc["exact", "information"] < means.loc["exact", "entropy"] == pytest.approx(np.log(5))
+    assert means.loc["uncond", "gain"] == 0
+    assert np.isnan(means.loc["uncond", "precision"])
+    assert means.loc["sbp-random", "precision"] < 0.5
+    figures.partner_scatter(table).draw_without_rendering()
+    figures.consequences(means.reset_index()).draw_without_rendering()
+
+
+def partner_table(true: float, random: float, exact: float) -> pd.DataFrame:
+    rows = [
+        {"variant": "dep", "world": 0, "seed": seed, "arm": arm, "true": true + d, "random": random + d, "exact_true": exact + d}
+        for seed in (0, 1) for arm in ("sbp-nn-lm", "sbp-random", "uncond", "exact") for d in (-1.0, 1.0)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("true", "random", "verdict"), [(70.0, 75.0, "supported"), (75.0, 70.0, "refuted")])
+def test_k4_both_ways(true: float, random: float, verdict: str) -> None:
+    evidence = partners.uses_seed(lambda name: partner_table(true, random, 60.0))
+    assert set(evidence["part"]) == {"sbp-nn-lm"}
+    assert decide(CLAIMS["K4"], evidence, "smoke").verdict == verdict
+
+
+@pytest.mark.parametrize(("exact", "verdict"), [(60.0, "supported"), (71.0, "refuted")])
+def test_k4b_both_ways(exact: float, verdict: str) -> None:
+    evidence = partners.not_below_exact(lambda name: partner_table(70.0, 75.0, exact))
+    assert set(evidence["part"]) == {"sbp-nn-lm", "sbp-random"}
+    assert decide(CLAIMS["K4b"], evidence, "smoke").verdict == verdict

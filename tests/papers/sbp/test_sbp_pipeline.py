@@ -78,7 +78,7 @@ def test_the_mixture_has_its_share(finished: Any) -> None:
 
 def test_a_killed_command_goes_on_where_it_was(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _, _, _ = finished
-    chosen = plan(folder / "a.jsonl", Options(**QUICK | {"sampling_batch": 16}))
+    chosen = plan(folder / "a.jsonl", Options(**QUICK | {"sampling_batch": 8}))
     whole = run(chosen, Store(folder / "store"), "cpu", quiet)
     assert whole["synthesise"].result["batches"] > 2
     sample, calls = synthesis.sample_documents, list[int]()

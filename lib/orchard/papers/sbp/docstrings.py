@@ -110,7 +110,7 @@ def _folder(package: str) -> str | None:
     if package == STDLIB:
         return sysconfig.get_path("stdlib")
     spec = importlib.util.find_spec(package)  # finds, does not import
-    return next(iter(spec.submodule_search_locations), None) if spec and spec.submodule_search_locations else None
+    return str(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 
 
 @cache

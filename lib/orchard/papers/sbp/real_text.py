@@ -47,6 +47,7 @@ class TextSize:
     max_bytes: int | None  # of source, a package
     tokenizer: Tokenizer.Config
     cap: int  # tokens
+    length: int  # tokens of a document with eos, about: configs do not depend on what a machine has installed
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     grams: tuple[int, ...]  # lengths whose novelty is measured, in tokens
@@ -55,7 +56,7 @@ class TextSize:
 
 _ARMS = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")
 _GPU = TextSize(
-    EVERYTHING, None, BPETokenizer.Config(vocab_size=4096), 256, (*_ARMS, "sbp-nn-tfidf"), (0, 1, 2), (2, 3, 5, 8, 13),
+    EVERYTHING, None, BPETokenizer.Config(vocab_size=4096), 256, 100, (*_ARMS, "sbp-nn-tfidf"), (0, 1, 2), (2, 3, 5, 8, 13),
     replace(
         PROFILES["gpu"], documents=1_200, pool=20, held_out=1_000, size=M10, batch=64, start=Regular(0.5, 0.1, 1e-3),
         weight_decays=(0.5, 1.0, 2.0), oracle_weight_decays=(0.1, 0.5), exceedance=1e-2, tuning_batch=64, sampling_batch=4096,
@@ -63,7 +64,7 @@ _GPU = TextSize(
 )  # fmt: skip
 SIZES: dict[str, TextSize] = {
     "smoke": TextSize(
-        (STDLIB,), 3_600_000, BPETokenizer.Config(vocab_size=512), 48, _ARMS, (0,), (1, 2, 3, 5, 8),
+        (STDLIB,), 3_600_000, BPETokenizer.Config(vocab_size=512), 48, 35, _ARMS, (0,), (1, 2, 3, 5, 8),
         replace(
             PROFILES["smoke"], documents=96, pool=16, held_out=120, size=TINY, batch=12, start=Regular(4.0, 0.0, 8e-3),
             weight_decays=(4.0, 8.0, 16.0), oracle_weight_decays=(0.1, 1.0), exceedance=3e-2, tuning_steps=60, tuning_batch=16,
@@ -92,14 +93,12 @@ def corpus(setting: Setting) -> TextCorpus.Config:
 
 
 def base(setting: Setting, seed: int) -> Study:
-    """The study of a seed, before anything is tuned. The budget is that of as many repeats of D as the pool has times its documents."""
-    profile, text = SIZES[setting.profile].sizes, corpus(setting)
-    built = text.build()
-    real, pool = built.documents("train"), built.documents("pool")
-    repeats = max(1, round(len(pool) / len(real)))
-    budget = repeats * int((real.lengths + 1).sum())
-    steps = max(profile.evaluations, repeats * len(real) // profile.batch)
+    """The study of a seed, before anything is tuned. The budget is that of as many repeats as the pool has times the documents of D."""
+    size, text = SIZES[setting.profile], corpus(setting)
+    profile = size.sizes
     name = "real text" if setting.data == "embedded" else setting.data
+    steps = profile.pool * profile.documents // profile.batch
+    budget = profile.pool * profile.documents * size.length
     return Study(profile, text, f"{name}, seed {seed}", seed, profile.start, profile.size, budget, steps)
 
 

@@ -48,7 +48,7 @@ def test_stages_of_tuning_keep_the_best_of_the_one_before() -> None:
             )
         return found
 
-    repetition, oracle = regular.tuned(SMOKE, run, "dep")
+    repetition, oracle = regular.tuned(SMOKE, run, ["dep"])["dep"]
     assert repetition == Regular(2.0, 0.1, 16e-3)
     assert oracle.weight_decay == 2.0
     assert oracle.learning_rate == 16e-3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ import torch
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.sbp.data import Batch, Documents, Symbols, pair_batch
-from orchard.papers.sbp.drawn import DrawnPairs
 from orchard.papers.sbp.pretrain import counted_losses, document_nll, load_pretrained, pair_nll
 from orchard.papers.sbp.tuning import TuningSequences, load_synthesizer, pairs_of
 from orchard.runs import Finished, Store
@@ -133,19 +130,5 @@ def test_a_batch_larger_than_the_corpus_is_charged_as_it_is(store: Store) -> Non
 
 
 def test_without_held_out_pairs_tuning_says_so(store: Store) -> None:
-    pairs = DrawnPairs.Config(corpus=Ragged.Config(), k=3, held_out=0)
     with pytest.raises(BadInput, match="no pair of held-out documents"):
-        store.compute(tuned(pairs=pairs), "cpu")
-
-
-def test_sequences_that_are_held_out_are_drawn_once(tmp_path: Path) -> None:
-    pairs = (np.arange(20), np.arange(20)[::-1].copy())
-    documents = Ragged.Config().build().documents("train")
-    sequences = TuningSequences(documents, pairs, S)
-    some = sequences.some(7, 3)
-    assert len(some) == 7
-    assert some.pairs is not None
-    assert (some.pairs[0] + some.pairs[1] == 19).all()
-    again = sequences.some(7, 3)
-    assert again.pairs is not None
-    assert np.array_equal(some.pairs[0], again.pairs[0])
+        store.compute(tuned(held_out=0), "cpu")

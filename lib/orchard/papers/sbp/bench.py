@@ -1,4 +1,4 @@
-"""What `orchard bench sbp` prints and draws: sampling beside its naive peers, pairing of 10,000 to 100,000 documents, exactly and with FAISS."""
+"""What `orchard bench sbp` prints and draws: sampling beside its naive peers, pairing of up to 100,000 documents with FAISS."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pandas as pd
 from orchard.papers.sbp import regular
 from orchard.papers.sbp.arms import ARMS, Study, study
 from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import PROFILES, Cell, cells
+from orchard.papers.sbp.profiles import Cell, cells
 from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
@@ -26,22 +26,14 @@ EVERYWHERE = {"smoke": COMPARED, "gpu": ARMS, "paper": ARMS}  # arms of the cell
 
 def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
     """The cells of a setting with their studies, regularised as was best in their variant."""
-    best = {
-        cell.variant: regular.tuned(setting, run, cell.variant)
-        for cell in cells(setting, *variants)[:: _per_variant(setting)]
-    }
-    return [(cell, study(setting, cell, *best[cell.variant])) for cell in cells(setting, *variants)]
-
-
-def _per_variant(setting: Setting) -> int:
-    profile = PROFILES[setting.profile]
-    return len(profile.worlds) * len(profile.seeds if setting.seeds is None else setting.seeds)
+    chosen = cells(setting, *variants)
+    best = regular.tuned(setting, run, list(dict.fromkeys(cell.variant for cell in chosen)))
+    return [(cell, study(setting, cell, *best[cell.variant])) for cell in chosen]
 
 
 def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
     """The trials of the references in every variant; see `regular.tuning`."""
-    variants = dict.fromkeys(cell.variant for cell in cells(setting))
-    return pd.concat([regular.tuning(setting, run, variant) for variant in variants], ignore_index=True)
+    return regular.tuning(setting, run, list(dict.fromkeys(cell.variant for cell in cells(setting))))
 
 
 def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:

@@ -7,7 +7,7 @@ synthetic arm takes what was best for repetition, so it is the synthetic arms th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -19,33 +19,37 @@ from orchard.papers.sbp.profiles import PROFILES, Profile, Regular, cells
 from orchard.runs import Runner, Setting
 
 
-def tuned(setting: Setting, run: Runner, variant: str) -> tuple[Regular, Regular]:
-    """What is best for repetition and for the oracle in a variant."""
-    found = tuning(setting, run, variant)
-    chosen = found[found["chosen"]]
-    return tuple(  # type: ignore[return-value]
-        Regular(*chosen.loc[chosen["arm"] == arm, ["weight_decay", "dropout", "learning_rate"]].iloc[0])
-        for arm in ("repetition", "oracle")
-    )
+def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, tuple[Regular, Regular]]:
+    """What is best for repetition and for the oracle in each variant."""
+    found = tuning(setting, run, variants)
+    best = {
+        (row.variant, row.arm): Regular(float(row.weight_decay), float(row.dropout), float(row.learning_rate))
+        for row in found[found["chosen"]].itertuples()
+    }
+    return {variant: (best[variant, "repetition"], best[variant, "oracle"]) for variant in variants}
 
 
-def tuning(setting: Setting, run: Runner, variant: str) -> pd.DataFrame:
-    """One row per trial: arm, weight_decay, dropout, learning_rate, loss and validation_loss (nats per document) at the best and the
-    last checkpoint, and whether the trial was chosen."""
+def tuning(setting: Setting, run: Runner, variants: Sequence[str]) -> pd.DataFrame:
+    """One row per trial: variant, arm, weight_decay, dropout, learning_rate, loss and validation_loss (nats per document) at the best
+    and the last checkpoint, and whether the trial was chosen. A stage of all variants and arms is one batch of runs."""
     profile = PROFILES[setting.profile]
-    base = study(setting, cells(setting, variant)[0], profile.start)
-    best = {"repetition": profile.start, "oracle": profile.oracle_start}
-    tables: dict[tuple[str, Regular], dict[str, Any]] = {}
+    bases = {variant: study(setting, cells(setting, variant)[0], profile.start) for variant in variants}
+    starts = {"repetition": profile.start, "oracle": profile.oracle_start}
+    best = {(variant, arm): regular for variant in variants for arm, regular in starts.items()}
+    rows: dict[tuple[str, str, Regular], dict[str, Any]] = {}
     for stage in ("weight_decay", "learning_rate", "dropout"):
-        trials = [(arm, regular) for arm in best for regular in _trials(profile, arm, best[arm], stage)]
-        done = run([trial(base, arm, regular) for arm, regular in trials])
-        for (arm, regular), finished in zip(trials, done, strict=True):
-            tables[arm, regular] = {"arm": arm, **_fields(regular), **_losses(finished.result)}
-        for arm in best:
-            own = [regular for other, regular in tables if other == arm]
-            best[arm] = min(own, key=lambda regular: float(tables[arm, regular]["validation_loss"]))
-    rows = [row | {"chosen": best[arm] == regular} for (arm, regular), row in tables.items()]
-    return pd.DataFrame(rows).assign(variant=variant)
+        trials = [
+            (v, arm, regular) for (v, arm), so_far in best.items() for regular in _trials(profile, arm, so_far, stage)
+        ]
+        done = run([trial(bases[variant], arm, regular) for variant, arm, regular in trials])
+        for (variant, arm, regular), finished in zip(trials, done, strict=True):
+            rows[variant, arm, regular] = {
+                "variant": variant, "arm": arm, **_fields(regular), **_losses(finished.result)
+            }  # fmt: skip
+        for variant, arm in best:
+            own = [regular for v, a, regular in rows if (v, a) == (variant, arm)]
+            best[variant, arm] = min(own, key=lambda regular: float(rows[variant, arm, regular]["validation_loss"]))
+    return pd.DataFrame([row | {"chosen": best[v, arm] == regular} for (v, arm, regular), row in rows.items()])
 
 
 def trial(base: Study, arm: str, regular: Regular) -> Pretrain.Config:

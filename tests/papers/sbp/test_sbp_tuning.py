@@ -132,3 +132,16 @@ def test_a_batch_larger_than_the_corpus_is_charged_as_it_is(store: Store) -> Non
 def test_without_held_out_pairs_tuning_says_so(store: Store) -> None:
     with pytest.raises(BadInput, match="no pair of held-out documents"):
         store.compute(tuned(held_out=0), "cpu")
+
+
+def test_sequences_that_are_held_out_are_drawn_once(tmp_path: Path) -> None:
+    pairs = (np.arange(20), np.arange(20)[::-1].copy())
+    documents = Ragged.Config().build().documents("train")
+    sequences = TuningSequences(documents, pairs, S)
+    some = sequences.some(7, 3)
+    assert len(some) == 7
+    assert some.pairs is not None
+    assert (some.pairs[0] + some.pairs[1] == 19).all()
+    again = sequences.some(7, 3)
+    assert again.pairs is not None
+    assert np.array_equal(some.pairs[0], again.pairs[0])

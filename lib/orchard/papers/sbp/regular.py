@@ -23,8 +23,8 @@ def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, t
     """What is best for repetition and for the oracle in each variant."""
     found = tuning(setting, run, variants)
     best = {
-        (row.variant, row.arm): Regular(float(row.weight_decay), float(row.dropout), float(row.learning_rate))
-        for row in found[found["chosen"]].itertuples()
+        (row["variant"], row["arm"]): Regular(row["weight_decay"], row["dropout"], row["learning_rate"])
+        for row in found[found["chosen"]].to_dict("records")
     }
     return {variant: (best[variant, "repetition"], best[variant, "oracle"]) for variant in variants}
 

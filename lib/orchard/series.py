@@ -107,7 +107,7 @@ class Series:
         wanted: list[Run.Config] = []
 
         def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
-            if missing := [cfg for cfg in cfgs if cfg.fingerprint() not in self._runs]:
+            if missing := [c for c in cfgs if c.fingerprint() not in self._runs and self.store.get(c) is None]:
                 wanted.extend(missing)
                 raise _NotYet
             return self.run(cfgs)
@@ -115,8 +115,9 @@ class Series:
         while True:
             wanted.clear()
             for name in experiments:
-                with suppress(_NotYet):
-                    self._tables[name] = self._experiment(name)(self.setting, runner)
+                if name not in self._tables:
+                    with suppress(_NotYet):
+                        self._tables[name] = self._experiment(name)(self.setting, runner)
             if not wanted:
                 return
             self.run(wanted)

@@ -30,7 +30,7 @@ from orchard.papers.sbp.excess import mean_excess, of_cell
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.mix import ORDERS
 from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import Cell, Size
+from orchard.papers.sbp.profiles import Cell
 from orchard.papers.sbp.tuning import Tune, pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 
@@ -51,7 +51,6 @@ class Sizes:
     truths: tuple[float, ...] = (0.0, 1.0)
     shares: tuple[float, ...]
     share_cells: int
-    larger: Size | None = None  # the second model of the share sweep; None: the profile's
     members: int  # of an ensemble: seeds of one world
     distilled: bool
 
@@ -59,7 +58,7 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(
         documents=128, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
-        shares=(0.0, 0.375, 0.75), share_cells=1, larger=Size(96, 2, 4, 4, 256), members=2, distilled=False,
+        shares=(0.0, 0.375, 0.75), share_cells=1, members=2, distilled=False,
     ),
     "gpu": Sizes(
         documents=None, cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
@@ -127,7 +126,8 @@ def synthesizer(study: Study, sizes: Sizes) -> Iterator[Point]:
     """What the synthesizer begins from. New weights learn at the rate of pretraining, and for as many steps as the repetition model
     and the tuning take together: otherwise they would only be trained less."""
     yield _point(study, "repetition model", _tuned(study))
-    new = _tuned(study).set(scratch=True, steps=study.steps + study.profile.tuning_steps)
+    steps = study.steps + study.profile.tuning_steps
+    new = _tuned(study).set(scratch=True, steps=steps, validate_every=max(1, steps // 8))
     new.optim.set(learning_rate=study.regular.learning_rate)
     yield _point(study, SCRATCH, new)
 
@@ -211,7 +211,7 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     wanted = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.share_cells]:
         study = of_documents(setting, cell, chosen, sizes.documents)
-        for size, shape in (("smaller", study.profile.size), ("larger", sizes.larger or study.profile.larger)):
+        for size, shape in (("smaller", study.profile.size), ("larger", study.profile.larger)):
             sized = study.with_(size=shape, name=f"{study.name}, {size} model")
             for share in sizes.shares:
                 row = {**of_cell(cell), "size": size, "share": share}

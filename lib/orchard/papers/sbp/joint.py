@@ -98,11 +98,12 @@ def bayes_nll(chosen: Study, count: int, split: str) -> np.ndarray:
 
 def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and cell: what was read, and what it cost in FLOPs beside the training that all arms share."""
-    rows = []
-    for cell, arm, _, cfg, done in finished(setting, run):
-        mixed = run([cfg.mix])[0].result
-        rows.append({**_cell(cell), "arm": arm, **mixed, "training_flops": done.result["training_flops"]})
-    return pd.DataFrame(rows)
+    found = finished(setting, run)
+    mixed = run([cfg.mix for *_, cfg, _ in found])
+    return pd.DataFrame([
+        {**_cell(cell), "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
+        for (cell, arm, _, _, done), mix in zip(found, mixed, strict=True)
+    ])  # fmt: skip
 
 
 def stages(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -62,16 +62,16 @@ class Profile:
     variants: tuple[str, ...]
 
 
-TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(96, 3, 4, 4, 256)
+TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(96, 2, 4, 4, 256)
 M10, M40 = Size(320, 8, 5, 5, 864), Size(512, 12, 8, 8, 1376)
 B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8, 11008, tie_embeddings=False)
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        concepts=32, words=256, content=20, documents=256, pool=20, held_out=250, size=TINY, larger=TINY_LARGER, batch=32,
+        concepts=24, words=256, content=20, documents=192, pool=20, held_out=160, size=TINY, larger=TINY_LARGER, batch=32,
         start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.0, 0.1, 0.2),
         oracle_start=Regular(0.5, 0.0, 16e-3), oracle_weight_decays=(0.5, 2.0),
-        share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=60, tuning_batch=32, sampling_batch=512, evaluations=8,
+        share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=8,
         worlds=(0,), seeds=(0, 1), variants=("dep", "indep"),
     ),
     "gpu": Profile(

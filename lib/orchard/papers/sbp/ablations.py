@@ -57,7 +57,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(
-        documents=128, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
+        documents=None, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
         shares=(0.0, 0.375, 0.75), share_cells=1, members=2, distilled=False,
     ),
     "gpu": Sizes(

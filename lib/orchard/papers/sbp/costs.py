@@ -43,7 +43,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(1, 128, ("without base",), (1.0,)),
+    "smoke": Sizes(1, None, ("without base",), (1.0,)),
     "gpu": Sizes(6, None, ("without base", "with base"), (0.5, 1.0, 2.0)),
     "paper": Sizes(1, None, ("without base",), (1.0,)),
 }

@@ -50,6 +50,7 @@ class Profile:
     dropouts: tuple[float, ...]
     oracle_start: Regular
     oracle_weight_decays: tuple[float, ...]
+    oracle_learning_rates: tuple[float, ...]
     share: float  # of the budget that is synthetic
     exceedance: float  # of random pairs: with N documents a document has about N times as many partners
     neighbours: int  # k
@@ -62,29 +63,29 @@ class Profile:
     variants: tuple[str, ...]
 
 
-TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(96, 2, 4, 4, 256)
+TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(80, 2, 4, 4, 208)
 M10, M40 = Size(320, 8, 5, 5, 864), Size(512, 12, 8, 8, 1376)
 B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8, 11008, tie_embeddings=False)
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        concepts=24, words=256, content=20, documents=192, pool=20, held_out=160, size=TINY, larger=TINY_LARGER, batch=32,
+        concepts=20, words=256, content=20, documents=160, pool=20, held_out=160, size=TINY, larger=TINY_LARGER, batch=24,
         start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.0, 0.1, 0.2),
-        oracle_start=Regular(0.5, 0.0, 16e-3), oracle_weight_decays=(0.5, 2.0),
-        share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=8,
+        oracle_start=Regular(0.5, 0.0, 8e-3), oracle_weight_decays=(0.5, 2.0), oracle_learning_rates=(4e-3, 8e-3, 16e-3),
+        share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=6,
         worlds=(0,), seeds=(0, 1), variants=("dep", "indep"),
     ),
     "gpu": Profile(
         concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=M10, larger=M40, batch=512,
         start=Regular(0.5, 0.1, 2e-3), weight_decays=(0.1, 0.5, 1.0), learning_rates=(1e-3, 2e-3, 4e-3), dropouts=(0.0, 0.1, 0.2),
-        oracle_start=Regular(0.1, 0.0, 2e-3), oracle_weight_decays=(0.1, 0.5),
+        oracle_start=Regular(0.1, 0.0, 2e-3), oracle_weight_decays=(0.1, 0.5), oracle_learning_rates=(1e-3, 2e-3, 4e-3),
         share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=256, sampling_batch=8192, evaluations=20,
         worlds=(0, 1), seeds=(0, 1, 2), variants=("dep", "indep", "hier", "facts"),
     ),
     "paper": Profile(  # nothing is trained: shapes, budgets and costs alone
         concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=B3, larger=B6, batch=2048,
         start=Regular(0.1, 0.0, 1e-2), weight_decays=(0.1,), learning_rates=(1e-2,), dropouts=(0.0,),
-        oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,),
+        oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,), oracle_learning_rates=(1e-2,),
         share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=2048, sampling_batch=8192, evaluations=20,
         worlds=(0,), seeds=(0,), variants=("dep",),
     ),

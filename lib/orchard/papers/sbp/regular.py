@@ -65,7 +65,7 @@ def _trials(profile: Profile, arm: str, best: Regular, stage: str) -> Iterator[R
         for value in profile.dropouts:
             yield replace(best, dropout=value)
     elif stage == "learning_rate":
-        for value in profile.learning_rates:
+        for value in profile.learning_rates if arm == "repetition" else profile.oracle_learning_rates:
             yield replace(best, learning_rate=value)
 
 

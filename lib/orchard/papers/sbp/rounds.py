@@ -37,7 +37,7 @@ class Sizes:
     judged: int  # synthetic documents of each round
 
 
-SIZES = {"smoke": Sizes(2, 128, 1, 900), "gpu": Sizes(4, None, 3, 5_000), "paper": Sizes(1, None, 1, 1)}
+SIZES = {"smoke": Sizes(2, None, 1, 900), "gpu": Sizes(4, None, 3, 5_000), "paper": Sizes(1, None, 1, 1)}
 
 
 @dataclass(frozen=True)

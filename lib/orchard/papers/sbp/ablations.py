@@ -52,20 +52,21 @@ class Sizes:
     shares: tuple[float, ...]
     share_cells: int
     members: int  # of an ensemble: seeds of one world
+    scratch: bool  # also a synthesizer from scratch, which takes as long as a pretraining
     distilled: bool
 
 
 SIZES = {
     "smoke": Sizes(
         documents=None, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
-        shares=(0.0, 0.375, 0.75), share_cells=1, members=2, distilled=False,
+        shares=(0.0, 0.375, 0.75), share_cells=1, members=2, scratch=False, distilled=False,
     ),
     "gpu": Sizes(
         documents=None, cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
         orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_cells=3,
-        members=2, distilled=True,
+        members=2, scratch=True, distilled=True,
     ),
-    "paper": Sizes(documents=None, cells=1, shares=(), share_cells=1, members=2, distilled=False),
+    "paper": Sizes(documents=None, cells=1, shares=(), share_cells=1, members=2, scratch=True, distilled=False),
 }  # fmt: skip
 
 
@@ -126,6 +127,8 @@ def synthesizer(study: Study, sizes: Sizes) -> Iterator[Point]:
     """What the synthesizer begins from. New weights learn at the rate of pretraining, and for as many steps as the repetition model
     and the tuning take together: otherwise they would only be trained less."""
     yield _point(study, "repetition model", _tuned(study))
+    if not sizes.scratch:
+        return
     steps = study.steps + study.profile.tuning_steps
     new = _tuned(study).set(scratch=True, steps=steps, validate_every=max(1, steps // 8))
     new.optim.set(learning_rate=study.regular.learning_rate)

@@ -29,7 +29,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes((80, 112, 160), 1),
+    "smoke": Sizes((64, 96, 128), 1),
     "gpu": Sizes((2_048, 4_096, 8_192, 16_384, 32_768), 3),
     "paper": Sizes((32_768,), 1),
 }

@@ -28,7 +28,7 @@ SETTING = Setting("smoke")
 SIZES = ablations.Sizes(
     documents=None, cells=1, neighbours=(1,), thresholds=(0.1,), temperatures=(0.7,), top_ps=(0.9,),
     orders=("synthetic_first", "real_first"),
-    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_cells=1, members=2, distilled=True,
+    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_cells=1, members=2, scratch=True, distilled=True,
 )  # fmt: skip
 CHANGED = {  # fields of a config that an ablation may change, and no other
     "k": {"k"}, "threshold": {"exceedance"}, "temperature": {"temperature"}, "top-p": {"top_p"}, "order": {"order"},

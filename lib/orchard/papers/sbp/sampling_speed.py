@@ -23,8 +23,9 @@ from jaxtyping import Integer
 from orchard.config import REQUIRED
 from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp import joint
+from orchard.papers.sbp.data import Corpus
 from orchard.papers.sbp.filtering import Filter
-from orchard.papers.sbp.profiles import Cell, cells, world
+from orchard.papers.sbp.profiles import PROFILES, Cell, cells, world
 from orchard.papers.sbp.rules import GopherRules, Rules, real_rejections
 from orchard.papers.sbp.sampling import draw, sample_documents
 from orchard.papers.sbp.synthesis import Synthesise
@@ -193,6 +194,37 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
 REAL = "real, held out"
 
 
+class RealRules(Run):
+    """What the rules would do to real documents. Result: ``rejections``, held-out documents by reason, as if they had been sampled;
+    ``broken``, the share of D that breaks each rule, Gopher's among them."""
+
+    class Config(Run.Config):
+        corpus: Corpus.Config = REQUIRED
+        held_out: int = REQUIRED
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        corpus = self.cfg.corpus.build()
+        real, held_out = corpus.documents("train"), corpus.documents("test").head(self.cfg.held_out)
+        rules: Rules = Rules.Config().build(real=real, corpus=corpus)
+        reason = rules.judge(held_out, np.ones(len(held_out), bool), np.full(len(held_out), -1))
+        counts = np.bincount(reason, minlength=len(rules.reasons)).tolist()
+        gopher: GopherRules = GopherRules.Config().build(real=real, corpus=corpus)
+        broken = {name: float(share) for name, share in real_rejections(gopher, real).items()}
+        return {"rejections": dict(zip(rules.reasons, counts, strict=True)), "broken": broken}
+
+
+def _judged(setting: Setting, run: Runner) -> list[tuple[Cell, dict[str, Any]]]:
+    """The rules on the real documents of every cell."""
+    profile, chosen = PROFILES[setting.profile], cells(setting)
+    cfgs = [
+        RealRules.Config(corpus=world(setting, cell.variant, cell.world), held_out=profile.held_out, label=f"rules on real; {cell.name}")
+        for cell in chosen
+    ]  # fmt: skip
+    return [(cell, done.result) for cell, done in zip(chosen, run(cfgs), strict=True)]
+
+
 def rejections(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and reason: variant, world, seed, arm, reason, documents, share (of the sampled documents).
 
@@ -201,13 +233,8 @@ def rejections(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for cell, arm, cfg in _filtered(setting, run):
         rows += _shares(cell, arm, run([cfg])[0].result["rejections"])
-    for cell, chosen in joint.studies(setting, run):
-        corpus: Any = chosen.corpus.build()
-        held_out = corpus.documents("test").head(chosen.profile.held_out)
-        rules: Rules = Rules.Config().build(real=corpus.documents("train"), corpus=corpus)
-        reason = rules.judge(held_out, np.ones(len(held_out), bool), np.full(len(held_out), -1))
-        counts = np.bincount(reason, minlength=len(rules.reasons)).tolist()
-        rows += _shares(cell, REAL, dict(zip(rules.reasons, counts, strict=True)))
+    for cell, judged in _judged(setting, run):
+        rows += _shares(cell, REAL, judged["rejections"])
     return pd.DataFrame(rows)
 
 
@@ -223,14 +250,12 @@ def rules_on_real(setting: Setting, run: Runner) -> pd.DataFrame:
 
     Why the bound on repetition is a percentile of D: fixed bounds reject much of one world and nothing of another.
     """
-    variants = {cell.variant: cell for cell in reversed(cells(setting))}
-    rows = []
-    for variant, cell in reversed(variants.items()):
-        corpus: Any = world(setting, variant, cell.world).build()
-        rules: GopherRules = GopherRules.Config().build(real=corpus.documents("train"), corpus=corpus)
-        broken = real_rejections(rules, corpus.documents("train"))
-        rows += [{"variant": variant, "rule": name, "share": share} for name, share in broken.items()]
-    return pd.DataFrame(rows)
+    first = {cell.variant: judged for cell, judged in reversed(_judged(setting, run))}
+    return pd.DataFrame([
+        {"variant": variant, "rule": name, "share": share}
+        for variant, judged in reversed(first.items())
+        for name, share in judged["broken"].items()
+    ])  # fmt: skip
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

@@ -32,7 +32,7 @@ SIZES = ablations.Sizes(
 )  # fmt: skip
 CHANGED = {  # fields of a config that an ablation may change, and no other
     "k": {"k"}, "threshold": {"exceedance"}, "temperature": {"temperature"}, "top-p": {"top_p"}, "order": {"order"},
-    "synthesizer": {"scratch", "steps", "learning_rate"},
+    "synthesizer": {"scratch", "steps", "learning_rate", "validate_every"},
 }  # fmt: skip
 K9 = next(claim for claim in load_claims(root() / "papers" / "sbp") if claim.id == "K9")
 

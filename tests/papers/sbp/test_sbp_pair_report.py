@@ -9,7 +9,7 @@ import pytest
 from orchard.papers.sbp import bench, figures, pair_report, pairing_speed, regular
 from orchard.papers.sbp.pair_report import EMBEDDERS, inequality, precision_at
 from orchard.papers.sbp.pairing_speed import Peak, Sizes, growth, vectors_of, words_of
-from orchard.papers.sbp.profiles import Regular
+from orchard.papers.sbp.profiles import PROFILES, Regular
 from orchard.runs import Runner, Setting, execute
 
 
@@ -53,7 +53,7 @@ def _tfidf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the embedder that has to be trained."""
     monkeypatch.setattr(pair_report, "EMBEDDERS", {"sbp-nn-tfidf": EMBEDDERS["sbp-nn-tfidf"]})
     fixed = Regular(4.0, 0.0, 8e-3)
-    monkeypatch.setattr(regular, "tuned", lambda setting, run, variant: (fixed, fixed))
+    monkeypatch.setattr(regular, "tuned", lambda setting, run, variants: dict.fromkeys(variants, (fixed, fixed)))
 
 
 @pytest.mark.usefixtures("_tfidf_alone")
@@ -66,7 +66,7 @@ def test_the_tables_of_the_smoke_worlds() -> None:
     hubs = pair_report.hubs(setting, run).set_index(["variant", "stage"])
     degrees = pair_report.degrees(setting, run)
     for (variant, stage), part in degrees.groupby(["variant", "stage"]):
-        assert part["documents"].sum() == 256
+        assert part["documents"].sum() == PROFILES["smoke"].documents
         assert (part["degree"] * part["documents"]).sum() == hubs.loc[(variant, stage), "pairs"]
     assert hubs.xs("within the caps", level="stage")["largest"].max() <= 8
     top = pair_report.top_hubs(setting, run)

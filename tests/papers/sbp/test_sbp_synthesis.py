@@ -229,10 +229,10 @@ def test_the_last_batch_is_no_larger_than_what_is_missing() -> None:
     assert synthesis._size(cfg.set(batch_size=64), 999, 1024) == 64
 
 
-def test_fixed_bounds_would_reject_real_documents_of_one_world_and_none_of_another() -> None:
-    table = rules_on_real(Setting("smoke"), lambda cfgs: [])
+def test_fixed_bounds_would_reject_real_documents_of_one_world_and_none_of_another(store: Store) -> None:
+    table = rules_on_real(Setting("smoke"), lambda cfgs: [store.compute(cfg, "cpu") for cfg in cfgs])
     wide = table.pivot_table(index="variant", columns="rule", values="share")
     assert wide.loc["dep", "top n-gram"] > 0.1
     assert wide.loc["indep", "top n-gram"] < 0.02
-    assert wide["repetitive"].max() <= 0.01
+    assert wide["repetitive"].max() <= 0.02  # a percentile of 128 documents
     assert wide[["unfinished", "empty", "control", "copy"]].to_numpy().max() == 0

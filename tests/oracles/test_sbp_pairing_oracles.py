@@ -24,7 +24,7 @@ def rows() -> np.ndarray:
 
 @pytest.mark.parametrize("k", [1, 8, 516])
 def test_exact_search_is_that_of_scikit_learn(rows: np.ndarray, k: int) -> None:
-    neighbours = pytest.importorskip("sklearn.neighbors")
+    neighbours = pytest.importorskip("sklearn.neighbors", reason="scikit-learn, the oracle, is not installed")
     ours = ExactSearch.Config().build().neighbours(rows, k)
     theirs = neighbours.NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(rows.astype(np.float64))
     distance, near = theirs.kneighbors()  # of the fitted rows, themselves left out
@@ -36,7 +36,7 @@ def test_exact_search_is_that_of_scikit_learn(rows: np.ndarray, k: int) -> None:
 
 
 def test_exact_search_is_that_of_a_flat_index(rows: np.ndarray) -> None:
-    faiss = pytest.importorskip("faiss")
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu, the oracle, is not installed")
     ours = ExactSearch.Config().build().neighbours(rows, 8)
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
@@ -78,8 +78,8 @@ def test_tfidf_and_svd_are_their_equations(tmp_path: Path) -> None:
 
 
 def test_tfidf_is_that_of_scikit_learn(tmp_path: Path) -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text")
-    decomposition = pytest.importorskip("sklearn.decomposition")
+    text = pytest.importorskip("sklearn.feature_extraction.text", reason="scikit-learn, the oracle, is not installed")
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn, the oracle, is not installed")
     corpus = ConceptWorld.Config(documents=70, held_out=10, concepts=6, words=60).build()
     splits = {"train": corpus.documents("train"), "held_out": corpus.documents("validation")}
     ours = TfidfEmbedder.Config(components=8).build().embed(corpus, splits, Workspace(tmp_path, tmp_path))

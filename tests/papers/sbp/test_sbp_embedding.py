@@ -76,7 +76,9 @@ def test_tfidf_of_one_word(tmp_path: Path) -> None:
 
 def saved(folder: Path, kind: str) -> Path:
     """A model of random weights and a tokenizer of the words of the world."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers, which reads local models, is not installed"
+    )
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     corpus = WORLD.build()
@@ -98,7 +100,9 @@ def saved(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(("kind", "pooling"), [("bert", "mean"), ("llama", "last")])
 def test_a_local_model(kind: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers, which reads local models, is not installed"
+    )
     folder, corpus = saved(tmp_path / "model", kind), WORLD.build()
     cfg = local_embedder(folder, pooling=pooling, max_tokens=20)
     monkeypatch.setattr(local_embedding, "AT_ONCE", 70)  # several batches of unequal lengths

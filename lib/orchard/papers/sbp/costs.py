@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from orchard.papers.sbp.arms import Study, of_documents
+from orchard.papers.sbp.break_even import extra_passes
 from orchard.papers.sbp.embedding import LMEmbedder
 from orchard.papers.sbp.excess import document_excess, of_cell
 from orchard.papers.sbp.joint import Tables, arms_of, studies
@@ -181,8 +183,8 @@ def break_even(
         pairs: per document of D, each of two documents.
         epochs: of tuning over the pairs.
     """
-    embedding, tuning, sampling = 1.0, 3 * 2 * pairs * epochs, 2 * share * repeats / kept  # forward passes over D
-    return repeats + (embedding + tuning + sampling) / 3
+    tuning = 2 * pairs * epochs  # passes over D: a pair has two documents
+    return repeats + float(extra_passes(np.array([repeats]), share, kept, tuning, charged=False)[0])
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"costs": costs, "flop_matched": flop_matched}

@@ -32,7 +32,7 @@ def tiny(**changes: Any) -> Profile:
     """The smoke profile with a handful of documents."""
     sizes: dict[str, Any] = {
         "concepts": 3, "words": 12, "content": 4, "documents": 24, "pool": 4, "held_out": 10, "size": Size(8, 1, 1, 1, 12),
-        "larger": Size(12, 1, 1, 1, 12), "batch": 8, "tuning_steps": 6, "tuning_batch": 8, "sampling_batch": 300, "neighbours": 2,
+        "other_size": Size(12, 1, 1, 1, 12), "batch": 8, "tuning_steps": 6, "tuning_batch": 8, "sampling_batch": 300, "neighbours": 2,
         "exceedance": 0.2, "weight_decays": (4.0,), "dropouts": (), "learning_rates": (), "oracle_weight_decays": (0.5,),
         "evaluations": 2, "variants": ("dep",),
     }  # fmt: skip

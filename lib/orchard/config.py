@@ -43,6 +43,7 @@ from orchard.values import (
     name_of,
     natural,
     nodes,
+    plain_types,
     same,
     text_of,
 )
@@ -61,7 +62,7 @@ class Config(Node):
     location_fields: ClassVar[tuple[str, ...]] = ()  # they say where something is, not what: left out of fingerprint()
     __no_type_check__ = True  # run-time checkers leave the constructor alone: REQUIRED is no int, and we check
     _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
-    _hints: ClassVar[dict[str, Any]] = {}  # annotations as objects, filled when first needed
+    _hints: ClassVar[dict[str, tuple[Any, frozenset[type]]]] = {}  # annotations as objects, filled when first needed
     _explicit: ClassVar[frozenset[str]]  # held by each instance: names that were set, as opposed to defaults
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -111,22 +112,27 @@ class Config(Node):
         return value
 
     @classmethod
-    def _hint(cls, name: str) -> Any:
-        """A field's annotation as an object; Any, so not checked, while a name in it cannot be found in its module."""
+    def _hint(cls, name: str) -> tuple[Any, frozenset[type]]:
+        """A field's annotation as an object, and the plain types that fit it; Any, so not checked, while a name in it cannot be found in
+        its module."""
         if name not in cls._hints:
             declaring = next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
             hint = inspect.get_annotations(declaring)[name]
             try:
                 names = vars(sys.modules[declaring.__module__])
-                cls._hints[name] = eval(hint, names) if isinstance(hint, str) else hint
+                found = eval(hint, names) if isinstance(hint, str) else hint
             except (NameError, AttributeError):  # defined further down the file, or inside a function
-                return Any
+                return Any, frozenset()
+            cls._hints[name] = found, plain_types(found)
         return cls._hints[name]
 
     def _checked(self, name: str, value: Any) -> Any:
         """A copy of ``value`` that may be stored in field ``name``; TypeError if it may not be."""
+        hint, plain = self._hint(name)
+        if type(value) in plain and value == value:  # most values; a NaN is refused below
+            return value
         place = f"{type(self).__qualname__}.{name}"
-        value, hint = copied(value, place), self._hint(name)
+        value = copied(value, place)
         try:
             return fitted(value, hint)
         except TypeError:

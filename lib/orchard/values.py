@@ -36,6 +36,7 @@ class _Required:
 
 
 REQUIRED: Any = _Required()
+_PLAIN = frozenset({types.NoneType, bool, int, float, str})
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
@@ -94,6 +95,12 @@ def copied(value: Any, place: str) -> Any:
         f"{place} = {value!r} is a {type(value).__name__}, which a config cannot hold: {advice}. Allowed: None, bool, "
         "int, float, str, Enum, class, function, Config, and lists and dicts of these"
     )
+
+
+def plain_types(hint: Any) -> frozenset[type]:
+    """The types of immutable values that fit an annotation as they are: nothing to copy, to convert or to look into."""
+    arms = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return frozenset({types.NoneType if arm is None else arm for arm in arms} & _PLAIN)
 
 
 def fitted(value: Any, hint: Any) -> Any:

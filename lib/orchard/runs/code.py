@@ -14,7 +14,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,11 +28,16 @@ def code_sha256(modules: Iterable[str]) -> str:
 
     Modules outside orchard (a user's own) are hashed too when their source can be found, but not followed.
     """
+    return _code_sha256(frozenset(modules))
+
+
+@lru_cache(maxsize=4096)
+def _code_sha256(modules: frozenset[str]) -> str:
     digest = hashlib.sha256()
     for name in sorted(reached(modules)):
         path = _source(name)
         if path is not None:
-            digest.update(f"{name}\0{_tree_sha256(path)}\n".encode())
+            digest.update(f"{name}\0{_read(name, path)[0]}\n".encode())
     return digest.hexdigest()
 
 
@@ -47,7 +52,7 @@ def reached(modules: Iterable[str]) -> set[str]:
         seen.add(name)
         path = _source(name)
         if name.split(".")[0] == PACKAGE and path is not None:
-            todo.extend(_imports(name, path))
+            todo.extend(_read(name, path)[1])
     return seen
 
 
@@ -70,11 +75,16 @@ def _source(name: str) -> Path | None:
 
 
 @lru_cache(maxsize=4096)
-def _imports(name: str, path: Path) -> tuple[str, ...]:
-    """Orchard modules that the module ``name`` imports anywhere in its source, and the packages that hold them."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+def _read(name: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Of a module: the hash of its syntax tree, and the orchard modules that it imports."""
+    tree = ast.parse(path.read_bytes())
+    return _tree_sha256(tree), _imports(tree, name if path.name == "__init__.py" else name.rpartition(".")[0], name)
+
+
+def _imports(tree: ast.Module, package: str, name: str) -> tuple[str, ...]:
+    """Orchard modules that the module ``name`` of ``package`` imports anywhere in its source, and the packages that hold them."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,39 +100,40 @@ def _imports(name: str, path: Path) -> tuple[str, ...]:
     return tuple(sorted(modules))
 
 
-@lru_cache(maxsize=4096)
-def _tree_sha256(path: Path) -> str:
-    return tree_sha256(path.read_text(encoding="utf-8"))
-
-
 def tree_sha256(source: str) -> str:
     """Hash of the syntax tree of Python source, without comments, layout and docstrings."""
-    digest = hashlib.sha256()
-    for token in _canonical(ast.parse(source)):
-        digest.update(token.encode("utf-8", "backslashreplace"))
-        digest.update(b"\0")
-    return digest.hexdigest()
+    return _tree_sha256(ast.parse(source))
 
 
-def _canonical(node: object) -> Iterator[str]:
+def _tree_sha256(tree: ast.Module) -> str:
+    tokens: list[str] = []
+    _canonical(tree, tokens)
+    return hashlib.sha256("\0".join([*tokens, ""]).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+# Fields that only some Python versions have, or that say nothing more.
+_SKIPPED = frozenset(("type_params", "kind", "type_comment", "type_ignores", "ctx"))
+
+
+def _canonical(node: object, tokens: list[str]) -> None:
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
-        for field, value in ast.iter_fields(node):
-            # Fields that are empty, or that only some Python versions have, are left out.
-            if value is None or value == [] or field in ("type_params", "kind", "type_comment", "type_ignores", "ctx"):
+        tokens.append(f"({type(node).__name__}")
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if value is None or value == [] or field in _SKIPPED:
                 continue
             if field == "body" and isinstance(value, list) and _is_docstring(node, value[0]):
                 value = value[1:]
-            yield field
-            yield from _canonical(value)
-        yield ")"
+            tokens.append(field)
+            _canonical(value, tokens)
+        tokens.append(")")
     elif isinstance(node, list):
-        yield "["
+        tokens.append("[")
         for item in node:
-            yield from _canonical(item)
-        yield "]"
+            _canonical(item, tokens)
+        tokens.append("]")
     else:
-        yield f"{type(node).__name__}:{node!r}"
+        tokens.append(f"{type(node).__name__}:{node!r}")
 
 
 def _is_docstring(parent: ast.AST, first: ast.stmt) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -114,12 +115,12 @@ def _sort(cfgs: Sequence[Run.Config], store: Store) -> tuple[list[str], dict[str
 
 
 def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, report: Report) -> None:
-    jobs = min(jobs, len(tasks))
     waiting = dict(tasks)
     failed: dict[str, str] = {}
     finished, total = 0, len(tasks)
     owners = {task.cfg.owner for task in tasks.values()}
-    with _pool(jobs, sorted({owner.preload for owner in owners} | {owner.__module__ for owner in owners})) as submit:
+    preload = sorted({owner.preload for owner in owners} | {owner.__module__ for owner in owners})
+    with _submitter(jobs, total, preload) as submit:
         running: dict[Future[float], _Task] = {}
         while waiting or running:
             for task in [
@@ -154,40 +155,85 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
 
 
 @contextmanager
-def _pool(jobs: int, preload: list[str]) -> Any:
-    """Yield ``submit``. One job runs in this process, several in a pool whose processes import ``preload`` only once."""
-    if jobs == 1:
-
-        def here(function: Callable[..., float], *args: Any) -> Future[float]:
-            future: Future[float] = Future()
-            try:
-                future.set_result(function(*args))
-            except Exception as error:
-                future.set_exception(error)
-            return future
-
-        yield here
+def _submitter(jobs: int, runs: int, preload: list[str]) -> Iterator[Callable[..., Future[float]]]:
+    """Yield ``submit``. One job computes in this process, and so does a single run for which no worker would be there already."""
+    if jobs > 1 and (runs > 1 or _WORKERS.there(jobs)):
+        with _WORKERS.lent(jobs, preload) as pool:
+            yield pool.submit
         return
-    method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
-    context = mp.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(preload)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
-    try:
-        yield pool.submit
-    except (
-        BaseException
-    ):  # Ctrl-C or an error: do not wait for runs nobody will read; they resume from their checkpoints
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+
+    def here(function: Callable[..., float], *args: Any) -> Future[float]:
+        future: Future[float] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    yield here
+
+
+class _Workers:
+    """A pool of processes that is kept for a while between uses: what workers have imported and read once serves the next runs."""
+
+    def __init__(self, idle_s: float = 60.0) -> None:
+        self.idle_s = idle_s
+        self._lock = threading.Lock()
+        self._kept: tuple[int, ProcessPoolExecutor, threading.Timer] | None = None
+
+    def there(self, jobs: int) -> bool:
+        """Whether a pool of as many processes is kept."""
+        return self._kept is not None and self._kept[0] == jobs
+
+    @contextmanager
+    def lent(self, jobs: int, preload: list[str]) -> Iterator[ProcessPoolExecutor]:
+        """A pool of ``jobs`` processes; they import ``preload`` only once where processes can be forked from a server."""
+        pool = self._take(jobs) or self._new(jobs, preload)
+        try:
+            yield pool
+        except BaseException:  # Ctrl-C: do not wait for runs nobody will read; they resume from their checkpoints
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        self._keep(jobs, pool)
+
+    def _take(self, jobs: int) -> ProcessPoolExecutor | None:
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is None:
+            return None
+        size, pool, timer = kept
+        timer.cancel()
+        if size == jobs and not pool._broken:
+            return pool
+        pool.shutdown()
+        return None
+
+    def _keep(self, jobs: int, pool: ProcessPoolExecutor) -> None:
+        timer = threading.Timer(self.idle_s, self._take, (0,))
+        timer.daemon = True
+        with self._lock:
+            before, self._kept = self._kept, (jobs, pool, timer)
+        timer.start()
+        if before is not None:  # two threads had one each
+            before[2].cancel()
+            before[1].shutdown()
+
+    @staticmethod
+    def _new(jobs: int, preload: list[str]) -> ProcessPoolExecutor:
+        method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+        context = mp.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(preload)
+        return ProcessPoolExecutor(jobs, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),))
+
+
+_WORKERS = _Workers()
 
 
 def _initialise_worker(parent: int) -> None:
     """A worker never outlives the process that wants its results."""
-    import threading
 
     def watch() -> None:
         while os.getppid() != 1 and _alive(parent):

@@ -14,4 +14,7 @@ def seed_everything(*counters: int) -> None:
     mixed = int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
     random.seed(mixed)
     np.random.seed(mixed % 2**32)  # noqa: NPY002  # the generator that other people's code draws from
-    torch.manual_seed(mixed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(mixed)
+    else:
+        torch.default_generator.manual_seed(mixed)  # the other formats a stack trace for every device that is not there

@@ -20,6 +20,7 @@ from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import PROFILES, Cell
 from orchard.papers.sbp.published import published
 from orchard.papers.sbp.synthesis import Synthesise
+from orchard.papers.sbp.tuning import precision
 from orchard.paths import root
 from orchard.runs import Finished, Setting
 from sbp_runs import FakeRuns, tiny
@@ -121,7 +122,7 @@ def test_precision_by_hand(tmp_path: Path, small: Study) -> None:
     save_file(
         {"first": torch.tensor([0, alike, 0, 0]), "second": torch.tensor([alike, 0, other, other])}, tmp_path / "pairs.safetensors"
     )  # fmt: skip
-    assert ablations.precision(corpus, Finished(tmp_path)) == 0.5
+    assert precision(Finished(tmp_path), corpus) == 0.5
 
 
 def test_shares_other_than_the_comparison_s_have_one_synthesis(tmp_path: Path, small: Study) -> None:
@@ -129,7 +130,7 @@ def test_shares_other_than_the_comparison_s_have_one_synthesis(tmp_path: Path, s
     table = ablations.share_sweep(SETTING, run)
     assert list(table.loc[table["size"] == "larger", "share"]) == list(SIZES.shares)
     assert table.groupby("size")["parameters"].nunique().eq(1).all()
-    for dim in (small.profile.size.dim, small.profile.larger.dim):
+    for dim in (small.profile.size.dim, small.profile.other_size.dim):
         tokens = sorted(one.tokens for one in run.of(Synthesise.Config) if one.tuned.pretrained.model.dim == dim)
         assert len(tokens) == (2 if dim == small.size.dim else 1)  # the comparison's own, and one for the others
         assert tokens[-1] == small.needed(1.0)

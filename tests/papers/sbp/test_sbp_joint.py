@@ -158,6 +158,7 @@ def test_intervals_of_differences_are_paired_by_document() -> None:
 
 
 def test_cells_of_a_setting() -> None:
-    assert cells(SMOKE, "indep") == [Cell("indep", 0, 0), Cell("indep", 0, 1)]
-    assert len(cells(Setting("smoke", seeds=(3,)))) == 2
+    assert cells(SMOKE, "dep") == [Cell("dep", 0, 0), Cell("dep", 0, 1)]
+    assert cells(SMOKE, "indep") == [Cell("indep", 0, 0)]  # fewer seeds than the first variant
+    assert len(cells(Setting("smoke", seeds=(3, 4)))) == 4  # but all that are asked for
     assert len(cells(Setting("gpu"), "dep")) == 6

@@ -1,4 +1,4 @@
-"""Reports of pairing: inequality of degrees, precision against the threshold, the speed table and what `orchard bench` makes of it."""
+"""Reports of pairing: inequality of degrees, the speed table and what `orchard bench` makes of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.sbp import bench, figures, pair_report, pairing_speed, regular
-from orchard.papers.sbp.pair_report import EMBEDDERS, inequality, precision_at
+from orchard.papers.sbp.pair_report import EMBEDDERS, inequality
 from orchard.papers.sbp.pairing_speed import Peak, Sizes, growth, vectors_of, words_of
 from orchard.papers.sbp.profiles import PROFILES, Regular
 from orchard.runs import Runner, Setting, execute
@@ -35,19 +35,6 @@ def test_no_pairs_have_no_inequality() -> None:
     assert found["none"] == 1
 
 
-def test_precision_at_an_exceedance() -> None:
-    tensors = {
-        "near": np.array([[1, 2], [0, 2], [3, 0]]), "nearest": np.array([[0.9, 0.4], [0.9, 0.2], [0.8, 0.4]], np.float32),
-        "searched": np.array([0, 1, 2]), "score": np.linspace(0, 1, 101, dtype=np.float32),
-    }  # fmt: skip
-    rows = precision_at(tensors, np.array([7, 7, 8, 7]), (0.005, 0.15, 0.5, 0.99))
-    assert [row["pairs"] for row in rows] == [0, 2, 3, 6]
-    assert np.isnan(rows[0]["precision"])
-    assert [row["precision"] for row in rows[1:]] == [1, 2 / 3, 2 / 6]
-    assert [row["covered"] for row in rows] == [0, 2 / 3, 1, 1]
-    assert rows[0]["chance"] == pytest.approx(1 / 3)
-
-
 @pytest.fixture
 def _tfidf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the embedder that has to be trained."""
@@ -59,10 +46,6 @@ def _tfidf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_tfidf_alone")
 def test_the_tables_of_the_smoke_worlds() -> None:
     run, setting = runner(), Setting(seeds=(0,))
-    precision = pair_report.pair_precision(setting, run)
-    strict = precision[precision["exceedance"] == 1e-2].set_index("variant")
-    assert strict.loc["dep", "precision"] > 0.9
-    assert strict.loc["indep", "precision"] < 0.2  # its labels are in no document
     hubs = pair_report.hubs(setting, run).set_index(["variant", "stage"])
     degrees = pair_report.degrees(setting, run)
     for (variant, stage), part in degrees.groupby(["variant", "stage"]):
@@ -74,7 +57,6 @@ def test_the_tables_of_the_smoke_worlds() -> None:
         top.groupby("variant")["among the k nearest"].first() == hubs.xs("among the k nearest", level=1)["largest"]
     ).all()
     assert top["begins"].str.startswith("[genre").all()
-    assert len(figures.pair_precision(precision).axes) == precision["variant"].nunique()
     assert len(figures.hub_degrees(degrees, "indep").axes) == 1
 
 

@@ -1,4 +1,4 @@
-"""The runs that compare one-shot, iterative and lottery dropping, with the controls that tell them apart (specification, 6.3).
+"""The runs that compare one-shot, iterative and lottery dropping, with the controls that tell them apart.
 
 The paper compares a lottery that was fine-tuned with one-shot dropping that was not. Here every amount of fine-tuning that the
 lottery gets is also given to a model that dropped at once, to the full model, and to a small model trained from scratch.

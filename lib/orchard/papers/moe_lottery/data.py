@@ -1,4 +1,4 @@
-"""Five domains in one corpus, so that experts can specialise and the domain of every token is known (specification, 6.1).
+"""Five domains in one corpus, so that experts can specialise and the domain of every token is known.
 
     python      Python code without its docstrings        prose    docstrings
     records     JSON lines and CSV                        arithmetic, know    see `world`

@@ -1,4 +1,4 @@
-"""What a model still can do, asked about the same facts in several ways (specification, 6.4).
+"""What a model still can do, asked about the same facts in several ways.
 
     knowledge      which value is likeliest in a statement:    "Mira has the colour " -> blue | gray | pink | teal
     instructions   "### task: name colour / Mira => "          generated, then read;  also "choose", where letters stand for values

@@ -1,4 +1,4 @@
-"""Sizes of the MoE lottery series, per profile, and the models that everything starts from (specification, 6.1).
+"""Sizes of the MoE lottery series, per profile, and the models that everything starts from.
 
 A model is a decoder whose every feed-forward layer is a mixture of experts, trained on the five domains. Experts are dropped in
 rounds of an eighth of each layer's experts, down to a quarter: 12.5, 25, 37.5, 50, 62.5 and 75 %.

@@ -1,4 +1,4 @@
-"""The paper's tables, and where they do not agree with one another or with the text (specification, section 4)."""
+"""The paper's tables, and where they do not agree with one another or with the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning that can restore a format and cannot teach the tested facts again (specification, 3.4 and 6.4).
+"""Supervised fine-tuning that can restore a format and cannot teach the tested facts again.
 
     loss = - mean over the bytes a of answers of  log p(a | everything before it in the row)
 

@@ -1,4 +1,4 @@
-"""The run behind 05_capabilities: make a trained model smaller, help it or not, and ask it everything (specification, 6.4).
+"""The run behind 05_capabilities: make a trained model smaller, help it or not, and ask it everything.
 
     smaller   experts dropped at once by a criterion or at random, s = 25, 50, 75 % of every layer; or 2:4 sparsity of the experts
     help      none; fine-tuning on episodes; the same with shuffled answers; plain text: all with equal steps and tokens

@@ -1,4 +1,4 @@
-"""Does the order of dropping and fine-tuning matter once the tokens are equal? Tables and evidence (specification, 6.3 and 7).
+"""Does the order of dropping and fine-tuning matter once the tokens are equal? Tables and evidence.
 
     strategies, strategies_units   every arm at every share s        scratch    the sizes that stay, trained from scratch
     saturation   loss against tokens at s = 75 %                     trainable  what learns between the rounds

@@ -1,4 +1,4 @@
-"""KnowWorld: made-up facts with a known truth, and the ways they are asked for (specification, 6.1 and 6.4).
+"""KnowWorld: made-up facts with a known truth, and the ways they are asked for.
 
 M entities have R attributes with one value each. Every fact is *stated* in the training text, in several wordings:
 

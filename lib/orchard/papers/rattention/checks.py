@@ -1,4 +1,4 @@
-"""The exact claims, decided by computing: C1 to C6, C16 and C17 of the specification's section 7, in seconds on a CPU.
+"""The exact claims, decided by computing: C1 to C6, C16 and C17, in seconds on a CPU.
 
 Each function returns a tidy table with the columns part, seed, unit, value; a claim holds when every value does. `part`
 says what was compared, `unit` numbers the cases within a part, `seed` is the seed of the random numbers (0 where there

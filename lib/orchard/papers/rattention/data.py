@@ -1,4 +1,4 @@
-"""Copy-distance strata: which tokens could be predicted by copying, and from how far back (specification 6.2).
+"""Copy-distance strata: which tokens could be predicted by copying, and from how far back.
 
 For the token after position t, look for the most recent earlier place s whose last six tokens equal those at t. If there is none the
 stratum is "none". If the token after s is another one, it is "mismatch". Otherwise copying predicts it, and the stratum is the

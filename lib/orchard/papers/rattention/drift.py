@@ -1,4 +1,4 @@
-"""What it costs to keep the state S in bf16 instead of fp32 while decoding (specification 3.6).
+"""What it costs to keep the state S in bf16 instead of fp32 while decoding.
 
     S <- round(S + phi(k_t)^T v_t)        error after t tokens = RMS(phi(q) S - phi(q) S_wide) / RMS(phi(q) S_wide)
 

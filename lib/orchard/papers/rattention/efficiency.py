@@ -1,4 +1,4 @@
-"""The efficiency experiments (specification 8, 05_efficiency): sizes per profile, tidy tables, and what decides C14 and C15.
+"""The efficiency experiments: sizes per profile, tidy tables, and what decides C14 and C15.
 
 Each measurement is one run and is asked for alone, so that nothing of ours computes beside it. A table says on which machine it was made:
 times of one machine are not compared with those of another.

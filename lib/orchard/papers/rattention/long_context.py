@@ -1,4 +1,4 @@
-"""Long context (specification 6.3 to 6.5): every arm trained on RULER-lite up to length T and tested, as it is, at T … 8T.
+"""Long context: every arm trained on RULER-lite up to length T and tested, as it is, at T … 8T.
 
 "Zero-shot" is about length alone: the tasks are trained, longer sequences are not. The mean over tasks is over RULER's own tasks;
 ``kv_overwrite`` is reported beside it. At a seed all arms see the same training sequences, the same lengths and the same test sequences.
@@ -46,7 +46,7 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    # One token per needle: with two-token keys a model of this size stays at guessing level (specification 6.4). The rates are the best of
+    # One token per needle: with two-token keys a model of this size stays at guessing level. The rates are the best of
     # {1, 2, 3, 4, 6, 8}e-3 for each family (NOTES.md, 2026-11-24): the grid takes longer than the rest of the series.
     "smoke": Size(
         arms=("rattn@16", "full_rope", "swa@16"), tasks=("niah_multikey_1", "kv_overwrite"), needles="pair", batch_size=16,

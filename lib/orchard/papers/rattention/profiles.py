@@ -1,6 +1,6 @@
 """Sizes of the RATTENTION series, per profile, and the run that trains one arm.
 
-Arms (specification 6.1) have equal parameters, except for the norm gains of RAttention, and see the same tokens in the same order.
+Arms have equal parameters, except for the norm gains of RAttention, and see the same tokens in the same order.
 ``swa@W`` and ``rattn@W`` have the label W = w + 1.
 """
 

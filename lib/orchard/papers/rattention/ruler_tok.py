@@ -1,4 +1,4 @@
-"""RULER-lite in an abstract vocabulary: RULER's tasks for models that are trained from scratch (specification 6.3).
+"""RULER-lite in an abstract vocabulary: RULER's tasks for models that are trained from scratch.
 
 A sequence is  BOS, a body, a tail:  the body is a haystack with needles in it, the tail asks for them,
 

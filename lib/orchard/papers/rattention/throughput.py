@@ -1,4 +1,4 @@
-"""How long the operations of RAttention take beside their peers, forward and backward (specification 3.5, 10.10; claims C14, C15).
+"""How long the operations of RAttention take beside their peers, forward and backward (claims C14, C15).
 
 Peers get the same shapes in the same process, in turn and round by round, after a warm-up that also compiles; a ratio is the median
 over the rounds of the ratio within a round, so that a slow moment of the machine hits both. Times are seconds per call.

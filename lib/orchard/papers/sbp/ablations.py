@@ -1,4 +1,4 @@
-"""What the result hangs on: one change at a time, everything else as in the arm sbp-nn-lm (specification, 8.4 and 11; K9).
+"""What the result hangs on: one change at a time, everything else as in the arm sbp-nn-lm (K9).
 
 | ablation | what changes |
 |---|---|
@@ -23,16 +23,15 @@ import pandas as pd
 
 from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.costs import ARM
-from orchard.papers.sbp.data import Corpus
 from orchard.papers.sbp.embedding import LMEmbedder
 from orchard.papers.sbp.ensemble import Distill, Ensemble
-from orchard.papers.sbp.excess import mean_excess, of_cell
+from orchard.papers.sbp.excess import mean_excess
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.mix import ORDERS
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import Cell
-from orchard.papers.sbp.tuning import Tune, pairs_of
-from orchard.runs import Finished, Run, Runner, Setting
+from orchard.papers.sbp.tuning import Tune, precision
+from orchard.runs import Run, Runner, Setting
 
 SCRATCH = "from scratch"
 
@@ -130,7 +129,7 @@ def synthesizer(study: Study, sizes: Sizes) -> Iterator[Point]:
     if not sizes.scratch:
         return
     steps = study.steps + study.profile.tuning_steps
-    new = _tuned(study).set(scratch=True, steps=steps, validate_every=max(1, steps // 8))
+    new = _tuned(study).set(scratch=True, steps=steps, validate_every=-(-steps // 8))
     new.optim.set(learning_rate=study.regular.learning_rate)
     yield _point(study, SCRATCH, new)
 
@@ -151,7 +150,7 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
         own = study.arm(ARM).fingerprint()
         wanted.append(
             (
-                {**of_cell(cell), "ablation": "none", "value": "repetition", "own": False},
+                {**cell.columns, "ablation": "none", "value": "repetition", "own": False},
                 study,
                 study.repetition(),
                 None,
@@ -160,7 +159,7 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
         for name, make in ABLATIONS.items():
             points = list(make(study, sizes))
             for point in points if len(points) > 1 else []:
-                row = {**of_cell(cell), "ablation": name, "value": point.value, "own": point.model.fingerprint() == own}
+                row = {**cell.columns, "ablation": name, "value": point.value, "own": point.model.fingerprint() == own}
                 wanted.append((row, study, point.model, point.tuned))
     done = run([model for *_, model, _ in wanted])
     rows = []
@@ -180,23 +179,15 @@ def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
             pairs: Run.Config = study.drawn(truth)
             name = f"{truth:.0%} true"
             model = study.joint(study.synthesise(study.tune(pairs, name), name), name)
-            wanted.append(({**of_cell(cell), "pairs": "drawn", "truth": truth}, study, pairs, model))
+            wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, pairs, model))
         nearest = study.pairs(ARM)
         assert nearest is not None  # an arm that is tuned on pairs
-        wanted.append(({**of_cell(cell), "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
+        wanted.append(({**cell.columns, "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
     done = run([model for *_, model in wanted])
     return pd.DataFrame([
-        {**row, "precision": precision(study.corpus.build(), run([pairs])[0]), **mean_excess(study, finished)}
+        {**row, "precision": precision(run([pairs])[0], study.corpus.build()), **mean_excess(study, finished)}
         for (row, study, pairs, model), finished in zip(wanted, done, strict=True)
     ])  # fmt: skip
-
-
-def precision(corpus: Corpus, paired: Finished) -> float:
-    """Share of the pairs of D whose documents have the same label."""
-    labels = corpus.documents("train").labels
-    assert labels is not None  # worlds label their documents
-    first, second = pairs_of(paired, "pairs")
-    return float((labels[first] == labels[second]).mean())
 
 
 def at_share(study: Study, share: float, greatest: float) -> Pretrain.Config:
@@ -209,15 +200,16 @@ def at_share(study: Study, share: float, greatest: float) -> Pretrain.Config:
 
 def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell, size and share: variant, world, seed, size (smaller, larger), parameters, share, ``last`` and ``best`` (nats
-    above Bayes). Both sizes have the regularisation tuned for the smaller one's repetition."""
+    above Bayes). Both have the regularisation tuned for repetition at the profile's own size."""
     sizes = SIZES[setting.profile]
     wanted = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.share_cells]:
         study = of_documents(setting, cell, chosen, sizes.documents)
-        for size, shape in (("smaller", study.profile.size), ("larger", study.profile.larger)):
+        shapes = sorted((study.profile.size, study.profile.other_size), key=lambda shape: shape.dim)
+        for size, shape in zip(("smaller", "larger"), shapes, strict=True):
             sized = study.with_(size=shape, name=f"{study.name}, {size} model")
             for share in sizes.shares:
-                row = {**of_cell(cell), "size": size, "share": share}
+                row = {**cell.columns, "size": size, "share": share}
                 wanted.append((row, sized, at_share(sized, share, max(sizes.shares))))
     done = run([model for *_, model in wanted])
     return pd.DataFrame([
@@ -258,7 +250,7 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
             wanted.append((cell, study, "distilled", len(members) + 1, distilled(study, members)))
     done = run([cfg for *_, cfg in wanted])
     return pd.DataFrame([
-        {**of_cell(cell), "arm": arm, "trainings": count, **mean_excess(study, finished)}
+        {**cell.columns, "arm": arm, "trainings": count, **mean_excess(study, finished)}
         for (cell, study, arm, count, _), finished in zip(wanted, done, strict=True)
     ])  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -62,11 +61,6 @@ def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
     for cell, _ in found:
         first.setdefault(cell.variant, cell)
     return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
-
-
-def columns(cell: Cell) -> dict[str, Any]:
-    """The columns that say which cell a row belongs to."""
-    return {"variant": cell.variant, "world": cell.world, "seed": cell.seed}
 
 
 def in_pieces(law: Callable[..., np.ndarray], *documents: Documents) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The arms of the comparison as configs: same initial seed, tokenizer, steps and tokens; only what is read differs (specification, 6.4).
+"""The arms of the comparison as configs: same initial seed, tokenizer, steps and tokens; only what is read differs.
 
 | arm | what fills the synthetic share |
 |---|---|
@@ -65,7 +65,7 @@ class Study:
     def pretrain(self, label: str, regular: Regular | None = None, **mix: Any) -> Pretrain.Config:
         """A joint model from scratch on a mixture."""
         chosen = regular or self.regular
-        every = max(1, self.steps // self.profile.evaluations)
+        every = -(-self.steps // self.profile.evaluations)
         name = f"{label}; {self.name}"
         return Pretrain.Config(
             model=decoder(self.size, chosen.dropout),
@@ -116,7 +116,7 @@ class Study:
         steps = self.profile.tuning_steps
         fields: dict[str, Any] = {"steps": steps, "batch_size": self.profile.tuning_batch, **changes}
         return Tune.Config(
-            pretrained=self.repetition(), pairs=pairs, seed=self.seed, validate_every=max(1, steps // 6), held_out=self.profile.held_out,
+            pretrained=self.repetition(), pairs=pairs, seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out,
             optim=AdamW.Config(
                 learning_rate=self.regular.learning_rate / 4, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
             ),

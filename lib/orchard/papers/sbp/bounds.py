@@ -1,4 +1,4 @@
-"""What N documents can tell, without any neural network (specification, 6.1): the line between a model and Bayes.
+"""What N documents can tell, without any neural network: the line between a model and Bayes.
 
     labels known    Phi'[c, w] = (n_cw + k) / (n_c + k W)            the concept of every document of D is given
     EM              the same with expected counts: n_cw = sum_d P'(c | d) n_dw, the best of four by the likelihood of D

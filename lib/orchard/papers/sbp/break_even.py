@@ -1,4 +1,4 @@
-"""At how many repeats does synthesis pay? Formulas alone, nothing is trained (specification, section 11).
+"""At how many repeats does synthesis pay? Formulas alone, nothing is trained.
 
 FLOPs of a token: 6 P in training, 2 P in a forward pass. In passes over the U unique tokens of D, 6 P U each, synthesis costs
 

@@ -1,4 +1,4 @@
-"""Four-way cloze: which word comes next, the true one or one of three from other concepts (specification, 6.6)?
+"""Four-way cloze: which word comes next, the true one or one of three from other concepts?
 
 The first ten words of a test document are given, the true next word w, and three distractors from the laws of the other concepts,
 

@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, in_pieces, synthetic_arms
 from orchard.papers.sbp.controls import draw
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.joint import TUNED, Tables, studies
@@ -131,7 +131,7 @@ def concept_law(setting: Setting, run: Runner) -> pd.DataFrame:
         entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
         table = pd.DataFrame({"kl": laws["kl"], "possible": laws["possible"], "entropy": entropy})
         samples = found.result["documents"] // len(table)
-        tables.append(table.assign(arm=arm, document=np.arange(len(table)), samples=samples, **columns(cell)))
+        tables.append(table.assign(arm=arm, document=np.arange(len(table)), samples=samples, **cell.columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -173,7 +173,7 @@ def drift(setting: Setting, run: Runner) -> pd.DataFrame:
         table = pd.DataFrame({"concept": np.arange(count), "real": shares(own, count), **laws})
         paired = pairs.get((cell, arm))
         table["pairs"] = np.nan if paired is None else shares(own[pairs_of(paired, "pairs")[1]], count)
-        tables.append(table.assign(arm=arm, **columns(cell)))
+        tables.append(table.assign(arm=arm, **cell.columns))
     return pd.concat(tables, ignore_index=True)
 
 

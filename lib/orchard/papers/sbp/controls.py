@@ -1,4 +1,4 @@
-"""Synthetic documents that no tuned decoder wrote: the controls of the specification, 6.4.
+"""Synthetic documents that no tuned decoder wrote: the controls of the comparison.
 
     paraphrase        d1 with a share of its tokens dropped and a share replaced by tokens of D
     exact posterior   c ~ P(c | d1), d2 ~ P(. | c): the synthesizer that Bayes would be. It leaks the world, it is an upper end

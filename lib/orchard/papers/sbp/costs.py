@@ -1,4 +1,4 @@
-"""The second accounting: everything that was computed before the last model could be trained (specification, 6.4 and 11; K10).
+"""The second accounting: everything that was computed before the last model could be trained (K10).
 
     training    3 F per token of the budget          F: FLOPs of a forward pass, per token
     embedding   1 F per token of D                   (a language model embeds; TF-IDF costs nothing worth counting)
@@ -21,7 +21,7 @@ import pandas as pd
 from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.break_even import extra_passes
 from orchard.papers.sbp.embedding import LMEmbedder
-from orchard.papers.sbp.excess import document_excess, of_cell
+from orchard.papers.sbp.excess import document_excess
 from orchard.papers.sbp.joint import Tables, arms_of, studies
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import Regular
@@ -36,16 +36,18 @@ ARM = "sbp-nn-lm"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is trained for longer. ``weight_decays``: factors of the tuned one, the best on validation documents is kept."""
+    """What is trained for longer. ``weight_decays``: factors of the tuned one, the best on validation documents is kept. ``longer``: the
+    references that train for longer; K10 needs repetition alone."""
 
     cells: int  # of `dep`
     documents: int | None  # of D; None: the profile's
     charged: tuple[str, ...]  # without, with: the base model's training
     weight_decays: tuple[float, ...]
+    longer: tuple[str, ...] = ("repetition", "oracle")
 
 
 SIZES = {
-    "smoke": Sizes(1, None, ("without base",), (1.0,)),
+    "smoke": Sizes(1, None, ("without base",), (1.0,), ("repetition",)),
     "gpu": Sizes(6, None, ("without base", "with base"), (0.5, 1.0, 2.0)),
     "paper": Sizes(1, None, ("without base",), (1.0,)),
 }
@@ -92,7 +94,7 @@ def costs(setting: Setting, run: Runner) -> pd.DataFrame:
     for name in names:
         own = costs_of(chosen.arm(name), run)
         rows += [
-            {**of_cell(cell), "arm": name, "stage": stage, "flops": own[stage], "times": own[stage] / own["training"]}
+            {**cell.columns, "arm": name, "stage": stage, "flops": own[stage], "times": own[stage] / own["training"]}
             for stage in STAGES
         ]
     return pd.DataFrame(rows)
@@ -119,8 +121,8 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, accounting and test document: variant, world, seed, arm, ``charged`` (tokens: all read as many; without base,
     with base: all cost as many FLOPs), flops, tokens, weight_decay, document, ``last`` and ``best`` (nats above Bayes).
 
-    SBP is the same in all three. Repetition and the oracle train for longer, on more passes over what they have; both may choose their
-    weight decay anew among the profile's factors, on validation documents.
+    SBP is the same in all three. The references train for longer, on more passes over what they have, and may choose their weight decay
+    anew among the profile's factors, on validation documents.
     """
     sizes, tables = SIZES[setting.profile], []
     chosen_cells = [
@@ -136,7 +138,7 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
             more = longer(study, factors(sbp, run)[charge])
             trials += [
                 (place, name, charge, more, _regularised(more, name, factor))
-                for name in ("repetition", "oracle")
+                for name in sizes.longer
                 for factor in sizes.weight_decays
             ]
     done = run([cfg for *_, cfg in trials])
@@ -155,7 +157,7 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
             *(["base model"] if charge == "with base" else []),
         ]
         tables.append(document_excess(study, done[number]).assign(
-            **of_cell(cell), arm=name, charged=charge, tokens=cfg.mix.budget, flops=sum(own[stage] for stage in counted),
+            **cell.columns, arm=name, charged=charge, tokens=cfg.mix.budget, flops=sum(own[stage] for stage in counted),
             weight_decay=cfg.optim.weight_decay,
         ))  # fmt: skip
     return pd.concat(tables, ignore_index=True)

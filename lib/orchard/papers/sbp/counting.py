@@ -1,4 +1,4 @@
-"""The table of counts pushed through the pipeline, against the exact law (specification, 9).
+"""The table of counts pushed through the pipeline, against the exact law.
 
 In a world with three concepts and four words all documents can be listed. Pairs are those of the pipeline, from an embedder that tells
 the concepts apart; the conditional of the counts must come to P(d2 | d1) as pairs are added.

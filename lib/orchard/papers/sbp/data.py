@@ -2,7 +2,7 @@
 
     body      the tokens of a document, without bos and eos
     document  bos body eos                        what a model learns, and what p(d) is the probability of
-    pair      bos body_1 sep bos body_2 eos       after the second bos exactly the layout of a document (specification, 3.4)
+    pair      bos body_1 sep bos body_2 eos       after the second bos exactly the layout of a document
 
 Documents stay whole: pairs need them, so nothing is packed across their ends. A corpus has four splits. `pool` is all unique
 documents there are, what the oracle learns from; `train` is D, the first of them, what everybody else may see; `validation`

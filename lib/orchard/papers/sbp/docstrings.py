@@ -1,4 +1,4 @@
-"""Docstrings of installed Python packages: real text that is on every machine, with relations that the code states (specification, 6.5).
+"""Docstrings of installed Python packages: real text that is on every machine, with relations that the code states.
 
 Every docstring of a module, class or function with at least 40 characters is a document, read through `ast`, never imported. A document
 is called ``package/path/of/module.py::Class.function``; modules have nothing after the colons. Splits are 80/10/10 by whole top-level

@@ -1,4 +1,4 @@
-"""Pairs that no embedder made: random ones, true ones, and any mixture (specification, 6.4 and 3.5).
+"""Pairs that no embedder made: random ones, true ones, and any mixture.
 
 A synthesizer tuned on random pairs converges to P(d2): it is the control for whether pairs tell anything. True pairs share the label
 of their corpus and are the upper end; a share rho of them gives the dose-response in pair precision.

@@ -1,4 +1,4 @@
-"""Near-duplicates in a whole corpus: documents that hold nearly the same n-grams as an earlier one (specification, 3.4).
+"""Near-duplicates in a whole corpus: documents that hold nearly the same n-grams as an earlier one.
 
     Jaccard_n(a, b) > threshold       checked exactly, on candidates alone
     P(candidate)  = 1 - (1 - J^r)^b   b bands of r MinHash values each: documents that agree in a band are candidates

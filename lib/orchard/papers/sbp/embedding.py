@@ -1,4 +1,4 @@
-"""Embedders: a unit vector for every document, fitted on D alone (specification, 3.1 step 1).
+"""Embedders: a unit vector for every document, fitted on D alone.
 
     a language model of ours    mean over the tokens of d of the last layer's states, centred on D
     TF-IDF                      (1 + log tf) log((1 + n) / (1 + df)) + 1 per token, rows of unit length, then a truncated SVD

@@ -1,4 +1,4 @@
-"""The strong baseline of data-constrained training: an ensemble of repetition models, and one model distilled from it (specification, 6.4).
+"""The strong baseline of data-constrained training: an ensemble of repetition models, and one model distilled from it.
 
     ensemble      p(x_t) = 1/K sum_k p_k(x_t)                  models that differ in their seed alone
     distillation  loss = (1 - w) * -log p(x_t) + w * - sum_v q(v) log p(v)      q: the ensemble, on the documents of D

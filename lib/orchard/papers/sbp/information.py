@@ -1,4 +1,4 @@
-"""What a pair can tell, from the exact laws (specification, 3.5). Pairs share their concept with probability rho; the best that a
+"""What a pair can tell, from the exact laws. Pairs share their concept with probability rho; the best that a
 synthesizer can do without knowing which pairs do is
 
     q(d2 | d1) = rho P(d2 | d1) + (1 - rho) P(d2)                      rho = 1: Bayes    rho = 0: P(d2), random pairs

@@ -1,4 +1,4 @@
-"""Claim K11: what must hold by definition (specification, 7). A value is by how much something is violated, 0 where it holds.
+"""Claim K11: what must hold by definition. A value is by how much something is violated, 0 where it holds.
 
 counts           steps and tokens of every arm of a cell = those of repetition, exactly
 pair information 0 <= I(d1; d2) <= H(c) <= ln C, beyond three standard errors

@@ -1,4 +1,4 @@
-"""The comparison: every arm in every cell, at equal steps and tokens (specification, 6.4), and the evidence for K1, K2, K3 and K6.
+"""The comparison: every arm in every cell, at equal steps and tokens, and the evidence for K1, K2, K3 and K6.
 
 Losses are nats per held-out document above Bayes: the exact law of the world is subtracted document by document.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from orchard.papers.sbp import regular
 from orchard.papers.sbp.arms import ARMS, Study, study
+from orchard.papers.sbp.excess import document_excess, excess_curve
 from orchard.papers.sbp.pretrain import Pretrain
 from orchard.papers.sbp.profiles import Cell, cells
+from orchard.papers.sbp.tuning import pairs_of, precision
 from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
 TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
-_BAYES: dict[tuple[str, int, str], np.ndarray] = {}
 EVERYWHERE = {"smoke": COMPARED, "gpu": ARMS, "paper": ARMS}  # arms of the cells after the first
 
 
@@ -52,48 +52,21 @@ def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pret
 
 def curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and evaluation: variant, world, seed, arm, step, tokens, excess (nats per test document above Bayes)."""
-    rows = []
+    tables = []
     for cell, arm, chosen, cfg, done in finished(setting, run):
-        scores = done.tensors("eval")
-        bayes = bayes_nll(chosen, cfg.eval_documents, "test")
-        for step, excess in zip(
-            scores["step"].tolist(), (scores["test"].double().numpy() - bayes).mean(axis=1), strict=True
-        ):
-            rows.append(
-                {
-                    **_cell(cell),
-                    "arm": arm,
-                    "step": step,
-                    "tokens": step * cfg.mix.budget / cfg.mix.steps,
-                    "excess": excess,
-                }
-            )
-    return pd.DataFrame(rows)
+        curve = excess_curve(chosen, done)
+        tokens = curve["step"] * cfg.mix.budget / cfg.mix.steps
+        tables.append(curve.assign(arm=arm, tokens=tokens, **cell.columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def documents(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and test document: variant, world, seed, arm, document, ``last`` and ``best`` (nats above Bayes)."""
-    tables = []
-    for cell, arm, chosen, cfg, done in finished(setting, run):
-        scores = done.tensors("eval")
-        best = int(scores["validation"].double().mean(dim=1).argmin())
-        bayes = bayes_nll(chosen, cfg.eval_documents, "test")
-        test = scores["test"].double().numpy() - bayes
-        tables.append(
-            pd.DataFrame({"document": np.arange(test.shape[1]), "last": test[-1], "best": test[best]}).assign(
-                arm=arm, **_cell(cell)
-            )
-        )
+    tables = [
+        document_excess(chosen, done).assign(arm=arm, **cell.columns)
+        for cell, arm, chosen, _, done in finished(setting, run)
+    ]
     return pd.concat(tables, ignore_index=True)
-
-
-def bayes_nll(chosen: Study, count: int, split: str) -> np.ndarray:
-    """-log P(d) of the first held-out documents of a cell; kept, since every arm of every table is measured from it."""
-    key = (chosen.corpus.fingerprint(), count, split)
-    if key not in _BAYES:
-        corpus: Any = chosen.corpus.build()
-        _BAYES[key] = -corpus.world.log_marginal(corpus.documents(split).head(count))
-    return _BAYES[key]
 
 
 def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -101,7 +74,7 @@ def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
     found = finished(setting, run)
     mixed = run([cfg.mix for *_, cfg, _ in found])
     return pd.DataFrame([
-        {**_cell(cell), "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
+        {**cell.columns, "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
         for (cell, arm, _, _, done), mix in zip(found, mixed, strict=True)
     ])  # fmt: skip
 
@@ -117,19 +90,16 @@ def stages(setting: Setting, run: Runner) -> pd.DataFrame:
         kept_by: Any = cfg.mix.synthetic
         pairs = chosen.pairs(arm)
         tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
-        row: dict[str, Any] = {**_cell(cell), "arm": arm, "pairs": 0, "true (%)": float("nan")}
+        row: dict[str, Any] = {**cell.columns, "arm": arm, "pairs": 0, "true (%)": float("nan")}
         if pairs is not None:
-            found = run([pairs])[0].tensors("pairs")
-            labels = chosen.corpus.build().documents("train").labels
-            row["pairs"] = len(found["first"])
-            row["true (%)"] = 100 * float((labels[found["first"]] == labels[found["second"]]).mean())
+            found = run([pairs])[0]
+            row |= {
+                "pairs": len(pairs_of(found, "pairs")[0]),
+                "true (%)": 100 * precision(found, chosen.corpus.build()),
+            }
         row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
         rows.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
     return pd.DataFrame(rows)
-
-
-def _cell(cell: Cell) -> dict[str, Any]:
-    return {"variant": cell.variant, "world": cell.world, "seed": cell.seed}
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

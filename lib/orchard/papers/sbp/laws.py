@@ -1,4 +1,4 @@
-"""The exact laws of the worlds: what a document is, and every probability of it (specification, 6.1 and 3.5).
+"""The exact laws of the worlds: what a document is, and every probability of it.
 
     c ~ P(c)      the concept          w_i ~ Phi[c]   the words of a document, independent given its concept
     g ~ U(G)      the genre            f_j ~ Pf[g]    function tokens

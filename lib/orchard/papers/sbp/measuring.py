@@ -1,4 +1,4 @@
-"""Measurements of every document of a synthetic corpus: of its surface, and of the exact law of the world (specification, 6.6).
+"""Measurements of every document of a synthetic corpus: of its surface, and of the exact law of the world.
 
     log P(d)      the exact law           P(same concept | d1, d2) = sum_c P(c | d1) P(c | d2)
     repetition, copying of the seed, novelty against all of D, near-duplicates among the first K documents

@@ -1,4 +1,4 @@
-"""Synthetic bootstrapped pretraining on plain lists: the specification of the pipeline (specification, 3.1).
+"""Synthetic bootstrapped pretraining on plain lists: the specification of the pipeline.
 
     m0    = pretrain(repeat(D, B))                         the repetition baseline
     pairs = near_dup_filter(knn(embed(D), k, alpha))

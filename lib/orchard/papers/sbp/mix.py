@@ -1,4 +1,4 @@
-"""Stage 5, mix: which documents the joint model reads, in which order, in which step (specification, 3.1 step 4 and 3.2).
+"""Stage 5, mix: which documents the joint model reads, in which order, in which step.
 
     budget B tokens = share * B of synthetic documents, each once  +  D repeated to fill the rest
 

@@ -1,4 +1,4 @@
-"""Novelty of a corpus against all of D, not against its seeds alone (specification, 4 and 11).
+"""Novelty of a corpus against all of D, not against its seeds alone.
 
     novel_n(d)    = share of the n-grams of d that are in no document of D
     span(d)       = the longest run of tokens of d that stands somewhere in D

@@ -1,4 +1,4 @@
-"""Stage 1, pair: documents of D that are near one another but not the same (specification, 3.1 step 1 and 3.4).
+"""Stage 1, pair: documents of D that are near one another but not the same.
 
     D_ST = {(d1, d2) : <e(d1), e(d2)> > alpha, d1 != d2, d2 among the k nearest of d1, Jaccard_5(d1, d2) <= 0.6}
     alpha = the score that a share `exceedance` of random pairs of D exceeds

@@ -1,4 +1,4 @@
-"""What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners (specification, 3.5).
+"""What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners.
 
     I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
     rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, columns, in_pieces, synthetic_arms
+from orchard.papers.sbp.analysis import EXACT, SIZES, analysed, in_pieces, synthetic_arms
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.drawn import drawn
 from orchard.papers.sbp.joint import TUNED, Tables, studies
 from orchard.papers.sbp.pretrain import document_nll, pair_nll
 from orchard.papers.sbp.profiles import Cell
-from orchard.papers.sbp.tuning import Tune, load_synthesizer, pairs_of
+from orchard.papers.sbp.tuning import Tune, load_synthesizer, precision
 from orchard.runs import Finished, Run, Runner, Setting, Workspace
 from orchard.train import choose
 
@@ -87,9 +87,7 @@ class TunedPartners(_Partners):
             true=pair_nll(model, true, second, corpus.symbols),
             random=pair_nll(model, random, second, corpus.symbols),
         )
-        first, other = pairs_of(work.result_of(tuned.pairs), "pairs")
-        labels = corpus.documents("train").labels
-        return {"precision": float((labels[first] == labels[other]).mean())}
+        return {"precision": precision(work.result_of(tuned.pairs), corpus)}
 
 
 def partners(documents: Documents, count: int, seed: int) -> tuple[Documents, Documents, Documents]:
@@ -150,7 +148,7 @@ def partners_table(setting: Setting, run: Runner) -> pd.DataFrame:
         rho = found.result.get("precision")
         for kind in ("true", "random"):
             table[f"limit_{kind}"] = np.nan if rho is None else mixture(rho, law[kind], law["alone"])
-        tables.append(table.assign(arm=arm, precision=np.nan if rho is None else rho, entropy=entropy, **columns(cell)))
+        tables.append(table.assign(arm=arm, precision=np.nan if rho is None else rho, entropy=entropy, **cell.columns))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -1,4 +1,4 @@
-"""A decoder trained from scratch on a mixture of documents: every arm of the comparison is this run (specification, 6.4).
+"""A decoder trained from scratch on a mixture of documents: every arm of the comparison is this run.
 
     loss = - 1/N sum log p(x_t | x_<t)      over the N tokens of a step that count
     NLL(d) = - log p(body eos | bos)        nats per document, comparable with the exact law of a world

@@ -1,8 +1,9 @@
-"""Sizes of the series, per profile, and what a cell of an experiment is (specification, 6.3)."""
+"""Sizes of the series, per profile, and what a cell of an experiment is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
 from orchard.papers.sbp.pretrain import DropoutBlock
@@ -42,7 +43,7 @@ class Profile:
     pool: int  # times as many for the oracle, and the number of repeats of the baseline
     held_out: int  # documents
     size: Size
-    larger: Size  # the second model of the share sweep
+    other_size: Size  # of the share sweep
     batch: int  # documents per step, about
     start: Regular  # where tuning begins
     weight_decays: tuple[float, ...]
@@ -60,34 +61,35 @@ class Profile:
     evaluations: int  # along a training
     worlds: tuple[int, ...]
     seeds: tuple[int, ...]
+    seeds_elsewhere: int  # how many of them the variants after the first have
     variants: tuple[str, ...]
 
 
-TINY, TINY_LARGER = Size(64, 2, 4, 4, 160), Size(80, 2, 4, 4, 208)
+TINY, TINIER = Size(64, 2, 4, 4, 160), Size(48, 2, 4, 4, 128)
 M10, M40 = Size(320, 8, 5, 5, 864), Size(512, 12, 8, 8, 1376)
 B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8, 11008, tie_embeddings=False)
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        concepts=16, words=256, content=20, documents=128, pool=20, held_out=160, size=TINY, larger=TINY_LARGER, batch=20,
+        concepts=16, words=256, content=20, documents=112, pool=20, held_out=128, size=TINY, other_size=TINIER, batch=20,
         start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.1, 0.2),
         oracle_start=Regular(0.5, 0.0, 8e-3), oracle_weight_decays=(0.5, 2.0), oracle_learning_rates=(4e-3, 8e-3, 16e-3),
         share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=6,
-        worlds=(0,), seeds=(0, 1), variants=("dep", "indep"),
+        worlds=(0,), seeds=(0, 1), seeds_elsewhere=1, variants=("dep", "indep"),
     ),
     "gpu": Profile(
-        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=M10, larger=M40, batch=512,
+        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=M10, other_size=M40, batch=512,
         start=Regular(0.5, 0.1, 2e-3), weight_decays=(0.1, 0.5, 1.0), learning_rates=(1e-3, 2e-3, 4e-3), dropouts=(0.0, 0.1, 0.2),
         oracle_start=Regular(0.1, 0.0, 2e-3), oracle_weight_decays=(0.1, 0.5), oracle_learning_rates=(1e-3, 2e-3, 4e-3),
         share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=256, sampling_batch=8192, evaluations=20,
-        worlds=(0, 1), seeds=(0, 1, 2), variants=("dep", "indep", "hier", "facts"),
+        worlds=(0, 1), seeds=(0, 1, 2), seeds_elsewhere=3, variants=("dep", "indep", "hier", "facts"),
     ),
     "paper": Profile(  # nothing is trained: shapes, budgets and costs alone
-        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=B3, larger=B6, batch=2048,
+        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=B3, other_size=B6, batch=2048,
         start=Regular(0.1, 0.0, 1e-2), weight_decays=(0.1,), learning_rates=(1e-2,), dropouts=(0.0,),
         oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,), oracle_learning_rates=(1e-2,),
         share=0.375, exceedance=1e-3, neighbours=8, tuning_steps=500, tuning_batch=2048, sampling_batch=8192, evaluations=20,
-        worlds=(0,), seeds=(0,), variants=("dep",),
+        worlds=(0,), seeds=(0,), seeds_elsewhere=1, variants=("dep",),
     ),
 }  # fmt: skip
 
@@ -104,13 +106,24 @@ class Cell:
     def name(self) -> str:
         return f"{self.variant}, world {self.world}, seed {self.seed}"
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns that say in a table which cell a row belongs to."""
+        return {"variant": self.variant, "world": self.world, "seed": self.seed}
+
 
 def cells(setting: Setting, *variants: str) -> list[Cell]:
-    """The cells of a setting; of the named variants only, where some are named and the profile has them."""
+    """The cells of a setting; of the named variants only, where some are named and the profile has them. Seeds that a reader asks for
+    are those of every variant."""
     profile = PROFILES[setting.profile]
-    seeds = profile.seeds if setting.seeds is None else setting.seeds
     chosen = [v for v in profile.variants if not variants or v in variants]
-    return [Cell(variant, world, seed) for variant in chosen for world in profile.worlds for seed in seeds]
+    seeds = {v: profile.seeds if v == profile.variants[0] else profile.seeds[: profile.seeds_elsewhere] for v in chosen}
+    return [
+        Cell(variant, world, seed)
+        for variant in chosen
+        for world in profile.worlds
+        for seed in (seeds[variant] if setting.seeds is None else setting.seeds)
+    ]
 
 
 def world(setting: Setting, variant: str, number: int, documents: int | None = None) -> ConceptWorld.Config:

@@ -1,4 +1,4 @@
-"""The paper's numbers, with the provenance of each (specification, sections 2 to 4)."""
+"""The paper's numbers, with the provenance of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality of synthetic documents: the paper's five metrics, by rules instead of a judge (specification, 4 and 6.6), and novelty.
+"""Quality of synthetic documents: the paper's five metrics, by rules instead of a judge, and novelty.
 
     repetition         more repeated bigrams than 99 % of the documents of D
     duplicate@K        Jaccard_5 > 0.6 with an earlier one of K documents
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from orchard.papers.sbp.analysis import SIZES, Sizes, analysed, columns, synthetic_arms
+from orchard.papers.sbp.analysis import SIZES, Sizes, analysed, synthetic_arms
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.measuring import NEAREST, NOVEL, Measure
@@ -97,7 +97,7 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
             for metric in PAPERS + OURS:
                 if metric not in PAIRED or (values["seed"] >= 0).any():  # else it has no seeds
                     rows.append(
-                        columns(cell) | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
+                        cell.columns | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
                     )
         if source == REAL:
             anyone = {
@@ -105,7 +105,7 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
                 "pair-copying": values["copying_random"] > NEAR,
             }
             for metric, flag in anyone.items():
-                rows.append(columns(cell) | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
+                rows.append(cell.columns | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
     return pd.DataFrame(rows)
 
 
@@ -142,7 +142,7 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
                     continue
                 low, middle, high = np.percentile(value, [5, 50, 95])
                 rows.append(
-                    columns(cell)
+                    cell.columns
                     | {"source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean()}
                     | {"p5": low, "median": middle, "p95": high, "most": value.max()}
                 )

@@ -1,4 +1,4 @@
-"""The comparison on real text: docstrings of installed packages, or the reader's own corpus (specification, 6.5).
+"""The comparison on real text: docstrings of installed packages, or the reader's own corpus.
 
     bits per byte = -log2 p(d) summed over held-out documents / their bytes of UTF-8
 

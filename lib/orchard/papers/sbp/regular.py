@@ -1,4 +1,4 @@
-"""Tuning of the references before anything is compared: weight decay, then learning rate, then dropout (specification, 6.3 and 10).
+"""Tuning of the references before anything is compared: weight decay, then learning rate, then dropout.
 
 A badly regularised baseline is the commonest way to make synthetic data look good. Each stage keeps the best of the one before, judged
 by the loss on validation documents at the best checkpoint, in the first cell of a variant. Repetition and oracle are tuned apart; every

@@ -1,4 +1,4 @@
-"""Several rounds of bootstrapping: the joint model of one round embeds, and begins the synthesizer, of the next (specification, 11).
+"""Several rounds of bootstrapping: the joint model of one round embeds, and begins the synthesizer, of the next.
 
     m_0 = repetition model        S_r ~ synthesizer tuned from m_{r-1} on pairs by the states of m_{r-1}
     m_r = joint model of D and S_r, from scratch, at the budget of all others
@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.embedding import LMEmbedder
-from orchard.papers.sbp.excess import mean_excess, of_cell
+from orchard.papers.sbp.excess import mean_excess
 from orchard.papers.sbp.filtering import Filter
 from orchard.papers.sbp.joint import studies
 from orchard.papers.sbp.laws import logsumexp
@@ -76,7 +76,7 @@ def rounds(setting: Setting, run: Runner) -> pd.DataFrame:
         corpus: Any = study.corpus.build()
         made = corpus.documents("pool") if one.kept is None else kept_documents(run([one.kept])[0])
         rows.append({
-            **of_cell(cell), "round": one.number, **mean_excess(study, finished),
+            **cell.columns, "round": one.number, **mean_excess(study, finished),
             **diversity(made.head(sizes.judged), corpus.world),
         })  # fmt: skip
     return pd.DataFrame(rows)

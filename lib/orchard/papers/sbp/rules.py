@@ -1,4 +1,4 @@
-"""Rules that decide which synthetic documents are kept: surface alone, nothing that knows the truth (specification, 3.4 and 10).
+"""Rules that decide which synthetic documents are kept: surface alone, nothing that knows the truth.
 
     unfinished    no eos within the cap                 control       a special token inside
     empty         nothing before eos                    repetitive    2-grams of tokens repeated more than in D

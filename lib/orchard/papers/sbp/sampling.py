@@ -1,4 +1,4 @@
-"""Sampling documents: many prompts of different lengths at once, from one cache (specification, 3.1 step 3).
+"""Sampling documents: many prompts of different lengths at once, from one cache.
 
     y_t = min {v : p(0) + ... + p(v) > u_t}      p = p(. | prompt, y_<t)      u_t ~ U[0, 1)
 

@@ -1,4 +1,4 @@
-"""Scaling: held-out loss against unique documents and against compute (specification, 8.5).
+"""Scaling: held-out loss against unique documents and against compute.
 
 Every N has its own D, drawn from the same world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and as many
 epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: no
@@ -16,8 +16,8 @@ import pandas as pd
 from orchard.papers.sbp.arms import Study, of_documents
 from orchard.papers.sbp.bounds import bounds_of
 from orchard.papers.sbp.costs import SYNTHESIS, costs_of
-from orchard.papers.sbp.excess import mean_excess, of_cell
-from orchard.papers.sbp.joint import COMPARED, bayes_nll, studies
+from orchard.papers.sbp.excess import excess_curve, mean_excess
+from orchard.papers.sbp.joint import COMPARED, studies
 from orchard.papers.sbp.profiles import Cell, world
 from orchard.runs import Runner, Setting
 
@@ -29,7 +29,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes((64, 96, 128), 1),
+    "smoke": Sizes((28, 56, 112), 1),
     "gpu": Sizes((2_048, 4_096, 8_192, 16_384, 32_768), 3),
     "paper": Sizes((32_768,), 1),
 }
@@ -53,7 +53,7 @@ def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     for (cell, count, chosen, arm), finished in zip(wanted, done, strict=True):
         own = costs_of(chosen.arm(arm), run)
         rows.append({
-            **of_cell(cell), "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
             **mean_excess(chosen, finished), "training_flops": own["training"],
             "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
         })  # fmt: skip
@@ -65,19 +65,14 @@ def compute_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     spent before the training began (``flops``, ``training_flops``), excess (nats per test document above Bayes)."""
     chosen_cells = studies(setting, run, "dep")[: SIZES[setting.profile].cells]
     wanted = [(cell, chosen, arm, chosen.arm(arm)) for cell, chosen in chosen_cells for arm in COMPARED]
-    rows = []
+    tables = []
     for (cell, chosen, arm, cfg), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
         own = costs_of(cfg, run)
         before = sum(own[stage] for stage in SYNTHESIS)
-        scores = done.tensors("eval")
-        bayes = bayes_nll(chosen, cfg.eval_documents, "test")
-        excess = (scores["test"].double().numpy() - bayes).mean(axis=1)
-        for step, value in zip(scores["step"].tolist(), excess.tolist(), strict=True):
-            spent = own["training"] * step / cfg.mix.steps
-            rows.append(
-                {**of_cell(cell), "arm": arm, "step": step, "training_flops": spent, "flops": before + spent, "excess": value}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+        curve = excess_curve(chosen, done)
+        spent = own["training"] * curve["step"] / cfg.mix.steps
+        tables.append(curve.assign(arm=arm, training_flops=spent, flops=before + spent, **cell.columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -90,7 +85,7 @@ def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
     )
     return pd.DataFrame([
         {
-            **of_cell(cell), "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
             "excess": finished.result[field],
         }
         for (cell, count, chosen), finished in zip(wanted, done, strict=True)

@@ -1,4 +1,4 @@
-"""What similarity finds: scores of random, nearest and true pairs, and precision and recall against the threshold (specification, 8.1).
+"""What similarity finds: scores of random, nearest and true pairs, and precision and recall against the threshold.
 
     precision(alpha) = share of the k nearest above alpha that share a label with their document, near duplicates left out
     recall(alpha)    = those found / those that k places could hold, sum_d min(k, partners of d)

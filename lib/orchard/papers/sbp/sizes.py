@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchard.papers.sbp.analysis import SIZES, columns
+from orchard.papers.sbp.analysis import SIZES
 from orchard.papers.sbp.arms import Study
 from orchard.papers.sbp.joint import Tables, studies
 from orchard.papers.sbp.measuring import Measure
@@ -60,7 +60,7 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
                 corpus=chosen.corpus, sampled=drawn, documents=sizes.size_samples, duplicates_at=sizes.size_samples,
                 seed=cell.seed, label=f"quality of {name}",
             )  # fmt: skip
-            wanted.append((columns(cell), tuned, own, measure(chosen, sizes, REAL)))
+            wanted.append((cell.columns, tuned, own, measure(chosen, sizes, REAL)))
     rows = []
     measured, real = run([row[2] for row in wanted]), run([row[3] for row in wanted])
     tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])

@@ -1,4 +1,4 @@
-"""Stage 3, synthesise: seeds drawn from D, documents sampled from the tuned decoder (specification, 3.1 step 3).
+"""Stage 3, synthesise: seeds drawn from D, documents sampled from the tuned decoder.
 
     d1 ~ Uniform(D)        d2 ~ p(. | d1)        until the rules have kept the tokens that are needed
 

@@ -5,7 +5,7 @@
 
 What is cut and left out is decided on characters, before any tokenizer is trained, so D is the same for every tokenizer. A document of
 more than ``cap`` tokens is cut at its tail: at the last end of a sentence or line in the second half of what fits, so that a decoder can
-learn where documents end, else at the cap. Byte pairs are trained on D alone: on the pool they would leak (specification, 6.5).
+learn where documents end, else at the cap. Byte pairs are trained on D alone: on the pool they would leak.
 """
 
 from __future__ import annotations

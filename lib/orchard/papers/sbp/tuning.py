@@ -1,4 +1,4 @@
-"""Stage 2, tune: a pretrained decoder learns to write the second document of a pair (specification, 3.1 step 2 and 3.4).
+"""Stage 2, tune: a pretrained decoder learns to write the second document of a pair.
 
     bos d1 sep bos d2 eos      loss on d2 alone: - log p(d2 | d1)
 
@@ -21,7 +21,7 @@ from orchard.config import REQUIRED
 from orchard.data import ResumableLoader
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.sbp.data import Batch, Documents, Symbols, document_batch, pair_batch
+from orchard.papers.sbp.data import Batch, Corpus, Documents, Symbols, document_batch, pair_batch
 from orchard.papers.sbp.pretrain import Pretrain, document_nll, lightning_module, load_pretrained, pair_nll
 from orchard.runs import Finished, Run, Workspace
 from orchard.runs.store import write
@@ -121,6 +121,17 @@ def pairs_of(run: Finished, name: str) -> tuple[Int64[np.ndarray, "pairs"], Int6
     """First and second document of the pairs of a finished run, of D (``pairs``) or of held-out documents (``held_out``)."""
     found = run.tensors(name)
     return found["first"].numpy(), found["second"].numpy()
+
+
+def precision(run: Finished, corpus: Corpus) -> float:
+    """The share of the pairs of a finished run whose documents of D have the same label. Raises BadInput where nobody knows labels."""
+    labels = corpus.documents("train").labels
+    if labels is None:
+        raise BadInput(
+            "the precision of pairs needs labels, and nobody knows which documents of this corpus belong together"
+        )
+    first, second = pairs_of(run, "pairs")
+    return float((labels[first] == labels[second]).mean())
 
 
 class TuningSequences:

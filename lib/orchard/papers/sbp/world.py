@@ -1,4 +1,4 @@
-"""ConceptWorld: corpora drawn from a world whose every probability is known exactly (specification, 6.1). The laws are in `laws`.
+"""ConceptWorld: corpora drawn from a world whose every probability is known exactly. The laws are in `laws`.
 
 | variant  | what is different |
 |---|---|

@@ -42,7 +42,6 @@ from orchard.papers.sbp.figures.build import (
 )
 from orchard.papers.sbp.figures.pairing import (
     hub_degrees,
-    pair_precision,
     pairing_speed,
 )
 from orchard.papers.sbp.figures.real_text import (
@@ -104,7 +103,6 @@ __all__ = [
     "near_duplicates",
     "novelty_of_sources",
     "pair_gain",
-    "pair_precision",
     "pairing_speed",
     "partner_scatter",
     "paying",

@@ -1,12 +1,12 @@
-"""Figures of pairing: precision against the threshold, degrees, time and memory."""
+"""Figures of pairing: degrees, time and memory."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import scipy  # its submodules load when first used
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
-from scipy.stats import poisson
 
 from orchard import plot
 from orchard.plot.style import COLUMN, GREY, PALETTE, check_columns, use_style
@@ -14,36 +14,6 @@ from orchard.plot.style import COLUMN, GREY, PALETTE, check_columns, use_style
 
 def _check(table: pd.DataFrame, chart: str, *columns: str) -> None:
     check_columns(table, {name: name for name in columns}, chart)
-
-
-@use_style()
-def pair_precision(table: pd.DataFrame) -> Figure:
-    """Share of true pairs (lines) and of documents with a candidate (dotted) against the exceedance, a panel per variant."""
-    _check(table, "pair_precision", "variant", "embedder", "exceedance", "precision", "covered", "chance")
-    variants = list(pd.unique(table["variant"]))
-    made, panels = plot.figure(COLUMN, 0.5 + 1.7 * len(variants), rows=len(variants))
-    for axes, variant in zip(panels, variants, strict=True):
-        part = table[table["variant"] == variant]
-        for number, (embedder, rows) in enumerate(part.groupby("embedder", sort=False)):
-            mean = rows.groupby("exceedance")[["precision", "covered"]].mean()
-            colour = PALETTE[number]
-            axes.plot(
-                mean.index,
-                mean["precision"],
-                color=colour,
-                marker="os^D"[number % 4],
-                markerfacecolor=colour if number == 0 else "white",
-                label=f"{embedder}: true",
-            )
-            axes.plot(mean.index, mean["covered"], ":", color=colour, label=f"{embedder}: documents with a pair")
-        axes.axhline(part["chance"].mean(), color=GREY, linestyle="--", label="true, random pairs")
-        axes.set_xscale("log")
-        axes.set_ylim(-0.04, 1.04)
-        axes.set_ylabel("share")
-        axes.set_title(str(variant))
-    panels[-1].set_xlabel("share of random pairs above the threshold")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
-    return made
 
 
 @use_style()
@@ -58,8 +28,10 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
             _at_least(axes, rows, str(stage), color=PALETTE[number], linestyle=("-", "--", "-.", ":")[number % 4])
         before = part[(part["pairs by"] == kind) & (part["stage"] == part["stage"].iloc[0])]
         mean = float((before["degree"] * before["documents"]).sum() / before["documents"].sum())
-        degrees = np.arange(int(poisson.isf(1 / before["documents"].sum(), mean)) + 1)
-        axes.step(degrees, poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)")
+        degrees = np.arange(int(scipy.stats.poisson.isf(1 / before["documents"].sum(), mean)) + 1)
+        axes.step(
+            degrees, scipy.stats.poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)"
+        )
         axes.set_yscale("log")
         axes.set_ylabel("share of documents")
         axes.set_title(str(kind))

@@ -97,7 +97,10 @@ def _paper(slug: str) -> None:
     shapes = experiments.paper_shapes()
     h100_days = shapes["training FLOPs"] / (0.4 * 989e12) / 86400
     shapes = shapes.assign(**{"H100 days at 40 % MFU": h100_days})
-    _table(list(shapes.columns), [[_number(value) for value in row] for row in shapes.itertuples(index=False)])
+    table = [list(shapes.columns), *([_number(value) for value in row] for row in shapes.itertuples(index=False))]
+    if len(shapes.columns) > 2 * len(shapes):  # wider than a terminal: a column for each model instead
+        table = [list(row) for row in zip(*table, strict=True)]
+    _table(table[0], table[1:])
     print(f"launch: {experiments.LAUNCH}")
 
 
@@ -363,7 +366,7 @@ def runs_rm(ids: Ids, store: StoreOption = None) -> None:
 
 def _number(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.2e}" if value >= 1e7 else f"{value:,.1f}"
+        return f"{value:.2e}" if value >= 1e7 else f"{value:.3g}" if 0 < value < 10 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

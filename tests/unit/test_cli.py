@@ -177,6 +177,14 @@ def test_published_scale_is_shown_without_being_run(capsys: pytest.CaptureFixtur
         assert word in out
 
 
+def test_a_wide_table_has_a_column_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "run", "sbp", "--profile", "paper", "--dry-run")
+    assert status == 0
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert next(line for line in out.splitlines() if line.startswith("share")).split() == ["share", "0.375", "0.125", "0.25"]
+
+
 def test_report_without_notebooks(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,8 +72,8 @@ B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         concepts=16, words=256, content=20, documents=112, pool=20, held_out=128, size=TINY, other_size=TINIER, batch=20,
-        start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.1, 0.2),
-        oracle_start=Regular(0.5, 0.0, 8e-3), oracle_weight_decays=(0.5, 2.0), oracle_learning_rates=(4e-3, 8e-3, 16e-3),
+        start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.1, 0.2, 0.3),
+        oracle_start=Regular(1.0, 0.0, 16e-3), oracle_weight_decays=(1.0, 4.0), oracle_learning_rates=(8e-3, 16e-3, 32e-3),
         share=0.375, exceedance=1e-2, neighbours=8, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=6,
         worlds=(0,), seeds=(0, 1), seeds_elsewhere=1, variants=("dep", "indep"),
     ),

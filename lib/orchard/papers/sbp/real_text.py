@@ -67,7 +67,7 @@ SIZES: dict[str, TextSize] = {
         (STDLIB,), 3_600_000, BPETokenizer.Config(vocab_size=512), 48, 35, _ARMS, (0,), (1, 2, 3, 5, 8),
         replace(
             PROFILES["smoke"], documents=64, pool=12, held_out=100, size=TINY, batch=12, start=Regular(4.0, 0.0, 8e-3),
-            weight_decays=(4.0, 8.0, 16.0), oracle_weight_decays=(0.1, 1.0), exceedance=3e-2, tuning_steps=30, tuning_batch=16,
+            weight_decays=(2.0, 4.0, 8.0, 16.0), oracle_weight_decays=(0.3, 1.0, 3.0), exceedance=3e-2, tuning_steps=30, tuning_batch=16,
             sampling_batch=384, evaluations=5,
         ),
     ),

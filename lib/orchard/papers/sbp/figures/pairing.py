@@ -25,7 +25,11 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
     made, panels = plot.figure(COLUMN, 0.6 + 1.7 * len(kinds), rows=len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
         for number, (stage, rows) in enumerate(part[part["pairs by"] == kind].groupby("stage", sort=False)):
-            _at_least(axes, rows, str(stage), color=PALETTE[number], linestyle=("-", "--", "-.", ":")[number % 4])
+            look = {
+                "color": PALETTE[number],
+                "linewidth": (5.0, 2.6, 1.0)[number % 3],
+            }  # stages that agree lie on one another
+            _at_least(axes, rows, str(stage), **look)
         before = part[(part["pairs by"] == kind) & (part["stage"] == part["stage"].iloc[0])]
         mean = float((before["degree"] * before["documents"]).sum() / before["documents"].sum())
         degrees = np.arange(int(scipy.stats.poisson.isf(1 / before["documents"].sum(), mean)) + 1)

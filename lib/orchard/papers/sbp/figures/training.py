@@ -182,7 +182,8 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         panel.set_xticks(range(len(arms)), arms, rotation=90, fontsize=6)
         panel.set_title(WORLDS[variant])
-        panel.set_ylim(top=110)
+        panel.set_ylim(top=max(110, panel.get_ylim()[1]))
+        panel.set_xlim(-0.5, len(arms) - 0.5)
     axes[0].set_ylabel("share of the oracle's\ngain (%)")
     handles = [
         Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white", label="against the last checkpoint of repetition"),

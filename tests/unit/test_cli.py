@@ -182,7 +182,12 @@ def test_a_wide_table_has_a_column_for_each_model(capsys: pytest.CaptureFixture[
     assert status == 0
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 100
-    assert next(line for line in out.splitlines() if line.startswith("share")).split() == ["share", "0.375", "0.125", "0.25"]
+    assert next(line for line in out.splitlines() if line.startswith("share")).split() == [
+        "share",
+        "0.375",
+        "0.125",
+        "0.25",
+    ]
 
 
 def test_report_without_notebooks(

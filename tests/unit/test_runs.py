@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -13,7 +18,7 @@ from orchard.data import EmbeddedText
 from orchard.errors import BadInput
 from orchard.runs import RunError, Store, dependencies, execute, identity
 from orchard.runs.code import reached, tree_sha256
-from orchard.runs.engine import plan
+from orchard.runs.engine import _Workers, plan
 from orchard.runs.store import DamagedRun
 from toy_runs import Square, Threads, Total, corpus, tiny_lm
 
@@ -102,6 +107,33 @@ def test_pool_gives_the_same_as_one_process(store: Store, tmp_path: Path) -> Non
     assert [r.result for r in many] == [r.result for r in one]
     assert len(lines) == 10
     assert [r.id for r in many] == [r.id for r in one]
+
+
+def test_workers_stay_until_they_are_others_broken_or_idle() -> None:
+    workers = _Workers(idle_s=3600)
+
+    def worker(jobs: int) -> int:
+        with workers.lent(jobs, []) as pool:
+            return int(pool.submit(os.getpid).result())
+
+    first = worker(2)
+    assert worker(2) == first
+    other = worker(3)
+    assert other != first
+    assert not psutil.pid_exists(first)  # a pool of another size replaces the first one
+    with workers.lent(3, []) as pool:
+        os.kill(other, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(os.getpid).result()
+    last = worker(3)
+    assert last != other
+    workers.idle_s = 0.0
+    worker(3)
+    while workers.there(3):  # the timer takes them away
+        threading.Event().wait(0.01)
+    with pytest.raises(KeyboardInterrupt), workers.lent(2, []):
+        raise KeyboardInterrupt
+    assert not workers.there(2)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

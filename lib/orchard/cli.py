@@ -408,7 +408,9 @@ def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``orchard`` command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that kernels and workers are ended, as on Ctrl-C
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that kernels and workers are ended, as on Ctrl-C
     try:
         program, words, name = _program(arguments)
         program(args=words, prog_name=name)
@@ -422,6 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"orchard: {error}; `orchard --debug ...` shows where", file=sys.stderr)
         sys.exit(1)
+    finally:  # who calls this from Python goes on, and so may its forks, which inherit the handler
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

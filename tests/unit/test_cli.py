@@ -21,14 +21,6 @@ from orchard.train import TextModel, save_model
 from toy_runs import Square
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> object:
-    """``main`` handles SIGTERM from then on; put back what was."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output and error of a command."""
     try:
@@ -175,6 +167,13 @@ def test_published_scale_is_shown_without_being_run(capsys: pytest.CaptureFixtur
     assert status == 0
     for word in ("3B", "12B", "2,877,292,544", "12,582,912,000", "launch: "):
         assert word in out
+
+
+def test_a_caller_in_python_keeps_its_own_signals(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for arguments in (["list"], ["run", "nothing"]):
+        call(capsys, *arguments)
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_wide_table_has_a_column_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:

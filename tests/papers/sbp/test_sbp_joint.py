@@ -37,7 +37,7 @@ def test_stages_of_tuning_keep_the_best_of_the_one_before() -> None:
             assert hasattr(cfg, "optim")
             regular_of = Regular(cfg.optim.weight_decay, cfg.model.layers[0].dropout, cfg.optim.learning_rate)
             asked.append(regular_of)
-            best = Regular(2.0, 0.1, 16e-3)
+            best = Regular(4.0, 0.2, 8e-3)  # in both grids
             found.append(
                 _Done(
                     sum(
@@ -49,9 +49,9 @@ def test_stages_of_tuning_keep_the_best_of_the_one_before() -> None:
         return found
 
     repetition, oracle = regular.tuned(SMOKE, run, ["dep"])["dep"]
-    assert repetition == Regular(2.0, 0.1, 16e-3)
-    assert oracle.weight_decay == 2.0
-    assert oracle.learning_rate == 16e-3
+    assert repetition == Regular(4.0, 0.2, 8e-3)
+    assert oracle.weight_decay == 4.0
+    assert oracle.learning_rate == 8e-3
     assert oracle.dropout == PROFILES["smoke"].oracle_start.dropout  # the oracle repeats nothing
     assert len(asked) < 2 * 3 * 2 * 3  # stages, not a grid
 

@@ -408,9 +408,8 @@ def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``orchard`` command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    before = signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that kernels and workers are ended, as on Ctrl-C
+    # SIGTERM as Ctrl-C: kernels and workers are ended
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         program, words, name = _program(arguments)
         program(args=words, prog_name=name)

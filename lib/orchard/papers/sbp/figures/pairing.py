@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its submodules load when first used
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.plot.style import COLUMN, GREY, PALETTE, check_columns, use_style
@@ -37,6 +37,7 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
             degrees, scipy.stats.poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)"
         )
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("share of documents")
         axes.set_title(str(kind))
     panels[-1].set_xlabel("at least so many pairs")

@@ -1,14 +1,79 @@
-"""Ifpruning: the data its experiments use, from the text that DATA names."""
+"""Examples with an instruction: what a model reads, what of it counts, and what the mask may be chosen from.
+
+    tokens    bos prompt answer eos pad ...      read by the decoder
+    counts    True at the tokens whose loss counts: answers in fine-tuning, chunks 2 ... K in continued pre-training
+    prompts   what the predictor reads, one per mask: the instruction in fine-tuning, chunk j in continued pre-training
+    span      which mask each token is computed with
+
+No prompt holds a token that counts under its mask (tested), so a mask never sees what it is judged by (sections 3.2 and 3.5 of the paper).
+A corpus gives training batches by number, so that a killed training goes on with the batches it would have had.
+"""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from orchard.data import Source
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from orchard.config import Configurable
+
+STAGES = ("pretrain", "cpt", "sft")
 
 
-def sample(source: Source, length: int, seed: int) -> bytes:
-    """``length`` bytes (or all, if there are fewer) from a random place in the test split of ``source``."""
-    text = "\n".join(document.text for document in source.documents("test")).encode()
-    start = random.Random(seed).randrange(max(1, len(text) - length))
-    return text[start : start + length]
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a batch, padded on the right; shapes in the fields. ``domain`` is for scoring and for the arms that are told it."""
+
+    tokens: Int[Tensor, "examples time"]
+    counts: Bool[Tensor, "examples time"]
+    prompts: Int[Tensor, "examples masks prompt_time"]
+    prompt_lengths: Int[Tensor, "examples masks"]  # tokens before the padding, at least 1
+    span: Int[Tensor, "examples time"]
+    domain: Int[Tensor, "examples"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, index: Sequence[int] | slice | np.ndarray | Tensor) -> Examples:
+        """Some of them, in that order."""
+        return Examples(**{name: value[index] for name, value in vars(self).items()})
+
+    def to(self, device: torch.device | str) -> Examples:
+        return Examples(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+class Corpus(Configurable):
+    """Base of the corpora. Splits of an evaluation: ``validation`` and ``test`` hold wordings of instructions that no training reads."""
+
+    class Config(Configurable.Config):
+        pass
+
+    vocab_size: int
+    pad: int  # also never an answer
+    domains: Sequence[str]  # their names
+    groups: Sequence[int]  # of each domain: those of one group are related
+
+    def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
+        """Batch ``number`` of a stage: ``pretrain`` (text, no masks are used), ``cpt`` or ``sft``."""
+        raise NotImplementedError
+
+    def evaluation(self, name: str) -> Examples:
+        """Fixed examples: ``validation``, ``test`` (held-out wordings), ``seen`` (wordings of the training)."""
+        raise NotImplementedError
+
+    def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
+        """Which answer of its example each counted token belongs to, from 0; -1 elsewhere. An answer is right when all its tokens are."""
+        raise NotImplementedError
+
+
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], pad: int, width: int | None = None) -> Int[Tensor, "rows time"]:
+    """Rows of any lengths as one tensor, padded on the right to ``width`` (default: the longest)."""
+    width = max(map(len, rows)) if width is None else width
+    padded = np.full((len(rows), width), pad, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)

@@ -1,0 +1,1 @@
+"""The figures of the series: a table in, a Figure out."""

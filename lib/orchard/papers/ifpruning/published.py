@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -87,7 +88,7 @@ def datasets() -> pd.DataFrame:
 
 
 def per_task() -> pd.DataFrame:
-    """Table 2, one row per dataset and size of source: part, dataset, unit, size, dense (3B), per_input, per_task, gap (their difference)."""
+    """Table 2, one row per dataset and size of source: part, dataset, unit, size, dense (3B), per_input, per_task, gap (of the two)."""
     rows = _table("Table 2")
     wide, facts = _wide(rows), rows.drop_duplicates("row").set_index("row")
     tables = [
@@ -197,7 +198,7 @@ def overlap_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gap_recovery() -> pd.DataFrame:
-    """R of Table 1, one row per dataset (or average) and size of source: part, dataset, size, gap (dense 9B - dense 3B, points), recovery."""
+    """R of Table 1, one row per dataset or average and size of source: part, dataset, size, gap (dense 9B - dense 3B, points), recovery."""
     table = table1()
     gap = table[LARGE] - table[SMALL]
     rows = [
@@ -220,21 +221,29 @@ def _decimals(number: float) -> int:
     return len(f"{number:g}".partition(".")[2])
 
 
-def _listed(values: Mapping[str, float], digits: int) -> str:
+def _listed(values: Mapping[Any, float], digits: int) -> str:
     return "; ".join(f"{name} {value:.{digits}f}".replace(" -", " −") for name, value in values.items())
 
 
-def _row(
-    statement: str, text: str, tables: str, agreeing: int, compared: int, remark: str, mostly: bool = False
-) -> dict[str, object]:
-    if mostly:
-        follows = "yes" if agreeing > compared / 2 else "no"
-    else:
-        follows = "yes" if agreeing == compared else "in part" if agreeing else "no"
+def _follows(agreeing: int, compared: int) -> str:
+    return "yes" if agreeing == compared else "in part" if agreeing else "no"
+
+
+def _row(statement: str, text: str, tables: str, agreeing: int, compared: int, remark: str) -> dict[str, object]:
     return {
         "statement": statement, "text": text, "tables": tables, "agreeing": agreeing, "compared": compared,
-        "follows": follows, "remark": remark,
+        "follows": _follows(agreeing, compared), "remark": remark,
     }  # fmt: skip
+
+
+def _number(
+    statement: str, low: float, high: float, unit: str, values: Mapping[Any, float], remark: str
+) -> dict[str, object]:
+    """The row of a number, or of a range from ``low`` to ``high``, and the values of the tables that should be it, or lie in it."""
+    digits = max(_decimals(low), _decimals(high))
+    agreeing = sum(low <= round(value, digits) <= high for value in values.values())
+    text = f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
+    return _row(statement, text, _listed(values, digits + 1), agreeing, len(values), remark)
 
 
 def text_against_tables() -> pd.DataFrame:
@@ -242,54 +251,77 @@ def text_against_tables() -> pd.DataFrame:
 
     A value agrees with the text when it is what the text says, or lies in the range that it gives, after rounding to the digits of the
     text. ``follows`` is "yes" where all values agree, "in part" where some do, "no" where none does; a "mostly" needs more than half."""
-    said = _table("text").set_index(["row", "column"])["value"]
-    times, table, tasks = latency(), datasets(), per_task()
-    pruned = times[times["model"].str.contains("→")].set_index("model").rename(index=lambda name: name.split()[1])
+    said, table = _table("text").set_index(["row", "column"])["value"], datasets()
+    pretraining = "tokens of dense 3B over IFP"
+    ratio = float(said[pretraining, "times"])
+    return pd.DataFrame([
+        *_about_latency(said),
+        _about_mathematics(said),
+        _about_translation(said),
+        _about_tasks(said),
+        _number("tokens of dense 3B over those of IFP", ratio, ratio, "×", {"pre-training": _tokens_ratio()},
+                "before continued pre-training, whose tokens are not stated"),
+        _ahead(table, SMALL),
+        _ahead(table, STATIC),
+        _growing(table),
+        _same_model(table),
+    ])  # fmt: skip
 
-    def number(
-        statement: str, low: float, high: float, unit: str, values: Mapping[str, float], remark: str
-    ) -> dict[str, object]:
-        digits = max(_decimals(low), _decimals(high))
-        agreeing = sum(low <= round(value, digits) <= high for value in values.values())
-        text = f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
-        return _row(statement, text, _listed(values, digits + 1), agreeing, len(values), remark)
 
-    def time(statement: str, key: tuple[str, str], unit: str, column: str, remark: str) -> dict[str, object]:
-        return number(statement, said[key], said[key], unit, pruned[column].to_dict(), remark)
+def _about_latency(said: pd.Series) -> list[dict[str, object]]:
+    """Numbers of the text about time (claims C7 and C7a), against every pruned model that was timed."""
+    times = latency()
+    times = times[times["model"].str.contains("→")]
+    times = times.assign(model=times["model"].str.split().str[1]).set_index("model")
+    share, limit = "overhead of total", float(said["overhead", "below"])
+    prefill, total = (_listed(dict(times[f"{name} fall (%)"]), 1) for name in ("prefill", "total"))
+    below = int((times["overhead"] < limit).sum())
 
-    share, overhead = "overhead of total", float(said["overhead", "below"])
-    rows = [
-        time("fall of the time to first token", ("time to first token", "fall"), "%", "ttft fall (%)",
-             f"prefill alone falls by {_listed(pruned['prefill fall (%)'].to_dict(), 1)}: without selecting and loading"),
-        time("fall of the generation time", ("generation time", "fall"), "%", "decode fall (%)",
-             f"from request to last token: {_listed(pruned['total fall (%)'].to_dict(), 1)}; no row gives the number"),
-        time("speed-up", ("speed-up", "times"), "×", "ttft speed-up", "of the time to first token"),
-        _row("overhead (select and load)", f"below {overhead:g} s", _listed(pruned["overhead"].to_dict(), 3),
-             int((pruned["overhead"] < overhead).sum()), len(pruned), "seconds; the main text's own model is above it"),
-        number("overhead, of the total time", said[share, "from"], said[share, "to"], "%",
-               pruned["overhead share (%)"].to_dict(), "of 4 samples of 100 tokens: shorter answers make it larger"),
+    def one(statement: str, key: tuple[str, str], unit: str, column: str, remark: str) -> dict[str, object]:
+        return _number(statement, said[key], said[key], unit, dict(times[column]), remark)
+
+    return [
+        one("fall of the time to first token", ("time to first token", "fall"), "%", "ttft fall (%)",
+            f"of prefill alone, without selecting and loading: {prefill}"),
+        one("fall of the generation time", ("generation time", "fall"), "%", "decode fall (%)", f"of the whole request: {total}"),
+        one("speed-up", ("speed-up", "times"), "×", "ttft speed-up", "of the time to first token"),
+        _row("overhead (select and load)", f"below {limit:g} s", _listed(dict(times["overhead"]), 3), below, len(times),
+             "seconds; the main text's own model is above it"),
+        _number("overhead, of the total time", said[share, "from"], said[share, "to"], "%", dict(times["overhead share (%)"]),
+                "of the authors' requests; shorter answers make it larger"),
     ]  # fmt: skip
-    gains = (table1().droplevel("part")[ifp("9B")] - table1().droplevel("part")[SMALL]).to_dict()
-    key = "mathematics and coding, 9B→3B over dense 3B"
-    rows.append(number("gain on mathematics and coding, 9B→3B", said[key, "from"], said[key, "to"], "points",
-                       {name: gains[name] for name in ("coding avg", "MATH", "GSM8K")}, "abstract; GSM8K is mathematics too"))  # fmt: skip
-    translated = tasks[tasks["dataset"] == AVERAGES[2]]
-    bleu = {f"{row.size} {kind.replace('_', ' ')}": getattr(row, kind) - row.dense
-            for row in translated.itertuples() for kind in ("per_input", "per_task")}  # fmt: skip
-    key, pairs = "translation, over dense 3B", tasks[(tasks["part"] == "translation") & ~tasks["dataset"].isin(AVERAGES)]
-    best = (pairs[["per_input", "per_task"]].max(axis=1) - pairs["dense"]).groupby(pairs["dataset"]).max()
-    rows.append(number("mean gain in translation", said[key, "gain"], said[key, "gain"], "BLEU", bleu,
-                       f"best single pair: {best.idxmax()}, {best.max():+.1f}"))  # fmt: skip
-    single = tasks[~tasks["dataset"].isin(AVERAGES)]
-    limit, gaps = float(said["per input against per task", "below"]), single["gap"].abs().round(1)
-    under, worst = int((gaps < limit).sum()), single.loc[gaps.idxmax()]
-    rows.append(_row("per input against per task", f"mostly under {limit:g} point", f"{under} of {len(gaps)} gaps are", under, len(gaps),
-                     f"mean of the gaps {gaps.mean():.2f}; largest: {worst['dataset']} {worst['size']}, {worst['gap']:+.1f} for per input",
-                     mostly=True))  # fmt: skip
-    rows.append(number("tokens of dense 3B over those of IFP", said["tokens of dense 3B over IFP", "times"],
-                       said["tokens of dense 3B over IFP", "times"], "×", {"pre-training": _tokens_ratio()}, "before continued pre-training, whose tokens are not stated"))  # fmt: skip
-    rows += [_ahead(table, SMALL), _ahead(table, STATIC), _growing(table), _same_model(table)]
-    return pd.DataFrame(rows)
+
+
+def _about_mathematics(said: pd.Series) -> dict[str, object]:
+    table, key = table1().droplevel("part"), "mathematics and coding, 9B→3B over dense 3B"
+    gains = (table[ifp("9B")] - table[SMALL])[[AVERAGES[0], "MATH", "GSM8K"]]
+    return _number("gain on mathematics and coding, 9B→3B", said[key, "from"], said[key, "to"], "points", dict(gains),
+                   "abstract; GSM8K is mathematics too")  # fmt: skip
+
+
+def _about_translation(said: pd.Series) -> dict[str, object]:
+    rows = per_task()
+    rows = rows[rows["part"] == "translation"]
+    long = rows.melt(["dataset", "size", "dense"], ["per_input", "per_task"], var_name="mask", value_name="score")
+    long = long.assign(gain=long["score"] - long["dense"], mask=long["mask"].str.replace("_", " "))
+    mean = long["dataset"].isin(AVERAGES)
+    means = dict(zip(long["size"][mean] + " " + long["mask"][mean], long["gain"][mean], strict=True))
+    best = long[~mean].sort_values("gain").iloc[-1]
+    gain = float(said["translation, over dense 3B", "gain"])
+    return _number("mean gain in translation", gain, gain, "BLEU", means,
+                   f"best single pair: {best['dataset']} {best['size']} {best['mask']}, {best['gain']:.1f}")  # fmt: skip
+
+
+def _about_tasks(said: pd.Series) -> dict[str, object]:
+    rows = per_task()
+    rows = rows[~rows["dataset"].isin(AVERAGES)]
+    limit, gaps = float(said["per input against per task", "below"]), rows["gap"].abs().round(1)
+    under, worst = int((gaps < limit).sum()), rows.loc[gaps == gaps.max()].iloc[0]
+    row = _row(
+        "per input against per task", f"mostly under {limit:g} point", f"{under} of {len(gaps)} gaps are", under, len(gaps),
+        f"mean of the gaps {gaps.mean():.2f}; largest: {worst['dataset']} {worst['size']}, {worst['gap']:+.1f} for per input",
+    )  # fmt: skip
+    return row | {"follows": "yes" if under > len(gaps) / 2 else "no"}
 
 
 def _tokens_ratio() -> float:

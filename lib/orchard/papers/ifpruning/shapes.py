@@ -73,7 +73,9 @@ def paper_shapes() -> pd.DataFrame:
     table = paper.shapes()
     shapes = {str(name): {str(key): int(value) for key, value in row.items()} for name, row in table.iterrows()}
     kept = shapes["3B"]["FFN width"]
-    active, pruned_flops = size(shapes["3B"])  # what any source is pruned to: they differ in the inner width alone (tested)
+    active, pruned_flops = size(
+        shapes["3B"]
+    )  # what any source is pruned to: they differ in the inner width alone (tested)
     rows = []
     for name, shape in shapes.items():
         parameters, flops = size(shape)

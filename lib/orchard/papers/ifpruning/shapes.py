@@ -113,3 +113,17 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"paper_shapes": published_shapes}
+
+
+def v4(tables: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """V4: distance of the number of parameters on the meta device from the stated one, in per cent of it, every published size."""
+    counted = tables("paper_shapes").set_index("model")["parameters"]
+    rows = tables("published")
+    stated = rows[(rows["table"] == "Table 4") & (rows["column"] == "non-embedding parameters")].set_index("row")[
+        "value"
+    ]
+    distance = 100 * (counted.loc[stated.index] / stated - 1).abs()
+    return pd.DataFrame({"part": "Table 4", "seed": 0, "unit": distance.index, "value": distance.to_numpy()})
+
+
+EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {"V4": v4}

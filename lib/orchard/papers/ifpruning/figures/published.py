@@ -7,6 +7,7 @@ tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def _first_seen(names: pd.Series) -> pd.Series:
     return pd.Series(pd.factorize(names)[0], index=names.index)
 
 
-def _overlap_map(axes: Axes, grid: pd.DataFrame, blocks: list[str], scale: Normalize) -> None:
+def _overlap_map(axes: Axes, grid: pd.DataFrame, blocks: list[Any], scale: Normalize) -> None:
     values = grid.to_numpy(dtype=float)
     image = axes.imshow(values, cmap="cividis", norm=scale, aspect="auto")
     axes.grid(False)

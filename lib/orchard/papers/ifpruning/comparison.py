@@ -235,7 +235,7 @@ def conditioning(tables: Tables) -> pd.DataFrame:
 
 
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    "C1": beats_dense, "C1s": beats_dense_by_seed, "C1f": beats_longer, "C1n": nothing_to_gain, "C2": beats_static, "C2s": learned_selection,
-    "C3": recovery, "C5": per_task, "C6a": structure, "C6a2": above_chance, "C6b": early_layers_agree, "C6c": not_collapsed,
-    "C6d": masks_matter,
+    "C1": beats_dense, "C1s": beats_dense_by_seed, "C1f": beats_longer, "C1n": nothing_to_gain, "C2": beats_static,
+    "C2s": learned_selection, "C3": recovery, "C5": per_task, "C6a": structure, "C6a2": above_chance, "C6b": early_layers_agree,
+    "C6c": not_collapsed, "C6d": masks_matter,
 }  # fmt: skip

@@ -14,7 +14,7 @@ Where `transformers` is missing the rows of the stock Llama are absent, and V2 i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -124,20 +124,22 @@ def masked_decoder(seed: int) -> tuple[Decoder.Config, Decoder]:
 
 
 @torch.no_grad()
-def pruning_rows(seed: int) -> Iterator[Row]:
+def pruning_rows(seed: int) -> list[Row]:
     """V2, for gates that fold a weight and gates of 1."""
     cfg, decoder = masked_decoder(seed)
     z = logits(seed, LAYERS * WIDTH, rows=1).view(LAYERS, WIDTH)
     tokens = torch.randint(VOCAB, (2, TIME), generator=torch.Generator().manual_seed(seed))
+    rows: list[Row] = []
     for mode in ("soft", "st"):
         gates = Gates.Config(width=WIDTH, keep=KEEP, mode=mode).build().eval()(z.float())
         with gated(decoder, gates.expand(len(tokens), 1, -1, -1)):
             wanted = decoder(tokens)
         small = gathered(cfg, decoder, gates)
-        yield "masked decoder", mode, float((small(tokens) - wanted).abs().max())
+        rows.append(("masked decoder", mode, float((small(tokens) - wanted).abs().max())))
         if importlib.util.find_spec("transformers") is not None:
             llama = to_llama(small_config(cfg), small)
-            yield "stock Llama", mode, float((llama(tokens, use_cache=False).logits - wanted).abs().max())
+            rows.append(("stock Llama", mode, float((llama(tokens, use_cache=False).logits - wanted).abs().max())))
+    return rows
 
 
 def iteration_rows(seed: int, width: int, k: int) -> Iterator[dict[str, Any]]:
@@ -193,7 +195,7 @@ class Iterations(Run):
         return {"rows": list(iteration_rows(self.cfg.seed, self.cfg.width, self.cfg.k))}
 
 
-def _rows(part: Callable[[int], Iterator[Row]], seed: int) -> list[dict[str, Any]]:
+def _rows(part: Callable[[int], Iterable[Row]], seed: int) -> list[dict[str, Any]]:
     return [dict(zip(("part", "unit", "value"), row, strict=True), seed=seed) for row in part(seed)]
 
 

@@ -70,7 +70,9 @@ class Corpus(Configurable):
         raise NotImplementedError
 
 
-def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], pad: int, width: int | None = None) -> Int[Tensor, "rows time"]:
+def pad_rows(
+    rows: Sequence[Sequence[int] | np.ndarray], pad: int, width: int | None = None
+) -> Int[Tensor, "rows time"]:
     """Rows of any lengths as one tensor, padded on the right to ``width`` (default: the longest)."""
     width = max(map(len, rows)) if width is None else width
     padded = np.full((len(rows), width), pad, dtype=np.int64)

@@ -1,15 +1,16 @@
 """Instructions of your own: rows of JSONL or parquet, and plain text for continued pre-training (section 5 of the specification).
 
-    {"instruction", "input"?, "output", "domain"?}        or {"question", "answer"}, {"prompt", "completion"}, {"prompt", "canonical_solution"}
-    {"messages": [{"role", "content"} ...], "domain"?}    a system message or none, then user and assistant in turn
+    {"instruction", "input"?, "output", "domain"?}     {"messages": [{"role", "content"} ...], "domain"?}
+    {"question", "answer"}, {"prompt", "completion"}, {"prompt", "canonical_solution"}    the same under other names
 
 The domain of a row is its field, else the stem of its file, or the folder's name where the stem is that of a split (gsm8k/train.jsonl).
 A row is a document, so de-duplication, manifest and splits are those of every source; its split is hashed from the first human message, so
 that no instruction is asked in two splits. There are no paraphrases here: `validation` and `test` are held-out rows.
 
-Of a conversation the predictor reads the first human message only, and its one mask serves every turn (section 3.2 of the paper); all answers
-of the assistant count. What a system says is read by the decoder alone. A prompt longer than the predictor's context is an error, since
-a mask chosen from half an instruction belongs to another task; an answer that is too long is cut, with a warning.
+Messages are of a system or of none, then of user and assistant in turn. The predictor reads the first human message only, and its one mask
+serves every turn (section 3.2 of the paper); all answers of the assistant count. What a system says is read by the decoder alone. A prompt
+longer than the predictor's context is an error, since a mask chosen from half an instruction belongs to another task; an answer that is too
+long is cut, with a warning.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class InstructionRows(LocalText):
             yield dataclasses.replace(row, key=human(row.text)) if is_row(row.name) else row
 
     def row_document(self, row: dict[str, Any], path: Path, place: str) -> str:
-        named = path.resolve().parent.name if named_split(path.stem) else path.stem
+        named = path.parent.name if named_split(path.stem) else path.stem
         domain = row.get("domain")
         if domain is None:
             domain = named
@@ -201,35 +202,37 @@ class Instructions(Corpus):
         self.domains = sorted(named | ({TEXT} if self._texts else set()))
         self.groups = list(range(len(self.domains)))  # nobody says which domains are related
         self._rows = rows["train"]
-        self.readings = {split: [self._reading(row) for row in rows[split]] for split in SPLITS}
-        cut = [
-            row.name
-            for split in SPLITS
-            for row, reading in zip(rows[split], self.readings[split], strict=True)
-            if reading.tokens[-1] != self.words.eos
-        ]
+        whole = {split: self._read(rows[split]) for split in SPLITS}
+        named_readings = [pair for split in SPLITS for pair in zip(rows[split], whole[split], strict=True)]
+        cut = [row.name for row, reading in named_readings if len(reading.tokens) > cfg.longest]
         if cut:
             warnings.warn(
-                f"{self.name}: {len(cut)} of {sum(map(len, rows.values()))} examples are longer than {cfg.longest} tokens "
+                f"{self.name}: {len(cut)} of {len(named_readings)} examples are longer than {cfg.longest} tokens "
                 f"and are cut, {_line(cut[0])} among them; raise longest to keep their answers whole",
                 stacklevel=2,
             )
+        self.readings = {split: [reading.cut(cfg.longest) for reading in whole[split]] for split in SPLITS}
 
-    def _reading(self, row: Document) -> Reading:
-        """A row as an example, cut to ``longest``. DataError for a prompt that is too long."""
+    def _read(self, rows: list[Document]) -> list[Reading]:
+        """The rows as examples, whole. DataError for a prompt that is too long."""
         cfg, words = self.cfg, self.words
-        domain, turns = parsed(row.text)
-        said = [ids.tolist() for ids in words.tokenizer.encode_batch([text for _, text in turns])]
-        before = [*said.pop(0), words.next] if turns[0][0] == "system" else []
-        prompt = [words.bos, *said[0]]
-        if len(prompt) > cfg.longest_prompt or len(before) + len(prompt) + 1 >= cfg.longest:
-            system = f" after {len(before)} of the system" if before else ""
-            raise DataError(
-                f"{self.name}: the prompt of {_line(row.name)} has {len(prompt)} tokens{system}; the predictor reads at most "
-                f"{cfg.longest_prompt} (longest_prompt) and an example has {cfg.longest} (longest). Shorten it or raise them"
-            )
-        tokens, counts = conversation(words, before, list(zip(said[::2], said[1::2], strict=True)))
-        return Reading(tokens[: cfg.longest], counts[: cfg.longest], prompt, self.domains.index(domain))
+        found = [parsed(row.text) for row in rows]
+        ids = iter(words.tokenizer.encode_batch([text for _, turns in found for _, text in turns]))
+        readings = []
+        for row, (domain, turns) in zip(rows, found, strict=True):
+            said = [next(ids).tolist() for _ in turns]
+            before = [*said.pop(0), words.next] if turns[0][0] == "system" else []
+            prompt = [words.bos, *said[0]]
+            if len(prompt) > cfg.longest_prompt or len(before) + len(prompt) + 1 >= cfg.longest:
+                system = f" after {len(before)} of the system" if before else ""
+                raise DataError(
+                    f"{self.name}: the prompt of {_line(row.name)} has {len(prompt)} tokens{system}; the predictor reads "
+                    f"at most {cfg.longest_prompt} (longest_prompt) and an example has {cfg.longest} (longest). Shorten it "
+                    "or raise them"
+                )
+            tokens, counts = conversation(words, before, list(zip(said[::2], said[1::2], strict=True)))
+            readings.append(Reading(tokens, counts, prompt, self.domains.index(domain)))
+        return readings
 
     @cached_property
     def stream(self) -> Stream:

@@ -86,6 +86,12 @@ class Reading:
     prompt: list[int]
     domain: int
 
+    def cut(self, longest: int) -> Reading:
+        """Its first ``longest`` tokens under the same prompt."""
+        if len(self.tokens) <= longest:
+            return self
+        return Reading(self.tokens[:longest], self.counts[:longest], self.prompt, self.domain)
+
 
 def conversation(
     words: Vocabulary, before: list[int], turns: Sequence[tuple[list[int], list[int]]]

@@ -125,6 +125,10 @@ class Stdlib10(Corpus):
             return next(self.facts(domain, split, draw))
         return draw.choice(self._listed[domain, "train" if domain in MEMORY else split])
 
+    def count(self, domain: str, split: str) -> int:
+        """How many facts a split of a listed domain has."""
+        return len(self._listed[domain, "train" if domain in MEMORY else split])
+
     def reading(self, domain: str, fact: Fact, wording: int, kind: str, shots: list[Fact]) -> Reading:
         """An example of fine-tuning: a fact in a wording, as a kind of prompt; ``shots`` are answered before it in the same wording."""
         words, form = self.words, WORDINGS[domain][wording]
@@ -205,25 +209,3 @@ class Stdlib10(Corpus):
         numbers = numbered_answers(self.words, examples)
         numbers[examples.domain == self.domains.index(DOCSTRING)] = -1  # any good sentence would do: no exact match
         return numbers
-
-
-def preview(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> str:
-    """A training fact of a domain as an example reads, in any wording: what the predictor reads, then what the decoder reads.
-
-    Tokens that count stand between ⟨answer⟩ and ⟨eos⟩ of the last answer. BadInput for an unknown domain, wording or kind.
-    """
-    reading = shown(corpus, domain, wording, kind, seed)
-    return f"predictor  {corpus.words.decode(reading.prompt)}\ndecoder    {corpus.words.decode(reading.tokens)}"
-
-
-def shown(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> Reading:
-    """The example that `preview` and its figure show."""
-    if domain not in corpus.domains:
-        raise BadInput(f"Stdlib10: there is no domain {domain!r}; {closest(domain, corpus.domains)}")
-    if not 0 <= wording < len(WORDINGS[domain]):
-        raise BadInput(f"Stdlib10: there is no wording {wording} of {domain}; give 0 to {len(WORDINGS[domain]) - 1}")
-    if kind not in KINDS:
-        raise BadInput(f"Stdlib10: there is no kind of prompt {kind!r}; {closest(kind, KINDS)}")
-    draw = random.Random(f"stdlib10 preview {domain} {seed}")
-    fact = corpus.fact(domain, "train", draw)
-    return corpus.reading(domain, fact, wording, kind, corpus.shots(domain, [fact], draw) if kind == "few-shot" else [])

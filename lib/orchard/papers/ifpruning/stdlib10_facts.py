@@ -137,31 +137,33 @@ def evaluated(expression: str) -> Any:
     ValueError, naming the part, for anything else.
     """
 
-    def value(node: ast.expr | None) -> Any:
-        match node:
-            case None:
-                return None
-            case ast.Constant(int() | str() as constant):
-                return constant
-            case ast.UnaryOp(ast.USub(), operand):
-                return -value(operand)
-            case ast.List(elements):
-                return [value(element) for element in elements]
-            case ast.Slice(lower, upper, step):
-                return slice(value(lower), value(upper), value(step))
-            case ast.Subscript(of, index):
-                return value(of)[value(index)]
-            case ast.BinOp(left, kind, right) if type(kind) in OPERATORS:
-                return OPERATORS[type(kind)](value(left), value(right))
-            case ast.Call(ast.Name(name), arguments, []) if name in FUNCTIONS:
-                return FUNCTIONS[name](*map(value, arguments))
-            case ast.Call(ast.Attribute(of, name), arguments, []) if (
-                name in METHODS and type(found := value(of)) is str
-            ):
-                return getattr(found, name)(*map(value, arguments))
-        raise ValueError(f"{expression!r}: {ast.unparse(node)!r} is not among what pyeval may evaluate")
+    try:
+        return _value(ast.parse(expression, mode="eval").body)
+    except NotImplementedError as error:
+        raise ValueError(f"{expression!r}: {error.args[0]!r} is not among what pyeval may evaluate") from None
 
-    return value(ast.parse(expression, mode="eval").body)
+
+def _value(node: ast.expr | None) -> Any:
+    match node:
+        case None:  # an open end of a slice
+            return None
+        case ast.Constant(int() | str() as constant):
+            return constant
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_value(operand)
+        case ast.List(elements):
+            return [_value(element) for element in elements]
+        case ast.Slice(lower, upper, step):
+            return slice(_value(lower), _value(upper), _value(step))
+        case ast.Subscript(of, index):
+            return _value(of)[_value(index)]
+        case ast.BinOp(left, kind, right) if type(kind) in OPERATORS:
+            return OPERATORS[type(kind)](_value(left), _value(right))
+        case ast.Call(ast.Name(name), arguments, []) if name in FUNCTIONS:
+            return FUNCTIONS[name](*map(_value, arguments))
+        case ast.Call(ast.Attribute(of, name), arguments, []) if name in METHODS and type(found := _value(of)) is str:
+            return getattr(found, name)(*map(_value, arguments))
+    raise NotImplementedError(ast.unparse(node))
 
 
 PROCEDURES: dict[str, Callable[[random.Random], tuple[str, str, str]]] = {

@@ -8,6 +8,7 @@ the docstrings in it. What has to be parsed is parsed once per machine and cache
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -136,7 +137,10 @@ def first_sentence(docstring: str) -> str:
 
 def _functions(node: ast.AST, place: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """Functions at any depth, with the dotted name of what they are in."""
-    for child in ast.iter_child_nodes(node):
+    parts = (
+        getattr(node, name, ()) for name in ("body", "handlers", "orelse", "finalbody", "cases")
+    )  # where statements stand
+    for child in itertools.chain(*parts):
         inside = place
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield place, child

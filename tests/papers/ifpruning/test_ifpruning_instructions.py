@@ -12,7 +12,14 @@ import torch
 
 from orchard.data import BPETokenizer, DataError
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.instructions import InstructionRows, Instructions, human, is_row
+from orchard.papers.ifpruning.instructions import (
+    HubInstructions,
+    InstructionRows,
+    Instructions,
+    human,
+    instruction_source,
+    is_row,
+)
 
 COLOURS = ("red", "green", "blue", "grey", "pink", "teal", "navy")
 
@@ -180,8 +187,11 @@ def test_text_for_pretraining(mixed: Path) -> None:
     assert set(examples.domain.tolist()) == {3}
     assert all("dark night" in corpus.words.decode(row) for row in examples.tokens)
     assert 3 not in corpus.evaluation("test").domain
-    assert is_row("a/b.jsonl#3")
-    assert not is_row("novel.txt#3")
+    kinds = {
+        d.name.partition("#")[0]: is_row(d.text)
+        for d in InstructionRows.Config(path=str(mixed)).build().documents("train")
+    }
+    assert kinds == {"anything.jsonl": True, "novel.txt": False, "paint.jsonl": True, "sums/train.jsonl": True}
 
 
 def test_byte_pairs(mixed: Path) -> None:
@@ -283,6 +293,31 @@ def test_prompt_longer_than_the_context(tmp_path: Path) -> None:
         DataError, match=r"line 61, has 6 tokens after 100 of the system; .* an example has 99 .longest"
     ):
         build(tmp_path, longest=99)
+
+
+def test_what_data_means(tmp_path: Path) -> None:
+    assert instruction_source(str(tmp_path)) == InstructionRows.Config(path=str(tmp_path.resolve()))
+    assert instruction_source("owner/Some-2.5") == HubInstructions.Config(name="owner/Some-2.5")
+    for data, message in (("embedded", "holds no instructions of yours"), ("./none.jsonl", "does not exist")):
+        with pytest.raises(DataError, match=message):
+            instruction_source(data)
+
+
+def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    def load(*args: object, **kwargs: object) -> object:
+        table = datasets.Dataset.from_list([paint(n) for n in range(80)])
+        return datasets.IterableDatasetDict({"train": table.to_iterable_dataset()})
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, *a, **k: object())
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    corpus = Instructions.Config(source=instruction_source("owner/Some-2.5")).build()
+    assert corpus.domains == ["Some-2.5"]
+    assert shown(corpus, "test", "Some-2.5")[0][0].startswith("⟨bos⟩Which colour has thing ")
+    with pytest.raises(DataError, match=r"the prompt of train, row \d+, has \d+ tokens"):
+        Instructions.Config(source=instruction_source("owner/Some-2.5"), longest_prompt=9).build()
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:

@@ -29,24 +29,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orchard.config import REQUIRED
-from orchard.data import SPLITS, ByteTokenizer, DataError, Document, LocalText, Source, Tokenizer
-from orchard.data.local import ROWS
+from orchard.data import SPLITS, ByteTokenizer, DataError, Document, HubText, LocalText, Source, Tokenizer, text_source
 from orchard.data.source import Row, named_split
 from orchard.errors import BadInput, closest
 from orchard.papers.ifpruning.data import STAGES, Corpus, Examples
 from orchard.papers.ifpruning.text import Reading, Vocabulary, chunked, conversation, fine_tuning, numbered_answers
 
 FORMS = (("instruction", "output"), ("question", "answer"), ("prompt", "completion"), ("prompt", "canonical_solution"))
-TURN, ROLE = "\x1e", "\x1f"  # a document is: domain TURN role ROLE text TURN role ROLE text ...
+TURN, ROLE = "\x1e", "\x1f"  # a document is: TURN domain TURN role ROLE text TURN role ROLE text ...
 TEXT = "text"  # the domain of plain text
 EVALUATIONS = {"validation": "validation", "test": "test", "seen": "train"}
 
 
-class InstructionRows(LocalText):
-    """Rows of instructions from a file or a folder, with the text files of the folder beside them."""
-
-    class Config(LocalText.Config):
-        pass
+class _Rows(Source):
+    """What turns the rows of a source of text into instructions; stands before that source among the bases."""
 
     def describe(self) -> dict[str, Any]:
         about = super().describe()
@@ -54,25 +50,56 @@ class InstructionRows(LocalText):
 
     def rows(self) -> Iterator[Row]:
         for row in super().rows():
-            yield dataclasses.replace(row, key=human(row.text)) if is_row(row.name) else row
+            yield dataclasses.replace(row, key=human(row.text)) if is_row(row.text) else row
+
+    def domain(self, path: Path) -> str:
+        """The domain of rows that name none."""
+        return path.parent.name if named_split(path.stem) else path.stem
 
     def row_document(self, row: dict[str, Any], path: Path, place: str) -> str:
-        named = path.parent.name if named_split(path.stem) else path.stem
         domain = row.get("domain")
         if domain is None:
-            domain = named
+            domain = self.domain(path)
         if not isinstance(domain, str) or not domain.strip():
             raise DataError(f'{place} has the domain {domain!r}; "domain" is a name, or leave the field out')
         turns = _messages(row["messages"], place) if row.get("messages") is not None else _pair(row, place)
-        parts = [domain, *(f"{role}{ROLE}{text}" for role, text in turns)]
-        if any(TURN in text or ROLE in text for _, text in [("", domain), *turns]):
+        if any(mark in text for text in [domain, *(said for _, said in turns)] for mark in (TURN, ROLE)):
             raise DataError(f"{place} holds the control character U+001E or U+001F; remove it from that row")
         try:
-            return TURN.join(parts).encode().decode()
+            return "".join([TURN, domain, *(f"{TURN}{role}{ROLE}{text}" for role, text in turns)]).encode().decode()
         except UnicodeEncodeError:
             raise DataError(
                 f"{place} holds an unpaired surrogate, which is no text; repair or remove that row"
             ) from None
+
+
+class InstructionRows(_Rows, LocalText):
+    """Rows of instructions from a file or a folder, with the text files of the folder beside them."""
+
+    class Config(LocalText.Config):
+        pass
+
+
+class HubInstructions(_Rows, HubText):
+    """Rows of instructions from a data set on the hub, such as allenai/tulu-v2-sft-mixture."""
+
+    class Config(HubText.Config):
+        pass
+
+    def domain(self, path: Path) -> str:
+        return path.name
+
+
+def instruction_source(data: str) -> Source.Config:
+    """The source of instructions that DATA means, a path or a hub id. DataError for "embedded" and for what `text_source` refuses."""
+    match text_source(data):
+        case LocalText.Config(path=path):
+            return InstructionRows.Config(path=path)
+        case HubText.Config(name=name):
+            return HubInstructions.Config(name=name)
+    raise DataError(
+        f"DATA = {data!r} holds no instructions of yours: give a path to .jsonl or .parquet rows, or a hub id"
+    )
 
 
 def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
@@ -137,9 +164,9 @@ def _text(value: Any, where: str, what: str) -> str:
     return value
 
 
-def is_row(name: str) -> bool:
-    """Whether a document of that name is a row, not text."""
-    return name.rpartition("#")[0].lower().endswith(ROWS)
+def is_row(text: str) -> bool:
+    """Whether a document is a row, not plain text."""
+    return text.startswith(TURN)
 
 
 def _line(name: str) -> str:
@@ -150,7 +177,7 @@ def _line(name: str) -> str:
 
 def parsed(text: str) -> tuple[str, list[tuple[str, str]]]:
     """Domain and (role, text) of each turn of a document that is a row."""
-    domain, *turns = text.split(TURN)
+    _, domain, *turns = text.split(TURN)
     return domain, [(role, said) for role, _, said in (turn.partition(ROLE) for turn in turns)]
 
 
@@ -192,8 +219,8 @@ class Instructions(Corpus):
         self.words = Vocabulary(cfg.tokenizer.build(source=source))
         self.vocab_size, self.pad = self.words.size, self.words.pad
         documents = {split: source.documents(split) for split in SPLITS}
-        self._texts = [document for document in documents["train"] if not is_row(document.name)]
-        rows = {split: [d for d in documents[split] if is_row(d.name)] for split in SPLITS}
+        self._texts = [document for document in documents["train"] if not is_row(document.text)]
+        rows = {split: [d for d in documents[split] if is_row(d.text)] for split in SPLITS}
         if not rows["train"]:
             raise DataError(
                 f"{self.name} holds no row to train on: fine-tuning needs .jsonl or .parquet rows with instructions beside any text"

@@ -1,0 +1,239 @@
+"""Figures of the paper's numbers, each made so that ours can stand beside them: score against D / k, masks' overlap, gap recovery, latency.
+
+The paper's values are grey, ours coloured; of the heat maps, which need the colour, the title says whose they are. Every function takes
+tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.published`.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from orchard import plot
+from orchard.errors import BadInput
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
+
+WIDE = 2 * COLUMN
+ACROSS = 3  # heat maps in a row
+MOST_SETS = 10  # a map of more sets has no numbers written into its cells
+USUAL_LOW = 0.5  # of the colours, unless chance or a value lies below
+GREYS = ("#3d3d3d", "#757575", "#a8a8a8", "#d4d4d4")  # the parts of a request in the paper's bars
+COLOURS = (PALETTE[3], PALETTE[1], PALETTE[9], PALETTE[0])  # and in ours
+PARTS = ("select", "load", "prefill", "decode")
+
+
+def _sources(chart: str, published: pd.DataFrame | None, ours: pd.DataFrame | None) -> list[tuple[bool, pd.DataFrame]]:
+    """The tables that were given: whether it is the paper's, and the table."""
+    given = [(True, published), (False, ours)]
+    found = [(paper, table) for paper, table in given if table is not None]
+    if not found:
+        raise BadInput(f"{chart} got no table: give `published`, `ours`, or both")
+    return found
+
+
+@plot.use_style()
+def source_scaling(
+    published: pd.DataFrame | None = None, ours: pd.DataFrame | None = None, *, y_label: str = "score (%)"
+) -> Figure:
+    """Score against the width of the source over the width that is used, D / k: one panel per ``panel``, the paper's first.
+
+    Columns panel, line, ratio, score; ours also seed, drawn as mean and band. All panels share the horizontal axis; each has its own
+    vertical one, since scores of different benchmarks share nothing."""
+    tables = _sources("source_scaling", published, ours)
+    for paper, table in tables:
+        names = ("panel", "line", "ratio", "score") if paper else ("panel", "line", "ratio", "score", "seed")
+        check_columns(table, {name: name for name in names}, "source_scaling")
+    panels = [(paper, name, part) for paper, table in tables for name, part in table.groupby("panel", sort=False)]
+    across = min(len(panels), 5)
+    down = -(-len(panels) // across)
+    made, axes = plot.figure(WIDE if across > 1 else COLUMN, 0.3 + 1.75 * down, rows=down, columns=across)
+    ratios = pd.concat([table["ratio"] for _, table in tables])
+    shown: dict[str, Artist] = {}
+    for place, (paper, name, part) in enumerate(panels):
+        frame = axes[place]
+        plot.sweep(
+            None if paper else part, published=part if paper else None, x="ratio", y="score", hue="line", x_label="D / k",
+            y_label=y_label if place % across == 0 else "", axes=frame,
+        )  # fmt: skip
+        frame.set_title(f"{name}, paper" if paper else f"{name}, ours", fontsize=7)
+        frame.set_xlim(ratios.min() / 1.15, ratios.max() * 1.15)
+        frame.tick_params(axis="x", labelrotation=90 if across > 1 else 0)
+        frame.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        frame.yaxis.set_major_locator(MaxNLocator(5))
+        handles, labels = frame.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+        if (legend := frame.get_legend()) is not None:
+            legend.remove()
+    for frame in axes[len(panels) :]:
+        frame.remove()
+    made.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4)
+    return made
+
+
+@plot.use_style()
+def overlap_maps(table: pd.DataFrame, *, low: float | None = None, title: str = "") -> Figure:
+    """Overlap of masks between sets of prompts, a heat map per layer, all on one colour scale up to 1, with the blocks framed.
+
+    Columns layer, row, column, overlap, row_block, column_block, chance. The scale begins at 0.5 as in the paper, or at the tenth below
+    chance or the smallest overlap where these are lower; ``low`` sets it, for two figures on one scale. Chance (k / D, two random masks)
+    is a line across the colour bar."""
+    names = ("layer", "row", "column", "overlap", "row_block", "column_block", "chance")
+    check_columns(table, {name: name for name in names}, "overlap_maps")
+    chance, layers = table["chance"].iloc[0], list(pd.unique(table["layer"]))
+    least = min(USUAL_LOW, chance, table["overlap"].min())
+    scale = Normalize(np.floor(least * 10 + 1e-9) / 10 if low is None else low, 1.0)
+    blocks = table.drop_duplicates("row").set_index("row")["row_block"].sort_values(kind="stable", key=_first_seen)
+    down, across = -(-len(layers) // ACROSS), min(ACROSS, len(layers))
+    made, axes = plot.figure(
+        COLUMN if across == 1 else WIDE, 0.9 + (1.8 if across > 1 else 2.2) * down, rows=down, columns=across
+    )
+    for place, (frame, layer) in enumerate(zip(axes, layers, strict=False)):
+        part = table[table["layer"] == layer]
+        grid = part.pivot(index="row", columns="column", values="overlap").reindex(
+            index=blocks.index, columns=blocks.index
+        )
+        _overlap_map(frame, grid, list(blocks), scale)
+        frame.set_title(str(layer))
+        below, left = place + across >= len(layers), place % across == 0
+        frame.set_xticks(range(len(blocks)), blocks.index if below else [""] * len(blocks), rotation=90, fontsize=6)
+        frame.set_yticks(range(len(blocks)), blocks.index if left else [""] * len(blocks), fontsize=6)
+    for frame in axes[len(layers) :]:
+        frame.remove()
+    bar = made.colorbar(ScalarMappable(scale, "cividis"), ax=axes[: len(layers)], label="overlap |A ∩ B| / k", pad=0.02)
+    bar.ax.axhline(chance, color="white", linewidth=2.6)
+    bar.ax.axhline(chance, color=PALETTE[3], linewidth=1.4)
+    bar.ax.annotate(
+        f"chance\n{chance:.2f}", (0, chance), xycoords=("axes fraction", "data"), xytext=(-2, 0), color=PALETTE[3],
+        textcoords="offset points", ha="right", va="center", fontsize=6,
+    )  # fmt: skip
+    if title:
+        made.suptitle(title, fontsize=8, x=0.01, ha="left")
+    return made
+
+
+def _first_seen(names: pd.Series) -> pd.Series:
+    """For sorting: the place at which each name comes first, so that a block's sets stand together in the table's order."""
+    return pd.Series(pd.factorize(names)[0], index=names.index)
+
+
+def _overlap_map(axes: Axes, grid: pd.DataFrame, blocks: list[Any], scale: Normalize) -> None:
+    values = grid.to_numpy(dtype=float)
+    image = axes.imshow(values, cmap="cividis", norm=scale, aspect="auto")
+    axes.grid(False)
+    for (i, j), value in np.ndenumerate(values):
+        if len(values) <= MOST_SETS and np.isfinite(value):
+            dark = np.dot(image.to_rgba(value)[:3], (0.299, 0.587, 0.114)) < 0.5
+            text = f"{value:.2f}".removeprefix("0")
+            axes.text(j, i, text, ha="center", va="center", fontsize=5, color="white" if dark else "black")
+    start = 0
+    for _, members in groupby(blocks):
+        count = len(list(members))
+        corner = (start - 0.5, start - 0.5)
+        axes.add_patch(Rectangle(corner, count, count, fill=False, edgecolor=PALETTE[3], linewidth=1.4, clip_on=False))
+        start += count
+
+
+@plot.use_style()
+def recovery_bars(
+    published: pd.DataFrame | None = None, ours: pd.DataFrame | None = None, *, size: str = "9B"
+) -> Figure:
+    """Gap recovery R: 0 is the dense model of the small width, 1 the unpruned source, negative is worse than dense.
+
+    ``published``: columns dataset, size, gap (points between the two, in brackets: where it is small R means little), recovery; bars
+    are of ``size``, markers of the other sizes. ``ours``: columns dataset, recovery, low, high; bars with intervals, in their own panel."""
+    tables = _sources("recovery_bars", published, ours)
+    counts = [table["dataset"].nunique() for _, table in tables]
+    made, panels = plot.figure(COLUMN if len(tables) == 1 else WIDE, 0.9 + 0.135 * max(counts), columns=len(tables))
+    ends = [table[name] for _, table in tables for name in ("recovery", "low", "high") if name in table]
+    low, high = 1.08 * pd.concat(ends).min(), 1.04 * pd.concat(ends).max()
+    for (paper, table), axes in zip(tables, panels, strict=True):
+        names = ("dataset", "size", "gap", "recovery") if paper else ("dataset", "recovery", "low", "high")
+        check_columns(table, {name: name for name in names}, "recovery_bars")
+        bars = (table[table["size"] == size] if paper else table).sort_values("recovery").reset_index(drop=True)
+        if bars.empty:
+            raise BadInput(f"no recovery of a source of size {size!r}: there are {', '.join(pd.unique(table['size']))}")
+        axes.barh(
+            bars.index,
+            bars["recovery"],
+            color="#c8c8c8" if paper else PALETTE[0],
+            label=f"{size}→3B" if paper else None,
+        )
+        if paper:
+            places = {name: place for place, name in bars["dataset"].items()}
+            others = [name for name in pd.unique(table["size"]) if name != size]
+            for other, marker in zip(others, "<>sDv", strict=False):
+                part = table[table["size"] == other]
+                axes.plot(part["recovery"], part["dataset"].map(places), marker, color=GREY, markerfacecolor="white",
+                          markersize=3.5, label=f"{other}→3B")  # fmt: skip
+            *markers, bar = axes.get_legend_handles_labels()[0]
+            made.legend(handles=[bar, *markers], loc="outside lower center", ncols=3)
+            labels = [f"{row.dataset} ({row.gap:.1f})" for row in bars.itertuples()]
+        else:
+            axes.hlines(bars.index, bars["low"], bars["high"], color=INK, linewidth=1)
+            labels = list(bars["dataset"])
+        for at in (0, 1):
+            axes.axvline(at, color=INK, linewidth=0.8, linestyle="-" if at == 0 else "--")
+        axes.set_yticks(bars.index, labels, fontsize=6.5)
+        axes.set_ylim(len(bars) - 0.4 - max(counts), len(bars) - 0.4)  # bars of one thickness in both panels
+        axes.set_xlim(min(low, -0.05), max(high, 1.05))
+        axes.grid(False, axis="y")
+        axes.set_title("paper" if paper else "ours")
+        axes.set_xlabel("gap recovery R")
+    return made
+
+
+@plot.use_style()
+def latency_bars(published: pd.DataFrame | None = None, ours: pd.DataFrame | None = None) -> Figure:
+    """Seconds of a request by part, models downwards: left to the first token (select, load, prefill), right all of it, with decoding.
+
+    Columns model, select, load, prefill, decode (seconds; select and load are 0 for a dense model) and, where models of several families
+    are compared, family. The paper's times stand in the upper panels in grey, ours below: machines differ, and so do the axes."""
+    tables = _sources("latency_bars", published, ours)
+    counts = [len(table) for _, table in tables]
+    heights = [0.65 + 0.17 * count for count in counts]
+    made, panels = plot.figure(WIDE, 0.3 + sum(heights), rows=len(tables), columns=2)
+    grid = panels[0].get_gridspec()
+    assert grid is not None
+    grid.set_height_ratios(heights)
+    handles: list[BarContainer] = []
+    for row, (paper, table) in enumerate(tables):
+        check_columns(table, {name: name for name in ("model", *PARTS)}, "latency_bars")
+        many = "family" in table and table["family"].nunique() > 1
+        labels = table["model"] + " (" + table["family"] + ")" if many else table["model"]
+        for column, shown in enumerate((PARTS[:-1], PARTS)):
+            axes = panels[2 * row + column]
+            drawn = _stack(axes, table, shown, GREYS if paper else COLOURS)
+            axes.set_yticks(range(len(table)), labels if column == 0 else [])
+            axes.set_ylim(len(table) - 0.5, -0.5)
+            axes.set_title(
+                f"{'until the first token' if column == 0 else 'whole request'}, {'paper' if paper else 'ours'}"
+            )
+            axes.set_xlabel("seconds")
+        handles += drawn
+    order = [
+        part + row * len(PARTS) for part in range(len(PARTS)) for row in range(len(tables))
+    ]  # legends fill columns
+    made.legend(handles=[handles[i] for i in order], loc="outside lower center", ncols=len(PARTS))
+    return made
+
+
+def _stack(axes: Axes, table: pd.DataFrame, parts: tuple[str, ...], colours: tuple[str, ...]) -> list[BarContainer]:
+    left, drawn = np.zeros(len(table)), []
+    for part, colour in zip(parts, colours, strict=False):
+        seconds = table[part].to_numpy(dtype=float)
+        drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
+        left += seconds
+    axes.grid(False, axis="y")
+    axes.margins(x=0.02)
+    return drawn

@@ -8,7 +8,7 @@ from orchard.data.cache import DataError
 from orchard.data.corpus import TokenCorpus, Windows, tokens
 from orchard.data.embedded import EmbeddedText
 from orchard.data.hub import HubText
-from orchard.data.loader import ResumableLoader
+from orchard.data.loader import OrderedLoader, ResumableLoader
 from orchard.data.local import LocalText
 from orchard.data.source import SPLITS, Document, Manifest, Source
 from orchard.data.text import text_source
@@ -25,6 +25,7 @@ __all__ = [
     "HubText",
     "LocalText",
     "Manifest",
+    "OrderedLoader",
     "ResumableLoader",
     "Source",
     "TokenCorpus",

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from orchard.data import OrderedLoader
 from orchard.nn import Decoder
 from orchard.papers.sbp.data import Batch, Documents, Symbols, document_batch
 from orchard.papers.sbp.mix import Mix, MixBatches
-from orchard.papers.sbp.pretrain import OrderedLoader, counted_losses, document_nll, in_parts, load_pretrained
+from orchard.papers.sbp.pretrain import counted_losses, document_nll, in_parts, load_pretrained
 from orchard.runs import Store
 from toy_sbp import Ragged, model, pretrained
 
@@ -92,13 +93,13 @@ def test_a_run_counts_every_token_of_its_budget(store: Store) -> None:
 def test_the_ordered_loader_goes_on_where_it_was(store: Store) -> None:
     cfg = Mix.Config(corpus=Ragged.Config(), budget=600, steps=7)
     steps = MixBatches(cfg, store.compute(cfg), None)
-    whole = [batch["tokens"] for batch in OrderedLoader(steps, 0)]
+    whole = [batch["tokens"] for batch in OrderedLoader(steps, batch_size=1, seed=0)]
     assert len(whole) == 7
-    loader = OrderedLoader(steps, 0)
+    loader = OrderedLoader(steps, batch_size=1, seed=0)
     for _, batch in zip(range(3), loader, strict=False):
         last = batch
     assert torch.equal(last["tokens"], whole[2])
-    again = OrderedLoader(steps, 0)
+    again = OrderedLoader(steps, batch_size=1, seed=0)
     again.load_state_dict(loader.state_dict())
     rest = [batch["tokens"] for batch in again]
     assert len(rest) == 4

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from orchard.config import Configurable
 
-STAGES = ("pretrain", "cpt", "sft")
+STAGES = ("read", "pretrain", "cpt", "sft")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,20 @@ class Corpus(Configurable):
     groups: Sequence[int]  # of each domain: those of one group are related
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
-        """Batch ``number`` of a stage: ``pretrain`` (text, no masks are used), ``cpt`` or ``sft``."""
+        """Batch ``number`` of a stage: ``read`` (text for the language model that a predictor reads with), ``pretrain`` (text), ``cpt``
+        or ``sft``. Of the first two no masks are asked."""
         raise NotImplementedError
 
     def evaluation(self, name: str) -> Examples:
         """Fixed examples: ``validation``, ``test`` (held-out wordings), ``seen`` (wordings of the training)."""
+        raise NotImplementedError
+
+    def prompts(self, split: str) -> Examples:
+        """One example per domain and wording of ``seen``, ``validation`` or ``test``: for what depends on the prompt alone."""
+        raise NotImplementedError
+
+    def tasks(self) -> Examples:
+        """One example per domain, in their order, whose prompt describes the task: for one mask per task (section 4.3)."""
         raise NotImplementedError
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:

@@ -1,4 +1,4 @@
-"""Ifpruning: from the tables of the experiments to the evidence of each claim (part, seed, unit, value)."""
+"""From the tables of the experiments to the evidence of each claim (part, seed, unit, value)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
-Tables = Callable[[str], pd.DataFrame]
+from orchard.papers.ifpruning import comparison, published, shapes
 
-
-def below_uniform(tables: Tables) -> pd.DataFrame:
-    """C1: entropy of every sample."""
-    table = tables("entropy_by_length").rename(columns={"length": "unit", "entropy": "value"})
-    return table.assign(part="all lengths")[["part", "seed", "unit", "value"]]
-
-
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"C1": below_uniform}
+EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
+    **published.EVIDENCE,
+    **shapes.EVIDENCE,
+    **comparison.EVIDENCE,
+}

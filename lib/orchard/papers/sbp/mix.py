@@ -229,6 +229,6 @@ class MixBatches:
         return Batch(tokens, counts)
 
     def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
-        """The one step that ``indices`` names; see `pretrain.OrderedLoader`."""
+        """The one step that ``indices`` names; see `orchard.data.OrderedLoader`."""
         batch = self.step(int(indices[0]))
         return {"tokens": batch.tokens, "counts": batch.counts}

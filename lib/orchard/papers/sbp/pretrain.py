@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
-from orchard.data import ResumableLoader
+from orchard.data import OrderedLoader
 from orchard.nn import Block, Decoder
 from orchard.nn.attention import Cache
 from orchard.nn.packed import Packed
@@ -108,7 +108,7 @@ class Pretrain(Run):
             model.compile(dynamic=True)
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         schedule = Schedule(cfg.mix.steps, cfg.seed, cfg.label, cfg.checkpoint_every, cfg.clip)
-        train_loop(module, OrderedLoader(steps, cfg.seed), schedule, work, hardware, [meter, monitor])
+        train_loop(module, OrderedLoader(steps, batch_size=1, seed=cfg.seed), schedule, work, hardware, [meter, monitor])
         work.notes["throughput"] = meter.read()
         if cfg.mix.steps % cfg.validate_every:
             validate()
@@ -131,16 +131,6 @@ def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[st
     return {
         "step": int(step[at]), "loss": float(curves["test"][at].mean()), "validation_loss": float(curves["validation"][at].mean())
     }  # fmt: skip
-
-
-class OrderedLoader(ResumableLoader):
-    """One pass through steps that are in order already; where it is survives a kill."""
-
-    def __init__(self, steps: MixBatches, seed: int) -> None:
-        super().__init__(steps, batch_size=1, seed=seed)
-
-    def order(self, epoch: int) -> Int64[np.ndarray, "windows"]:
-        return np.arange(len(self.windows))
 
 
 def lightning_module() -> Any:

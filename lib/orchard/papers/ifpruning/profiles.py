@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
+from orchard.papers.ifpruning.data import Corpus
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.runs import Setting
 
@@ -103,10 +104,11 @@ def reader(shape: Reader) -> Decoder.Config:
 
 @dataclass(frozen=True)
 class Cell:
-    """A profile with one seed and one variant of the corpus."""
+    """A profile with one seed and one corpus, and the corpus that the predictor's language model reads."""
 
     profile: Profile
-    corpus: FactGrid.Config
+    corpus: Corpus.Config
+    reading: Corpus.Config
     seed: int
 
 
@@ -114,4 +116,5 @@ def cells(setting: Setting, **variant: float | bool) -> list[Cell]:
     """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
     profile = PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds
-    return [Cell(profile, profile.corpus.clone().set(seed=seed, **variant), seed) for seed in seeds]
+    worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
+    return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]

@@ -73,7 +73,7 @@ PROFILES: dict[str, Profile] = {
         size=Size(dim=384, num_layers=6, num_heads=6, num_kv_heads=6, width=3072, keep=768),
         reader=Reader(dim=128, num_layers=3, num_heads=2, width=256, rank=64),
         steps=Steps(pretrain=1200, cpt=400, sft=600), batch_size=256, dense_rate=6e-4, sft_rate=2e-4, selector_rate=2e-3,
-        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=16384, num_values=256, queries=32), seeds=(0, 1, 2),
+        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=16384, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
         validate_every=200,
     ),
     "paper": Profile(

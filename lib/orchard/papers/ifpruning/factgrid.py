@@ -63,6 +63,7 @@ class FactGrid(Corpus):
         held_out: int = 2  # wordings of a domain in validation, and as many in test
         queries: int = 8  # of an example
         chunks: int = 2  # of a text in continued pre-training
+        asked: int | None = None  # keys of every domain that an evaluation asks; None: all
 
     asked: int | None = None  # keys of every domain that an evaluation asks; None: all
 

@@ -65,8 +65,6 @@ class FactGrid(Corpus):
         chunks: int = 2  # of a text in continued pre-training
         asked: int | None = None  # keys of every domain that an evaluation asks; None: all
 
-    asked: int | None = None  # keys of every domain that an evaluation asks; None: all
-
     cfg: Config
     pad = PAD
 

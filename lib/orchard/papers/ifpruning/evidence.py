@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import comparison, published, shapes
+from orchard.papers.ifpruning import comparison, latency, published, shapes
 
 EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
     **published.EVIDENCE,
     **shapes.EVIDENCE,
     **comparison.EVIDENCE,
+    **latency.EVIDENCE,
 }

@@ -31,7 +31,7 @@ class Union:
     """The sub-network of a batch: a decoder whose layers have as many channels as the masks use together, and the gates of each request."""
 
     decoder: Decoder
-    gates: list[Float[Tensor, "batch 1 union"]]  # by layer
+    gates: list[Float[Tensor, "batch 1 _"]]  # by layer, each as wide as its union
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:

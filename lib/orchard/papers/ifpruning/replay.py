@@ -27,7 +27,7 @@ from orchard.papers.ifpruning.training import Train
 from orchard.runs import Finished, Runner, Setting
 
 REQUESTS = 1024
-SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # sub-networks that a cache holds
+SLOTS = (1, 2, 4, 8, 16, 32, 64, 128)  # sub-networks that a cache holds
 BATCHES = (1, 2, 4, 8, 16)
 WAITING = 64  # requests that batches are made from
 ZIPF = 1.0
@@ -65,8 +65,10 @@ class Masks:
 
 def replay(
     masks: Masks, stream: Int[np.ndarray, "count"], per: str, slots: int, seconds: dict[str, float]
-) -> dict[str, float]:
-    """A stream through a cache of ``slots`` sub-networks: hits, evictions, hit_rate, ttft (mean, s); ``seconds`` of select, load, prefill."""
+) -> dict[str, int | float]:
+    """A stream through a cache of ``slots`` sub-networks: hits, evictions, hit_rate, ttft (mean seconds to the first token).
+
+    ``seconds`` of select, load and prefill; ``per`` is PER_INPUT or PER_TASK."""
     cache: LeastRecentlyUsed[bool] = LeastRecentlyUsed(slots)
     known: set[int] = set()
     spent = 0.0
@@ -85,7 +87,8 @@ def replay(
 
 def seconds_of(times: pd.DataFrame) -> dict[str, float]:
     """Median seconds of select, load and prefill of `ifp`."""
-    row = latency.medians(times).set_index("model").loc["ifp"]
+    medians = latency.medians(times)
+    row = medians[medians["model"] == "ifp"].iloc[0]
     return {part: float(row[part]) for part in ("select", "load", "prefill")}
 
 
@@ -132,8 +135,11 @@ def per_task(setting: Setting, run: Runner) -> pd.DataFrame:
     for cell, cfg, done in served(setting, run):
         kept, names = done.tensors("answers"), cfg.corpus.build().domains
         for d, name in enumerate(names):
-            right = {key: kept[f"{key}.right"][kept[f"{key}.domain"] == d].float().mean().item() for key in ("test", "task")}
-            rows.append({"seed": cell.seed, "domain": name, "per_input": 100 * right["test"], "per_task": 100 * right["task"]})
+            share = {
+                key: 100 * kept[f"{key}.right"][kept[f"{key}.domain"] == d].float().mean().item()
+                for key in ("test", "task")
+            }
+            rows.append({"seed": cell.seed, "domain": name, "per_input": share["test"], "per_task": share["task"]})
     table = pd.DataFrame(rows)
     return table.assign(gap=table["per_input"] - table["per_task"])
 

@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 from orchard.papers.ifpruning.figures.published import latency_bars, overlap_maps, recovery_bars, source_scaling
+from orchard.papers.ifpruning.figures.serving import batch_width, cache_curves, latency_ratios, task_masks
 
-__all__ = ["latency_bars", "overlap_maps", "recovery_bars", "source_scaling"]
+__all__ = [
+    "batch_width",
+    "cache_curves",
+    "latency_bars",
+    "latency_ratios",
+    "overlap_maps",
+    "recovery_bars",
+    "source_scaling",
+    "task_masks",
+]

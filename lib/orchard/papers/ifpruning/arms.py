@@ -51,9 +51,7 @@ class Study:
     def reading(self) -> Train.Config:
         """The small language model that predictors begin with (appendix A.1: pre-trained on web data); the same for all variants."""
         model = reader(self.cell.profile.reader)
-        return self._stage("read", model, "predictor").set(
-            corpus=self.cell.profile.corpus.clone().set(seed=self.cell.seed)
-        )
+        return self._stage("read", model, "predictor").set(corpus=self.cell.reading)
 
     def arm(self, name: str) -> Train.Config:
         """The last stage of an arm. Raises KeyError for one that does not exist."""
@@ -124,7 +122,7 @@ class Study:
         self, stage: str, model: Decoder.Config, name: str, steps: int | None = None, **fields: Any
     ) -> Train.Config:
         profile = self.cell.profile
-        scored = ["test", "seen"] + ["mixed"] * (self.cell.corpus.mix_share > 0)
+        scored = ["test", "seen"] + ["mixed"] * (getattr(self.cell.corpus, "mix_share", 0) > 0)
         planned = profile.steps.pretrain if stage == "read" else getattr(profile.steps, stage)
         rate = profile.dense_rate if stage in ("read", "pretrain") else profile.sft_rate
         return Train.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
+from orchard.papers.ifpruning.data import Corpus
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.runs import Setting
 
@@ -72,7 +73,7 @@ PROFILES: dict[str, Profile] = {
         size=Size(dim=384, num_layers=6, num_heads=6, num_kv_heads=6, width=3072, keep=768),
         reader=Reader(dim=128, num_layers=3, num_heads=2, width=256, rank=64),
         steps=Steps(pretrain=1200, cpt=400, sft=600), batch_size=256, dense_rate=6e-4, sft_rate=2e-4, selector_rate=2e-3,
-        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=16384, num_values=256, queries=32), seeds=(0, 1, 2),
+        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=16384, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
         validate_every=200,
     ),
     "paper": Profile(
@@ -103,10 +104,11 @@ def reader(shape: Reader) -> Decoder.Config:
 
 @dataclass(frozen=True)
 class Cell:
-    """A profile with one seed and one variant of the corpus."""
+    """A profile with one seed and one corpus, and the corpus that the predictor's language model reads."""
 
     profile: Profile
-    corpus: FactGrid.Config
+    corpus: Corpus.Config
+    reading: Corpus.Config
     seed: int
 
 
@@ -114,4 +116,5 @@ def cells(setting: Setting, **variant: float | bool) -> list[Cell]:
     """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
     profile = PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds
-    return [Cell(profile, profile.corpus.clone().set(seed=seed, **variant), seed) for seed in seeds]
+    worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
+    return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import comparison, invariants, published, shapes, softtopk_speed
+from orchard.papers.ifpruning import comparison, invariants, latency, published, replay, shapes, softtopk_speed
 from orchard.papers.ifpruning.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -19,6 +19,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **comparison.EXPERIMENTS,
     **invariants.EXPERIMENTS,
     **softtopk_speed.EXPERIMENTS,
+    **latency.EXPERIMENTS,
+    **replay.EXPERIMENTS,
 }
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"

@@ -296,7 +296,9 @@ def calibrate_head(
 @torch.no_grad()
 def channel_importance(decoder: Decoder, examples: Examples) -> Float[Tensor, "layers width"]:
     """The static importance of every hidden channel on these examples: norm of its column in W_down times its mean size E|h|."""
-    return importance_of([layer.down_proj for layer in masked_layers(decoder)], lambda: decoder.features(examples.tokens))
+    return importance_of(
+        [layer.down_proj for layer in masked_layers(decoder)], lambda: decoder.features(examples.tokens)
+    )
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import comparison, invariants, latency, published, shapes
+from orchard.papers.ifpruning import ablations, comparison, invariants, latency, published, shapes, sources
 
 EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
     **published.EVIDENCE,
@@ -14,4 +14,6 @@ EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
     **comparison.EVIDENCE,
     **invariants.EVIDENCE,
     **latency.EVIDENCE,
+    **ablations.EVIDENCE,
+    **sources.EVIDENCE,
 }

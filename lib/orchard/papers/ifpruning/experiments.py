@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import comparison, invariants, latency, published, replay, shapes, softtopk_speed
+from orchard.papers.ifpruning import (
+    ablations,
+    comparison,
+    invariants,
+    latency,
+    phase,
+    prefixes,
+    published,
+    replay,
+    shapes,
+    softtopk_speed,
+    sources,
+)
 from orchard.papers.ifpruning.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -21,6 +33,10 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **softtopk_speed.EXPERIMENTS,
     **latency.EXPERIMENTS,
     **replay.EXPERIMENTS,
+    **ablations.EXPERIMENTS,
+    **phase.EXPERIMENTS,
+    **sources.EXPERIMENTS,
+    **prefixes.EXPERIMENTS,
 }
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"

@@ -19,6 +19,7 @@ from typing import Any
 
 from orchard.config import replace
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
+from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.papers.ifpruning.method import Gates, Predictor, Selector, masked
 from orchard.papers.ifpruning.profiles import Cell, decoder, reader
 from orchard.papers.ifpruning.selectors import DomainMasks, DomainTable, Film, HashedMasks, Prefix, Static
@@ -50,10 +51,10 @@ class Study:
 
     def reading(self) -> Train.Config:
         """The small language model that predictors begin with (appendix A.1: pre-trained on web data); the same for all variants."""
-        model = reader(self.cell.profile.reader)
-        return self._stage("read", model, "predictor").set(
-            corpus=self.cell.profile.corpus.clone().set(seed=self.cell.seed)
-        )
+        read = self._stage("read", reader(self.cell.profile.reader), "predictor")
+        if isinstance(self.cell.corpus, FactGrid.Config):
+            read.set(corpus=self.cell.profile.corpus.clone().set(seed=self.cell.seed))
+        return read
 
     def arm(self, name: str) -> Train.Config:
         """The last stage of an arm. Raises KeyError for one that does not exist."""
@@ -124,11 +125,12 @@ class Study:
         self, stage: str, model: Decoder.Config, name: str, steps: int | None = None, **fields: Any
     ) -> Train.Config:
         profile = self.cell.profile
-        scored = ["test", "seen"] + ["mixed"] * (self.cell.corpus.mix_share > 0)
+        corpus = self.cell.corpus
+        scored = ["test", "seen"] + ["mixed"] * (isinstance(corpus, FactGrid.Config) and corpus.mix_share > 0)
         planned = profile.steps.pretrain if stage == "read" else getattr(profile.steps, stage)
         rate = profile.dense_rate if stage in ("read", "pretrain") else profile.sft_rate
         return Train.Config(
-            model=model, corpus=self.cell.corpus, stage=stage, optim=AdamW.Config(learning_rate=rate, warmup_fraction=0.05),
+            model=model, corpus=corpus, stage=stage, optim=AdamW.Config(learning_rate=rate, warmup_fraction=0.05),
             selector_rate=profile.selector_rate, batch_size=profile.batch_size, steps=planned if steps is None else steps,
             seed=self.cell.seed, validate_every=profile.validate_every, label=f"{name}, {stage}, seed {self.cell.seed}",
             evaluations=scored if stage == "sft" else [], **fields,

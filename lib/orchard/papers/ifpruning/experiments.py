@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import comparison, explanation, published, shapes
+from orchard.papers.ifpruning import comparison, explanation, published, real_text, shapes
 from orchard.papers.ifpruning.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -18,6 +18,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **shapes.EXPERIMENTS,
     **comparison.EXPERIMENTS,
     **explanation.EXPERIMENTS,
+    **real_text.EXPERIMENTS,
 }
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"

@@ -144,15 +144,23 @@ def explained(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
 
 
-def conclusion(table: pd.DataFrame) -> str:
-    """What :func:`differences` says about selection: whether ifp beats random masks that read the same prompts."""
-    row = table[(table["other"] == "rand_lsh") & (table["variant"] == "win")].iloc[0]
-    measured = f"ifp minus rand_lsh is {100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-    if row["low"] > 0:
-        return f"{measured}: learned selection beats random masks with the same information."
-    if row["high"] < 0:
-        return f"{measured}: random masks with the same information are better. Conditioning, not selection, explains the gain."
-    return f"{measured}: no difference is shown. Conditioning, not selection, explains the gain as far as this can tell."
+def conclusion(table: pd.DataFrame) -> list[str]:
+    """What :func:`differences` says about selection, a sentence per control: does ifp beat random masks that read the prompt, random masks
+    that are told the domain, and conditioning without any selection? An interval that holds 0 shows no difference."""
+    said = []
+    for other, ahead, otherwise in (
+        ("rand_lsh", "learned selection beats random masks that read the same prompts",
+         "learned selection is not shown to beat random masks with the same information: conditioning, not selection, explains the gain"),
+        ("rand_mask", "learned masks beat random masks of every domain",
+         "a random mask for every domain, never learned, does as well: which channels are chosen does not matter, only that every domain "
+         "has its own, so what the predictor has to learn is to tell the domains apart"),
+        ("film_k", "conditioning a small decoder on the domain does not do the same",
+         "conditioning a small decoder on the domain, without any mask, does as well"),
+    ):  # fmt: skip
+        for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
+            points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+            said.append(f"ifp minus {other}: {points}; {ahead if row['low'] > 0 else otherwise}.")
+    return said
 
 
 # --------------------------------------------------------------------- collapse
@@ -205,7 +213,7 @@ def prompt_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
     cell = cells(setting)[0]
     cfg = Study(cell).arm(METHOD)
     kept = run([cfg])[0].tensors("masks")
-    corpus = FactGrid(cell.corpus)
+    corpus: FactGrid = cfg.corpus.build()
     chosen = _spread_out(kept["domain"], SHOWN)
     masks = kept["masks"][chosen].bool()
     pairs = overlaps(masks)
@@ -250,6 +258,21 @@ def nearest(table: pd.DataFrame, prompt: int, count: int = 8) -> pd.DataFrame:
     layers = own.pivot(index="other", columns="layer", values="overlap").add_prefix("layer ").drop(index=prompt)
     about = table.drop_duplicates("prompt").set_index("prompt")[["domain", "wording", "text"]]
     return about.join(layers.assign(mean=layers.mean(axis=1)), how="inner").nlargest(count, "mean")
+
+
+def neighbours(table: pd.DataFrame, count: int = 8) -> dict[str, float]:
+    """From :func:`prompt_pairs`: share of the ``count`` nearest prompts that are of the same domain ("own domain"; "by chance" if they
+    were any), and mean overlap with other domains of the group ("group") and with other groups ("other groups")."""
+    about = table.drop_duplicates("prompt").set_index("prompt")
+    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"], as_index=False)["overlap"].mean()
+    for name in ("domain", "group"):
+        pairs[f"same {name}"] = pairs["prompt"].map(about[name]) == pairs["other"].map(about[name])
+    nearest_ones = pairs.sort_values("overlap", ascending=False, kind="stable").groupby("prompt").head(count)
+    others = pairs[~pairs["same domain"]].groupby("same group")["overlap"].mean()
+    return {
+        "own domain": float(nearest_ones["same domain"].mean()), "by chance": float(pairs["same domain"].mean()),
+        "group": float(others.get(True, np.nan)), "other groups": float(others.get(False, np.nan)),
+    }  # fmt: skip
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

@@ -307,5 +307,17 @@ class Instructions(Corpus):
             warnings.warn(f"{self.name}: no row of {', '.join(missing)} is in {name}; give more rows", stacklevel=2)
         return fine_tuning(self.words, chosen)
 
+    def prompts(self, split: str) -> Examples:
+        """Those of the evaluation."""
+        return self.evaluation(split)
+
+    def tasks(self) -> Examples:
+        """The name of every domain as its prompt: all that rows say of a task."""
+        words = self.words
+        told = [(domain, words.encode(name)) for domain, name in enumerate(self.domains)]
+        return fine_tuning(
+            words, [Reading(*conversation(words, [], [(name, [])]), [words.bos, *name], domain) for domain, name in told]
+        )
+
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
         return numbered_answers(self.words, examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
+from orchard.papers.ifpruning.data import Corpus
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.runs import Setting
 
@@ -106,7 +107,7 @@ class Cell:
     """A profile with one seed and one variant of the corpus."""
 
     profile: Profile
-    corpus: FactGrid.Config
+    corpus: Corpus.Config  # FactGrid, or text
     seed: int
 
 

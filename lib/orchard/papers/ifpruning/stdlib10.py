@@ -194,6 +194,17 @@ class Stdlib10(Corpus):
                 readings.append(self.reading(domain, fact, number, kind, shots))
         return fine_tuning(self.words, readings)
 
+    def prompts(self, split: str) -> Examples:
+        """Those of the evaluation: an instruction and what is asked."""
+        return self.evaluation(split)
+
+    def tasks(self) -> Examples:
+        """The wordings of `validation` with their slot left open."""
+        draw = random.Random("stdlib10 tasks")
+        wording = HELD_OUT["validation"]
+        facts = [(domain, self.fact(domain, "validation", draw)) for domain in self.domains]
+        return fine_tuning(self.words, [self.reading(domain, fact, wording, "task", []) for domain, fact in facts])
+
     def evaluated(self, domain: str, split: str, draw: random.Random) -> list[Fact]:
         """Different facts of a split: ``items`` of them, or all but ``shots`` where there are fewer."""
         facts: dict[Fact, None] = {}

@@ -59,3 +59,25 @@ def gain_explained(table: pd.DataFrame) -> Figure:
     plot.forest(table, x_label="(control - dense_k) / (ifp - dense_k)", axes=axes)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     return made
+
+
+@plot.use_style()
+def domain_scores(table: pd.DataFrame) -> Figure:
+    """Right answers by domain, a marker per arm, with intervals; columns domain, arm, right, low, high (mean over what is given more)."""
+    check_columns(table, {name: name for name in ("domain", "arm", "right", "low", "high")}, "domain_scores")
+    points = table.groupby(["domain", "arm"], sort=False)[["right", "low", "high"]].mean()
+    domains, arms = list(pd.unique(table["domain"])), list(pd.unique(table["arm"]))
+    given = plot.looks(arms)
+    made, [axes] = plot.figure(COLUMN, 1.0 + 0.2 * len(domains))
+    for number, arm in enumerate(arms):
+        own = points.xs(arm, level="arm").reindex(domains)
+        places = [place + 0.22 * (number - (len(arms) - 1) / 2) for place in range(len(domains))]
+        axes.hlines(places, own["low"], own["high"], color=given[arm].colour, linewidth=1.2)
+        axes.plot(own["right"], places, given[arm].marker, color=given[arm].colour, label=arm, linestyle="none")
+    axes.set_yticks(range(len(domains)), domains)
+    axes.set_ylim(len(domains) - 0.4, -0.6)
+    axes.set_xlim(left=-0.02)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("right answers (share)")
+    made.legend(loc="outside lower center", ncols=len(arms))
+    return made

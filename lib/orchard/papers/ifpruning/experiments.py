@@ -9,11 +9,13 @@ import pandas as pd
 from orchard.papers.ifpruning import (
     ablations,
     comparison,
+    explanation,
     invariants,
     latency,
     phase,
     prefixes,
     published,
+    real_text,
     replay,
     shapes,
     softtopk_speed,
@@ -37,6 +39,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **phase.EXPERIMENTS,
     **sources.EXPERIMENTS,
     **prefixes.EXPERIMENTS,
+    **explanation.EXPERIMENTS,
+    **real_text.EXPERIMENTS,
 }
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"

@@ -10,7 +10,7 @@ import dataclasses
 
 from orchard.papers.ifpruning.arms import ARMS, Study
 from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Reader, Size, Steps, cells
+from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Rates, Reader, Size, Steps, cells
 from orchard.papers.ifpruning.training import Train
 from orchard.runs import Setting
 
@@ -20,7 +20,7 @@ GRIDS: dict[str, Profile] = {
     "gpu": dataclasses.replace(
         GPU, size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),
-        batch_size=128, dense_rate=2e-3, sft_rate=1e-3, corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32),
+        batch_size=128, rates=(Rates(2e-3, 5e-4),), corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32),
         seeds=(0,), validate_every=50,
     ),
     "paper": PROFILES["paper"],
@@ -29,10 +29,7 @@ GRIDS: dict[str, Profile] = {
 
 def grid_cells(setting: Setting, **variant: float | bool) -> list[Cell]:
     """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
-    profile = GRIDS[setting.profile]
-    return [
-        Cell(profile, profile.corpus.clone().set(seed=seed, **variant), seed) for seed in setting.seeds or profile.seeds
-    ]
+    return cells(setting, GRIDS[setting.profile], **variant)
 
 
 def compared(setting: Setting) -> frozenset[str]:

@@ -137,7 +137,8 @@ class Study:
         sft: int | None = None,
         **fields: Any,
     ) -> Train.Config:
-        if cpt != 0:
+        cpt = self.cell.profile.steps.cpt if cpt is None else cpt
+        if cpt:
             start = self._stage("cpt", model, name, start=start, steps=cpt, **fields | {"on_collapse": "record"})
         return self._stage("sft", model, name, start=start, steps=sft, **fields)
 

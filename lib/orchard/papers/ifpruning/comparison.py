@@ -80,16 +80,20 @@ def answers(setting: Setting, run: Runner) -> pd.DataFrame:
 def curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, arm and logged step of all stages of the first variant: stage, step (over all stages), loss (nats per token),
     validation accuracy, and the gauge."""
-    tables = []
-    for cell, arm, cfg, _ in finished(setting, run):
-        chain: list[Train.Config] = [cfg]
-        while chain[0].start is not None:
-            chain.insert(0, chain[0].start)
-        before = 0
-        for stage, done in zip(chain, run(chain), strict=True):
-            metrics = done.metrics()
-            tables.append(metrics.assign(step=metrics["step"] + before, stage=stage.stage, arm=arm, seed=cell.seed))
-            before += stage.steps
+    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for cell, arm, cfg, _ in finished(setting, run)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def chain_metrics(cfg: Train.Config, run: Runner) -> pd.DataFrame:
+    """What was logged in a stage and in all that it starts from, in one count of steps; columns of the metrics, and stage."""
+    chain: list[Train.Config] = [cfg]
+    while chain[0].start is not None:
+        chain.insert(0, chain[0].start)
+    tables, before = [], 0
+    for stage, done in zip(chain, run(chain), strict=True):
+        metrics = done.metrics()
+        tables.append(metrics.assign(step=metrics["step"] + before, stage=stage.stage))
+        before += stage.steps
     return pd.concat(tables, ignore_index=True)
 
 

@@ -121,9 +121,9 @@ class Cell:
     seed: int
 
 
-def cells(setting: Setting, **variant: float | bool) -> list[Cell]:
+def cells(setting: Setting, profile: Profile | None = None, /, **variant: float | bool) -> list[Cell]:
     """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
-    profile = PROFILES[setting.profile]
+    profile = profile or PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds
     worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
     return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]

@@ -24,6 +24,6 @@ def softtopk() -> Part:
     table = softtopk_speed.ratios(pd.DataFrame(softtopk_speed.measured(sizes, hardware.device)))
     title = (
         f"SoftTopK forward and backward, D {sizes.width}, k {sizes.k}, {sizes.layers} layers, batch {sizes.batch} on "
-        f"{hardware.device} (the iterative form: at least 5 times slower)"
+        f"{hardware.device} (wanted: the iterative form at least 5 times slower)"
     )
     return title, "softtopk", table, None

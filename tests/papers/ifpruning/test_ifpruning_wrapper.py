@@ -285,10 +285,18 @@ def test_a_second_wrapping_and_a_wrong_number_of_prompts() -> None:
     model = pruned()
     with pytest.raises(BadInput, match="has masks already: prune a model once"):
         prune_any(model.decoder, tiny(), KEEP)
-    with pytest.raises(BadInput, match=r"gates of 2 rows .* for 3 rows .* one prompt for every row"):
+    with pytest.raises(
+        BadInput, match=r"gates of 2 prompts .* the text has 3 rows .* give one prompt, or one for every row"
+    ):
         model(ids(3, 5), prompt_ids=ids(2, 5))
     before = copy.deepcopy(model.decoder)
     assert torch.equal(model(ids(3, 5)).logits, before(ids(3, 5)).logits)  # the failed call left nothing
+
+
+def test_one_prompt_serves_all_rows() -> None:
+    model, text, prompt = pruned(), ids(3, 9), ids(1, 5)
+    wanted = model(text, prompt_ids=prompt.expand(3, -1)).logits
+    torch.testing.assert_close(model(text, prompt_ids=prompt).logits, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_damaged_and_foreign_folders(tmp_path: Path) -> None:

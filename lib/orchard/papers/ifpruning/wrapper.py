@@ -316,15 +316,18 @@ class PrunedModel(nn.Module):
         input_ids: Int[Tensor, "rows time"],
         attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
         labels: Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "rows prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "rows prompt_time"] | Int[Tensor, "rows prompt_time"] | None = None,
-        gates: Float[Tensor, "rows layers width"] | None = None,
+        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
+        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
+        gates: Float[Tensor, "prompts layers width"] | None = None,
         **others: Any,
     ) -> Any:
-        """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned."""
+        """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned.
+
+        One prompt, or one row of gates, is for all rows. Raises BadInput for another number of them.
+        """
         if prompt_ids is not None:
             gates = self.gates(prompt_ids, prompt_mask)
-        with self._travel.with_gates(gates):
+        with self._travel.with_gates(gates, len(input_ids)):
             return self.decoder(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **others)
 
     @torch.no_grad()
@@ -332,15 +335,15 @@ class PrunedModel(nn.Module):
         self,
         input_ids: Int[Tensor, "rows time"],
         attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "rows prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "rows prompt_time"] | Int[Tensor, "rows prompt_time"] | None = None,
+        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
+        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
         **others: Any,
     ) -> Any:
         """The decoder's `generate`, with one mask per row from start to end."""
         with self._evaluating():
             gates = None if prompt_ids is None else self.gates(prompt_ids, prompt_mask)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            with self._travel.with_gates(gates):
+            with self._travel.with_gates(gates, len(input_ids)):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **others)
 
     @torch.no_grad()
@@ -397,6 +400,7 @@ class _Travel:
 
     def __init__(self, body: nn.Module, layers: list[GatedLayer]) -> None:
         self.gates: Tensor | None = None  # of the call that goes on now
+        self.width = layers[0].width
         self.waiting: list[Tensor | None] = [None] * len(layers)  # between the attention of a layer and its MLP
         body.register_forward_pre_hook(self._Enter(self), with_kwargs=True)
         for number, layer in enumerate(layers):
@@ -404,10 +408,13 @@ class _Travel:
             layer.mlp.down_proj.register_forward_pre_hook(self._multiply(number))
 
     @contextmanager
-    def with_gates(self, gates: Tensor | None) -> Iterator[None]:
+    def with_gates(self, gates: Tensor | None, rows: int) -> Iterator[None]:
         """Within this context the decoder computes with these gates."""
-        if gates is not None and gates.shape[1] != len(self.waiting):
-            raise BadInput(f"gates for {gates.shape[1]} layers, the decoder has {len(self.waiting)}")
+        if gates is not None and (len(gates) not in (1, rows) or gates.shape[1:] != (len(self.waiting), self.width)):
+            raise BadInput(
+                f"gates of {len(gates)} prompts for {gates.shape[1]} layers of width {gates.shape[2]}, the text has {rows} rows and the "
+                f"decoder {len(self.waiting)} layers of width {self.width}: give one prompt, or one for every row"
+            )
         self.gates = gates
         try:
             yield
@@ -442,12 +449,7 @@ class _Travel:
                         f"layer {number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
                     )
                 return None
-            times, rest = divmod(len(hidden), len(gates))
-            if rest or gates.shape[1] != hidden.shape[-1]:
-                raise BadInput(
-                    f"gates of {len(gates)} rows and width {gates.shape[1]} for {len(hidden)} rows of width {hidden.shape[-1]}: give "
-                    "one prompt for every row, and the predictor that was made for this decoder"
-                )
+            times = len(hidden) // len(gates)
             return hidden * gates.repeat_interleave(times, dim=0)[:, None].to(hidden)  # beams stand side by side
 
         return hook

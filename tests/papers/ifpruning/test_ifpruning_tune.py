@@ -1,0 +1,220 @@
+"""Two-stage training of a decoder of `transformers` on rows: what counts, what the predictor sees, less loss, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ifpruning_tiny_models import rows, save, tiny, tokenizer
+
+from orchard.data import DataError
+from orchard.errors import BadInput
+from orchard.papers.ifpruning.training import Collapsed
+from orchard.papers.ifpruning.tune import Tune, build, plan, text_of, trained
+from orchard.papers.ifpruning.tune_text import IGNORED, Reading, request
+from orchard.runs import Store
+from orchard.train import AdamW
+
+SIZES: dict[str, Any] = {
+    "block": 16, "longest": 64, "longest_prompt": 40, "rank": 9, "batch_size": 8, "log_every": 1, "validate_every": 6,
+    "checkpoint_every": 4, "optim": AdamW.Config(learning_rate=3e-3, warmup_fraction=0.05), "predictor_rate": 3e-3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A decoder, a predictor of another layout and size, and rows."""
+    base = tmp_path_factory.mktemp("models")
+    return {
+        "model": save(base / "decoder", tiny("qwen3", layers=2, seed=3)),
+        "predictor": save(base / "predictor", tiny("llama", dim=24, layers=1, seed=1)), "data": rows(base / "rows"),
+    }  # fmt: skip
+
+
+def planned(
+    folders: dict[str, Path], keep: int = 9, cpt_steps: int = 6, sft_steps: int = 12, **fields: Any
+) -> Tune.Config:
+    fields = {"on_collapse": "record", **SIZES, **fields}
+    return plan(folders["model"], str(folders["data"]), folders["predictor"], keep, cpt_steps, sft_steps, **fields)
+
+
+def said(tokens: list[int]) -> str:
+    return str(tokenizer().decode(tokens))
+
+
+def counted_part(reading: Reading) -> str:
+    return said([token for token, counts in zip(reading.tokens, reading.counts, strict=True) if counts])
+
+
+def test_what_counts_and_what_the_predictor_reads(folders: dict[str, Path]) -> None:
+    cfg = planned(folders)
+    text = text_of(cfg, build(cfg, weights=False))
+    reading = next(r for r in text.train if said(r.prompt) == "Repeat a (0)")
+    assert said(reading.tokens) == "<s>Repeat a (0)\naa</s>"
+    assert counted_part(reading) == "aa</s>"
+    assert reading.tokens[: len(reading.tokens) - 3] == request(tokenizer(), "Repeat a (0)")
+    batch = text.batch(text.draw("sft", 5, 0, 0))
+    counted = batch["labels"] != IGNORED
+    assert torch.equal(batch["labels"][counted], batch["input_ids"][counted])
+    assert bool((batch["attention_mask"][counted] == 1).all())
+    assert torch.equal(batch["labels"], text.batch(text.draw("sft", 5, 0, 0))["labels"])
+    shapes = {name: value.shape for name, value in text.batch(text.draw("cpt", 3, 0, 1)).items()}
+    assert shapes["input_ids"] == shapes["labels"] == (3, 33)
+    assert shapes["prompt_ids"] == (3, 16)
+    chunk = text.chunks(5)
+    assert chunk.tokens == [256, *text.stream[5:37]]
+    assert chunk.counts == [False] * 17 + [True] * 16
+    assert chunk.prompt == text.stream[5:21]
+
+
+def test_changing_what_counts_changes_no_mask(folders: dict[str, Path]) -> None:
+    cfg = planned(folders)
+    text = text_of(cfg, model := build(cfg))
+    for stage in ("cpt", "sft"):
+        batch = text.batch(text.draw(stage, 4, 0, 0))
+        counted = batch["labels"] != IGNORED
+        model.calibrate(batch["prompt_ids"], batch["prompt_mask"], batch["input_ids"], batch["attention_mask"])
+        logits = model(**batch).logits
+        first = counted.float().argmax(dim=1)  # logits before the first counted token depend on nothing that counts
+        changed = dict(batch, input_ids=batch["input_ids"].where(~counted, (batch["input_ids"] + 1) % 256))
+        again = model(**changed).logits
+        for row, place in enumerate(first.tolist()):
+            assert torch.equal(again[row, :place], logits[row, :place])
+
+
+def test_a_chat_template_is_followed_with_its_marks(folders: dict[str, Path], tmp_path: Path) -> None:
+    decoder = save(tmp_path / "chat", tiny("qwen3", layers=1), chat=True)
+    data = rows(tmp_path / "talks")
+    turns = [
+        ("system", "Be kind."),
+        ("user", "One?"),
+        ("assistant", "Two!"),
+        ("user", "Three?"),
+        ("assistant", "Four!"),
+    ]
+    talk = {"messages": [{"role": role, "content": said} for role, said in turns]}
+    lines = [talk, {"instruction": "Say </s>.", "output": "</s>"}]
+    (data / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    cfg = planned({**folders, "model": decoder, "data": data}, longest=120)
+    text = text_of(cfg, build(cfg, weights=False))
+    conversation, literal = text.train
+    assert said(conversation.prompt) == "One?"
+    wanted = "<s>system:Be kind.\nuser:One?\nassistant:Two!</s>user:Three?\nassistant:Four!</s>"
+    assert text.tokenizer.decode(conversation.tokens) == wanted
+    assert counted_part(conversation) == "Two!</s>Four!</s>"
+    assert (conversation.tokens.count(256), conversation.tokens.count(257)) == (
+        1,
+        2,
+    )  # marks of the template, not letters
+    assert said(literal.prompt) == "Say </s>."
+    assert 257 not in literal.prompt
+
+
+def test_it_learns_and_the_stages_follow_each_other(folders: dict[str, Path], tmp_path: Path) -> None:
+    cfg = planned(folders)
+    assert cfg.start is not None
+    store = Store(tmp_path / "runs")
+    done = store.compute(cfg, "cpu")
+    before = store.compute(cfg.start, "cpu")
+    assert done.result["loss_before"] == before.result["loss"]
+    assert before.result["loss"] < before.result["loss_before"]
+    assert done.result["loss"] < done.result["loss_before"]
+    assert done.result["gauge"]["domains"] == 2
+    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "validation_loss", "across", "union", "spread"} <= {name for line in lines for name in line}
+    model = trained(done, cfg)
+    batch = text_of(cfg, model).batch(text_of(cfg, model).validation[:4])
+    start = build(cfg)
+    assert not torch.equal(model.predictor.embed_tokens.weight, start.predictor.embed_tokens.weight)
+    assert not torch.equal(model.decoder.model.embed_tokens.weight, start.decoder.model.embed_tokens.weight)
+    assert torch.isfinite(model(**batch).loss)
+
+
+def test_a_killed_training_ends_with_the_same_numbers(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchard.papers.ifpruning.tune import TuneBatches
+
+    cfg = planned(folders, cpt_steps=0, sft_steps=7)
+    whole = Store(tmp_path / "whole").compute(cfg, "cpu")
+    batch = TuneBatches.batch
+
+    def killed(self: TuneBatches, indices: Any) -> Any:
+        if int(indices[0]) == 6:
+            raise KeyboardInterrupt
+        return batch(self, indices)
+
+    store = Store(tmp_path / "killed")
+    monkeypatch.setattr(TuneBatches, "batch", killed)
+    with pytest.raises(SystemExit):
+        store.compute(cfg, "cpu")
+    monkeypatch.setattr(TuneBatches, "batch", batch)
+    again = store.compute(cfg, "cpu")
+    assert "goes on from step 4" in (again.folder / "log.txt").read_text()
+    assert again.result == whole.result
+    for name, value in whole.tensors("model").items():
+        assert torch.equal(again.tensors("model")[name], value)
+
+
+def test_collapse_is_raised_or_recorded(folders: dict[str, Path], tmp_path: Path) -> None:
+    fields = {"cpt_steps": 0, "sft_steps": 1, "spread": 1e-6, "epsilon": 1e3, "keep": 29}  # all channels: one mask
+    with pytest.raises(Collapsed, match=r"overlap by 1\.000.*after 1 steps.*mode 'st'"):
+        Store(tmp_path / "runs").compute(planned(folders, on_collapse="raise", **fields), "cpu")
+    assert "overlap by 1.000" in Store(tmp_path / "runs").compute(planned(folders, **fields), "cpu").result["collapsed"]
+
+
+def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Path]) -> None:
+    from orchard.papers.ifpruning.tune_lightning import TuneModule
+
+    cfg = planned(folders).set(predictor_rate=7e-3)
+    model = build(cfg)
+    groups = TuneModule(model, cfg, fused=False).configure_optimizers()["optimizer"].param_groups
+    of = {id(p): (group["initial_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    layer = model.decoder.model.layers[0]
+    assert of[id(layer.mlp.up_proj.weight)] == (3e-3, 0.0)
+    assert of[id(layer.self_attn.q_proj.weight)] == (3e-3, 0.1)
+    assert of[id(model.head_out.weight)] == of[id(model.predictor.layers[0].mlp.up_proj.weight)] == (7e-3, 0.1)
+    assert of[id(model.head_out.bias)] == (7e-3, 0.0)
+    assert len(of) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"keep": 30}, BadInput, "k = 30 of 29 channels"),
+        ({"longest_prompt": 10}, DataError, r"the instruction has \d+ tokens of the predictor, which reads 10"),
+        ({"longest": 300}, BadInput, "the decoder reads 160 tokens, longest is 300"),
+        ({"block": 4000}, BadInput, "two blocks are 8000"),
+        ({"block": 79, "cpt_steps": 1}, DataError, None),
+        ({"sft_steps": 0}, BadInput, "sft_steps 0"),
+        ({"on_collapse": "shrug"}, BadInput, "on_collapse is 'shrug': choose raise or record"),
+    ],
+)  # fmt: skip
+def test_bad_plans(
+    folders: dict[str, Path], fields: dict[str, Any], error: type[Exception], message: str | None
+) -> None:
+    if message is None:  # long chunks are fine where there is text for them
+        assert planned(folders, **fields).start is not None
+        return
+    with pytest.raises(error, match=message):
+        planned(folders, **fields)
+
+
+def test_folders_that_hold_no_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"config\.json is missing; give the folder that holds it"):
+        planned({**folders, "predictor": tmp_path})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"holds no weights \(\*\.safetensors\)"):
+        planned({**folders, "model": tmp_path})
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="holds no tokenizer"):
+        planned({**folders, "model": tmp_path})
+    few = tmp_path / "few"
+    few.mkdir()
+    for split in ("train", "valid", "test"):
+        (few / f"{split}.jsonl").write_text(json.dumps({"instruction": split, "output": "b"}) + "\n")
+    with pytest.raises(DataError, match="has 1 rows for validation, two are needed: give more rows"):
+        planned({**folders, "data": few})

@@ -106,7 +106,7 @@ def test_gradients_reach_the_predictor_and_checkpoints_change_none(layout: str, 
     found = []
     for checkpointed in (False, True):
         if checkpointed:
-            model.decoder.gradient_checkpointing_enable()
+            model.checkpoint_activations()
         model.zero_grad()
         model(text, labels=text, prompt_ids=prompts, use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -117,6 +117,34 @@ def test_gradients_reach_the_predictor_and_checkpoints_change_none(layout: str, 
     )
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_sharded_it_computes_the_same() -> None:
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    text, prompts = ids(2, 13), ids(2, 11, seed=1)
+    found = []
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for sharded in (False, True):
+            torch.manual_seed(0)
+            model = pruned("qwen3").train()
+            model.checkpoint_activations()
+            if sharded:
+                mesh = dist.init_device_mesh("cpu", (1,))
+                for module in [*model.decoder.model.layers, *model.predictor.layers, model]:
+                    fully_shard(module, mesh=mesh)
+            loss = model(text, labels=text, prompt_ids=prompts, use_cache=False).loss
+            loss.backward()
+            gradients = {name: p.grad for name, p in model.named_parameters()}
+            found.append(
+                {name: g.full_tensor() if sharded else g for name, g in gradients.items()} | {"loss": loss.detach()}
+            )
+    finally:
+        dist.destroy_process_group()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value)
 
 
 def test_padding_on_either_side_chooses_the_same_channels() -> None:

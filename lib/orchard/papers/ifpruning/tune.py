@@ -102,7 +102,7 @@ class Tune(Run):
         else:
             read_weights(pruned, work.result_of(cfg.start))
         if cfg.gradient_checkpointing:
-            pruned.decoder.gradient_checkpointing_enable()
+            pruned.checkpoint_activations()
         pruned.to(hardware.device)
         before = validation_loss(pruned, text, cfg, hardware)
         module = TuneModule(pruned, cfg, hardware.fused_optimizer)
@@ -115,6 +115,7 @@ class Tune(Run):
             return {"validation_loss": validation_loss(pruned, text, cfg, hardware), **found}
 
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
+        pruned.train()  # Lightning leaves modules as they are, and gates are others in evaluation
         train_loop(module, batches.loader(), cfg, work, hardware, [meter, monitor])
         pruned.to(hardware.device)
         found = measure(pruned, text, hardware)
@@ -162,6 +163,10 @@ def plan(
     """
     if cpt_steps < 0 or sft_steps < 1:
         raise BadInput(f"cpt_steps {cpt_steps}, sft_steps {sft_steps}: 0 or more, and 1 or more")
+    if not Path(data).expanduser().exists():
+        raise BadInput(
+            f"{data} does not exist: give a file or folder of .jsonl or .parquet rows, nothing is downloaded"
+        )
     cfg = Tune.Config(
         decoder=model_folder(model), predictor=model_folder(predictor), source=instruction_source(data), stage="sft", keep=keep,
         steps=sft_steps, label=f"sft of {Path(model).name} on {Path(data).name}", **fields,

@@ -10,7 +10,8 @@
 Gates [rows, layers, width] travel as activations: a hook puts them among the keyword arguments of the decoder's body, which hands them
 to every attention layer as it hands on all it does not know; there they are taken out for the MLP behind. Nothing is stored between
 forward passes, so FSDP, mixed precision and gradient checkpointing (without re-entry, the default) see ordinary tensors: a layer that
-is computed again in the backward pass has the same arguments. Not supported: torch.compile, re-entrant checkpoints, experts.
+is computed again in the backward pass has the same arguments. Calibrate before you shard, and call the whole model: `gates()` alone
+would find the head in shards. Not supported: torch.compile, re-entrant checkpoints, experts.
 Prompts are read by the predictor's own tokenizer. Padding, left or right, is taken out before it reads, so it cannot change a mask.
 Sections 3.1, 3.2 and 3.6 of arXiv 2501.02086.
 """
@@ -310,6 +311,11 @@ class PrunedModel(nn.Module):
         return measured | {"spread": z.float().std(dim=-1).mean().item() / self.settings.epsilon}
 
     # ------------------------------------------------------------------- the decoder under a mask
+
+    def checkpoint_activations(self) -> None:
+        """Compute the decoder's layers again in the backward pass instead of keeping what they hold."""
+        decoder = self.decoder  # early versions 5 of transformers have the second name alone
+        (getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable)()
 
     def forward(
         self,

@@ -147,6 +147,15 @@ def test_sharded_it_computes_the_same() -> None:
         torch.testing.assert_close(found[1][name], value)
 
 
+def test_autocast_leaves_logits_of_masks_in_float32() -> None:
+    model, prompts = pruned(), ids(4, 11)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, gates = model.logits(prompts), model.gates(prompts)
+        out = model(ids(4, 9), prompt_ids=prompts).logits
+    assert (z.dtype, gates.dtype, out.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    assert torch.equal((gates > 0).sum(-1), torch.full((4, 3), KEEP))
+
+
 def test_padding_on_either_side_chooses_the_same_channels() -> None:
     model, lengths = pruned(), [5, 11, 1, 8]
     right, left = (torch.full((4, 14), 3) for _ in range(2))

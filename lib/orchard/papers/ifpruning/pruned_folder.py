@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.local_models import first_line, load_decoder, load_predictor, load_tokenizer
+from orchard.papers.ifpruning.local_models import first_line, load_decoder, load_predictor, load_tokenizer, quiet
 from orchard.papers.ifpruning.wrapper import PrunedModel, Settings, gated_layers
 from orchard.runs.run import to_json
 from orchard.runs.store import write
@@ -39,7 +39,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
     """Write a pruned decoder to a new folder. Raises BadInput where the folder exists."""
     import transformers
 
-    with new_folder(folder) as part:
+    with quiet(), new_folder(folder) as part:
         pruned.decoder.save_pretrained(part / "decoder")
         if pruned.reader is not None:
             save_model(part / "predictor", dataclasses.replace(pruned.reader, model=pruned.predictor))
@@ -113,7 +113,7 @@ def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
     ``from_pretrained`` of `transformers` reads it; ``orchard_prompt.json`` says what it was made for. Raises BadInput as `prompts`.
     """
     ids, mask = pruned.prompts(prompt)
-    with new_folder(folder) as part:
+    with quiet(), new_folder(folder) as part:
         small = pruned.gathered(ids, mask)
         small.save_pretrained(part)
         if pruned.tokenizer is not None:

@@ -211,9 +211,9 @@ class PrunedModel(nn.Module):
         self, prompt_ids: Int[Tensor, "rows time"], prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None
     ) -> Float[Tensor, "rows layers width"]:  # fmt: skip
         """z of every prompt. Raises BadInput for an empty prompt or one that is longer than the predictor reads."""
-        z = self.head_out(
-            HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(self._last(prompt_ids, prompt_mask)))
-        )
+        states = self._last(prompt_ids, prompt_mask)
+        with torch.autocast(states.device.type, enabled=False):  # in 16 bits many channels would tie
+            z = self.head_out(HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(states)))
         return z.unflatten(-1, (len(self.layer_names), self.width))
 
     def gates(

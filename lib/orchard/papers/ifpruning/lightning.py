@@ -44,6 +44,8 @@ class Module(pl.LightningModule):
             loss = loss + divergence(wanted, logits, self.run.teacher_top)
         if self.run.contrast and isinstance(self.selector, Predictor):
             loss = loss + self.run.contrast * contrast(self.selector.logits(examples)[:, 0], examples.domain)
+        if self.selector is not None and self.selector.penalty is not None:
+            loss = loss + self.selector.penalty
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -136,6 +136,7 @@ class Selector(nn.Module, Configurable):
     """Base of what conditions a decoder on an example. A subclass gives the logits; most read the prompts."""
 
     prunes: ClassVar[bool] = True  # False: it conditions in another way, and has no masks
+    penalty: Tensor | None = None  # what the last forward pass in training adds to the loss
 
     class Config(Configurable.Config):
         gates: Gates.Config = Gates.Config()  # width and keep are pushed down from the decoder

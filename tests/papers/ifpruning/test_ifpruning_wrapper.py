@@ -330,6 +330,29 @@ def test_a_second_wrapping_and_a_wrong_number_of_prompts() -> None:
     assert torch.equal(model(ids(3, 5)).logits, before(ids(3, 5)).logits)  # the failed call left nothing
 
 
+def test_a_copy_has_masks_of_its_own() -> None:
+    model, text, prompts = pruned(), ids(2, 9), ids(2, 5)
+    wanted, dense = model(text, prompt_ids=prompts).logits, model(text).logits
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        model.head_out.weight.neg_()
+    assert torch.equal(other(text, prompt_ids=prompts).logits, wanted)
+    assert not torch.equal(model(text, prompt_ids=prompts).logits, wanted)
+    assert torch.equal(copy.deepcopy(model.decoder)(text).logits, dense)
+
+
+def test_a_decoder_that_keeps_its_arguments_is_refused() -> None:
+    decoder = tiny()
+    forward = type(decoder.model).forward
+    decoder.model.forward = lambda input_ids, attention_mask=None, **others: forward(
+        decoder.model, input_ids, attention_mask
+    )
+    model = prune_any(decoder, tiny(), KEEP)
+    model.calibrate(ids(20, 11, seed=2))
+    with pytest.raises(BadInput, match="layer 0 got no gates: this decoder does not hand keyword arguments on"):
+        model(ids(2, 9), prompt_ids=ids(2, 5))
+
+
 def test_one_prompt_serves_all_rows() -> None:
     model, text, prompt = pruned(), ids(3, 9), ids(1, 5)
     wanted = model(text, prompt_ids=prompt.expand(3, -1)).logits

@@ -68,7 +68,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
 def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") -> PrunedModel:
     """The pruned decoder of a folder, on the CPU, in evaluation mode. ``decoder``: put its predictor on this one instead of its own.
 
-    Raises BadInput for a file that is missing, damaged or not listed, and for a decoder of another width or depth than the predictor's.
+    Raises BadInput for a file that is missing or damaged, and for a decoder of another width or depth than the predictor's.
     """
     folder = Path(folder).expanduser()
     content = _content(folder)
@@ -166,7 +166,8 @@ def _content(folder: Path) -> dict[str, Any]:
         raise BadInput(
             f"{place} is not of the format {FORMAT!r}: give a folder that `orchard ifpruning train` or save_pruned wrote"
         )
-    parts = {"settings": dict, "layers": int, "width": int, "files": dict}
+    flags = dict.fromkeys(("calibrated", "tokenizer", "prompt_tokenizer"), bool)
+    parts = {"settings": dict, "layers": int, "width": int, "files": dict, **flags}
     bad = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
     known = {field.name for field in dataclasses.fields(Settings)}
     if bad or set(content["settings"]) != known or "head.safetensors" not in content["files"]:

@@ -111,7 +111,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
 def _feed_forward(decoder: nn.Module) -> str:
     """What stands in the place of gated MLPs, for a message."""
     for name, module in decoder.named_modules():
-        if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward", "mlps"):
+        if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward"):
             return f"its {name} is a {type(module).__name__} with {', '.join(n for n, _ in module.named_children())}"
     return f"it has {', '.join(name for name, _ in decoder.named_children()) or 'no modules'}"
 
@@ -153,7 +153,7 @@ class PrunedModel(nn.Module):
             check(width, settings.keep, settings.epsilon)
         except ValueError as error:
             raise BadInput(f"the feed-forward layers of {type(decoder).__name__}: {error}") from None
-        if any(KEY in getattr(hook, "names", ()) for hook in body._forward_pre_hooks.values()):
+        if any(isinstance(hook, _Enter) for hook in body._forward_pre_hooks.values()):
             raise BadInput(f"this {type(decoder).__name__} has masks already: prune a model once")
         self.settings, self.tokenizer, self.prompt_tokenizer = settings, tokenizer, prompt_tokenizer
         self.reader = predictor if isinstance(predictor, TextModel) else None  # ours: its config, to save it with
@@ -400,18 +400,16 @@ def gather_decoder(decoder: Any, names: Sequence[str], keep: int, gates: Float[T
 
 
 class _Travel:
-    """The way of the gates through the decoder: into the body's keyword arguments, out of those of each attention, onto the MLP."""
-
-    names = (KEY,)
+    """The way of the gates through the decoder. Hooks are objects, so that a copy of a model has hooks and a way of its own."""
 
     def __init__(self, body: nn.Module, layers: list[GatedLayer]) -> None:
         self.gates: Tensor | None = None  # of the call that goes on now
         self.width = layers[0].width
         self.waiting: list[Tensor | None] = [None] * len(layers)  # between the attention of a layer and its MLP
-        body.register_forward_pre_hook(self._Enter(self), with_kwargs=True)
+        body.register_forward_pre_hook(_Enter(self), with_kwargs=True)
         for number, layer in enumerate(layers):
-            layer.attention.register_forward_pre_hook(self._leave(number), with_kwargs=True)
-            layer.mlp.down_proj.register_forward_pre_hook(self._multiply(number))
+            layer.attention.register_forward_pre_hook(_Leave(self, number), with_kwargs=True)
+            layer.mlp.down_proj.register_forward_pre_hook(_Multiply(self, number))
 
     @contextmanager
     def with_gates(self, gates: Tensor | None, rows: int) -> Iterator[None]:
@@ -428,37 +426,48 @@ class _Travel:
             self.gates = None
             self.waiting = [None] * len(self.waiting)
 
-    class _Enter:
-        names = (KEY,)
 
-        def __init__(self, travel: _Travel) -> None:
-            self.travel = travel
+@dataclass(frozen=True, eq=False)
+class _Enter:
+    """Puts the gates among the keyword arguments of the body."""
 
-        def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return None if self.travel.gates is None else (args, kwargs | {KEY: self.travel.gates})
+    travel: _Travel
 
-    def _leave(self, number: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            gates = kwargs.pop(KEY, None)
-            self.waiting[number] = None if gates is None else gates[:, number]
-            return args, kwargs
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None if self.travel.gates is None else (args, kwargs | {KEY: self.travel.gates})
 
-        return hook
 
-    def _multiply(self, number: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-            (hidden,), gates = inputs, self.waiting[number]
-            self.waiting[number] = None
-            if gates is None:
-                if self.gates is not None:
-                    raise BadInput(
-                        f"layer {number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
-                    )
-                return None
-            times = len(hidden) // len(gates)
-            return hidden * gates.repeat_interleave(times, dim=0)[:, None].to(hidden)  # beams stand side by side
+@dataclass(frozen=True, eq=False)
+class _Leave:
+    """Takes them out of those of an attention layer, for the MLP behind it."""
 
-        return hook
+    travel: _Travel
+    number: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        gates = kwargs.pop(KEY, None)
+        self.travel.waiting[self.number] = None if gates is None else gates[:, self.number]
+        return args, kwargs
+
+
+@dataclass(frozen=True, eq=False)
+class _Multiply:
+    """Multiplies what enters the last projection of an MLP."""
+
+    travel: _Travel
+    number: int
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        (hidden,), gates = inputs, self.travel.waiting[self.number]
+        self.travel.waiting[self.number] = None
+        if gates is None:
+            if self.travel.gates is not None:
+                raise BadInput(
+                    f"layer {self.number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
+                )
+            return None
+        beams = len(hidden) // len(gates)  # they stand side by side
+        return hidden * gates.repeat_interleave(beams, dim=0)[:, None].to(hidden)
 
 
 def _check(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from orchard.config import REQUIRED
@@ -95,7 +96,7 @@ class Tune(Run):
         work.log(str(hardware))
         work.notes["hardware"] = hardware.as_dict()
         seed_everything(cfg.seed)
-        pruned = build(cfg)
+        pruned = build(cfg).to(hardware.device)
         text = text_of(cfg, pruned)
         if cfg.start is None:
             calibrate(pruned, text, cfg)
@@ -103,7 +104,6 @@ class Tune(Run):
             read_weights(pruned, work.result_of(cfg.start))
         if cfg.gradient_checkpointing:
             pruned.checkpoint_activations()
-        pruned.to(hardware.device)
         before = validation_loss(pruned, text, cfg, hardware)
         module = TuneModule(pruned, cfg, hardware.fused_optimizer)
         batches = TuneBatches(text, cfg)
@@ -125,9 +125,10 @@ class Tune(Run):
                 f"{cfg.label or 'this run'}: {why} after {cfg.steps} steps. Raise the predictor's rate (now {cfg.predictor_rate:g}) "
                 f"or the spread of the first logits (now {cfg.spread:g} epsilon), use mode 'st', or record it with on_collapse='record'"
             )
-        _save(pruned, work.folder / "model.safetensors")
+        loss = validation_loss(pruned, text, cfg, hardware)
+        save_model(pruned.cpu(), str(work.folder / "model.safetensors"))
         return {
-            "loss": validation_loss(pruned, text, cfg, hardware),
+            "loss": loss,
             "loss_before": before,
             "gauge": found,
             "collapsed": why,
@@ -227,7 +228,10 @@ def text_of(cfg: Tune.Config, pruned: PrunedModel) -> TuneText:
 def calibrate(pruned: PrunedModel, text: TuneText, cfg: Tune.Config) -> None:
     """The first masks, from the prompts and texts of the first steps."""
     readings = text.draw(cfg.stage, CALIBRATION, cfg.seed, 0)
-    prompts, texts = text.batch(readings), text.batch(readings[:CALIBRATION_TEXTS])
+    prompts, texts = (
+        {name: value.to(pruned.head_in.weight.device) for name, value in text.batch(part).items()}
+        for part in (readings, readings[:CALIBRATION_TEXTS])
+    )
     pruned.eval()
     pruned.calibrate(prompts["prompt_ids"], prompts["prompt_mask"], texts["input_ids"], texts["attention_mask"])
 
@@ -261,13 +265,5 @@ def measure(pruned: PrunedModel, text: TuneText, hardware: Hardware) -> dict[str
 
 def read_weights(pruned: PrunedModel, run: Finished) -> None:
     """Load what a stage trained."""
-    from safetensors.torch import load_model
-
     load_model(pruned, str(run.folder / "model.safetensors"))
     pruned.calibrated = True
-
-
-def _save(pruned: PrunedModel, path: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(pruned.cpu(), str(path))

@@ -26,7 +26,7 @@ from orchard.papers.ifpruning.instructions import human, is_row, parsed
 from orchard.papers.ifpruning.wrapper import PrunedModel
 
 IGNORED = -100  # the label of a token that does not count
-GAUGED = 32  # prompts of each domain
+GAUGED = 256  # prompts, about; at least two of each domain that has them
 VALIDATED = 64  # conversations of validation, at most
 
 
@@ -166,7 +166,8 @@ class TuneText:
     def gauged(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """Held-out prompts for the gauge: ids, mask, domain of each, and how many domains there are. With one, every prompt is its own."""
         names = sorted({reading.domain for reading in self.validation})
-        chosen = [r for name in names for r in [v for v in self.validation if v.domain == name][:GAUGED]]
+        each = max(2, GAUGED // len(names))
+        chosen = [r for name in names for r in [v for v in self.validation if v.domain == name][:each]]
         ids, mask = padded([reading.prompt for reading in chosen])
         domain = [names.index(reading.domain) if len(names) > 1 else i for i, reading in enumerate(chosen)]
         return ids, mask, torch.tensor(domain), len(names)

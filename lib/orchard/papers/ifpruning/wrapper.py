@@ -277,9 +277,9 @@ class PrunedModel(nn.Module):
         if input_ids is not None:
             counts = None if attention_mask is None else attention_mask.bool()
             down = [self.decoder.get_submodule(name).down_proj for name in self.layer_names]
-            found = importance_of(
-                down, lambda: self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False), counts
-            )
+            body = getattr(self.decoder, "base_model", self.decoder)  # no logits of all tokens
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+            found = importance_of(down, lambda: body(**given), counts)
             scaled = (found - found.mean(-1, keepdim=True)) / found.std(-1, keepdim=True)
             bias = self.settings.bias_share * scaled.to(bias)
         activation = HEAD_ACTIVATIONS[self.settings.head_activation]

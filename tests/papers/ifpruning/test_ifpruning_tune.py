@@ -12,8 +12,9 @@ from ifpruning_tiny_models import rows, save, tiny, tokenizer
 
 from orchard.data import DataError
 from orchard.errors import BadInput
+from orchard.papers.ifpruning.pruned_folder import load_pruned
 from orchard.papers.ifpruning.training import Collapsed
-from orchard.papers.ifpruning.tune import Tune, build, plan, text_of, trained
+from orchard.papers.ifpruning.tune import Tune, build, plan, text_of, train, trained
 from orchard.papers.ifpruning.tune_text import IGNORED, Reading, request
 from orchard.runs import Store
 from orchard.train import AdamW
@@ -37,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def planned(
     folders: dict[str, Path], keep: int = 9, cpt_steps: int = 6, sft_steps: int = 12, **fields: Any
 ) -> Tune.Config:
-    fields = {"on_collapse": "record", **SIZES, **fields}
+    fields = {**SIZES, **fields}
     return plan(folders["model"], str(folders["data"]), folders["predictor"], keep, cpt_steps, sft_steps, **fields)
 
 
@@ -155,11 +156,20 @@ def test_a_killed_training_ends_with_the_same_numbers(
         assert torch.equal(again.tensors("model")[name], value)
 
 
-def test_collapse_is_raised_or_recorded(folders: dict[str, Path], tmp_path: Path) -> None:
-    fields = {"cpt_steps": 0, "sft_steps": 1, "spread": 1e-6, "epsilon": 1e3, "keep": 29}  # all channels: one mask
-    with pytest.raises(Collapsed, match=r"overlap by 1\.000.*after 1 steps.*mode 'st'"):
-        Store(tmp_path / "runs").compute(planned(folders, on_collapse="raise", **fields), "cpu")
-    assert "overlap by 1.000" in Store(tmp_path / "runs").compute(planned(folders, **fields), "cpu").result["collapsed"]
+def test_collapse_is_raised_and_what_was_trained_is_kept(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = planned(folders, cpt_steps=0, sft_steps=1, keep=29)  # all channels: one mask
+    store, out, said = Store(tmp_path / "runs"), tmp_path / "out", list[str]()
+    with pytest.raises(Collapsed, match=r"sft of decoder on rows: .*overlap by 1\.000.*mode 'st'"):
+        train(cfg, out, store, "cpu", say=said.append)
+    assert not out.exists()
+    monkeypatch.delattr(Tune, "compute")  # nothing is trained again
+    train(cfg, out, store, "cpu", on_collapse="record", say=said.append)
+    assert load_pruned(out).settings.keep == 29
+    assert said[-1].startswith("warning: masks of different domains overlap by 1.000")
+    with pytest.raises(BadInput, match="on_collapse is 'shrug': choose raise or record"):
+        train(cfg, tmp_path / "other", store, on_collapse="shrug")
 
 
 def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Path]) -> None:
@@ -186,7 +196,6 @@ def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Pat
         ({"block": 4000}, BadInput, "two blocks are 8000"),
         ({"batch_size": 0}, BadInput, "batch_size is 0: give 1 or more"),
         ({"sft_steps": 0}, BadInput, "sft_steps 0"),
-        ({"on_collapse": "shrug"}, BadInput, "on_collapse is 'shrug': choose raise or record"),
     ],
 )  # fmt: skip
 def test_bad_plans(folders: dict[str, Path], fields: dict[str, Any], error: type[Exception], message: str) -> None:

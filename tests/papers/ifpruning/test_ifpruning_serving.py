@@ -169,3 +169,14 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     cache.put(b"c", 3)
     assert cache.get(b"b") is None
     assert (cache.hits, cache.misses, cache.evictions, cache.hit_rate) == (1, 3, 1, 0.25)
+
+
+def test_a_bf16_decoder_is_served_in_bf16() -> None:
+    cfg, built, selector, prompts = parts()
+    built = built.to(torch.bfloat16)
+    server = Server(cfg, built, selector)
+    chosen = server.select(prompts[0])
+    assert chosen.factors.dtype == torch.bfloat16
+    assert len(chosen.rows) == SIZE.num_layers * SIZE.keep
+    assert server.answer(chosen, prompts[0], 3).shape == (1, 3)
+    assert server.subnetwork_bytes == ONE // 2

@@ -5,12 +5,13 @@
     dense_k      a dense decoder of width k                              prefill, decode
     ifp          the predictor and the gathered sub-network              select, load, prefill, decode
     ifp_masked   the same mask multiplied in at full width: saves none   select, prefill, decode
-    ifp_copied   the plain gather of `pruning.gathered`, new tensors     load
+    ifp_copied   the plain gather, a decoder built anew every time         load
     moe          D/k experts of width k, one per token and layer         prefill, decode
 
 Batch 1, weights that were never trained: time does not depend on their values. The predictor reads the whole prompt, as the paper's
 does. All parts of all models take turns, round by round, as `orchard.timing` says (processor time on a CPU, the clock on a GPU, which is
-waited for); every load follows one of another mask, so none finds its work done. bf16 on a GPU, the predictor in fp32; fp32 on a CPU.
+waited for); every load follows one of another mask, so none finds its work done. fp32 on a CPU; bf16 on a GPU, the predictor by autocast.
+Predictors have about a tenth of the parameters that are active, as the published one.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ SIZES: dict[str, Sizes] = {
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=160, answer=4, rounds=20,
     ),
     "gpu": Sizes(
-        gpu=True, size=Size(dim=2048, num_layers=24, num_heads=16, num_kv_heads=2, width=24576, keep=6144),
-        reader=Reader(dim=1024, num_layers=12, num_heads=16, width=2816, rank=128), prompt=4000, answer=32, rounds=30,
+        gpu=True, size=Size(dim=2048, num_layers=16, num_heads=16, num_kv_heads=2, width=16384, keep=4096),
+        reader=Reader(dim=512, num_layers=12, num_heads=8, width=1408, rank=128), prompt=4000, answer=32, rounds=30,
     ),
     "paper": Sizes(
         gpu=True, size=Size(dim=2048, num_layers=56, num_heads=16, num_kv_heads=2, width=24576, keep=6656),
@@ -219,8 +220,8 @@ def medians(times: pd.DataFrame) -> pd.DataFrame:
 def repetitions(times: pd.DataFrame) -> pd.DataFrame:
     """The ratios that are claimed, one row per repetition: what is divided was measured in the same round.
 
-    Columns ``overhead`` (select + load over prefill, ifp), ``decode`` (ifp over dense_k), ``moe`` (decode of the mixture over ifp),
-    ``prefill`` (ifp over dense_k), ``masked`` (prefill of ifp_masked over dense_D), ``copied`` (load of new tensors over ready ones)."""
+    Columns ``overhead`` (select + load over prefill, ifp), ``decode`` and ``prefill`` (ifp over dense_k), ``moe`` (decode of the mixture
+    over ifp), ``masked`` (prefill of ifp_masked over dense_D), ``copied`` (load into a decoder built anew over the ready one)."""
     wide = times.pivot(index="repetition", columns=["model", "part"], values="seconds")
     ifp = wide["ifp"]
     return pd.DataFrame({
@@ -251,7 +252,7 @@ RATIOS = {  # of `repetitions`, with the bound of the series
     "prefill": "prefill of ifp / dense_k",
     "masked": "prefill of ifp_masked / dense_D: masking alone saves nothing",
     "moe": "decode of moe / ifp",
-    "copied": "load into new tensors / into ready ones",
+    "copied": "load into a decoder built anew / into the ready one",
 }
 
 

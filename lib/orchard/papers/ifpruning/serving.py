@@ -149,10 +149,14 @@ class Server:
 
     @torch.no_grad()
     def select(self, instruction: Int[Tensor, "time"]) -> Selection:
-        """The mask of an instruction. Raises ValueError for an empty one, or one that is longer than the predictor reads."""
-        device = self.gate.device
+        """The mask of an instruction; beside a bf16 decoder the predictor runs under autocast, as in training.
+
+        Raises ValueError for an empty instruction, or one that is longer than the predictor reads.
+        """
+        device, dtype = self.gate.device, self.gate.dtype
         prompt, length = instruction[None].to(device), torch.tensor([len(instruction)], device=device)
-        gates = self.selector.gates(self.selector.of_prompts(prompt, length)[0]).flatten()
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            gates = self.selector.gates(self.selector.of_prompts(prompt, length)[0]).flatten()
         rows = gates.nonzero().flatten()
         if len(rows) != self.num_layers * self.keep:
             raise ValueError(
@@ -160,7 +164,7 @@ class Server:
                 f"{self.num_layers * self.keep}: some gates are 0, raise epsilon"
             )
         key = hashlib.blake2b(rows.to(torch.int32).cpu().numpy().tobytes(), digest_size=16).digest()
-        return Selection(rows, gates[rows].to(self.down.dtype), key)
+        return Selection(rows, gates[rows].to(dtype), key)
 
     @torch.no_grad()
     def load(self, selection: Selection) -> Decoder:

@@ -36,7 +36,7 @@ def cache_curves(table: pd.DataFrame, slots: int | None = None) -> Figure:
         if slots is not None:
             panel.axvline(slots, color=INK, linewidth=0.8, linestyle="--")
             there = shown[shown["slots"] == slots].groupby("masks", sort=False)[column].mean()
-            panel.set_title(f"{slots}: " + ", ".join(f"{value:.3g} {name}" for name, value in there.items()))
+            panel.set_title(f"at {slots}: " + ", ".join(f"{value:.3g} {name}" for name, value in there.items()))
     axes[0].set_ylim(0, 102)
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning import figures, latency, published, replay
+from orchard.papers.ifpruning import figures, latency, latency_bench, published, replay
 from orchard.papers.ifpruning.latency import PARTS, SHOWN, SIZES, Latency, medians, repetitions
 from orchard.papers.ifpruning.profiles import Reader, Size
 from orchard.papers.ifpruning.replay import PER_INPUT, PER_TASK, Masks
@@ -92,7 +92,7 @@ def test_medians_and_ratios(measured: pd.DataFrame) -> None:
     assert found["overhead"].to_list() == pytest.approx([overhead] * 3)
     assert found["decode"].iloc[0] == pytest.approx(value["ifp", "decode"] / value["dense_k", "decode"])
     assert found["moe"].iloc[0] == pytest.approx(value["moe", "decode"] / value["ifp", "decode"])
-    summary = latency.ratios(measured)
+    summary = latency_bench.ratios(measured)
     assert len(summary) == found.shape[1]
     assert summary["median"].to_list() == pytest.approx(found.median().to_list())
 
@@ -106,7 +106,7 @@ def test_evidence_is_one_value_per_repetition(measured: pd.DataFrame) -> None:
 
 
 def test_what_the_bench_prints(measured: pd.DataFrame) -> None:
-    parts = latency.parts(lambda name: {"latency": measured}[name])
+    parts = latency_bench.parts(lambda name: {"latency": measured}[name])
     assert [name for _, name, *_ in parts] == ["latency", "latency_ratios"]
     assert parts[0][3] is not None
 

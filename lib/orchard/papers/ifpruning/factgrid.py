@@ -284,6 +284,23 @@ class FactGrid(Corpus):
         none = np.zeros(len(domain), dtype=bool)
         return self.examples(domain, wording, np.zeros_like(domain), none, none, np.zeros_like(domain))
 
+    def few_shot(self, split: str, shared: bool, shots: int = 4) -> Examples:
+        """The prompts of a split with ``shots`` answered queries of their domain in front of the instruction: the same ones for all
+        prompts of a domain, or (``shared`` False) drawn for each. Raises BadInput for fewer than one."""
+        if shots < 1:
+            raise BadInput(f"few_shot got shots = {shots}: give at least 1, or use prompts() for none")
+        plain = self.prompts(split)
+        domain = plain.domain.numpy()
+        random = np.random.default_rng([self.cfg.seed, 2000 + int(shared), self._range(split)[0]])
+        drawn = random.integers(self.cfg.num_keys, size=(len(self.domains) if shared else len(domain), shots))
+        key = drawn[domain] if shared else drawn
+        front = torch.from_numpy(self.spelled(domain[:, None].repeat(shots, axis=1), key).reshape(len(domain), -1))
+        prompts = torch.cat([plain.prompts[:, :, :1], front[:, None], plain.prompts[:, :, 1:]], dim=2)
+        tokens = torch.cat([plain.tokens[:, :1], front, plain.tokens[:, 1:]], dim=1)
+        counts = torch.cat([plain.counts[:, :1], torch.zeros_like(front, dtype=torch.bool), plain.counts[:, 1:]], dim=1)
+        lengths = plain.prompt_lengths + front.shape[1]
+        return Examples(tokens, counts, prompts, lengths, torch.zeros_like(tokens), plain.domain)
+
     def tasks(self) -> Examples:
         """The prompts of the first validation wordings."""
         return self.prompts("validation").take(slice(None, None, self.cfg.held_out))

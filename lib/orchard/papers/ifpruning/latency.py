@@ -60,7 +60,7 @@ class Sizes:
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
         gpu=False, size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=2, width=2048, keep=512),
-        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=160, answer=6, rounds=20,
+        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=128, answer=6, rounds=20,
     ),
     "gpu": Sizes(
         gpu=True, size=Size(dim=2048, num_layers=16, num_heads=16, num_kv_heads=2, width=16384, keep=4096),

@@ -59,7 +59,7 @@ class Sizes:
 
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
-        gpu=False, size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=2, width=2048, keep=512),
+        gpu=False, size=Size(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, width=2048, keep=512),
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=128, answer=6, rounds=20,
     ),
     "gpu": Sizes(

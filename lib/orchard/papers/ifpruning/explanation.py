@@ -78,7 +78,9 @@ def interval(
         means[here] = weights @ outcomes / len(part)
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = np.nanquantile(statistic(means.mean(axis=1)), [0.025, 0.975])
-    note = "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
+    note = (
+        "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
+    )
     return Interval(estimate, float(low), float(high), 0.95, note), len(by_seed)
 
 
@@ -127,7 +129,10 @@ def differences(setting: Setting, run: Runner) -> pd.DataFrame:
     for evaluation, what in (("task", "own mask per task (C5)"), ("swapped", "masks of another domain (C6d)")):
         found, seeds = interval(table, [(METHOD, "test"), (METHOD, evaluation)], minus)
         rows.append(_row(found, label=f"ifp, {what}", other=evaluation, variant="win", seeds=seeds))
-    for variant, what in (("null", "dense_k: all shared, nothing to gain (C1n)"), ("kin", "rand_lsh: kin domains (C2s)")):
+    for variant, what in (
+        ("null", "dense_k: all shared, nothing to gain (C1n)"),
+        ("kin", "rand_lsh: kin domains (C2s)"),
+    ):
         other = what.partition(":")[0]
         found, seeds = interval(table, [(METHOD, "test"), (other, "test")], minus, variant)
         rows.append(_row(found, label=what, other=other, variant=variant, seeds=seeds))
@@ -220,7 +225,9 @@ def prompt_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
     place = embedded(pairs.mean(dim=0).numpy())
     prompts = [corpus.prompts(split) for split in ("seen", "validation", "test")]
     texts = [
-        corpus.text(row[:length]) for part in prompts for row, [length] in zip(part.prompts[:, 0], part.prompt_lengths, strict=True)
+        corpus.text(row[:length])
+        for part in prompts
+        for row, [length] in zip(part.prompts[:, 0], part.prompt_lengths, strict=True)
     ]
     about = pd.DataFrame({
         "prompt": np.arange(len(chosen)), "domain": [corpus.domains[d] for d in kept["domain"][chosen]],

@@ -316,7 +316,8 @@ class Instructions(Corpus):
         words = self.words
         told = [(domain, words.encode(name)) for domain, name in enumerate(self.domains)]
         return fine_tuning(
-            words, [Reading(*conversation(words, [], [(name, [])]), [words.bos, *name], domain) for domain, name in told]
+            words,
+            [Reading(*conversation(words, [], [(name, [])]), [words.bos, *name], domain) for domain, name in told],
         )
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:

@@ -74,7 +74,9 @@ def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple
 
 
 def by_domain(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFrame:
-    """Right answers: arm, seed, evaluation, domain, group, questions, right (share), low, high. Domains without right answers have no row."""
+    """Right answers: arm, seed, evaluation, domain, group, questions, right (share), low, high.
+
+    Domains where no answer is right or wrong have no row."""
     rows = []
     built: Corpus = corpus.build()
     for arm, seed, _, done in finished(setting, run, corpus):

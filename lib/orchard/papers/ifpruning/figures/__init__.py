@@ -8,6 +8,6 @@ from orchard.papers.ifpruning.figures.stdlib10 import example_text, prompt_lengt
 from orchard.papers.ifpruning.figures.training import collapse_gauge, mask_map, stage_curves, swapped_masks
 
 __all__ = [
-    "arm_differences", "arm_scores", "collapse_gauge", "domain_scores", "example_text", "gain_explained", "latency_bars", "mask_map", "overlap_maps",
-    "prompt_lengths", "recovery_bars", "source_scaling", "stage_curves", "swapped_masks",
+    "arm_differences", "arm_scores", "collapse_gauge", "domain_scores", "example_text", "gain_explained", "latency_bars", "mask_map",
+    "overlap_maps", "prompt_lengths", "recovery_bars", "source_scaling", "stage_curves", "swapped_masks",
 ]  # fmt: skip

@@ -53,7 +53,9 @@ def arm_differences(table: pd.DataFrame) -> Figure:
 
 @plot.use_style()
 def gain_explained(table: pd.DataFrame) -> Figure:
-    """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp. Columns label, effect, low, high."""
+    """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp.
+
+    Columns label, effect, low, high."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "gain_explained")
     made, [axes] = plot.figure(WIDE, 0.65 + 0.22 * len(table))
     plot.forest(table, x_label="(control - dense_k) / (ifp - dense_k)", axes=axes)

@@ -42,7 +42,9 @@ def stage_curves(table: pd.DataFrame, panels: Mapping[str, Sequence[str]] = PANE
     base = table[table["arm"] == "dense_k"]
     ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
     for place, (frame, (name, arms)) in enumerate(zip(axes, shown.items(), strict=True)):
-        own = table[table["arm"].isin(arms)].sort_values("arm", key=lambda column: column.map(arms.index), kind="stable")
+        own = table[table["arm"].isin(arms)].sort_values(
+            "arm", key=lambda column: column.map(arms.index), kind="stable"
+        )
         label = "cross entropy (nats per token)" if place == 0 else ""
         plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame)
         frame.set_title(name)
@@ -70,7 +72,9 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
     for frame, (name, label) in zip(axes, GAUGES.items(), strict=True):
         for arm in arms:
             own = table[table["arm"] == arm]
-            frame.plot(own["step"], own[name], color=given[arm].colour, marker=given[arm].marker, markersize=3.2, label=arm)
+            frame.plot(
+                own["step"], own[name], color=given[arm].colour, marker=given[arm].marker, markersize=3.2, label=arm
+            )
         if name in ("across", "within", "union"):
             frame.axhline(chance, color=GREY, linewidth=0.9, linestyle="--", label="chance, k/D")
         if name in bounds:
@@ -125,7 +129,9 @@ def mask_map(table: pd.DataFrame, prompt: int | None = None, count: int = 8) -> 
         for i, name in enumerate(domains)
     ]
     if len(handles) <= len(MARKERS):
-        made.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1)
+        made.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1
+        )
     frame.set_xlabel("first axis of 1 - overlap")
     frame.set_ylabel("second axis")
     if prompt is not None:

@@ -156,7 +156,7 @@ def test_splits_named_by_files(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "cpt", "sft"])
+@pytest.mark.parametrize("stage", ["read", "pretrain", "cpt", "sft"])
 def test_batches_by_number(mixed: Path, stage: str) -> None:
     corpus = build(mixed, chunk=9, chunks=3)
     first = corpus.batch(stage, 5, 1, 2)
@@ -192,6 +192,20 @@ def test_text_for_pretraining(mixed: Path) -> None:
         for d in InstructionRows.Config(path=str(mixed)).build().documents("train")
     }
     assert kinds == {"anything.jsonl": True, "novel.txt": False, "paint.jsonl": True, "sums/train.jsonl": True}
+
+
+def test_prompts_and_tasks(mixed: Path) -> None:
+    (mixed / "novel.txt").write_text("\n\n".join(f"A night, the {n}th." for n in range(900)), encoding="utf-8")
+    corpus = build(mixed)
+    assert torch.bincount(corpus.prompts("seen").domain, minlength=4).tolist() == [8, 8, 8, 0]
+    assert set(corpus.prompts("test").domain.tolist()) <= {0, 1, 2}
+    tasks = corpus.tasks()
+    assert tasks.domain.tolist() == [0, 1, 2, 3]
+    read = [
+        corpus.words.decode(row[:n]) for row, n in zip(tasks.prompts[:, 0], tasks.prompt_lengths[:, 0], strict=True)
+    ]
+    assert read[0].startswith("⟨bos⟩Which colour has thing ")
+    assert read[3] == "⟨bos⟩"
 
 
 def test_byte_pairs(mixed: Path) -> None:

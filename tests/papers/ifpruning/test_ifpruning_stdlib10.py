@@ -259,7 +259,7 @@ def test_statements_of_pretraining_are_training_facts() -> None:
     assert not any(WORDINGS[domain][n].format("U+") in text for domain in SCRIPTS for n in HELD_OUT.values())
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "cpt", "sft"])
+@pytest.mark.parametrize("stage", ["read", "pretrain", "cpt", "sft"])
 def test_batches_by_number(stage: str) -> None:
     corpus = small()
     first = corpus.batch(stage, 7, 0, 4)
@@ -358,6 +358,22 @@ def test_evaluations_ask_the_same() -> None:
         rows = described.prompts[described.domain == domain, 0]
         assert (rows == rows[0]).all()
     assert same(corpus.evaluation("test"), found["test"])
+
+
+def test_prompts_and_tasks() -> None:
+    corpus = small()
+    for split, wordings in (("seen", set(TRAINED)), ("validation", {6}), ("test", {7})):
+        examples = corpus.prompts(split)
+        assert torch.bincount(examples.domain).tolist() == [len(wordings)] * 10
+        for number, (domain, prompt) in enumerate(asked(corpus, examples)):
+            assert number % len(wordings) in read_as(domain, prompt) or split != "seen"
+            assert wordings & read_as(domain, prompt)
+    tasks = corpus.tasks()
+    assert tasks.domain.tolist() == list(range(10))
+    for domain, row, length in zip(corpus.domains, tasks.prompts[:, 0], tasks.prompt_lengths[:, 0], strict=True):
+        assert corpus.words.decode(row[1:length]) == description(domain, HELD_OUT["validation"])
+    with pytest.raises(BadInput, match="no prompts of 'train'; known: seen, test, validation"):
+        corpus.prompts("train")
 
 
 def test_limit_of_bytes() -> None:

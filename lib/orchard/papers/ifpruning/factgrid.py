@@ -63,6 +63,7 @@ class FactGrid(Corpus):
         held_out: int = 2  # wordings of a domain in validation, and as many in test
         queries: int = 8  # of an example
         chunks: int = 2  # of a text in continued pre-training
+        asked: int | None = None  # keys of every domain that an evaluation asks; None: all
 
     cfg: Config
     pad = PAD
@@ -104,6 +105,10 @@ class FactGrid(Corpus):
             raise BadInput(
                 f"FactGrid.Config.queries is {cfg.queries}: it must divide num_keys = {cfg.num_keys} and be a multiple of "
                 f"chunks = {cfg.chunks}, which is 2 or more"
+            )
+        if cfg.asked is not None and not cfg.queries <= cfg.asked <= cfg.num_keys:
+            raise BadInput(
+                f"FactGrid.Config.asked is {cfg.asked}: ask between queries = {cfg.queries} and num_keys = {cfg.num_keys}"
             )
         if not 1 <= cfg.mix <= cfg.num_domains or (cfg.mix_share > 0) > (cfg.mix > 1):
             raise BadInput(
@@ -248,14 +253,15 @@ class FactGrid(Corpus):
         return Examples(*(torch.from_numpy(array.copy()) for array in made))
 
     def evaluation(self, name: str) -> Examples:
-        """``validation``, ``test`` and ``seen`` ask every key of every domain once; ``mixed`` asks pairs of domains, test wordings."""
+        """``validation``, ``test`` and ``seen`` ask the keys of every domain, each once; ``mixed`` asks pairs of domains, test wordings."""
         cfg = self.cfg
         known = (*HELD_OUT, "seen", "mixed")
         if name not in known:
             raise BadInput(f"FactGrid has no evaluation {name!r}; it has {', '.join(known)}")
         random = np.random.default_rng([cfg.seed, 1000 + known.index(name)])
-        per_domain = cfg.num_keys // cfg.queries
-        key = np.concatenate([random.permutation(cfg.num_keys).reshape(per_domain, cfg.queries) for _ in self.domains])
+        per_domain = (cfg.asked or cfg.num_keys) // cfg.queries
+        asked = [random.permutation(cfg.num_keys)[: per_domain * cfg.queries] for _ in self.domains]
+        key = np.concatenate(asked).reshape(-1, cfg.queries)
         domain = np.arange(len(self.domains)).repeat(per_domain)
         other = (domain + random.integers(1, len(self.domains), size=len(domain))) % len(self.domains)
         low, high = self._range("test" if name == "mixed" else name)
@@ -277,6 +283,23 @@ class FactGrid(Corpus):
         wording = np.tile(wordings, len(self.domains))[:, None]
         none = np.zeros(len(domain), dtype=bool)
         return self.examples(domain, wording, np.zeros_like(domain), none, none, np.zeros_like(domain))
+
+    def few_shot(self, split: str, shared: bool, shots: int = 4) -> Examples:
+        """The prompts of a split with ``shots`` answered queries of their domain in front of the instruction: the same ones for all
+        prompts of a domain, or (``shared`` False) drawn for each. Raises BadInput for fewer than one."""
+        if shots < 1:
+            raise BadInput(f"few_shot got shots = {shots}: give at least 1, or use prompts() for none")
+        plain = self.prompts(split)
+        domain = plain.domain.numpy()
+        random = np.random.default_rng([self.cfg.seed, 2000 + int(shared), self._range(split)[0]])
+        drawn = random.integers(self.cfg.num_keys, size=(len(self.domains) if shared else len(domain), shots))
+        key = drawn[domain] if shared else drawn
+        front = torch.from_numpy(self.spelled(domain[:, None].repeat(shots, axis=1), key).reshape(len(domain), -1))
+        prompts = torch.cat([plain.prompts[:, :, :1], front[:, None], plain.prompts[:, :, 1:]], dim=2)
+        tokens = torch.cat([plain.tokens[:, :1], front, plain.tokens[:, 1:]], dim=1)
+        counts = torch.cat([plain.counts[:, :1], torch.zeros_like(front, dtype=torch.bool), plain.counts[:, 1:]], dim=1)
+        lengths = plain.prompt_lengths + front.shape[1]
+        return Examples(tokens, counts, prompts, lengths, torch.zeros_like(tokens), plain.domain)
 
     def tasks(self) -> Examples:
         """The prompts of the first validation wordings."""

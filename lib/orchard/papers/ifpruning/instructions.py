@@ -38,6 +38,7 @@ from orchard.papers.ifpruning.text import Reading, Vocabulary, chunked, conversa
 FORMS = (("instruction", "output"), ("question", "answer"), ("prompt", "completion"), ("prompt", "canonical_solution"))
 TURN, ROLE = "\x1e", "\x1f"  # a document is: TURN domain TURN role ROLE text TURN role ROLE text ...
 TEXT = "text"  # the domain of plain text
+PROMPTS = 8  # rows of a domain that stand for its prompts
 EVALUATIONS = {"validation": "validation", "test": "test", "seen": "train"}
 
 
@@ -308,17 +309,16 @@ class Instructions(Corpus):
         return fine_tuning(self.words, chosen)
 
     def prompts(self, split: str) -> Examples:
-        """Those of the evaluation."""
-        return self.evaluation(split)
+        """A few rows of a split per domain, since rows have no wordings."""
+        examples = self.evaluation(split)
+        place = [int((examples.domain[:i] == domain).sum()) for i, domain in enumerate(examples.domain.tolist())]
+        return examples.take([i for i, earlier in enumerate(place) if earlier < PROMPTS])
 
     def tasks(self) -> Examples:
-        """The name of every domain as its prompt: all that rows say of a task."""
-        words = self.words
-        told = [(domain, words.encode(name)) for domain, name in enumerate(self.domains)]
-        return fine_tuning(
-            words,
-            [Reading(*conversation(words, [], [(name, [])]), [words.bos, *name], domain) for domain, name in told],
-        )
+        """The first training row of each domain, as the example that stands for its task; bos alone for text."""
+        words, first = self.words, {reading.domain: reading for reading in reversed(self.readings["train"])}
+        none = [words.bos, words.answer, words.eos], [False, False, True], [words.bos]
+        return fine_tuning(words, [first.get(number, Reading(*none, number)) for number in range(len(self.domains))])
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
         return numbered_answers(self.words, examples)

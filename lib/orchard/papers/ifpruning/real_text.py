@@ -62,7 +62,7 @@ def own_instructions(setting: Setting) -> Instructions.Config:
 
 def study(setting: Setting, corpus: Corpus.Config, seed: int) -> Study:
     """The arms on a corpus of text."""
-    return Study(Cell(SIZES[setting.profile].profile, corpus, seed))
+    return Study(Cell(SIZES[setting.profile].profile, corpus, corpus, seed))
 
 
 def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple[str, int, Train.Config, Finished]]:

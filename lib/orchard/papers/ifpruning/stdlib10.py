@@ -19,7 +19,7 @@ Kinds of prompts (section 3.5 of the paper), for training (`kinds`) and as evalu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -195,15 +195,22 @@ class Stdlib10(Corpus):
         return fine_tuning(self.words, readings)
 
     def prompts(self, split: str) -> Examples:
-        """Those of the evaluation: an instruction and what is asked."""
-        return self.evaluation(split)
+        """One example per wording of a split and domain, about one test fact of the domain in all of them."""
+        if split not in ("seen", *HELD_OUT):
+            raise BadInput(f"Stdlib10: there are no prompts of {split!r}; {closest(split, ('seen', *HELD_OUT))}")
+        wordings = TRAINED if split == "seen" else [HELD_OUT[split]]
+        return self._about_one_fact(wordings, "input")
 
     def tasks(self) -> Examples:
-        """The wordings of `validation` with their slot left open."""
-        draw = random.Random("stdlib10 tasks")
-        wording = HELD_OUT["validation"]
-        facts = [(domain, self.fact(domain, "validation", draw)) for domain in self.domains]
-        return fine_tuning(self.words, [self.reading(domain, fact, wording, "task", []) for domain, fact in facts])
+        """The validation wording of each domain with its slot left open."""
+        return self._about_one_fact([HELD_OUT["validation"]], "task")
+
+    def _about_one_fact(self, wordings: Sequence[int], kind: str) -> Examples:
+        facts = [self.fact(domain, "test", random.Random(f"stdlib10 {domain} prompts")) for domain in self.domains]
+        pairs = zip(self.domains, facts, strict=True)
+        return fine_tuning(
+            self.words, [self.reading(domain, fact, n, kind, []) for domain, fact in pairs for n in wordings]
+        )
 
     def evaluated(self, domain: str, split: str, draw: random.Random) -> list[Fact]:
         """Different facts of a split: ``items`` of them, or all but ``shots`` where there are fewer."""

@@ -266,12 +266,13 @@ def evaluate(
         target = there.tokens[there.counts]
         nats.append(F.cross_entropy(logits, target, reduction="none").double().cpu())
         answer = corpus.answers(part)[part.counts]
-        asked = answer >= 0  # text that answers nothing has a loss, and is neither right nor wrong
         row = torch.arange(len(part))[:, None].expand_as(part.tokens)[part.counts]
-        key, inverse = torch.unique(torch.stack([row, answer])[:, asked], dim=1, return_inverse=True)
-        hit = (logits.argmax(-1) == target).cpu()[asked]
-        right.append(torch.ones(key.shape[1], dtype=torch.int8).scatter_reduce(0, inverse, hit.to(torch.int8), "amin"))
-        domain.append(part.domain[key[0]])
+        key, inverse = torch.unique(torch.stack([row, answer]), dim=1, return_inverse=True)
+        hit = (logits.argmax(-1) == target).cpu()
+        hits = torch.ones(key.shape[1], dtype=torch.int8).scatter_reduce(0, inverse, hit.to(torch.int8), "amin")
+        exact = key[1] >= 0  # -1: a loss and no right answer
+        right.append(hits[exact])
+        domain.append(part.domain[key[0, exact]])
     parts.train(was_training)
     return {"right": torch.cat(right), "domain": torch.cat(domain), "loss": torch.cat(nats).mean().item()}
 

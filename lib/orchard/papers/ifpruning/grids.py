@@ -1,0 +1,42 @@
+"""Profiles of the grids of ablations: what one changes is many runs, so they are shorter than those of the comparison.
+
+At smoke the sizes are those of the comparison without continued pre-training: a predictor arm is then its `ifp_sft_short`, the same
+run. At gpu the decoder is smaller, with as many bits of facts per parameter as there; that size has its own dense arms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from orchard.papers.ifpruning.arms import ARMS, Study
+from orchard.papers.ifpruning.factgrid import FactGrid
+from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Rates, Reader, Size, Steps, cells
+from orchard.papers.ifpruning.training import Train
+from orchard.runs import Setting
+
+SMOKE, GPU = PROFILES["smoke"], PROFILES["gpu"]
+GRIDS: dict[str, Profile] = {
+    "smoke": dataclasses.replace(SMOKE, steps=dataclasses.replace(SMOKE.steps, cpt=0), seeds=(0,)),
+    "gpu": dataclasses.replace(
+        GPU, size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
+        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),
+        batch_size=128, rates=(Rates(2e-3, 5e-4),), corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32),
+        seeds=(0,), validate_every=50,
+    ),
+    "paper": PROFILES["paper"],
+}  # fmt: skip
+
+
+def grid_cells(setting: Setting, **variant: float | bool) -> list[Cell]:
+    """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
+    return cells(setting, GRIDS[setting.profile], **variant)
+
+
+def compared(setting: Setting) -> frozenset[str]:
+    """Fingerprints of the arms of the comparison."""
+    return frozenset(Study(cell).arm(arm).fingerprint() for cell in cells(setting) for arm in ARMS)
+
+
+def recorded(arm: Train.Config, known: frozenset[str]) -> Train.Config:
+    """An arm whose collapse is a finding and no error. Those of the comparison stay as they are: they are the same runs."""
+    return arm if arm.fingerprint() in known else arm.set(on_collapse="record")

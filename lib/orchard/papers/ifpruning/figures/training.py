@@ -52,8 +52,8 @@ def stage_curves(table: pd.DataFrame, panels: Mapping[str, Sequence[str]] = PANE
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
         frame.get_legend().remove()
-        made.legend(handles=frame.get_lines()[: len(arms)], loc="lower center", ncols=2, fontsize=6.5, handlelength=1.8,
-                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.0))  # fmt: skip
+        made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", ncols=2, fontsize=6.5, handlelength=1.8,
+                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.25))  # fmt: skip
     made.get_layout_engine().set(rect=(0, 0.24, 1, 0.76))  # type: ignore[union-attr]
     return made
 

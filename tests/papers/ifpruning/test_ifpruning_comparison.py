@@ -35,7 +35,9 @@ def answers(shares: dict[tuple[str, str, str], float]) -> pd.DataFrame:
 
 
 def arm_table(**scores: float) -> pd.DataFrame:
-    rows = [{"variant": "win", "seed": seed, "arm": arm, "test": score} for arm, score in scores.items() for seed in SEEDS]
+    rows = [
+        {"variant": "win", "seed": seed, "arm": arm, "test": score} for arm, score in scores.items() for seed in SEEDS
+    ]
     return pd.DataFrame(rows).assign(across=0.3, union=0.8, chance=0.25)
 
 
@@ -55,7 +57,13 @@ def win(other: str, ours: float, theirs: float, evaluation: str = "test", varian
 
 
 def both(ours: float, theirs: float) -> pd.DataFrame:
-    return answers({("kin", arm, name): share for arm, share in (("ifp", ours), ("rand_lsh", theirs)) for name in ("test", "mixed")})
+    return answers(
+        {
+            ("kin", arm, name): share
+            for arm, share in (("ifp", ours), ("rand_lsh", theirs))
+            for name in ("test", "mixed")
+        }
+    )
 
 
 CASES: dict[str, tuple[str, Callable[[bool], pd.DataFrame]]] = {

@@ -30,7 +30,17 @@ TINY = replace(
     corpus=WORLD, validate_every=2,
 )  # fmt: skip
 STUDY = Study(Cell(TINY, WORLD, WORLD, 0))
-MASKED = ("ifp", "ifp_st", "ifp_contrast", "ifp_sft_only", "ifp_sft_short", "oracle", "rand_mask", "rand_lsh", "moe_seq")
+MASKED = (
+    "ifp",
+    "ifp_st",
+    "ifp_contrast",
+    "ifp_sft_only",
+    "ifp_sft_short",
+    "oracle",
+    "rand_mask",
+    "rand_lsh",
+    "moe_seq",
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +86,11 @@ def test_active_parameters_are_those_of_what_is_served(done: dict[str, Finished]
     for name in (*MASKED, "static", "static_kd", "film_k", "prefix_cond", "dense_k_long"):
         assert done[name].result["active_parameters"] == small, name
     wide: Decoder = STUDY.dense(12).model.clone().set(vocab_size=WORLD.build().vocab_size).build()
-    assert done["dense_D"].result["active_parameters"] == wide.num_parameters(embedding=False) == small + 2 * 3 * (12 - 4) * 8
+    assert (
+        done["dense_D"].result["active_parameters"]
+        == wide.num_parameters(embedding=False)
+        == small + 2 * 3 * (12 - 4) * 8
+    )
     cfg = STUDY.arm("ifp")
     decoder, selector = training.load(done["ifp"], cfg)
     assert selector is not None
@@ -89,7 +103,9 @@ def test_active_parameters_are_those_of_what_is_served(done: dict[str, Finished]
 
 def test_training_flops_are_those_of_the_source_and_of_its_chooser(done: dict[str, Finished]) -> None:
     spent = {name: run.result["training_flops"] + run.result["flops_before"] for name, run in done.items()}
-    assert spent["dense_k"] < spent["dense_D"] == spent["oracle"] == spent["rand_mask"] < spent["rand_lsh"] < spent["ifp"]
+    assert (
+        spent["dense_k"] < spent["dense_D"] == spent["oracle"] == spent["rand_mask"] < spent["rand_lsh"] < spent["ifp"]
+    )
     assert spent["static"] < spent["static_kd"]
     assert spent["film_k"] == spent["dense_k"] < spent["prefix_cond"]
     assert done["ifp"].result["reader_flops"] > 0
@@ -115,7 +131,9 @@ def test_static_pruning_starts_with_what_its_mask_computes(store: Store, done: d
     assert pruned.layers[0].feed_forward.down_proj.in_features == 4
 
 
-def test_a_new_predictor_begins_with_the_language_model(store: Store, tmp_path: Path, done: dict[str, Finished]) -> None:
+def test_a_new_predictor_begins_with_the_language_model(
+    store: Store, tmp_path: Path, done: dict[str, Finished]
+) -> None:
     cfg = STUDY.arm("ifp").start
     assert cfg is not None
     assert cfg.reader is not None
@@ -128,7 +146,9 @@ def test_a_new_predictor_begins_with_the_language_model(store: Store, tmp_path: 
     for name, value in selector.backbone.state_dict().items():
         assert torch.equal(value, read[name]), name
     spread = training.mask_gauge(selector, corpus, choose("cpu"))["spread"]
-    assert spread == pytest.approx(cfg.selector.spread, rel=0.35)  # exact on the calibration prompts, near on held-out ones
+    assert spread == pytest.approx(
+        cfg.selector.spread, rel=0.35
+    )  # exact on the calibration prompts, near on held-out ones
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +162,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, store: Store, monkeypa
             (tmp_path / name / part).mkdir(parents=True, exist_ok=True)
         folder = tmp_path / name
         made: Train = cfg.clone().build()
-        return made.compute(Workspace(folder / "files", folder / "checkpoints", "cpu", finished=lambda own: store.compute(own, "cpu")))
+        return made.compute(
+            Workspace(folder / "files", folder / "checkpoints", "cpu", finished=lambda own: store.compute(own, "cpu"))
+        )
 
     def dies(*args: Any) -> torch.Tensor:
         calls.append(1)
@@ -166,14 +188,16 @@ def test_collapsed_masks_stop_the_run_unless_they_are_studied(store: Store) -> N
     cfg = STUDY.arm("ifp").clone().set(label="squeezed")
     assert cfg.start is not None
     for stage in (cfg, cfg.start):
-        stage.selector.set(spread=1e-6, bias_share=1.0)  # what is left of the logits is the importance, the same for all
+        stage.selector.set(bias_share=1e6)  # the first logits are the importance of the channels, the same for all
         stage.set(selector_rate=0.0)
     cfg.start.set(on_collapse="record")
     recorded = store.compute(cfg.clone().set(on_collapse="record"), "cpu")
     assert recorded.result["gauge"]["across"] >= 0.9
     work = Workspace(store.path / "x", store.path / "x", "cpu", finished=lambda own: store.compute(own, "cpu"))
     work.folder.mkdir()
-    with pytest.raises(Collapsed, match=r"squeezed: masks of different domains overlap by .* after 2 steps of sft.*mode 'st'"):
+    with pytest.raises(
+        Collapsed, match=r"squeezed: masks of different domains overlap by .* after 2 steps of sft.*mode 'st'"
+    ):
         cfg.build().compute(work)
 
 

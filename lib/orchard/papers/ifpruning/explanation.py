@@ -269,7 +269,7 @@ def neighbours(table: pd.DataFrame, count: int = 8) -> dict[str, float]:
     """From :func:`prompt_pairs`: share of the ``count`` nearest prompts that are of the same domain ("own domain"; "by chance" if they
     were any), and mean overlap with other domains of the group ("group") and with other groups ("other groups")."""
     about = table.drop_duplicates("prompt").set_index("prompt")
-    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"], as_index=False)["overlap"].mean()
+    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"])[["overlap"]].mean().reset_index()
     for name in ("domain", "group"):
         pairs[f"same {name}"] = pairs["prompt"].map(about[name]) == pairs["other"].map(about[name])
     nearest_ones = pairs.sort_values("overlap", ascending=False, kind="stable").groupby("prompt").head(count)

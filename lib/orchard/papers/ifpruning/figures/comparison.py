@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -22,7 +24,7 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
     for place, row in ordered.iterrows():
         look = given[row["arm"]]
-        drawn = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
+        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
         axes[0].hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.4)
         axes[0].plot(row["accuracy"], place, **drawn)
         axes[1].vlines(row["flops_factor"], row["low"], row["high"], color=look.colour, linewidth=1)

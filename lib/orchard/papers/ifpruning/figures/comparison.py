@@ -22,7 +22,7 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
     given = plot.looks(ordered["arm"])
     made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
-    for place, row in ordered.iterrows():
+    for place, row in enumerate(ordered.to_dict("records")):
         look = given[row["arm"]]
         drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
         axes[0].hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.4)

@@ -155,10 +155,10 @@ def conclusion(table: pd.DataFrame) -> list[str]:
         ("rand_lsh", "learned selection beats random masks that read the same prompts",
          "learned selection is not shown to beat random masks with the same information: conditioning, not selection, explains the gain"),
         ("rand_mask", "learned masks beat random masks of every domain",
-         "a random mask for every domain, never learned, does at least as well: which channels are chosen is not shown to matter, only "
+         "a random mask for every domain, never learned, is not shown to be worse: which channels are chosen need not matter, only "
          "that every domain has its own; what a predictor needs to learn is then to tell the domains apart"),
         ("film_k", "conditioning a small decoder on the domain does not do the same",
-         "conditioning a small decoder on the domain, without any mask, does as well"),
+         "conditioning a small decoder on the domain, without any mask, is not shown to be worse"),
     ):  # fmt: skip
         for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
             points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"

@@ -22,7 +22,7 @@ from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.comparison import answers, arms, chain_metrics, finished
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.papers.ifpruning.overlap import overlaps
-from orchard.papers.ifpruning.profiles import Cell, cells
+from orchard.papers.ifpruning.rates import studies
 from orchard.papers.ifpruning.training import Train
 from orchard.runs import Finished, Runner, Setting
 from orchard.stats import Interval
@@ -50,7 +50,7 @@ CONTROLS = {
 def interval(
     table: pd.DataFrame,
     columns: Sequence[tuple[str, str]],
-    statistic: Callable[[Float[np.ndarray, "*draws columns"]], Float[np.ndarray, "*draws"]],
+    statistic: Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]],
     variant: str = "win",
 ) -> tuple[Interval, int]:
     """A statistic of mean scores with its 95 % interval, and over how many seeds; ``columns`` names (arm, evaluation) of each.
@@ -67,7 +67,7 @@ def interval(
     by_seed = [part.to_numpy(dtype=float) for _, part in wide.groupby(level="seed")]
     if not by_seed:
         return Interval(np.nan, np.nan, np.nan, 0.95, "not measured"), 0
-    estimate = float(statistic(np.mean([part.mean(axis=0) for part in by_seed], axis=0)))
+    estimate = statistic(np.mean([part.mean(axis=0) for part in by_seed], axis=0)[None])[0]
     random = np.random.default_rng(0)
     drawn = random.integers(len(by_seed), size=(RESAMPLES, len(by_seed)))
     means = np.empty((*drawn.shape, len(columns)))
@@ -81,17 +81,15 @@ def interval(
     note = (
         "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
     )
-    return Interval(estimate, float(low), float(high), 0.95, note), len(by_seed)
+    return Interval(float(estimate), float(low), float(high), 0.95, note), len(by_seed)
 
 
-def share_of(
-    columns: Float[np.ndarray, "*draws three"],
-) -> Float[np.ndarray, "*draws"]:
+def share_of(columns: Float[np.ndarray, "draws three"]) -> Float[np.ndarray, "draws"]:
     """(first - second) / (third - second)."""
     return (columns[..., 0] - columns[..., 1]) / (columns[..., 2] - columns[..., 1])
 
 
-def minus(columns: Float[np.ndarray, "*draws two"]) -> Float[np.ndarray, "*draws"]:
+def minus(columns: Float[np.ndarray, "draws two"]) -> Float[np.ndarray, "draws"]:
     """first - second."""
     return columns[..., 0] - columns[..., 1]
 
@@ -157,10 +155,10 @@ def conclusion(table: pd.DataFrame) -> list[str]:
         ("rand_lsh", "learned selection beats random masks that read the same prompts",
          "learned selection is not shown to beat random masks with the same information: conditioning, not selection, explains the gain"),
         ("rand_mask", "learned masks beat random masks of every domain",
-         "a random mask for every domain, never learned, does as well: which channels are chosen does not matter, only that every domain "
-         "has its own, so what the predictor has to learn is to tell the domains apart"),
+         "a random mask for every domain, never learned, is not shown to be worse: which channels are chosen need not matter, only "
+         "that every domain has its own; what a predictor needs to learn is then to tell the domains apart"),
         ("film_k", "conditioning a small decoder on the domain does not do the same",
-         "conditioning a small decoder on the domain, without any mask, does as well"),
+         "conditioning a small decoder on the domain, without any mask, is not shown to be worse"),
     ):  # fmt: skip
         for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
             points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
@@ -171,9 +169,9 @@ def conclusion(table: pd.DataFrame) -> list[str]:
 # --------------------------------------------------------------------- collapse
 
 
-def unread(cell: Cell) -> Train.Config:
+def unread(study: Study) -> Train.Config:
     """ifp with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks collapse."""
-    cfg = Study(cell).arm(METHOD).clone()
+    cfg = study.arm(METHOD).clone()
     assert cfg.start is not None
     cfg.start.set(reader=None, on_collapse="record", label=cfg.start.label.replace(METHOD, UNREAD))
     return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(METHOD, UNREAD))
@@ -182,8 +180,8 @@ def unread(cell: Cell) -> Train.Config:
 def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
     """The gauge while masks are learned, first seed: arm (ifp, ifp_st and ifp_unread), stage, step, within, across, union, use,
     spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
-    cell = cells(setting)[0]
-    chosen = {METHOD: Study(cell).arm(METHOD), "ifp_st": Study(cell).arm("ifp_st"), UNREAD: unread(cell)}
+    _, study = studies(setting, run)[0]
+    chosen = {METHOD: study.arm(METHOD), "ifp_st": study.arm("ifp_st"), UNREAD: unread(study)}
     run(list(chosen.values()))
     tables = [chain_metrics(cfg, run).assign(arm=arm) for arm, cfg in chosen.items()]
     return pd.concat(tables, ignore_index=True).dropna(subset=["across"])
@@ -192,9 +190,9 @@ def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
 def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
     """Right answers with masks of the prompt, of a description of its task and of another domain, first seed: arm, masks, effect, low,
     high; of ifp, ifp_st, moe_seq and of the run that collapses."""
-    cell = cells(setting)[0]
+    cell, study = studies(setting, run)[0]
     done = {arm: end for own, arm, _, end in finished(setting, run) if own == cell}
-    done[UNREAD] = run([unread(cell)])[0]
+    done[UNREAD] = run([unread(study)])[0]
     rows = []
     for arm in (METHOD, "ifp_st", "moe_seq", UNREAD):
         for evaluation, masks in (("test", "of the prompt"), ("task", "of the task"), ("swapped", "of another domain")):
@@ -215,8 +213,8 @@ def _right(done: Finished, evaluation: str) -> pd.DataFrame:
 def prompt_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
     """Overlap of the masks of every two prompts of ifp, first seed: layer, prompt, other, overlap, and of ``prompt`` domain, group,
     wording (training or held out), text, x, y: its place on a map where prompts with the same masks coincide."""
-    cell = cells(setting)[0]
-    cfg = Study(cell).arm(METHOD)
+    _, study = studies(setting, run)[0]
+    cfg = study.arm(METHOD)
     kept = run([cfg])[0].tensors("masks")
     corpus: FactGrid = cfg.corpus.build()
     chosen = _spread_out(kept["domain"], SHOWN)
@@ -271,7 +269,7 @@ def neighbours(table: pd.DataFrame, count: int = 8) -> dict[str, float]:
     """From :func:`prompt_pairs`: share of the ``count`` nearest prompts that are of the same domain ("own domain"; "by chance" if they
     were any), and mean overlap with other domains of the group ("group") and with other groups ("other groups")."""
     about = table.drop_duplicates("prompt").set_index("prompt")
-    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"], as_index=False)["overlap"].mean()
+    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"])[["overlap"]].mean().reset_index()
     for name in ("domain", "group"):
         pairs[f"same {name}"] = pairs["prompt"].map(about[name]) == pairs["other"].map(about[name])
     nearest_ones = pairs.sort_values("overlap", ascending=False, kind="stable").groupby("prompt").head(count)

@@ -74,19 +74,23 @@ def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple
 
 
 def by_domain(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFrame:
-    """Right answers: arm, seed, evaluation, domain, group, questions, right (share), low, high. Domains without right answers have no row."""
+    """Right answers: arm, seed, evaluation, domain, group, questions, right (share), low, high.
+
+    Domains where no answer is right or wrong have no row."""
     rows = []
     built: Corpus = corpus.build()
     for arm, seed, _, done in finished(setting, run, corpus):
         kept = done.tensors("answers")
         for evaluation in done.result["accuracy"]:
             table = pd.DataFrame({name: kept[f"{evaluation}.{name}"].numpy() for name in ("right", "domain")})
-            for domain, right in table.groupby("domain")["right"]:
+            for number, domain in enumerate(built.domains):
+                right = table.loc[table["domain"] == number, "right"]
+                if right.empty:
+                    continue
                 found = wilson_interval(int(right.sum()), len(right))
                 rows.append({
-                    "arm": arm, "seed": seed, "evaluation": evaluation, "domain": built.domains[int(domain)],
-                    "group": built.groups[int(domain)], "questions": len(right), "right": right.mean(), "low": found.low,
-                    "high": found.high,
+                    "arm": arm, "seed": seed, "evaluation": evaluation, "domain": domain, "group": built.groups[number],
+                    "questions": len(right), "right": right.mean(), "low": found.low, "high": found.high,
                 })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -20,9 +22,9 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
     given = plot.looks(ordered["arm"])
     made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
-    for place, row in ordered.iterrows():
+    for place, row in enumerate(ordered.to_dict("records")):
         look = given[row["arm"]]
-        drawn = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
+        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
         axes[0].hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.4)
         axes[0].plot(row["accuracy"], place, **drawn)
         axes[1].vlines(row["flops_factor"], row["low"], row["high"], color=look.colour, linewidth=1)
@@ -53,7 +55,9 @@ def arm_differences(table: pd.DataFrame) -> Figure:
 
 @plot.use_style()
 def gain_explained(table: pd.DataFrame) -> Figure:
-    """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp. Columns label, effect, low, high."""
+    """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp.
+
+    Columns label, effect, low, high."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "gain_explained")
     made, [axes] = plot.figure(WIDE, 0.65 + 0.22 * len(table))
     plot.forest(table, x_label="(control - dense_k) / (ifp - dense_k)", axes=axes)

@@ -51,10 +51,11 @@ def stage_curves(table: pd.DataFrame, panels: Mapping[str, Sequence[str]] = PANE
         frame.set_ylim(0, table["loss"].max() * 1.03)
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
-        frame.get_legend().remove()
-        made.legend(handles=frame.get_lines()[: len(arms)], loc="lower center", ncols=2, fontsize=6.5, handlelength=1.8,
-                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.0))  # fmt: skip
-    made.get_layout_engine().set(rect=(0, 0.24, 1, 0.76))  # type: ignore[union-attr]
+        if (legend := frame.get_legend()) is not None:
+            legend.remove()
+        made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", ncols=2, fontsize=6.5, handlelength=1.8,
+                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.25))  # fmt: skip
+    made.set_layout_engine("constrained", rect=(0, 0.24, 1, 0.76))
     return made
 
 

@@ -27,7 +27,7 @@ GRIDS: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def grid_cells(setting: Setting, **variant: float | bool) -> list[Cell]:
+def grid_cells(setting: Setting, **variant: float | int) -> list[Cell]:
     """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
     profile = GRIDS[setting.profile]
     return [

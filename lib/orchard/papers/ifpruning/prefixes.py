@@ -9,7 +9,8 @@ reads, without further training,
     own       k k v v ... instruction :         every prompt has its own
 
 and `shared - own` is what the identity of the prefix does. Prompts of these kinds are in no training, so `raw - own` also holds what a
-predictor makes of prompts that it does not know.
+predictor makes of prompts that it does not know. `rand_lsh` hashes what a language model makes of the prompt and has learned nothing about
+masks: it shows what identical text does by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from orchard.runs import Run, Runner, Setting, Workspace
 from orchard.train import choose
 
 PREFIXES = ("raw", "shared", "own")
-ARMS = ("ifp", "ifp_st")
+ARMS = ("ifp", "ifp_st", "rand_lsh")
 SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
 
 

@@ -9,6 +9,7 @@ that an unchanged config needs no network; give ``revision`` a commit to say whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from orchard.config import REQUIRED
@@ -87,6 +88,10 @@ class HubText(Source):
             name = own.get("train") or next(iter(published))
             yield from self._stream(published[name], name, cfg.max_bytes, None)
 
+    def row_document(self, row: dict[str, Any], path: Path, place: str) -> str:
+        """The text of the document that a row is, as in ``LocalText``; ``path`` is the data set's name. Raises DataError."""
+        return row_text(row, self.cfg.text_field, place)
+
     def _stream(self, rows: Iterable[dict[str, Any]], name: str, limit: int, split: str | None) -> Iterator[Row]:
         taken, number, iterator = 0, 0, iter(rows)
         while taken < limit:
@@ -94,6 +99,6 @@ class HubText(Source):
             if row is None:
                 return
             number += 1
-            text = row_text(row, self.cfg.text_field, f"{self.cfg.name}, {name} row {number},")
+            text = self.row_document(row, Path(self.cfg.name), f"{self.cfg.name}, {name} row {number},")
             taken += len(text.encode())
             yield Row(f"{name}#{number}", text, key=text, split=split)

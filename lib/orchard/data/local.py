@@ -172,6 +172,10 @@ class LocalText(Source):
         if empty:
             raise DataError(f"{self.path} is empty; give a file or folder that holds text")
 
+    def row_document(self, row: dict[str, Any], path: Path, place: str) -> str:
+        """The text of the document that a row is; ``place`` begins its messages. Raises DataError."""
+        return row_text(row, self.cfg.text_field, place)
+
     def _jsonl(self, path: Path, name: str) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(_read(path).split("\n"), start=1):
             if not line.strip():
@@ -183,7 +187,7 @@ class LocalText(Source):
                 raise DataError(f"{place} is not JSON ({error}); mend or remove that line") from None
             if not isinstance(row, dict):
                 raise DataError(f"{place} is a JSON {type(row).__name__}; every line must be an object with fields")
-            yield f"{name}#{number}", row_text(row, self.cfg.text_field, place)
+            yield f"{name}#{number}", self.row_document(row, path, place)
 
     def _parquet(self, path: Path, name: str) -> Iterator[tuple[str, str]]:
         import pyarrow
@@ -194,7 +198,7 @@ class LocalText(Source):
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write it anew") from None
         for number, row in enumerate(rows, start=1):
-            yield f"{name}#{number}", row_text(row, self.cfg.text_field, f"{path}, row {number},")
+            yield f"{name}#{number}", self.row_document(row, path, f"{path}, row {number},")
 
 
 def _read(path: Path) -> str:

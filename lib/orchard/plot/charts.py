@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchard.plot.labels import place_labels
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns, figure, looks, use_style
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, figure, looks, use_style
 
 LINES = ("-", "--", ":", "-.")
 FLAT = ("--", "-.", ":")  # horizontal lines: never solid
@@ -33,15 +33,15 @@ def learning_curves(
 ) -> Figure:  # fmt: skip
     """``y`` against ``x``, one line per ``hue``: mean over seeds, band from the smallest to the largest seed.
 
-    Arms of one family share colour and marker and differ in line style.
+    Arms of one colour differ in line style.
     """
     check_columns(table, {"x": x, "y": y, "hue": hue, "seed": seed}, "learning_curves")
     arms = list(pd.unique(table[hue]))
     axes, own = _axes(axes, len(arms))
-    given, seen = looks(map(str, arms)), dict[Look, int]()
+    given, seen = looks(map(str, arms)), dict[str, int]()
     for arm in arms:
         look = given[str(arm)]
-        line, seen[look] = LINES[seen.get(look, 0) % len(LINES)], seen.get(look, 0) + 1
+        line, seen[look.colour] = LINES[seen.get(look.colour, 0) % len(LINES)], seen.get(look.colour, 0) + 1
         points = _over_seeds(table[table[hue] == arm], x, y, seed)
         axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
         axes.plot(points.index, points["mean"], line, color=look.colour, label=str(arm))

@@ -93,6 +93,23 @@ FAMILIES: dict[str, Look] = {
     "paraphrase": Look(PALETTE[8], "*"),
     "icp": Look(PALETTE[6], "<"),
     "exact-posterior": Look(INK, "h"),
+    "dense_k": Look(INK, "D"),
+    "dense_k_long": Look(INK, "p"),
+    "dense_d": Look(PALETTE[2], "h"),
+    "static": Look(PALETTE[5], "P"),
+    "static_kd": Look(PALETTE[5], "X"),
+    "ifp": Look(PALETTE[0], "o"),
+    "ifp_st": Look(PALETTE[9], "s"),
+    "ifp_contrast": Look(PALETTE[9], "*"),
+    "ifp_sft_only": Look(PALETTE[0], "<"),
+    "ifp_sft_short": Look(PALETTE[0], ">"),
+    "ifp_unread": Look(PALETTE[3], "x"),
+    "rand_mask": Look(PALETTE[1], "s"),
+    "rand_lsh": Look(PALETTE[1], "v"),
+    "film_k": Look(PALETTE[4], "^"),
+    "prefix_cond": Look(PALETTE[4], "<"),
+    "moe": Look(PALETTE[3], "v"),
+    "moe_seq": Look(PALETTE[3], "P"),
 }
 _SPARE = tuple(Look(PALETTE[i], marker) for i, marker in zip((0, 1, 2, 3, 4, 5, 9, 8), "osD^vPX*", strict=True))
 

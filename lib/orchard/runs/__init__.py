@@ -3,6 +3,7 @@
 from orchard.runs.engine import execute
 from orchard.runs.run import Run, Runner, Setting, Workspace, dependencies, identity
 from orchard.runs.store import DamagedRun, Finished, RunError, Store
+from orchard.runs.tabulated import tabulated, tabulation
 
 __all__ = [
     "DamagedRun",
@@ -16,4 +17,6 @@ __all__ = [
     "dependencies",
     "execute",
     "identity",
+    "tabulated",
+    "tabulation",
 ]

@@ -23,7 +23,7 @@ def study() -> Study:
     profile = dataclasses.replace(
         PROFILES["smoke"], size=Size(16, 1, 2, 2, 24, 6), reader=Reader(16, 1, 2, 16, 8), steps=Steps(2, 0, 3), batch_size=6, corpus=corpus
     )  # fmt: skip
-    return Study(Cell(profile, corpus, 0))
+    return Study(Cell(profile, corpus, corpus, 0))
 
 
 def selector_of(study: Study) -> HardConcrete:

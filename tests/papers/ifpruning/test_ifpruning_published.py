@@ -241,8 +241,3 @@ def test_overlap_maps_reach_down_to_chance_and_frame_blocks_that_were_not_adjace
     assert [label.get_text() for label in small.get_yticklabels()] == [names[i] for i in (0, 2, 4, 1, 3)]
     (set_scale,) = [axes for axes in overlap_maps(pd.DataFrame(rows), low=0.1).axes if axes.images]
     assert set_scale.images[0].norm.vmin == 0.1
-
-
-def test_a_change_of_the_papers_numbers_is_another_run() -> None:
-    cfg = shapes.PaperShapes.Config(published=paper.digest())
-    assert cfg.fingerprint() != shapes.PaperShapes.Config(published="0" * 64).fingerprint()

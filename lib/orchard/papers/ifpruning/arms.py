@@ -14,13 +14,14 @@ Masked arms and both static ones start from the same dense_D after `pretrain`; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchard.config import replace
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
 from orchard.papers.ifpruning.method import Gates, Predictor, Selector, masked
-from orchard.papers.ifpruning.profiles import Cell, decoder, reader
+from orchard.papers.ifpruning.profiles import Cell, Rates, decoder, reader
 from orchard.papers.ifpruning.selectors import DomainMasks, DomainTable, Film, HashedMasks, Prefix, Static
 from orchard.papers.ifpruning.training import Train
 from orchard.train import AdamW
@@ -33,15 +34,37 @@ LONGER = 1.8  # times the pre-training of dense_k_long: 9T over 5T tokens
 CONTRAST = 0.1
 
 
+FAMILIES = ("dense_k", "static", "ifp")  # each chooses the learning rates of arms like it
+
+
+def family(name: str) -> str:
+    """The arm whose rates an arm takes."""
+    if name.startswith("static"):
+        return "static"
+    masked_arms = ("ifp", "oracle", "rand", "moe_seq")
+    return "ifp" if name.startswith(masked_arms) else "dense_k"
+
+
 @dataclass(frozen=True)
 class Study:
-    """A cell and the runs of its arms."""
+    """A cell and the runs of its arms. ``tuned``: rates by family, where the profile leaves a choice."""
 
     cell: Cell
+    tuned: Mapping[str, Rates] = field(default_factory=dict)
+
+    def rates(self, name: str) -> Rates:
+        """Those of an arm: its own, those of its family, or the profile's first."""
+        own = self.cell.profile.own_rates
+        return own[name] if name in own else self.tuned.get(family(name), self.cell.profile.rates[0])
 
     def dense(self, width: int, steps: int | None = None) -> Train.Config:
         """A dense decoder after pre-training."""
-        return self._stage("pretrain", decoder(self.cell.profile.size, width), f"dense {width}", steps=steps)
+        return self._stage(
+            "pretrain",
+            decoder(self.cell.profile.size, width),
+            f"dense_{'k' if width == self.cell.profile.size.keep else 'D'}",
+            steps=steps,
+        )
 
     def predictor(self, **gates: Any) -> Predictor.Config:
         """The predictor of the profile."""
@@ -51,9 +74,7 @@ class Study:
     def reading(self) -> Train.Config:
         """The small language model that predictors begin with (appendix A.1: pre-trained on web data); the same for all variants."""
         model = reader(self.cell.profile.reader)
-        return self._stage("read", model, "predictor").set(
-            corpus=self.cell.profile.corpus.clone().set(seed=self.cell.seed)
-        )
+        return self._stage("read", model, "predictor").set(corpus=self.cell.reading)
 
     def arm(self, name: str) -> Train.Config:
         """The last stage of an arm. Raises KeyError for one that does not exist."""
@@ -125,12 +146,12 @@ class Study:
         self, stage: str, model: Decoder.Config, name: str, steps: int | None = None, **fields: Any
     ) -> Train.Config:
         profile = self.cell.profile
-        scored = ["test", "seen"] + ["mixed"] * (self.cell.corpus.mix_share > 0)
+        scored = ["test", "seen"] + ["mixed"] * (getattr(self.cell.corpus, "mix_share", 0) > 0)
         planned = profile.steps.pretrain if stage == "read" else getattr(profile.steps, stage)
-        rate = profile.dense_rate if stage in ("read", "pretrain") else profile.sft_rate
+        rates = self.rates(name)
         return Train.Config(
-            model=model, corpus=self.cell.corpus, stage=stage, optim=AdamW.Config(learning_rate=rate, warmup_fraction=0.05),
-            selector_rate=profile.selector_rate, batch_size=profile.batch_size, steps=planned if steps is None else steps,
+            model=model, corpus=self.cell.corpus, stage=stage, optim=AdamW.Config(learning_rate=rates.decoder, warmup_fraction=0.05),
+            selector_rate=rates.selector, batch_size=profile.batch_size, steps=planned if steps is None else steps,
             seed=self.cell.seed, validate_every=profile.validate_every, label=f"{name}, {stage}, seed {self.cell.seed}",
             evaluations=scored if stage == "sft" else [], **fields,
         )  # fmt: skip

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from orchard.papers.ifpruning.arms import ARMS, Study
+from orchard.papers.ifpruning.arms import ARMS
 from orchard.papers.ifpruning.overlap import by_domain
-from orchard.papers.ifpruning.profiles import Cell, cells
+from orchard.papers.ifpruning.profiles import Cell
+from orchard.papers.ifpruning.rates import rates, studies
 from orchard.papers.ifpruning.training import Train
 from orchard.runs import Finished, Runner, Setting
 
@@ -26,7 +27,10 @@ VARIANTS: dict[str, dict[str, float | int]] = {
     "kin": {"rho_grp": 0.75, "mix": 2, "mix_share": 0.25},  # much shared within a group, and examples of two domains
 }
 FIRST_SEED = {"smoke": ARMS, "gpu": ARMS, "paper": ARMS}
-OTHER_SEEDS = {"smoke": ("dense_k", "dense_D", "ifp", "ifp_st", "film_k"), "gpu": ARMS, "paper": ARMS}
+OTHER_SEEDS = {
+    "smoke": ("dense_k", "dense_D", "ifp", "ifp_st", "film_k"),
+    "gpu": tuple(arm for arm in ARMS if arm not in ("static", "ifp_contrast", "prefix_cond", "moe_seq")), "paper": ARMS,
+}  # fmt: skip
 ELSEWHERE = {  # arms in the variants after the first
     "smoke": {}, "gpu": {"null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st")}, "paper": {},
 }  # fmt: skip
@@ -34,13 +38,12 @@ ELSEWHERE = {  # arms in the variants after the first
 
 def finished(setting: Setting, run: Runner, variant: str = "win") -> list[tuple[Cell, str, Train.Config, Finished]]:
     """Every arm of every cell of a variant with its finished last stage."""
-    chosen = cells(setting, **VARIANTS[variant])
     wanted = []
-    for number, cell in enumerate(chosen):
+    for number, (cell, study) in enumerate(studies(setting, run, **VARIANTS[variant])):
         arms: Sequence[str] = (OTHER_SEEDS if number else FIRST_SEED)[setting.profile]
         if variant != "win":
             arms = ELSEWHERE[setting.profile].get(variant, ())
-        wanted += [(cell, arm, Study(cell).arm(arm)) for arm in arms]
+        wanted += [(cell, arm, study.arm(arm)) for arm in arms]
     return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
 
 
@@ -77,16 +80,20 @@ def answers(setting: Setting, run: Runner) -> pd.DataFrame:
 def curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, arm and logged step of all stages of the first variant: stage, step (over all stages), loss (nats per token),
     validation accuracy, and the gauge."""
-    tables = []
-    for cell, arm, cfg, _ in finished(setting, run):
-        chain: list[Train.Config] = [cfg]
-        while chain[0].start is not None:
-            chain.insert(0, chain[0].start)
-        before = 0
-        for stage, done in zip(chain, run(chain), strict=True):
-            metrics = done.metrics()
-            tables.append(metrics.assign(step=metrics["step"] + before, stage=stage.stage, arm=arm, seed=cell.seed))
-            before += stage.steps
+    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for cell, arm, cfg, _ in finished(setting, run)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def chain_metrics(cfg: Train.Config, run: Runner) -> pd.DataFrame:
+    """What was logged in a stage and in all that it starts from, in one count of steps; columns of the metrics, and stage."""
+    chain: list[Train.Config] = [cfg]
+    while chain[0].start is not None:
+        chain.insert(0, chain[0].start)
+    tables, before = [], 0
+    for stage, done in zip(chain, run(chain), strict=True):
+        metrics = done.metrics()
+        tables.append(metrics.assign(step=metrics["step"] + before, stage=stage.stage))
+        before += stage.steps
     return pd.concat(tables, ignore_index=True)
 
 
@@ -116,7 +123,7 @@ def mask_overlaps(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "arms": arms, "answers": answers, "curves": curves, "mask_overlaps": mask_overlaps,
+    "rates": rates, "arms": arms, "answers": answers, "curves": curves, "mask_overlaps": mask_overlaps,
 }  # fmt: skip
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import ablations, comparison, published, shapes, sources
+from orchard.papers.ifpruning import ablations, comparison, invariants, latency, published, shapes, sources
 
 EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
     **published.EVIDENCE,
     **shapes.EVIDENCE,
     **comparison.EVIDENCE,
+    **invariants.EVIDENCE,
+    **latency.EVIDENCE,
     **ablations.EVIDENCE,
     **sources.EVIDENCE,
 }

@@ -6,7 +6,21 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.ifpruning import ablations, comparison, phase, prefixes, published, shapes, sources
+from orchard.papers.ifpruning import (
+    ablations,
+    comparison,
+    explanation,
+    invariants,
+    latency,
+    phase,
+    prefixes,
+    published,
+    real_text,
+    replay,
+    shapes,
+    softtopk_speed,
+    sources,
+)
 from orchard.papers.ifpruning.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -17,10 +31,16 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **published.EXPERIMENTS,
     **shapes.EXPERIMENTS,
     **comparison.EXPERIMENTS,
+    **invariants.EXPERIMENTS,
+    **softtopk_speed.EXPERIMENTS,
+    **latency.EXPERIMENTS,
+    **replay.EXPERIMENTS,
     **ablations.EXPERIMENTS,
     **phase.EXPERIMENTS,
     **sources.EXPERIMENTS,
     **prefixes.EXPERIMENTS,
+    **explanation.EXPERIMENTS,
+    **real_text.EXPERIMENTS,
 }
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"

@@ -63,6 +63,7 @@ class FactGrid(Corpus):
         held_out: int = 2  # wordings of a domain in validation, and as many in test
         queries: int = 8  # of an example
         chunks: int = 2  # of a text in continued pre-training
+        asked: int | None = None  # keys of every domain that an evaluation asks; None: all
 
     cfg: Config
     pad = PAD
@@ -104,6 +105,10 @@ class FactGrid(Corpus):
             raise BadInput(
                 f"FactGrid.Config.queries is {cfg.queries}: it must divide num_keys = {cfg.num_keys} and be a multiple of "
                 f"chunks = {cfg.chunks}, which is 2 or more"
+            )
+        if cfg.asked is not None and not cfg.queries <= cfg.asked <= cfg.num_keys:
+            raise BadInput(
+                f"FactGrid.Config.asked is {cfg.asked}: ask between queries = {cfg.queries} and num_keys = {cfg.num_keys}"
             )
         if not 1 <= cfg.mix <= cfg.num_domains or (cfg.mix_share > 0) > (cfg.mix > 1):
             raise BadInput(
@@ -248,14 +253,15 @@ class FactGrid(Corpus):
         return Examples(*(torch.from_numpy(array.copy()) for array in made))
 
     def evaluation(self, name: str) -> Examples:
-        """``validation``, ``test`` and ``seen`` ask every key of every domain once; ``mixed`` asks pairs of domains, test wordings."""
+        """``validation``, ``test`` and ``seen`` ask the keys of every domain, each once; ``mixed`` asks pairs of domains, test wordings."""
         cfg = self.cfg
         known = (*HELD_OUT, "seen", "mixed")
         if name not in known:
             raise BadInput(f"FactGrid has no evaluation {name!r}; it has {', '.join(known)}")
         random = np.random.default_rng([cfg.seed, 1000 + known.index(name)])
-        per_domain = cfg.num_keys // cfg.queries
-        key = np.concatenate([random.permutation(cfg.num_keys).reshape(per_domain, cfg.queries) for _ in self.domains])
+        per_domain = (cfg.asked or cfg.num_keys) // cfg.queries
+        asked = [random.permutation(cfg.num_keys)[: per_domain * cfg.queries] for _ in self.domains]
+        key = np.concatenate(asked).reshape(-1, cfg.queries)
         domain = np.arange(len(self.domains)).repeat(per_domain)
         other = (domain + random.integers(1, len(self.domains), size=len(domain))) % len(self.domains)
         low, high = self._range("test" if name == "mixed" else name)

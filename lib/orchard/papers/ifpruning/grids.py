@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchard.papers.ifpruning.arms import ARMS, Study
+from orchard.papers.ifpruning.arms import ARMS
 from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Reader, Size, Steps, cells
+from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Rates, Reader, Size, Steps, cells
+from orchard.papers.ifpruning.rates import studies
 from orchard.papers.ifpruning.training import Train
-from orchard.runs import Setting
+from orchard.runs import Runner, Setting
 
 SMOKE, GPU = PROFILES["smoke"], PROFILES["gpu"]
 GRIDS: dict[str, Profile] = {
@@ -20,7 +21,7 @@ GRIDS: dict[str, Profile] = {
     "gpu": dataclasses.replace(
         GPU, size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),
-        batch_size=128, dense_rate=2e-3, sft_rate=1e-3, corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32),
+        batch_size=128, rates=(Rates(2e-3, 5e-4),), corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32),
         seeds=(0,), validate_every=50,
     ),
     "paper": PROFILES["paper"],
@@ -29,15 +30,12 @@ GRIDS: dict[str, Profile] = {
 
 def grid_cells(setting: Setting, **variant: float | int) -> list[Cell]:
     """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
-    profile = GRIDS[setting.profile]
-    return [
-        Cell(profile, profile.corpus.clone().set(seed=seed, **variant), seed) for seed in setting.seeds or profile.seeds
-    ]
+    return cells(setting, GRIDS[setting.profile], **variant)
 
 
-def compared(setting: Setting) -> frozenset[str]:
+def compared(setting: Setting, run: Runner) -> frozenset[str]:
     """Fingerprints of the arms of the comparison."""
-    return frozenset(Study(cell).arm(arm).fingerprint() for cell in cells(setting) for arm in ARMS)
+    return frozenset(study.arm(arm).fingerprint() for _, study in studies(setting, run) for arm in ARMS)
 
 
 def recorded(arm: Train.Config, known: frozenset[str]) -> Train.Config:

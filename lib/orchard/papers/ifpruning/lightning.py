@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -53,16 +54,24 @@ class Module(pl.LightningModule):
         kept_out = set() if self.selector is None or self.run.decay_channels else {
             id(p) for layer in masked_layers(self.decoder) for p in layer.parameters()
         }  # fmt: skip
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for module, rate in ((self.decoder, cfg.learning_rate), (self.selector, self.run.selector_rate)):
-            for p in module.parameters() if module is not None else ():
-                if p.requires_grad:
-                    decay = cfg.weight_decay if p.ndim == 2 and id(p) not in kept_out else 0.0
-                    groups.setdefault((rate, decay), []).append(p)
-        listed = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+        parts = [(self.decoder, cfg.learning_rate), (self.selector, self.run.selector_rate)]
+        listed = parameter_groups(parts, kept_out, cfg.weight_decay)
         optimizer = torch.optim.AdamW(listed, betas=(cfg.betas[0], cfg.betas[1]), fused=self.fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.run.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def parameter_groups(
+    parts: Sequence[tuple[nn.Module | None, float]], kept_out: set[int], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: each module at its learning rate, weight decay on matrices but those whose id is ``kept_out``."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module, rate in parts:
+        for p in module.parameters() if module is not None else ():
+            if p.requires_grad:
+                decay = weight_decay if p.ndim == 2 and id(p) not in kept_out else 0.0
+                groups.setdefault((rate, decay), []).append(p)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def divergence(

@@ -260,34 +260,63 @@ class Predictor(Selector):
         New weights give states that hardly differ between prompts (their last tokens are alike), so without the centring the spread is
         that of one mask for all. The bias is then the importance of the channels, the same for all prompts.
         """
-        prompts, lengths = examples.prompts.flatten(0, 1), examples.prompt_lengths.flatten()
-        last = self._last(prompts, lengths)
-        self.head_in.bias.zero_()
-        inner = self.head_in(last)
-        self.head_in.weight.div_(inner.std(dim=0).mean())
-        self.head_in.bias.copy_(-self.head_in(last).mean(dim=0))
-        self.head_out.bias.zero_()
-        z = self.of_prompts(prompts, lengths)
-        centre = z.mean(dim=0)
-        unit = (z - centre).std(dim=-1).mean()
-        bias = self.bias_share * self.scale(importance)
-        whole = ((z - centre) / unit + bias).std(dim=-1).mean()
-        target = self.spread * self.gates.cfg.epsilon
-        self.head_out.weight.mul_(target / (unit * whole))
-        self.head_out.bias.copy_((target / whole * (bias - centre / unit)).flatten())
+        last = self._last(examples.prompts.flatten(0, 1), examples.prompt_lengths.flatten())
+        calibrate_head(
+            self.head_in, self.head_out, HEAD_ACTIVATIONS[self.activation], last, self.bias_share * self.scale(importance),
+            self.spread * self.gates.cfg.epsilon,
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def calibrate_head(
+    first: nn.Linear,
+    second: nn.Linear,
+    activation: Callable[[Tensor], Tensor],
+    states: Float[Tensor, "prompts dim"],
+    bias: Float[Tensor, "layers logits"],
+    spread: float,
+) -> None:
+    """Scale a head, z = second(activation(first(states))), as `Predictor.calibrate` says: z has the standard deviation ``spread`` over
+    channels, ``bias`` (in units of the part that depends on the prompt) beside a part that is centred over these prompts."""
+
+    def logits() -> Tensor:
+        return second(activation(first(states))).unflatten(-1, bias.shape)
+
+    first.bias.zero_()
+    first.weight.div_(first(states).std(dim=0).mean())
+    first.bias.copy_(-first(states).mean(dim=0))
+    second.bias.zero_()
+    z = logits()
+    centre = z.mean(dim=0)
+    unit = (z - centre).std(dim=-1).mean()
+    whole = ((z - centre) / unit + bias).std(dim=-1).mean()
+    second.weight.mul_(spread / (unit * whole))
+    second.bias.copy_((spread / whole * (bias - centre / unit)).flatten())
 
 
 @torch.no_grad()
 def channel_importance(decoder: Decoder, examples: Examples) -> Float[Tensor, "layers width"]:
     """The static importance of every hidden channel on these examples: norm of its column in W_down times its mean size E|h|."""
+    return importance_of(
+        [layer.down_proj for layer in masked_layers(decoder)], lambda: decoder.features(examples.tokens)
+    )
+
+
+@torch.no_grad()
+def importance_of(
+    down: list[nn.Linear], forward: Callable[[], object], counts: Bool[Tensor, "batch time"] | None = None
+) -> Float[Tensor, "layers width"]:
+    """The importance of what enters these projections in one call of ``forward``, over the tokens that ``counts`` names (None: all)."""
     found: list[Tensor] = []
 
     def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0].abs().mean(dim=(0, 1)) * module.weight.norm(dim=0))  # type: ignore[operator]
+        size = inputs[0].abs()
+        mean = size.mean(dim=(0, 1)) if counts is None else size[counts].mean(dim=0)
+        found.append(mean * module.weight.norm(dim=0))  # type: ignore[operator]
 
-    hooks = [layer.down_proj.register_forward_pre_hook(read) for layer in masked_layers(decoder)]
+    hooks = [layer.register_forward_pre_hook(read) for layer in down]
     try:
-        decoder.features(examples.tokens)
+        forward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
+from orchard.papers.ifpruning.data import Corpus
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.runs import Setting
 
@@ -46,6 +48,14 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Learning rates of an arm: of the decoder in every stage, of what conditions it."""
+
+    decoder: float
+    selector: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """Sizes of a profile; what is compared never changes."""
 
@@ -53,32 +63,32 @@ class Profile:
     reader: Reader
     steps: Steps
     batch_size: int
-    dense_rate: float  # learning rates: dense pre-training, fine-tuning of the decoder, selectors
-    sft_rate: float
-    selector_rate: float
+    rates: tuple[Rates, ...]  # of several, the best on validation questions, family by family (`rates.py`)
     corpus: FactGrid.Config  # its seed is set from that of the cell
     seeds: tuple[int, ...]
     validate_every: int
+    own_rates: Mapping[str, Rates] = field(default_factory=dict)  # arms for which others were best
 
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         size=Size(dim=32, num_layers=2, num_heads=2, num_kv_heads=2, width=128, keep=32),
         reader=Reader(dim=32, num_layers=1, num_heads=2, width=64, rank=32),
-        steps=Steps(pretrain=150, cpt=150, sft=300), batch_size=32, dense_rate=4e-3, sft_rate=4e-3, selector_rate=1e-3,
+        steps=Steps(pretrain=150, cpt=150, sft=300), batch_size=32, rates=(Rates(8e-3, 1e-3),),  # of {2, 4, 8, 16}e-3, see NOTES.md
         corpus=FactGrid.Config(num_keys=144), seeds=(0, 1), validate_every=50,
+        own_rates={"film_k": Rates(8e-3, 4e-3), "prefix_cond": Rates(8e-3, 4e-3), "moe": Rates(16e-3, 1e-3)},
     ),
-    "gpu": Profile(
-        size=Size(dim=384, num_layers=6, num_heads=6, num_kv_heads=6, width=3072, keep=768),
-        reader=Reader(dim=128, num_layers=3, num_heads=2, width=256, rank=64),
-        steps=Steps(pretrain=1200, cpt=400, sft=600), batch_size=256, dense_rate=6e-4, sft_rate=2e-4, selector_rate=2e-3,
-        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=16384, num_values=256, queries=32), seeds=(0, 1, 2),
-        validate_every=200,
+    "gpu": Profile(  # half a bit of distinct facts per parameter of dense_k, as at smoke
+        size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, width=2048, keep=512),
+        reader=Reader(dim=128, num_layers=2, num_heads=2, width=256, rank=64),
+        steps=Steps(pretrain=400, cpt=300, sft=500), batch_size=256, rates=(Rates(1e-3, 5e-4), Rates(2e-3, 5e-4), Rates(4e-3, 5e-4)),
+        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
+        validate_every=100,
     ),
     "paper": Profile(
         size=Size(dim=2048, num_layers=56, num_heads=16, num_kv_heads=2, width=24576, keep=6656),
-        reader=Reader(dim=1024, num_layers=24, num_heads=16, width=2816, rank=128),
-        steps=Steps(pretrain=0, cpt=0, sft=60_000), batch_size=1024, dense_rate=1e-4, sft_rate=2e-6, selector_rate=1e-4,
+        reader=Reader(dim=1024, num_layers=24, num_heads=16, width=2730, rank=128),
+        steps=Steps(pretrain=0, cpt=0, sft=60_000), batch_size=1024, rates=(Rates(2e-6, 1e-4),),  # those of public ports: not published
         corpus=FactGrid.Config(), seeds=(0,), validate_every=1000,
     ),
 }  # fmt: skip
@@ -103,15 +113,17 @@ def reader(shape: Reader) -> Decoder.Config:
 
 @dataclass(frozen=True)
 class Cell:
-    """A profile with one seed and one variant of the corpus."""
+    """A profile with one seed and one corpus, and the corpus that the predictor's language model reads."""
 
     profile: Profile
-    corpus: FactGrid.Config
+    corpus: Corpus.Config
+    reading: Corpus.Config
     seed: int
 
 
-def cells(setting: Setting, **variant: float | int) -> list[Cell]:
+def cells(setting: Setting, profile: Profile | None = None, **variant: float | int) -> list[Cell]:
     """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
-    profile = PROFILES[setting.profile]
+    profile = profile or PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds
-    return [Cell(profile, profile.corpus.clone().set(seed=seed, **variant), seed) for seed in seeds]
+    worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
+    return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]

@@ -10,7 +10,6 @@ No number has seeds or an interval. Sections 4 and 5 of the paper, appendices A.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,6 @@ ROUNDED = 0.05  # half of the last digit printed in Tables 1 and 2
 def path() -> Path:
     """The file of the paper's numbers."""
     return root() / "papers" / "ifpruning" / "published.csv"
-
-
-def digest() -> str:
-    """SHA-256 of that file: part of the identity of a run that reads it."""
-    return hashlib.sha256(path().read_bytes()).hexdigest()
 
 
 def published() -> pd.DataFrame:

@@ -12,16 +12,14 @@ Sections 3.1, 3.2 and appendix A.1 of the paper; numbers from :mod:`published`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from orchard.config import REQUIRED
 from orchard.nn import Attention, Block, Decoder, FeedForward
 from orchard.papers.ifpruning import published as paper
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Runner, Setting, tabulated, tabulation
 
 CONTEXT = 4096  # tokens
 BYTES = 2  # per parameter in bf16
@@ -95,21 +93,9 @@ def paper_shapes() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-class PaperShapes(Run):
-    """The published models on the meta device; a run, because building their layers takes seconds."""
-
-    class Config(Run.Config):
-        published: str = REQUIRED  # SHA-256 of the paper's numbers
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`paper_shapes`."""
-        return {"rows": paper_shapes().to_dict("records")}
-
-
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`paper_shapes`."""
-    cfg = PaperShapes.Config(published=paper.digest(), label="published shapes")
-    return pd.DataFrame(run([cfg])[0].result["rows"])
+    return tabulated(run, tabulation(paper_shapes, "published shapes", [paper.path()]))
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"paper_shapes": published_shapes}

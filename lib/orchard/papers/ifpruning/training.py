@@ -269,8 +269,10 @@ def evaluate(
         row = torch.arange(len(part))[:, None].expand_as(part.tokens)[part.counts]
         key, inverse = torch.unique(torch.stack([row, answer]), dim=1, return_inverse=True)
         hit = (logits.argmax(-1) == target).cpu()
-        right.append(torch.ones(key.shape[1], dtype=torch.int8).scatter_reduce(0, inverse, hit.to(torch.int8), "amin"))
-        domain.append(part.domain[key[0]])
+        hits = torch.ones(key.shape[1], dtype=torch.int8).scatter_reduce(0, inverse, hit.to(torch.int8), "amin")
+        exact = key[1] >= 0  # -1: a loss and no right answer
+        right.append(hits[exact])
+        domain.append(part.domain[key[0, exact]])
     parts.train(was_training)
     return {"right": torch.cat(right), "domain": torch.cat(domain), "loss": torch.cat(nats).mean().item()}
 

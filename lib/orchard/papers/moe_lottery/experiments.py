@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
@@ -12,7 +11,7 @@ from orchard.nn.moe import MixtureOfExperts
 from orchard.papers.moe_lottery import capabilities, invariants, speed, strategies, suite
 from orchard.papers.moe_lottery import published as paper
 from orchard.papers.moe_lottery.profiles import MIXTRAL, PROFILES, ROUNDS, Profile, Shape, decoder, models
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Runner, Setting, tabulated, tabulation
 
 __all__ = ["EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
 
@@ -22,17 +21,6 @@ FIRST, MOST = (
     200_000,
     1_130_000,
 )  # tokens of the first round of fine-tuning, doubled in every round up to the most (section 3.4)
-
-
-class PaperShapes(Run):
-    """The published model on the meta device; a run, because building its layers takes seconds."""
-
-    class Config(Run.Config):
-        pass
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`paper_shapes`."""
-        return {"rows": paper_shapes().to_dict("records")}
 
 
 def paper_shapes() -> pd.DataFrame:
@@ -59,7 +47,7 @@ def paper_shapes() -> pd.DataFrame:
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`paper_shapes`."""
-    return pd.DataFrame(run([PaperShapes.Config(label="published shapes")])[0].result["rows"])
+    return tabulated(run, tabulation(paper_shapes, "published shapes"))
 
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:

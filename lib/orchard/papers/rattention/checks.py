@@ -133,6 +133,11 @@ def c1_triton_form(seed: int = 0) -> pd.DataFrame:
     return _table(tuple(row) for row in json.loads(done.stdout.splitlines()[-1]))
 
 
+def kernel_checks() -> pd.DataFrame:
+    """The rows of :func:`c1_triton_form` with the claim that they decide; apart from the others, since the interpreter is slow."""
+    return c1_triton_form().assign(claim="C1")
+
+
 def interpreted(seed: int) -> list[tuple[str, int, int, float]]:
     """The rows of C1 about the Triton kernels; needs TRITON_INTERPRET=1 before triton is imported."""
 

@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
 
-from orchard.config import REQUIRED
 from orchard.papers.rattention import ablations, checks, efficiency, long_context, sweep
 from orchard.papers.rattention.ablations import VARIANTS, variant
 from orchard.papers.rattention.arms import paper_model
 from orchard.papers.rattention.profiles import PROFILES, Profile, model, run_config
 from orchard.paths import root
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Runner, Setting, tabulated, tabulation
 
 __all__ = ["EXPERIMENTS", "LAUNCH", "PROFILES", "VARIANTS", "Profile", "model", "paper_shapes", "run_config", "variant"]
 
 BYTES = 2  # per element of a bf16 cache
 
 
-class ExactChecks(Run):
-    """The deterministic checks of the method and the closed forms; a run, so that they are computed once."""
-
-    class Config(Run.Config):
-        published: str = REQUIRED  # SHA-256 of the paper's tables
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`checks.exact_checks`."""
-        return {"rows": checks.exact_checks().to_dict("records")}
-
-
-class KernelChecks(Run):
-    """The Triton kernels against the definition; a run of its own, beside the others, since the interpreter is slow."""
-
-    class Config(Run.Config):
-        pass
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`checks.c1_triton_form`."""
-        return {"rows": checks.c1_triton_form().assign(claim="C1").to_dict("records")}
-
-
 def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
     """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, seed, unit, value."""
-    tables = (root() / "papers" / "rattention" / "published.csv").read_bytes()
-    cfg = ExactChecks.Config(published=hashlib.sha256(tables).hexdigest(), label="exact checks")
-    runs = run([cfg, KernelChecks.Config(label="exact checks of the kernels")])
-    return pd.DataFrame([row for done in runs for row in done.result["rows"]])
-
-
-class PaperShapes(Run):
-    """The published models on the meta device; a run, because building a hundred layers takes seconds."""
-
-    class Config(Run.Config):
-        pass
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`paper_shapes`."""
-        return {"rows": paper_shapes().to_dict("records")}
+    tables = [root() / "papers" / "rattention" / "published.csv"]
+    return tabulated(
+        run, tabulation(checks.exact_checks, "exact checks", tables), tabulation(checks.kernel_checks, "exact checks of the kernels")
+    )  # fmt: skip
 
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per published size and arm: parameters, FLOPs per token, cache, training FLOPs."""
-    return pd.DataFrame(run([PaperShapes.Config(label="published shapes")])[0].result["rows"])
+    return tabulated(run, tabulation(paper_shapes, "published shapes"))
 
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
@@ -31,7 +30,7 @@ from orchard.papers.sbp import (
 )
 from orchard.papers.sbp import published as paper
 from orchard.papers.sbp.profiles import B3, B6, PROFILES, Profile, Size, decoder
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Runner, Setting, tabulated, tabulation
 
 __all__ = ["EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
 
@@ -43,17 +42,6 @@ SCALES: tuple[tuple[str, Size, float, float, float], ...] = (  # name, size, bud
 )
 EMBEDDER = 0.6e9  # parameters of the paper's embedder
 LENGTH = 828  # tokens of a document, 482B / 582M
-
-
-class PaperShapes(Run):
-    """The published models on the meta device; a run, because building their layers takes seconds."""
-
-    class Config(Run.Config):
-        pass
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`paper_shapes`."""
-        return {"rows": paper_shapes().to_dict("records")}
 
 
 def paper_shapes() -> pd.DataFrame:
@@ -84,7 +72,7 @@ def paper_shapes() -> pd.DataFrame:
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`paper_shapes`."""
-    return pd.DataFrame(run([PaperShapes.Config(label="published shapes")])[0].result["rows"])
+    return tabulated(run, tabulation(paper_shapes, "published shapes"))
 
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:

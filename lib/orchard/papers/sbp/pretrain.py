@@ -108,7 +108,9 @@ class Pretrain(Run):
             model.compile(dynamic=True)
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         schedule = Schedule(cfg.mix.steps, cfg.seed, cfg.label, cfg.checkpoint_every, cfg.clip)
-        train_loop(module, OrderedLoader(steps, batch_size=1, seed=cfg.seed), schedule, work, hardware, [meter, monitor])
+        train_loop(
+            module, OrderedLoader(steps, batch_size=1, seed=cfg.seed), schedule, work, hardware, [meter, monitor]
+        )
         work.notes["throughput"] = meter.read()
         if cfg.mix.steps % cfg.validate_every:
             validate()

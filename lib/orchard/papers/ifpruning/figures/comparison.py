@@ -1,0 +1,83 @@
+"""Figures of the comparison: scores of all arms beside their training FLOPs, differences with intervals, and what explains the gain."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from orchard import plot
+from orchard.plot.style import COLUMN, INK, check_columns
+
+WIDE = 2 * COLUMN
+
+
+@plot.use_style()
+def arm_scores(table: pd.DataFrame) -> Figure:
+    """Right answers of every arm, best first, with intervals; right the same against training FLOPs over those of dense_k.
+
+    Columns arm, accuracy, low, high, flops_factor. Dashed: dense_k and dense_D, between which R is measured."""
+    check_columns(table, {name: name for name in ("arm", "accuracy", "low", "high", "flops_factor")}, "arm_scores")
+    ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
+    given = plot.looks(ordered["arm"])
+    made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
+    for place, row in ordered.iterrows():
+        look = given[row["arm"]]
+        drawn = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
+        axes[0].hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.4)
+        axes[0].plot(row["accuracy"], place, **drawn)
+        axes[1].vlines(row["flops_factor"], row["low"], row["high"], color=look.colour, linewidth=1)
+        axes[1].plot(row["flops_factor"], row["accuracy"], **drawn)
+    ends = ordered.set_index("arm")["accuracy"].reindex(["dense_k", "dense_D"]).dropna()
+    for score in ends:
+        axes[0].axvline(score, color=INK, linewidth=0.8, linestyle="--")
+        axes[1].axhline(score, color=INK, linewidth=0.8, linestyle="--")
+    axes[0].set_yticks(range(len(ordered)), list(ordered["arm"]))
+    axes[0].set_ylim(len(ordered) - 0.4, -0.6)
+    axes[0].grid(False, axis="y")
+    axes[0].set_xlabel("right answers (share)")
+    axes[1].set_xlabel("training FLOPs / those of dense_k")
+    axes[1].set_ylabel("right answers (share)")
+    axes[1].set_xlim(left=0.9)
+    return made
+
+
+@plot.use_style()
+def arm_differences(table: pd.DataFrame) -> Figure:
+    """ifp minus each of the others, with intervals, in points; columns label, effect, low, high (shares)."""
+    check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "arm_differences")
+    points = table.assign(**{name: 100 * table[name] for name in ("effect", "low", "high")})
+    made, [axes] = plot.figure(WIDE, 0.65 + 0.19 * len(table))
+    plot.forest(points, x_label="ifp minus this (points)", axes=axes)
+    return made
+
+
+@plot.use_style()
+def gain_explained(table: pd.DataFrame) -> Figure:
+    """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp. Columns label, effect, low, high."""
+    check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "gain_explained")
+    made, [axes] = plot.figure(WIDE, 0.65 + 0.22 * len(table))
+    plot.forest(table, x_label="(control - dense_k) / (ifp - dense_k)", axes=axes)
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
+    return made
+
+
+@plot.use_style()
+def domain_scores(table: pd.DataFrame) -> Figure:
+    """Right answers by domain, a marker per arm, with intervals; columns domain, arm, right, low, high (mean over what is given more)."""
+    check_columns(table, {name: name for name in ("domain", "arm", "right", "low", "high")}, "domain_scores")
+    points = table.groupby(["domain", "arm"], sort=False)[["right", "low", "high"]].mean()
+    domains, arms = list(pd.unique(table["domain"])), list(pd.unique(table["arm"]))
+    given = plot.looks(arms)
+    made, [axes] = plot.figure(COLUMN, 1.0 + 0.2 * len(domains))
+    for number, arm in enumerate(arms):
+        own = points.xs(arm, level="arm").reindex(domains)
+        places = [place + 0.22 * (number - (len(arms) - 1) / 2) for place in range(len(domains))]
+        axes.hlines(places, own["low"], own["high"], color=given[arm].colour, linewidth=1.2)
+        axes.plot(own["right"], places, given[arm].marker, color=given[arm].colour, label=arm, linestyle="none")
+    axes.set_yticks(range(len(domains)), domains)
+    axes.set_ylim(len(domains) - 0.4, -0.6)
+    axes.set_xlim(left=-0.02)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("right answers (share)")
+    made.legend(loc="outside lower center", ncols=len(arms))
+    return made

@@ -1,0 +1,172 @@
+"""Figures of training: losses of all stages, the gauge that says whether masks have collapsed, swapped masks, and a map of masks.
+
+Tables are those of :mod:`orchard.papers.ifpruning.comparison` and :mod:`orchard.papers.ifpruning.explanation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from orchard import plot
+from orchard.papers.ifpruning.overlap import COLLAPSED, IN_USE
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
+
+WIDE = 2 * COLUMN
+PANELS: dict[str, Sequence[str]] = {
+    "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
+    "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
+    "controls": ("dense_k", "ifp", "film_k", "prefix_cond", "rand_mask", "rand_lsh", "moe"),
+}
+GAUGES = {
+    "across": "overlap across domains", "within": "overlap within a domain", "union": "channels in use (share)",
+    "use": "entropy of use / maximum", "spread": "std(z) / ε", "validation_accuracy": "right answers (share)",
+}  # fmt: skip
+MARKERS = "osD^vP*X<>hd"
+MASKS = {"of the prompt": PALETTE[0], "of the task": PALETTE[9], "of another domain": PALETTE[3]}
+
+
+@plot.use_style()
+def stage_curves(table: pd.DataFrame, panels: Mapping[str, Sequence[str]] = PANELS) -> Figure:
+    """Training loss over all stages, a panel per group of arms, one vertical scale; columns step, loss, arm, seed, stage.
+
+    Dotted lines: the stages of most arms end. dense_k stands in every panel."""
+    check_columns(table, {name: name for name in ("step", "loss", "arm", "seed", "stage")}, "stage_curves")
+    shown = {name: [arm for arm in arms if arm in set(table["arm"])] for name, arms in panels.items()}
+    made, axes = plot.figure(WIDE, 3.3, columns=len(shown))
+    base = table[table["arm"] == "dense_k"]
+    ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
+    for place, (frame, (name, arms)) in enumerate(zip(axes, shown.items(), strict=True)):
+        own = table[table["arm"].isin(arms)].sort_values(
+            "arm", key=lambda column: column.map(arms.index), kind="stable"
+        )
+        label = "cross entropy (nats per token)" if place == 0 else ""
+        plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame)
+        frame.set_title(name)
+        frame.set_ylim(0, table["loss"].max() * 1.03)
+        for end in ends:
+            frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
+        frame.get_legend().remove()
+        made.legend(handles=frame.get_lines()[: len(arms)], loc="lower center", ncols=2, fontsize=6.5, handlelength=1.8,
+                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.0))  # fmt: skip
+    made.get_layout_engine().set(rect=(0, 0.24, 1, 0.76))  # type: ignore[union-attr]
+    return made
+
+
+@plot.use_style()
+def collapse_gauge(table: pd.DataFrame) -> Figure:
+    """The gauge while masks are learned, a line per arm; columns arm, step, chance and those of ``GAUGES``.
+
+    Dashed: chance. Dash-dotted: the bounds at which masks count as collapsed, 0.9 from below and 1.5 k/D from above."""
+    check_columns(table, {name: name for name in ("arm", "step", "chance", *GAUGES)}, "collapse_gauge")
+    arms = list(pd.unique(table["arm"]))
+    given = plot.looks(arms)
+    made, axes = plot.figure(WIDE, 3.7, rows=2, columns=3)
+    chance = table["chance"].iloc[0]
+    bounds = {"across": COLLAPSED, "union": IN_USE * chance}
+    for frame, (name, label) in zip(axes, GAUGES.items(), strict=True):
+        for arm in arms:
+            own = table[table["arm"] == arm]
+            frame.plot(
+                own["step"], own[name], color=given[arm].colour, marker=given[arm].marker, markersize=3.2, label=arm
+            )
+        if name in ("across", "within", "union"):
+            frame.axhline(chance, color=GREY, linewidth=0.9, linestyle="--", label="chance, k/D")
+        if name in bounds:
+            frame.axhline(bounds[name], color=INK, linewidth=0.9, linestyle="-.", label="collapsed beyond")
+        if name != "spread":
+            frame.set_ylim(-0.04, 1.06)
+        frame.set_ylabel(label)
+        frame.set_xlabel("optimizer step" if frame in axes[3:] else "")
+    handles, labels = axes[0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return made
+
+
+@plot.use_style()
+def swapped_masks(table: pd.DataFrame, chance: float | None = None) -> Figure:
+    """Right answers of each arm with its own masks and with others; columns arm, masks, effect, low, high. ``chance``: a dashed line."""
+    check_columns(table, {name: name for name in ("arm", "masks", "effect", "low", "high")}, "swapped_masks")
+    arms, kinds = list(pd.unique(table["arm"])), list(pd.unique(table["masks"]))
+    made, [axes] = plot.figure(COLUMN, 2.2)
+    thick = 0.8 / len(kinds)
+    for number, kind in enumerate(kinds):
+        own = table[table["masks"] == kind].set_index("arm").loc[arms]
+        at = np.arange(len(arms)) + (number - (len(kinds) - 1) / 2) * thick
+        axes.bar(at, own["effect"], thick * 0.92, color=MASKS[kind], label=f"mask {kind}")
+        axes.vlines(at, own["low"], own["high"], color=INK, linewidth=0.9)
+    if chance is not None:
+        axes.axhline(chance, color=GREY, linestyle="--", linewidth=0.9)
+    axes.set_xticks(range(len(arms)), arms)
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("right answers (share)")
+    axes.grid(False, axis="x")
+    made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+@plot.use_style()
+def mask_map(table: pd.DataFrame, prompt: int | None = None, count: int = 8) -> Figure:
+    """Prompts on a map where equal masks coincide, coloured by group, a marker per domain; filled: held-out wordings.
+
+    ``prompt``: that one is circled, and its ``count`` nearest are listed beside it with their overlap in every layer. Columns are those of
+    ``prompt_pairs``."""
+    from orchard.papers.ifpruning.explanation import nearest
+
+    check_columns(table, {name: name for name in ("prompt", "domain", "group", "wording", "x", "y")}, "mask_map")
+    points = table.drop_duplicates("prompt")
+    made, axes = plot.figure(WIDE, 3.1, columns=1 if prompt is None else 2)
+    frame = axes[0]
+    _scatter(frame, points)
+    domains = list(pd.unique(points["domain"]))
+    handles = [
+        Line2D([], [], color=_tint(points, name), marker=MARKERS[i % len(MARKERS)], linestyle="none", label=name)
+        for i, name in enumerate(domains)
+    ]
+    if len(handles) <= len(MARKERS):
+        made.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1
+        )
+    frame.set_xlabel("first axis of 1 - overlap")
+    frame.set_ylabel("second axis")
+    if prompt is not None:
+        rows = nearest(table, prompt, count)
+        own = points.set_index("prompt").loc[prompt]
+        frame.plot(own["x"], own["y"], "o", color="none", markeredgecolor=INK, markersize=13)
+        _listed(axes[1], str(own["domain"]), str(own["text"]), rows)
+    return made
+
+
+def _tint(points: pd.DataFrame, domain: str) -> str:
+    groups = list(pd.unique(points["group"]))
+    return PALETTE[(0, 1, 2, 3, 4, 5, 9, 8)[groups.index(points.loc[points["domain"] == domain, "group"].iloc[0]) % 8]]
+
+
+def _scatter(frame: Axes, points: pd.DataFrame) -> None:
+    for number, (domain, own) in enumerate(points.groupby("domain", sort=False)):
+        tint = _tint(points, str(domain))
+        for wording, part in own.groupby("wording"):
+            frame.plot(part["x"], part["y"], MARKERS[number % len(MARKERS)], color=tint, markersize=4.5, alpha=0.75,
+                       markerfacecolor=tint if wording == "held out" else "none", linestyle="none")  # fmt: skip
+
+
+def _listed(frame: Axes, domain: str, text: str, rows: pd.DataFrame) -> None:
+    """The nearest prompts as lines of text, with a small bar per layer."""
+    layers = [name for name in rows.columns if str(name).startswith("layer ")]
+    shown = layers if len(layers) <= 3 else [layers[0], layers[len(layers) // 2], layers[-1]]
+    frame.set_axis_off()
+    frame.set_xlim(0, 1)
+    frame.set_ylim(len(rows) + 0.6, -1.9)
+    frame.text(0, -1.5, f"{domain}   {text}", fontsize=6.5, weight="bold", va="center")
+    for i, name in enumerate(shown):
+        frame.text(0.02 + 0.13 * i, -0.5, str(name), fontsize=6, va="center")
+    for place, (_, row) in enumerate(rows.iterrows()):
+        for i, name in enumerate(shown):
+            frame.barh(place + 0.3, 0.1 * row[name], 0.55, left=0.02 + 0.13 * i, color=PALETTE[0])
+            frame.text(0.02 + 0.13 * i, place + 0.3, f"{row[name]:.2f}", fontsize=5.5, va="center", color="white")
+        frame.text(0.03 + 0.13 * len(shown), place + 0.3, f"{row['domain']}  {row['text']}", fontsize=6, va="center")

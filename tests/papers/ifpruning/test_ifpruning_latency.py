@@ -1,0 +1,189 @@
+"""What the measurement of latency measures and derives, and the replay of streams; no test here depends on a time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from orchard.errors import BadInput
+from orchard.papers.ifpruning import figures, latency, published, replay
+from orchard.papers.ifpruning.latency import PARTS, SHOWN, SIZES, Latency, medians, repetitions
+from orchard.papers.ifpruning.profiles import Reader, Size
+from orchard.papers.ifpruning.replay import PER_INPUT, PER_TASK, Masks
+from orchard.runs import Finished, Run, Setting, Store
+
+TINY = replace(
+    SIZES["smoke"], size=Size(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, width=12, keep=4),
+    reader=Reader(dim=8, num_layers=1, num_heads=2, width=9, rank=3), prompt=5, answer=2, rounds=2,
+)  # fmt: skip
+MEASURED = {
+    ("dense_D", "prefill"), ("dense_D", "decode"), ("dense_k", "prefill"), ("dense_k", "decode"), ("ifp", "select"), ("ifp", "load"),
+    ("ifp", "prefill"), ("ifp", "decode"), ("ifp_masked", "select"), ("ifp_masked", "prefill"), ("ifp_masked", "decode"),
+    ("ifp_copied", "load"), ("moe", "prefill"), ("moe", "decode"),
+}  # fmt: skip
+
+
+def times(seconds: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Three repetitions, the second twice and the third three times as long as the first."""
+    rows = [
+        {"model": model, "part": part, "repetition": i, "seconds": value * (i + 1), "device": "cpu", "hardware": "here"}
+        for (model, part), value in seconds.items()
+        for i in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    return times({key: float(i + 1) for i, key in enumerate(sorted(MEASURED))})
+
+
+def test_every_part_of_every_model_is_measured(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "smoke", TINY)
+    store = Store(tmp_path)
+
+    def run(cfgs: Any) -> list[Finished]:
+        return [store.compute(cfg, "cpu") for cfg in cfgs]
+
+    table = latency.latency(Setting(), run)
+    assert set(zip(table["model"], table["part"], strict=True)) == MEASURED
+    assert (table.groupby(["model", "part"])["repetition"].nunique() == 2).all()
+    assert (table["seconds"] > 0).all()
+    assert set(table.columns) == {"model", "part", "repetition", "seconds", "device", "hardware"}
+
+
+def test_the_steps_do_what_they_are_named() -> None:
+    cfg = Latency.Config(**asdict(TINY))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        peers = Latency(cfg).peers("cpu")
+        first = {name: peers[name, "prefill"]() for name in SHOWN}
+        assert torch.equal(first["ifp"], first["ifp_masked"])
+        loads = [peers["ifp", "load"]() for _ in range(3)]
+    assert all(token.shape == (1, 1) for token in first.values())
+    assert len({id(decoder) for decoder in loads}) == 1  # one sub-network is ready, and filled anew
+
+
+def test_sizes_for_a_gpu_are_refused_elsewhere(tmp_path: Any) -> None:
+    with pytest.raises(BadInput, match="latency by part has sizes for a GPU and would run on cpu"):
+        Store(tmp_path).compute(Latency.Config(label="latency by part", **asdict(replace(TINY, gpu=True))), "cpu")
+
+
+def test_all_profiles_repeat_often_enough_and_keep_the_shape_of_the_comparison() -> None:
+    for sizes in SIZES.values():
+        assert sizes.rounds >= 20
+        assert sizes.size.width % sizes.size.keep == 0 or sizes is SIZES["paper"]
+
+
+def test_medians_and_ratios(measured: pd.DataFrame) -> None:
+    value = {key: float(i + 1) for i, key in enumerate(sorted(MEASURED))}
+    table = medians(measured).set_index("model")
+    assert list(table.columns) == list(PARTS)
+    assert list(table.index) == list(SHOWN)
+    assert table.loc["ifp", "load"] == 2 * value["ifp", "load"]
+    assert table.loc["dense_k", "select"] == 0
+    found = repetitions(measured)
+    overhead = (value["ifp", "select"] + value["ifp", "load"]) / value["ifp", "prefill"]
+    assert found["overhead"].to_list() == pytest.approx([overhead] * 3)
+    assert found["decode"].iloc[0] == pytest.approx(value["ifp", "decode"] / value["dense_k", "decode"])
+    assert found["moe"].iloc[0] == pytest.approx(value["moe", "decode"] / value["ifp", "decode"])
+    summary = latency.ratios(measured)
+    assert len(summary) == found.shape[1]
+    assert summary["median"].to_list() == pytest.approx(found.median().to_list())
+
+
+def test_evidence_is_one_value_per_repetition(measured: pd.DataFrame) -> None:
+    found = repetitions(measured)
+    for claim, column in {"C7": "overhead", "C7b": "decode", "C9": "moe"}.items():
+        rows = latency.EVIDENCE[claim](lambda name: {"latency": measured}[name])
+        assert list(rows.columns) == ["part", "seed", "unit", "value"]
+        assert rows["value"].to_list() == found[column].to_list()
+
+
+def test_what_the_bench_prints(measured: pd.DataFrame) -> None:
+    parts = latency.parts(lambda name: {"latency": measured}[name])
+    assert [name for _, name, *_ in parts] == ["latency", "latency_ratios"]
+    assert parts[0][3] is not None
+
+
+class Kept(Finished):
+    """A finished run that holds these tensors."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self.kept = tensors
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        assert name == "masks"
+        return self.kept
+
+
+def masks() -> Masks:
+    """Two domains of four wordings each; the first two wordings of a domain share a mask."""
+    kind = torch.tensor([0, 0, 1, 2, 3, 3, 4, 5])
+    split = torch.tensor([0, 0, 1, 2] * 2)
+    return Masks(
+        Kept(masks=torch.nn.functional.one_hot(kind, 9)[:, None].bool(), domain=torch.arange(8) // 4, split=split)
+    )
+
+
+SECONDS = {"select": 1.0, "load": 10.0, "prefill": 100.0}
+
+
+def test_wordings_with_one_mask_share_its_key_and_tasks_are_validation_wordings() -> None:
+    found = masks()
+    assert found.task == [2, 6]
+    assert len(set(found.keys)) == 6
+    assert found.keys[0] == found.keys[1]
+
+
+def test_a_replay_counts_hits_and_the_time_to_the_first_token() -> None:
+    stream = np.array([0, 1, 4, 0, 5])
+    one = replay.replay(masks(), stream, PER_INPUT, 1, SECONDS)
+    assert one == {"hits": 1, "evictions": 3, "hit_rate": 0.2, "ttft": 100 + (5 * 1 + 4 * 10) / 5}
+    two = replay.replay(masks(), stream, PER_INPUT, 2, SECONDS)
+    assert two == {"hits": 3, "evictions": 0, "hit_rate": 0.6, "ttft": 100 + (5 * 1 + 2 * 10) / 5}
+    task = replay.replay(masks(), stream, PER_TASK, 2, SECONDS)
+    assert task["ttft"] == 100 + (2 * 1 + 2 * 10) / 5
+
+
+def test_a_stream_follows_the_law_and_repeats() -> None:
+    found = masks()
+    stream = found.stream(4000, 2.0, 1)
+    assert np.array_equal(stream, found.stream(4000, 2.0, 1))
+    assert max((stream < 4).mean(), (stream >= 4).mean()) == pytest.approx(0.8, abs=0.03)  # 1 : 1/4
+    assert np.bincount(stream[stream < 4]).min() > 0
+
+
+def test_figures_draw_the_tables(measured: pd.DataFrame) -> None:
+    rows = [
+        {"seed": s, "masks": per, "slots": n, **replay.replay(masks(), masks().stream(50, 1.0, s), per, n, SECONDS)}
+        for s in (0, 1)
+        for per in (PER_INPUT, PER_TASK)
+        for n in (1, 2, 4)
+    ]
+    made = figures.cache_curves(pd.DataFrame(rows), 2)
+    assert [axes.get_ylabel() for axes in made.axes] == ["hit rate (%)", "mean time to first token (ms)"]
+    assert len(figures.latency_ratios(repetitions(measured)).axes) == 1
+    ours = pd.DataFrame({"seed": [0, 0, 1], "gap": [0.5, -0.5, 0.0]})
+    labels = [tick.get_text() for tick in figures.task_masks(ours, published.per_task()).axes[0].get_yticklabels()]
+    assert labels == ["paper, 6B→3B", "paper, 9B→3B", "paper, 12B→3B", "ours, seed 0", "ours, seed 1"]
+
+
+def test_experiments_read_the_runs_of_the_comparison() -> None:
+    asked: list[Run.Config] = []
+
+    class Stop(Exception):
+        pass
+
+    def run(cfgs: Any) -> list[Finished]:
+        asked.extend(cfgs)
+        raise Stop
+
+    with pytest.raises(Stop):
+        replay.batches(Setting(), run)
+    assert [cfg.label for cfg in asked] == ["ifp, sft, seed 0", "ifp, sft, seed 1"]

@@ -23,6 +23,7 @@ import pandas as pd
 from orchard.config import REQUIRED
 from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.comparison import Tables, chain_metrics, difference
+from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.papers.ifpruning.grids import compared, grid_cells, recorded
 from orchard.papers.ifpruning.hard_concrete import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.profiles import Cell
@@ -136,7 +137,9 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
 
     def chunked(count: int) -> Train.Config:
         arm = ifp()
-        masked_stages(arm)[0].corpus.set(chunks=count)
+        corpus = masked_stages(arm)[0].corpus
+        assert isinstance(corpus, FactGrid.Config)
+        corpus.set(chunks=count)
         return arm
 
     def mode(name: str) -> Train.Config:
@@ -153,7 +156,7 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
     yield from values("head", "gelu", sizes.activations, lambda act: with_selector(study, act, activation=act))
     ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
     yield from values("rank", profile.reader.rank, ranks, lambda rank: with_selector(study, f"rank {rank}", rank=rank))
-    yield from values("chunks", study.cell.corpus.chunks, sizes.chunks if two_stages else (), chunked)
+    yield from values("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked)
     yield from values("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share))
     yield from values("entropy", "shannon", sizes.entropies, lambda kind: with_selector(study, kind, {"entropy": kind}))
     contrasted = lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)  # noqa: E731

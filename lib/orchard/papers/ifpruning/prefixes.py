@@ -71,8 +71,8 @@ def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
     related (of two domains of one group), other (of two groups), chance."""
     places = [(arm, cell, study) for cell, study in studies(setting, run)[: SEEDS[setting.profile]] for arm in ARMS]
     wanted = [
-        PrefixMasks.Config(trained=Study(cell).arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
-        for arm, cell in places
+        PrefixMasks.Config(trained=study.arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
+        for arm, cell, study in places
     ]
     rows = []
     for (arm, cell, _), done in zip(places, run(wanted), strict=True):

@@ -145,7 +145,7 @@ def test_one_change_is_against_the_own_value_and_binarised_scores_are_its_own() 
     assert table.loc[("mode", "st_full"), "change"] == pytest.approx(-0.2)
     assert table.loc[("mode", "soft_binarize"), "change"] == pytest.approx(0.25 - 0.6)
     assert (table.loc[table["own"], "change"] == 0).all()
-    assert table.loc[("head", "identity"), "never"] == 0.25  # the last channel of four
+    assert table.loc[("mode", "st_full"), "never"] == 0.25  # the last channel of four
 
 
 def answers(**right: Sequence[float]) -> Callable[[str], pd.DataFrame]:

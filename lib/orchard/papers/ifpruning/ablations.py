@@ -64,7 +64,7 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(
         starts=tuple(Start(r=r, reads=reads) for reads in (True, False) for r in (0.3, 3.5)),
-        modes=("soft_binarize", "st_full"), activations=("identity",),
+        modes=("soft_binarize", "st_full"),
     ),
     "gpu": Sizes(
         starts=(

@@ -118,6 +118,7 @@ def consistency(table: pd.DataFrame) -> Figure:
     if len(table) >= 3:
         rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
         axes.set_title(f"Spearman's ρ = {rho:+.2f} over {len(table)} runs")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("overlap within a domain")
     axes.set_ylabel("right answers (share)")
     made.legend(loc="outside lower center", ncols=2)

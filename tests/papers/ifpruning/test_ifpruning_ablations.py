@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchard.papers.ifpruning import ablations, phase, sources
+from orchard.papers.ifpruning import ablations, figures, phase, sources
 from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.evidence import EVIDENCE
 from orchard.papers.ifpruning.experiments import EXPERIMENTS
@@ -28,7 +28,11 @@ class Known(Finished):
 
     def __init__(self, accuracy: dict[str, float], gauge: dict[str, float]) -> None:
         super().__init__(Path())
-        object.__setattr__(self, "known", {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "loss": 1.0})
+        object.__setattr__(
+            self,
+            "known",
+            {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "loss": 1.0, "validation_accuracy": 0.5},
+        )
 
     @property
     def result(self) -> dict[str, Any]:
@@ -146,6 +150,26 @@ def test_one_change_is_against_the_own_value_and_binarised_scores_are_its_own() 
     assert table.loc[("mode", "soft_binarize"), "change"] == pytest.approx(0.25 - 0.6)
     assert (table.loc[table["own"], "change"] == 0).all()
     assert table.loc[("mode", "st_full"), "never"] == 0.25  # the last channel of four
+
+
+def test_gpu_grids_give_whole_tables_and_figures() -> None:
+    """The larger grids through to their figures, from results that are made up."""
+    setting, run = Setting("gpu"), runner(lambda cfg: masked(0.3 + 0.1 * (getattr(cfg, "selector", None) is not None)))
+    diagram = phase.phase(setting, run)
+    assert set(diagram["arm"]) == {"dense_k", "ifp", "moe"}
+    spread = ablations.initial_spread(setting, run)
+    assert len(spread) == len(ablations.SIZES["gpu"].starts)
+    assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
+    changes = ablations.one_change(setting, run)
+    widths = sources.source_sizes(setting, run)
+    assert widths[widths["line"] == "IFP"]["D"].nunique() == 4
+    assert len(widths) == 3 * (1 + 2 * 4)
+    drawn = [
+        figures.phase_maps(diagram), figures.spread_lines(spread), figures.consistency(spread), figures.one_change_dots(changes),
+        figures.source_scaling(None, widths, y_label="right answers (%)"),
+    ]  # fmt: skip
+    for figure in drawn:
+        assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
 
 
 def answers(**right: Sequence[float]) -> Callable[[str], pd.DataFrame]:

@@ -227,3 +227,18 @@ def test_hard_top_k_against_a_stable_sort(width: int, k: int) -> None:
         -1, z.argsort(dim=-1, descending=True, stable=True)[:, :k], True
     )
     assert torch.equal(hard_top_k(z, k), wanted)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.3])
+def test_path_of_other_devices(epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch sorts, and nothing is refused: the same weights and gates, and NaN stays visible."""
+    z, k = draw(3, 65, dtype=torch.float32), 13
+    wanted, chosen = soft_top_k(z, k, epsilon), hard_top_k(z, k)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(soft_top_k(z, k, epsilon), wanted)
+    assert torch.equal(hard_top_k(z, k), chosen)
+    z[1, 4] = math.nan
+    for entropy in ("shannon", "bernoulli"):
+        found = soft_top_k(z, k, epsilon, entropy)
+        assert found[1, 4].isnan()
+        assert found[[0, 2]].isfinite().all()

@@ -44,7 +44,7 @@ def tokenizer(chat: bool = False) -> Any:
     made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
     if chat:
         made.chat_template = (
-            "<s>{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' %}</s>{% else %}\n{% endif %}"
+            "<s>{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' %}</s>{% else %}{{ '\n' }}{% endif %}"
             "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
         )
     return made
@@ -58,9 +58,13 @@ def save(folder: Path, model: Any, chat: bool = False) -> Path:
 
 
 def rows(folder: Path, count: int = 24) -> Path:
-    """Instructions of two domains with answers that follow from them, in train and validation, and some plain text."""
+    """Instructions of two domains with answers that follow from them, in files of train, validation and test."""
     folder.mkdir()
-    for split, numbers in (("train", range(count)), ("valid", range(count, count + 8))):
+    for split, numbers in (
+        ("train", range(count)),
+        ("valid", range(count, count + 8)),
+        ("test", range(count + 8, count + 9)),
+    ):
         lines = []
         for i in numbers:
             word = "abcdefgh"[i % 8] * (1 + i % 3)

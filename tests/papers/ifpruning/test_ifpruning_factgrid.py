@@ -264,6 +264,29 @@ def test_variants_differ_in_what_they_vary_alone() -> None:
         assert queries(base.tokens[row].tolist()) == queries(silent.tokens[row].tolist())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_few_shot_prompts(shared: bool) -> None:
+    """Answered queries of the domain in front of the instruction: the same for all prompts of a domain, or drawn for each."""
+    corpus = grid()
+    plain, found = corpus.prompts("test"), corpus.few_shot("test", shared, shots=3)
+    fronts: dict[int, set[tuple[int, ...]]] = {}
+    for row in range(len(plain)):
+        domain, length = int(plain.domain[row]), int(plain.prompt_lengths[row, 0])
+        prompt = found.prompts[row, 0, : int(found.prompt_lengths[row, 0])].tolist()
+        front = prompt[1:13]
+        assert [prompt[0], *prompt[13:]] == plain.prompts[row, 0, :length].tolist()
+        for i in range(0, 12, 4):
+            k1, k2, *value = front[i : i + 4]
+            wanted = corpus.table[domain, (k1 - 3) * 8 + k2 - 3].tolist()
+            assert [v - corpus._value0 for v in value] == wanted
+        assert prompt == found.tokens[row, : len(prompt)].tolist()
+        assert not found.counts[row, : len(prompt)].any()
+        fronts.setdefault(domain, set()).add(tuple(front))
+    assert {len(front) for front in fronts.values()} == {1 if shared else 2}
+    with pytest.raises(BadInput, match="few_shot got shots = 0: give at least 1"):
+        corpus.few_shot("test", shared, shots=0)
+
+
 def test_answers_number_the_pairs() -> None:
     corpus = grid()
     examples = corpus.batch("sft", 3, 0, 0)

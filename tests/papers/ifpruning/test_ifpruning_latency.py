@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning import figures, latency, published, replay
+from orchard.papers.ifpruning import figures, latency, latency_bench, published, replay
 from orchard.papers.ifpruning.latency import PARTS, SHOWN, SIZES, Latency, medians, repetitions
 from orchard.papers.ifpruning.profiles import Reader, Size
 from orchard.papers.ifpruning.replay import PER_INPUT, PER_TASK, Masks
@@ -92,7 +92,7 @@ def test_medians_and_ratios(measured: pd.DataFrame) -> None:
     assert found["overhead"].to_list() == pytest.approx([overhead] * 3)
     assert found["decode"].iloc[0] == pytest.approx(value["ifp", "decode"] / value["dense_k", "decode"])
     assert found["moe"].iloc[0] == pytest.approx(value["moe", "decode"] / value["ifp", "decode"])
-    summary = latency.ratios(measured)
+    summary = latency_bench.ratios(measured)
     assert len(summary) == found.shape[1]
     assert summary["median"].to_list() == pytest.approx(found.median().to_list())
 
@@ -106,20 +106,25 @@ def test_evidence_is_one_value_per_repetition(measured: pd.DataFrame) -> None:
 
 
 def test_what_the_bench_prints(measured: pd.DataFrame) -> None:
-    parts = latency.parts(lambda name: {"latency": measured}[name])
+    parts = latency_bench.parts(lambda name: {"latency": measured}[name])
     assert [name for _, name, *_ in parts] == ["latency", "latency_ratios"]
     assert parts[0][3] is not None
 
 
 class Kept(Finished):
-    """A finished run that holds these tensors."""
+    """A finished run that holds these masks, and answers of which every second one is right."""
 
     def __init__(self, **tensors: torch.Tensor) -> None:
         self.kept = tensors
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        assert name == "masks"
-        return self.kept
+        if name == "masks":
+            return self.kept
+        domain = torch.arange(16) // 2
+        right = torch.arange(16) % 2
+        return {
+            "test.right": right, "test.domain": domain, "task.right": torch.ones_like(right), "task.domain": domain,
+        }  # fmt: skip
 
 
 def masks() -> Masks:
@@ -172,6 +177,44 @@ def test_figures_draw_the_tables(measured: pd.DataFrame) -> None:
     ours = pd.DataFrame({"seed": [0, 0, 1], "gap": [0.5, -0.5, 0.0]})
     labels = [tick.get_text() for tick in figures.task_masks(ours, published.per_task()).axes[0].get_yticklabels()]
     assert labels == ["paper, 6B→3B", "paper, 9B→3B", "paper, 12B→3B", "ours, seed 0", "ours, seed 1"]
+
+
+def served(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A runner that gives the masks of this module for every seed."""
+    monkeypatch.setattr(latency, "latency", lambda setting, run: measured)
+    kept = Kept(**vars_of(masks()))
+    monkeypatch.setattr(Kept, "result", {"gauge": {"chance": 1 / 9}}, raising=False)
+    return lambda cfgs: [kept for _ in cfgs]
+
+
+def vars_of(found: Masks) -> dict[str, torch.Tensor]:
+    return {"masks": found.masks, "domain": found.domain, "split": torch.tensor([0, 0, 1, 2] * 2)}
+
+
+def test_tables_of_serving(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = served(measured, monkeypatch)
+    streams = replay.serving_replay(Setting(), run)
+    assert len(streams) == 2 * 2 * len(replay.SLOTS)
+    assert set(streams.loc[streams["masks"] == PER_TASK, "distinct"]) == {2}
+    assert (streams["hits"] + streams["evictions"] <= streams["requests"]).all()
+    assert (
+        streams[streams["masks"] == PER_INPUT]
+        .groupby("seed")["hit_rate"]
+        .apply(lambda r: r.is_monotonic_increasing)
+        .all()
+    )
+    widths = replay.batches(Setting(), run).set_index(["seed", "size", "order"])["width"]
+    assert widths.xs(1, level="size").to_list() == pytest.approx([1.0] * 6)
+    assert (widths.xs("by overlap", level="order") <= widths.xs("fifo", level="order")).all()
+    figures.batch_width(replay.batches(Setting(), run))
+    tasks = replay.per_task(Setting(), run)
+    assert tasks[["per_input", "per_task", "gap"]].drop_duplicates().to_numpy().tolist() == [[50.0, 100.0, -50.0]]
+
+
+def test_the_explorer_shows_what_slower_loads_do(measured: pd.DataFrame) -> None:
+    draw = replay.cache_explorer(masks(), measured)
+    fast, slow = (draw(slots=1, zipf=1.0, slower=slower).axes[1].lines[0].get_ydata() for slower in (1, 100))
+    assert np.asarray(slow)[0] > np.asarray(fast)[0]
 
 
 def test_experiments_read_the_runs_of_the_comparison() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchard.config import replace
+from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, Rotary
 from orchard.papers.ifpruning.data import Examples
 from orchard.papers.ifpruning.factgrid import FactGrid
@@ -368,6 +369,16 @@ def test_calibration_tells_prompts_apart_and_prefers_important_channels() -> Non
     assert (z - mean).std(dim=-1).mean() > 0.5 * z.std(dim=-1).mean()
     for row, wanted in zip(mean, importance, strict=True):
         assert torch.corrcoef(torch.stack([row, wanted]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_calibration_needs_prompts_that_differ(count: int) -> None:
+    corpus = grid()
+    predictor, one = make_predictor(corpus.vocab_size), corpus.batch("sft", 1, 0, 0)
+    before = {name: value.clone() for name, value in predictor.state_dict().items()}
+    with pytest.raises(BadInput, match=rf"the {count} prompts that calibrate the predictor are all alike to it"):
+        predictor.calibrate(one.take([0] * count), torch.ones(LAYERS, WIDTH).cumsum(1))
+    assert all(torch.equal(before[name], value) for name, value in predictor.state_dict().items())
 
 
 def test_channel_importance() -> None:

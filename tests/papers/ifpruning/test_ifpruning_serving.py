@@ -115,13 +115,14 @@ def test_a_decoder_without_masks_an_empty_and_a_long_instruction_are_refused() -
         server.select(prompts[0])
 
 
-def test_gates_that_are_zero_are_refused() -> None:
-    cfg, built, selector, prompts = parts()
-    with torch.no_grad():
-        selector.head_out.weight.mul_(1e6)
-    selector.gates.cfg.set(epsilon=1e-3)
-    with pytest.raises(ValueError, match="masks of 3 layers with k = 11 open 33: some gates are 0, raise epsilon"):
-        Server(cfg, built, selector).select(prompts[0])
+def test_a_predictor_of_another_decoder_is_refused() -> None:
+    cfg, built, _, prompts = parts()
+    wider = Size(dim=20, num_layers=3, num_heads=2, num_kv_heads=1, width=39, keep=11)
+    other = predictor(wider, Reader(dim=12, num_layers=1, num_heads=2, width=17, rank=6), prompts)
+    with pytest.raises(
+        ValueError, match="chooses for 3 layers of width 39 with k = 11, the decoder has 3 of width 37 with k = 11"
+    ):
+        Server(cfg, built, other)
 
 
 def test_samples_of_a_query_share_one_load() -> None:
@@ -169,3 +170,14 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     cache.put(b"c", 3)
     assert cache.get(b"b") is None
     assert (cache.hits, cache.misses, cache.evictions, cache.hit_rate) == (1, 3, 1, 0.25)
+
+
+def test_a_bf16_decoder_is_served_in_bf16() -> None:
+    cfg, built, selector, prompts = parts()
+    built = built.to(torch.bfloat16)
+    server = Server(cfg, built, selector)
+    chosen = server.select(prompts[0])
+    assert chosen.factors.dtype == torch.bfloat16
+    assert len(chosen.rows) == SIZE.num_layers * SIZE.keep
+    assert server.answer(chosen, prompts[0], 3).shape == (1, 3)
+    assert server.subnetwork_bytes == ONE // 2

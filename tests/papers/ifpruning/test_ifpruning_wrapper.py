@@ -106,7 +106,7 @@ def test_gradients_reach_the_predictor_and_checkpoints_change_none(layout: str, 
     found = []
     for checkpointed in (False, True):
         if checkpointed:
-            model.decoder.gradient_checkpointing_enable()
+            model.checkpoint_activations()
         model.zero_grad()
         model(text, labels=text, prompt_ids=prompts, use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -117,6 +117,43 @@ def test_gradients_reach_the_predictor_and_checkpoints_change_none(layout: str, 
     )
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_sharded_it_computes_the_same() -> None:
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    text, prompts = ids(2, 13), ids(2, 11, seed=1)
+    found = []
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for sharded in (False, True):
+            torch.manual_seed(0)
+            model = pruned("qwen3").train()
+            model.checkpoint_activations()
+            if sharded:
+                mesh = dist.init_device_mesh("cpu", (1,))
+                for module in [*model.decoder.model.layers, *model.predictor.layers, model]:
+                    fully_shard(module, mesh=mesh)
+            loss = model(text, labels=text, prompt_ids=prompts, use_cache=False).loss
+            loss.backward()
+            gradients = {name: p.grad for name, p in model.named_parameters()}
+            found.append(
+                {name: g.full_tensor() if sharded else g for name, g in gradients.items()} | {"loss": loss.detach()}
+            )
+    finally:
+        dist.destroy_process_group()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value)
+
+
+def test_autocast_leaves_logits_of_masks_in_float32() -> None:
+    model, prompts = pruned(), ids(4, 11)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, gates = model.logits(prompts), model.gates(prompts)
+        out = model(ids(4, 9), prompt_ids=prompts).logits
+    assert (z.dtype, gates.dtype, out.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    assert torch.equal((gates > 0).sum(-1), torch.full((4, 3), KEEP))
 
 
 def test_padding_on_either_side_chooses_the_same_channels() -> None:
@@ -285,10 +322,41 @@ def test_a_second_wrapping_and_a_wrong_number_of_prompts() -> None:
     model = pruned()
     with pytest.raises(BadInput, match="has masks already: prune a model once"):
         prune_any(model.decoder, tiny(), KEEP)
-    with pytest.raises(BadInput, match=r"gates of 2 rows .* for 3 rows .* one prompt for every row"):
+    with pytest.raises(
+        BadInput, match=r"gates of 2 prompts .* the text has 3 rows .* give one prompt, or one for every row"
+    ):
         model(ids(3, 5), prompt_ids=ids(2, 5))
     before = copy.deepcopy(model.decoder)
     assert torch.equal(model(ids(3, 5)).logits, before(ids(3, 5)).logits)  # the failed call left nothing
+
+
+def test_a_copy_has_masks_of_its_own() -> None:
+    model, text, prompts = pruned(), ids(2, 9), ids(2, 5)
+    wanted, dense = model(text, prompt_ids=prompts).logits, model(text).logits
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        model.head_out.weight.neg_()
+    assert torch.equal(other(text, prompt_ids=prompts).logits, wanted)
+    assert not torch.equal(model(text, prompt_ids=prompts).logits, wanted)
+    assert torch.equal(copy.deepcopy(model.decoder)(text).logits, dense)
+
+
+def test_a_decoder_that_keeps_its_arguments_is_refused() -> None:
+    decoder = tiny()
+    forward = type(decoder.model).forward
+    decoder.model.forward = lambda input_ids, attention_mask=None, **others: forward(
+        decoder.model, input_ids, attention_mask
+    )
+    model = prune_any(decoder, tiny(), KEEP)
+    model.calibrate(ids(20, 11, seed=2))
+    with pytest.raises(BadInput, match="layer 0 got no gates: this decoder does not hand keyword arguments on"):
+        model(ids(2, 9), prompt_ids=ids(2, 5))
+
+
+def test_one_prompt_serves_all_rows() -> None:
+    model, text, prompt = pruned(), ids(3, 9), ids(1, 5)
+    wanted = model(text, prompt_ids=prompt.expand(3, -1)).logits
+    torch.testing.assert_close(model(text, prompt_ids=prompt).logits, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_damaged_and_foreign_folders(tmp_path: Path) -> None:

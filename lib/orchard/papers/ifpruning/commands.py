@@ -55,9 +55,9 @@ def train(
     chosen = tune.plan(
         model, str(data), predictor, keep, cpt_steps, sft_steps, mode=mode, batch_size=batch, optim=optim, predictor_rate=predictor_rate,
         block=block, longest=longest, longest_prompt=longest_prompt, rank=rank, epsilon=epsilon, spread=spread,
-        gradient_checkpointing=gradient_checkpointing, on_collapse=on_collapse, seed=seed,
+        gradient_checkpointing=gradient_checkpointing, seed=seed,
     )  # fmt: skip
-    tune.train(chosen, out, Store(store), device, _say)
+    tune.train(chosen, out, Store(store), device, on_collapse, _say)
     _say(f'written to {out}; the small model of an instruction: orchard ifpruning prune {out} SMALL --prompt "..."')
 
 

@@ -43,4 +43,4 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **real_text.EXPERIMENTS,
 }
 
-LAUNCH = "orchard ifpruning train MODEL DATA OUT --keep K   (a predictor and masks for a decoder of transformers)"
+LAUNCH = "orchard ifpruning train MODEL DATA OUT --predictor FOLDER --keep K   (a predictor and masks for a decoder of transformers)"

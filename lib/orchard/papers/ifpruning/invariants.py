@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,22 +24,24 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, xlogy
 from torch import Tensor
 
-from orchard.config import REQUIRED
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
 from orchard.papers.ifpruning.llama import to_llama
 from orchard.papers.ifpruning.method import Gates, gated, masked
 from orchard.papers.ifpruning.pruning import gathered, small_config
 from orchard.papers.ifpruning.softtopk import hard_top_k, soft_top_k, soft_top_k_iterative
-from orchard.runs import Run, Runner, Setting, Workspace
+from orchard.runs import Runner, Setting, tabulated, tabulation
 
 Row = tuple[str, str, float]  # part, unit, value
 Tables = Callable[[str], pd.DataFrame]
 EPSILONS = (0.1, 0.3, 1.0)
 SHAPES = ((16, 5), (101, 26), (512, 128))  # width, k
-ITERATIONS = 400
+ITERATIONS, SEED = 400, 0
 VOCAB, DIM, WIDTH, KEEP, LAYERS, TIME = 31, 24, 67, 21, 3, 19
 COUNTS = (5, 10, 20, 50, 100, 200, 400)  # of iterations
-STARTS = {"from 4, times 0.7": 4.0, "plain": 0.0}  # epsilon at the first iteration; 0: at its value from the first
+STARTS = {
+    "lowered from 4, times 0.7": 4.0,
+    "fixed": 0.0,
+}  # epsilon at the first iteration; 0: at its value from the first
 
 
 def logits(seed: int, width: int, rows: int = 3) -> Float[Tensor, "rows width"]:
@@ -142,78 +143,50 @@ def pruning_rows(seed: int) -> list[Row]:
     return rows
 
 
-def iteration_rows(seed: int, width: int, k: int) -> Iterator[dict[str, Any]]:
-    """Mean sum of the weights by the iterative form, float64, 32 rows of standard normal logits."""
-    z = logits(seed, width, rows=32)
+def softtopk_table() -> pd.DataFrame:
+    """The rows of :func:`softtopk_rows`: part, unit, value, seed."""
+    return _table(softtopk_rows(SEED))
+
+
+def pruning_table() -> pd.DataFrame:
+    """The rows of :func:`pruning_rows`: part, unit, value, seed."""
+    return _table(pruning_rows(SEED))
+
+
+def _table(rows: Iterable[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["part", "unit", "value"]).assign(seed=SEED)
+
+
+def iteration_table(width: int = 512, k: int = 128) -> pd.DataFrame:
+    """By the iterative form, float64, 32 rows of standard normal logits: form, epsilon, iterations, k, sum (mean over rows), worst
+    (largest distance of a weight from the closed form)."""
+    z = logits(SEED, width, rows=32)
+    rows = []
     for epsilon in (0.02, 0.03, 0.1, 0.3, 1.0):
         exact = soft_top_k(z, k, epsilon)
         for name, start in STARTS.items():
             for count in COUNTS:
                 found = soft_top_k_iterative(z, k, epsilon, count, start)
                 sums, worst = float(found.sum(dim=-1).mean()), float((found - exact).abs().max())
-                yield {"form": name, "epsilon": epsilon, "iterations": count, "k": k, "sum": sums, "worst": worst}
-
-
-class SoftTopKChecks(Run):
-    """V1 and V3; a run, so that the solvers work once."""
-
-    class Config(Run.Config):
-        seed: int = REQUIRED
-
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """Rows part, unit, value, seed."""
-        return {"rows": _rows(softtopk_rows, self.cfg.seed)}
-
-
-class PruningChecks(Run):
-    """V2."""
-
-    class Config(Run.Config):
-        seed: int = REQUIRED
-
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """Rows part, unit, value, seed."""
-        return {"rows": _rows(pruning_rows, self.cfg.seed)}
-
-
-class Iterations(Run):
-    """The iterative form and its sum."""
-
-    class Config(Run.Config):
-        seed: int = REQUIRED
-        width: int = 512
-        k: int = 128
-
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`iteration_rows`."""
-        return {"rows": list(iteration_rows(self.cfg.seed, self.cfg.width, self.cfg.k))}
-
-
-def _rows(part: Callable[[int], Iterable[Row]], seed: int) -> list[dict[str, Any]]:
-    return [dict(zip(("part", "unit", "value"), row, strict=True), seed=seed) for row in part(seed)]
+                rows.append(
+                    {"form": name, "epsilon": epsilon, "iterations": count, "k": k, "sum": sums, "worst": worst}
+                )
+    return pd.DataFrame(rows)
 
 
 def softtopk_checks(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns part, seed, unit, value; the same at every profile."""
-    rows = run([SoftTopKChecks.Config(seed=0, label="SoftTopK against solvers")])[0].result["rows"]
-    return pd.DataFrame(rows)[["part", "seed", "unit", "value"]]
+    """Columns part, unit, value, seed; the same at every profile."""
+    return tabulated(run, tabulation(softtopk_table, "SoftTopK against solvers"))
 
 
 def pruning_checks(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns part, seed, unit, value; the same at every profile."""
-    rows = run([PruningChecks.Config(seed=0, label="pruned against masked decoders")])[0].result["rows"]
-    return pd.DataFrame(rows)[["part", "seed", "unit", "value"]]
+    """Columns part, unit, value, seed; the same at every profile."""
+    return tabulated(run, tabulation(pruning_table, "pruned against masked decoders"))
 
 
 def iterations(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns form, epsilon, iterations, k, sum (mean over rows), worst (largest distance of a weight from the closed form)."""
-    return pd.DataFrame(run([Iterations.Config(seed=0, label="sum of the iterative form")])[0].result["rows"])
+    """The rows of :func:`iteration_table`."""
+    return tabulated(run, tabulation(iteration_table, "sum of the iterative form"))
 
 
 def _parts(experiment: str, *parts: str) -> Callable[[Tables], pd.DataFrame]:

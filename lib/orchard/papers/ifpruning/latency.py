@@ -5,12 +5,13 @@
     dense_k      a dense decoder of width k                              prefill, decode
     ifp          the predictor and the gathered sub-network              select, load, prefill, decode
     ifp_masked   the same mask multiplied in at full width: saves none   select, prefill, decode
-    ifp_copied   the plain gather of `pruning.gathered`, new tensors     load
+    ifp_copied   the plain gather, a decoder built anew every time         load
     moe          D/k experts of width k, one per token and layer         prefill, decode
 
 Batch 1, weights that were never trained: time does not depend on their values. The predictor reads the whole prompt, as the paper's
 does. All parts of all models take turns, round by round, as `orchard.timing` says (processor time on a CPU, the clock on a GPU, which is
-waited for); every load follows one of another mask, so none finds its work done. bf16 on a GPU, the predictor in fp32; fp32 on a CPU.
+waited for); every load follows one of another mask, so none finds its work done. fp32 on a CPU; bf16 on a GPU, the predictor by autocast.
+Predictors have about a tenth of the parameters that are active, as the published one.
 """
 
 from __future__ import annotations
@@ -24,14 +25,11 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from orchard.config import REQUIRED, replace
 from orchard.errors import BadInput
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
-from orchard.papers.ifpruning import figures
-from orchard.papers.ifpruning import published as paper
 from orchard.papers.ifpruning.data import Examples
 from orchard.papers.ifpruning.method import Gates, Predictor, gated, masked
 from orchard.papers.ifpruning.profiles import Reader, Size, decoder, reader
@@ -61,12 +59,12 @@ class Sizes:
 
 SIZES: dict[str, Sizes] = {
     "smoke": Sizes(
-        gpu=False, size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=2, width=2048, keep=512),
-        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=160, answer=4, rounds=20,
+        gpu=False, size=Size(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, width=2048, keep=512),
+        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), prompt=128, answer=6, rounds=20,
     ),
     "gpu": Sizes(
-        gpu=True, size=Size(dim=2048, num_layers=24, num_heads=16, num_kv_heads=2, width=24576, keep=6144),
-        reader=Reader(dim=1024, num_layers=12, num_heads=16, width=2816, rank=128), prompt=4000, answer=32, rounds=30,
+        gpu=True, size=Size(dim=2048, num_layers=16, num_heads=16, num_kv_heads=2, width=16384, keep=4096),
+        reader=Reader(dim=512, num_layers=12, num_heads=8, width=1408, rank=128), prompt=4000, answer=32, rounds=30,
     ),
     "paper": Sizes(
         gpu=True, size=Size(dim=2048, num_layers=56, num_heads=16, num_kv_heads=2, width=24576, keep=6656),
@@ -219,8 +217,8 @@ def medians(times: pd.DataFrame) -> pd.DataFrame:
 def repetitions(times: pd.DataFrame) -> pd.DataFrame:
     """The ratios that are claimed, one row per repetition: what is divided was measured in the same round.
 
-    Columns ``overhead`` (select + load over prefill, ifp), ``decode`` (ifp over dense_k), ``moe`` (decode of the mixture over ifp),
-    ``prefill`` (ifp over dense_k), ``masked`` (prefill of ifp_masked over dense_D), ``copied`` (load of new tensors over ready ones)."""
+    Columns ``overhead`` (select + load over prefill, ifp), ``decode`` and ``prefill`` (ifp over dense_k), ``moe`` (decode of the mixture
+    over ifp), ``masked`` (prefill of ifp_masked over dense_D), ``copied`` (load into a decoder built anew over the ready one)."""
     wide = times.pivot(index="repetition", columns=["model", "part"], values="seconds")
     ifp = wide["ifp"]
     return pd.DataFrame({
@@ -244,30 +242,3 @@ def _evidence(column: str) -> Callable[[Callable[[str], pd.DataFrame]], pd.DataF
 EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
     "C7": _evidence("overhead"), "C7b": _evidence("decode"), "C9": _evidence("moe"),
 }  # fmt: skip
-
-RATIOS = {  # of `repetitions`, with the bound of the series
-    "overhead": "(select + load) / prefill of ifp, at most 0.5",
-    "decode": "decode of ifp / dense_k, 0.9 to 1.1",
-    "prefill": "prefill of ifp / dense_k",
-    "masked": "prefill of ifp_masked / dense_D: masking alone saves nothing",
-    "moe": "decode of moe / ifp",
-    "copied": "load into new tensors / into ready ones",
-}
-
-
-def ratios(times: pd.DataFrame) -> pd.DataFrame:
-    """Median and quartiles over the repetitions of every ratio: columns ratio, median, q1, q3, repetitions."""
-    found = repetitions(times)
-    quartiles = found.quantile([0.5, 0.25, 0.75]).T.set_axis(["median", "q1", "q3"], axis=1)
-    return quartiles.rename(index=RATIOS).rename_axis("ratio").reset_index().assign(repetitions=len(found))
-
-
-def parts(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
-    """Title, file name, table and figure of what `orchard bench` prints of latency."""
-    times = tables("latency")
-    shown = medians(times)
-    where = times["hardware"].iloc[0]
-    return [
-        (f"seconds of a request by part, median, {where}", "latency", shown, figures.latency_bars(paper.latency(), shown)),
-        ("ratios within a round, median over rounds", "latency_ratios", ratios(times), None),
-    ]  # fmt: skip

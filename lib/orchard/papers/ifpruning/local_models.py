@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +109,28 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _loaded(auto: str, folder: Path, dtype: Any, what: str) -> Any:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context `transformers` shows no bars and no reports (an output matrix that a predictor does not use is one)."""
+    log = _transformers().utils.logging
+    was, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
-        return getattr(_transformers(), auto).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype
-        ).eval()  # fmt: skip
+        yield
+    finally:
+        log.set_verbosity(was)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _loaded(auto: str, folder: Path, dtype: Any, what: str) -> Any:
+    kind = getattr(_transformers(), auto)
+    try:
+        with quiet():
+            return kind.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype
+            ).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BadInput(f"{folder} holds no {what} that transformers can load ({first_line(error)})") from None
 

@@ -28,12 +28,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable, replace
+from orchard.errors import BadInput
 from orchard.nn import Decoder, FeedForward
 from orchard.nn.feedforward import ACTIVATIONS
 from orchard.papers.ifpruning.data import Examples
 from orchard.papers.ifpruning.softtopk import check, hard_top_k, soft_top_k
 
 MODES = ("soft", "soft_binarize", "st", "st_full")
+ALIKE = 1e-6  # relative: float32 rounding
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "identity": lambda x: x}
 
 
@@ -277,7 +279,13 @@ def calibrate_head(
     spread: float,
 ) -> None:
     """Scale a head, z = second(activation(first(states))), as `Predictor.calibrate` says: z has the standard deviation ``spread`` over
-    channels, ``bias`` (in units of the part that depends on the prompt) beside a part that is centred over these prompts."""
+    channels, ``bias`` (in units of the part that depends on the prompt) beside a part that is centred over these prompts.
+
+    Raises BadInput where these prompts are all alike: nothing tells then how much the logits will differ between prompts."""
+    if len(states) < 2 or not states.std(dim=0).mean() > ALIKE * states.abs().mean():
+        raise BadInput(
+            f"the {len(states)} prompts that calibrate the predictor are all alike to it: give some of different instructions"
+        )
 
     def logits() -> Tensor:
         return second(activation(first(states))).unflatten(-1, bias.shape)

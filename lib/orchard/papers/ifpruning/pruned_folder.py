@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.local_models import first_line, load_decoder, load_predictor, load_tokenizer
+from orchard.papers.ifpruning.local_models import first_line, load_decoder, load_predictor, load_tokenizer, quiet
 from orchard.papers.ifpruning.wrapper import PrunedModel, Settings, gated_layers
 from orchard.runs.run import to_json
 from orchard.runs.store import write
@@ -39,7 +39,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
     """Write a pruned decoder to a new folder. Raises BadInput where the folder exists."""
     import transformers
 
-    with new_folder(folder) as part:
+    with quiet(), new_folder(folder) as part:
         pruned.decoder.save_pretrained(part / "decoder")
         if pruned.reader is not None:
             save_model(part / "predictor", dataclasses.replace(pruned.reader, model=pruned.predictor))
@@ -68,7 +68,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
 def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") -> PrunedModel:
     """The pruned decoder of a folder, on the CPU, in evaluation mode. ``decoder``: put its predictor on this one instead of its own.
 
-    Raises BadInput for a file that is missing, damaged or not listed, and for a decoder of another width or depth than the predictor's.
+    Raises BadInput for a file that is missing or damaged, and for a decoder of another width or depth than the predictor's.
     """
     folder = Path(folder).expanduser()
     content = _content(folder)
@@ -113,7 +113,7 @@ def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
     ``from_pretrained`` of `transformers` reads it; ``orchard_prompt.json`` says what it was made for. Raises BadInput as `prompts`.
     """
     ids, mask = pruned.prompts(prompt)
-    with new_folder(folder) as part:
+    with quiet(), new_folder(folder) as part:
         small = pruned.gathered(ids, mask)
         small.save_pretrained(part)
         if pruned.tokenizer is not None:
@@ -166,7 +166,8 @@ def _content(folder: Path) -> dict[str, Any]:
         raise BadInput(
             f"{place} is not of the format {FORMAT!r}: give a folder that `orchard ifpruning train` or save_pruned wrote"
         )
-    parts = {"settings": dict, "layers": int, "width": int, "files": dict}
+    flags = dict.fromkeys(("calibrated", "tokenizer", "prompt_tokenizer"), bool)
+    parts = {"settings": dict, "layers": int, "width": int, "files": dict, **flags}
     bad = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
     known = {field.name for field in dataclasses.fields(Settings)}
     if bad or set(content["settings"]) != known or "head.safetensors" not in content["files"]:

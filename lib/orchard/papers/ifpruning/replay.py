@@ -10,20 +10,23 @@ larger and was never trained: counts of hits come from real masks, times from a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from orchard.papers.ifpruning import latency
+from orchard.nn import Decoder
+from orchard.papers.ifpruning import figures, latency
 from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.batching import by_overlap, fifo, random_union_width, union_width
+from orchard.papers.ifpruning.method import Predictor
 from orchard.papers.ifpruning.profiles import Cell, cells
 from orchard.papers.ifpruning.serving import LeastRecentlyUsed
-from orchard.papers.ifpruning.training import Train
+from orchard.papers.ifpruning.training import Train, load
 from orchard.runs import Finished, Runner, Setting
 
 REQUESTS = 1024
@@ -63,6 +66,13 @@ class Masks:
         return np.array([of[d][int(u * len(of[d]))] for d, u in zip(domains, pick, strict=True)])
 
 
+def trained(cfg: Train.Config, done: Finished) -> tuple[Decoder.Config, Decoder, Predictor]:
+    """The masked decoder of a finished run with its config, and its predictor: what a `Server` takes."""
+    built, selector = load(done, cfg)
+    assert isinstance(selector, Predictor)
+    return cfg.model.clone().set(vocab_size=built.vocab_size), built, selector
+
+
 def replay(
     masks: Masks, stream: Int[np.ndarray, "count"], per: str, slots: int, seconds: dict[str, float]
 ) -> dict[str, int | float]:
@@ -92,22 +102,40 @@ def seconds_of(times: pd.DataFrame) -> dict[str, float]:
     return {part: float(row[part]) for part in ("select", "load", "prefill")}
 
 
+def replayed(
+    masks: Masks, slots: Sequence[int], seconds: dict[str, float], zipf: float = ZIPF, seed: int = 0
+) -> pd.DataFrame:
+    """One stream through caches of several sizes, both kinds of masks: columns of :func:`serving_replay` without the seed."""
+    stream = masks.stream(REQUESTS, zipf, seed)
+    rows = []
+    for per in (PER_INPUT, PER_TASK):
+        asked = stream if per == PER_INPUT else [masks.task[int(d)] for d in masks.domain[torch.from_numpy(stream)]]
+        about = {"masks": per, "requests": REQUESTS, "distinct": len({masks.keys[i] for i in asked})}
+        rows += [{**about, "slots": size, **replay(masks, stream, per, size, seconds)} for size in slots]
+    return pd.DataFrame(rows)
+
+
 def serving_replay(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, kind of mask and cache size: seed, masks, slots, requests, distinct (masks in the stream), hits, evictions,
     hit_rate, ttft (mean seconds to the first token)."""
     seconds = seconds_of(latency.latency(setting, run))
-    rows = []
-    for cell, _, done in served(setting, run):
-        masks = Masks(done)
-        stream = masks.stream(REQUESTS, ZIPF, cell.seed)
-        for per in (PER_INPUT, PER_TASK):
-            asked = stream if per == PER_INPUT else [masks.task[int(d)] for d in masks.domain[torch.from_numpy(stream)]]
-            distinct = len({masks.keys[i] for i in asked})
-            for slots in SLOTS:
-                found = replay(masks, stream, per, slots, seconds)
-                about = {"seed": cell.seed, "masks": per, "slots": slots, "requests": REQUESTS, "distinct": distinct}
-                rows.append({**about, **found})
-    return pd.DataFrame(rows)
+    tables = [
+        replayed(Masks(done), SLOTS, seconds, seed=cell.seed).assign(seed=cell.seed)
+        for cell, _, done in served(setting, run)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def cache_explorer(masks: Masks, times: pd.DataFrame) -> Callable[..., Figure]:
+    """A figure of hit rate and time to the first token, of the cache size, of how uneven the domains are asked for (exponent s of Zipf's
+    law, 0: all alike), and of how many times slower loads are than measured, as from a disk."""
+    seconds = seconds_of(times)
+
+    def draw(slots: int = 8, zipf: float = ZIPF, slower: int = 1) -> Figure:
+        table = replayed(masks, SLOTS, seconds | {"load": slower * seconds["load"]}, zipf)
+        return figures.cache_curves(table.assign(seed=0), slots)
+
+    return draw
 
 
 def batches(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -105,7 +105,8 @@ class Server:
         cfg: of the masked decoder.
         cache_bytes: for sub-networks, all of it taken at once; None: room for one.
 
-    Raises BadInput for a budget in which not one sub-network fits; ValueError for a decoder without masked layers.
+    Raises BadInput for a budget in which not one sub-network fits; ValueError for a decoder without masked layers, and for a predictor
+    that was made for another one.
     """
 
     @torch.no_grad()
@@ -114,6 +115,13 @@ class Server:
     ) -> None:
         small = small_config(cfg)
         layers = masked_layers(decoder)
+        made_for = selector.num_layers, selector.gates.cfg.width, selector.gates.cfg.keep
+        has = len(layers), layers[0].down_proj.in_features, layers[0].keep
+        if made_for != has:
+            raise ValueError(
+                "the predictor chooses for {} layers of width {} with k = {}, the decoder has {} of width {} with k = {}: "
+                "load the predictor that was trained with this decoder".format(*made_for, *has)
+            )
         self.selector = selector.eval()
         self.num_layers, self.keep = len(layers), layers[0].keep
         self.gate = torch.cat([layer.gate_proj.weight for layer in layers])
@@ -149,18 +157,17 @@ class Server:
 
     @torch.no_grad()
     def select(self, instruction: Int[Tensor, "time"]) -> Selection:
-        """The mask of an instruction. Raises ValueError for an empty one, or one that is longer than the predictor reads."""
-        device = self.gate.device
+        """The mask of an instruction; beside a bf16 decoder the predictor runs under autocast, as in training.
+
+        Raises ValueError for an empty instruction, or one that is longer than the predictor reads.
+        """
+        device, dtype = self.gate.device, self.gate.dtype
         prompt, length = instruction[None].to(device), torch.tensor([len(instruction)], device=device)
-        gates = self.selector.gates(self.selector.of_prompts(prompt, length)[0]).flatten()
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            gates = self.selector.gates(self.selector.of_prompts(prompt, length)[0]).flatten()
         rows = gates.nonzero().flatten()
-        if len(rows) != self.num_layers * self.keep:
-            raise ValueError(
-                f"the gates open {len(rows)} channels, masks of {self.num_layers} layers with k = {self.keep} open "
-                f"{self.num_layers * self.keep}: some gates are 0, raise epsilon"
-            )
         key = hashlib.blake2b(rows.to(torch.int32).cpu().numpy().tobytes(), digest_size=16).digest()
-        return Selection(rows, gates[rows].to(self.down.dtype), key)
+        return Selection(rows, gates[rows].to(dtype), key)
 
     @torch.no_grad()
     def load(self, selection: Selection) -> Decoder:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from orchard.config import REQUIRED
@@ -51,7 +52,8 @@ class Tune(Run):
     """One stage for one decoder.
 
     Result: ``loss`` (nats per token that counts of held-out conversations), ``loss_before`` this stage, ``gauge`` of the masks of held-out
-    prompts, with ``domains``. Files: ``model.safetensors`` (everything that was trained), ``metrics.jsonl``.
+    prompts, with ``domains``; ``collapsed``: why masks no longer depend on the domain, or nothing.
+    Files: ``model.safetensors`` (everything that was trained), ``metrics.jsonl``.
     """
 
     class Config(Run.Config):
@@ -76,7 +78,6 @@ class Tune(Run):
         seed: int = 0
         clip: float = 1.0
         gradient_checkpointing: bool = False
-        on_collapse: str = "raise"  # or "record"; of fine-tuning, with two domains or more
         log_every: int = 10
         validate_every: int = 100
         checkpoint_every: int = 100
@@ -85,7 +86,7 @@ class Tune(Run):
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
-        """Train from the newest checkpoint, if there is one. Raises Collapsed, unless told to record it."""
+        """Train from the newest checkpoint, if there is one."""
         from orchard.papers.ifpruning.tune_lightning import TuneModule
         from orchard.train.loop import train_loop
         from orchard.train.metrics import Monitor, ThroughputMeter
@@ -95,15 +96,14 @@ class Tune(Run):
         work.log(str(hardware))
         work.notes["hardware"] = hardware.as_dict()
         seed_everything(cfg.seed)
-        pruned = build(cfg)
+        pruned = build(cfg).to(hardware.device)
         text = text_of(cfg, pruned)
         if cfg.start is None:
             calibrate(pruned, text, cfg)
         else:
             read_weights(pruned, work.result_of(cfg.start))
         if cfg.gradient_checkpointing:
-            pruned.decoder.gradient_checkpointing_enable()
-        pruned.to(hardware.device)
+            pruned.checkpoint_activations()
         before = validation_loss(pruned, text, cfg, hardware)
         module = TuneModule(pruned, cfg, hardware.fused_optimizer)
         batches = TuneBatches(text, cfg)
@@ -115,22 +115,14 @@ class Tune(Run):
             return {"validation_loss": validation_loss(pruned, text, cfg, hardware), **found}
 
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
+        pruned.train()  # Lightning leaves modules as they are, and gates are others in evaluation
         train_loop(module, batches.loader(), cfg, work, hardware, [meter, monitor])
         pruned.to(hardware.device)
         found = measure(pruned, text, hardware)
         why = collapsed(found) if found["domains"] > 1 else ""
-        if why and cfg.stage == "sft" and cfg.on_collapse == "raise":
-            raise Collapsed(
-                f"{cfg.label or 'this run'}: {why} after {cfg.steps} steps. Raise the predictor's rate (now {cfg.predictor_rate:g}) "
-                f"or the spread of the first logits (now {cfg.spread:g} epsilon), use mode 'st', or record it with on_collapse='record'"
-            )
-        _save(pruned, work.folder / "model.safetensors")
-        return {
-            "loss": validation_loss(pruned, text, cfg, hardware),
-            "loss_before": before,
-            "gauge": found,
-            "collapsed": why,
-        }
+        loss = validation_loss(pruned, text, cfg, hardware)
+        save_model(pruned.cpu(), str(work.folder / "model.safetensors"))
+        return {"loss": loss, "loss_before": before, "gauge": found, "collapsed": why}
 
 
 class TuneBatches:
@@ -162,12 +154,14 @@ def plan(
     """
     if cpt_steps < 0 or sft_steps < 1:
         raise BadInput(f"cpt_steps {cpt_steps}, sft_steps {sft_steps}: 0 or more, and 1 or more")
+    if not Path(data).expanduser().exists():
+        raise BadInput(
+            f"{data} does not exist: give a file or folder of .jsonl or .parquet rows, nothing is downloaded"
+        )
     cfg = Tune.Config(
         decoder=model_folder(model), predictor=model_folder(predictor), source=instruction_source(data), stage="sft", keep=keep,
         steps=sft_steps, label=f"sft of {Path(model).name} on {Path(data).name}", **fields,
     )  # fmt: skip
-    if cfg.on_collapse not in ("raise", "record"):
-        raise BadInput(f"on_collapse is {cfg.on_collapse!r}: choose raise or record")
     for name in ("block", "longest", "longest_prompt", "batch_size"):
         if getattr(cfg, name) < 1:
             raise BadInput(f"{name} is {getattr(cfg, name)}: give 1 or more")
@@ -175,24 +169,40 @@ def plan(
     if cpt_steps:
         text.stream  # noqa: B018  # says now that it is too short
         label = f"cpt of {Path(model).name} on {Path(data).name}"
-        cfg.set(start=cfg.clone().set(stage="cpt", steps=cpt_steps, on_collapse="record", label=label))
+        cfg.set(start=cfg.clone().set(stage="cpt", steps=cpt_steps, label=label))
     return cfg
 
 
 def train(
-    cfg: Tune.Config, out: str | Path, store: Store, device: str = "auto", say: Callable[[str], None] = print
+    cfg: Tune.Config,
+    out: str | Path,
+    store: Store,
+    device: str = "auto",
+    on_collapse: str = "raise",
+    say: Callable[[str], None] = print,
 ) -> Finished:
-    """Compute both stages, where the store lacks them, and write the trained model to a new folder; see `load_pruned`."""
+    """Compute both stages, where the store lacks them, and write the trained model to a new folder; see `load_pruned`.
+
+    Raises Collapsed when the masks no longer depend on the domain of the rows, unless ``on_collapse`` is "record"; the runs are kept, so
+    that asking again with "record" trains nothing. Raises BadInput for a folder that exists.
+    """
+    if on_collapse not in ("raise", "record"):
+        raise BadInput(f"on_collapse is {on_collapse!r}: choose raise or record")
     check_new(out)
     for stage in (cfg.start, cfg) if cfg.start is not None else (cfg,):
         done = store.compute(stage, device)
         result, gauge = done.result, done.result["gauge"]
         masks = f"masks overlap {gauge['across']:.2f} (chance {gauge['chance']:.2f}), {gauge['union']:.0%} of channels in use"
         say(f"{stage.stage}  {result['loss_before']:.3f} -> {result['loss']:.3f} nats per held-out token; {masks}")
-        if result["collapsed"]:
+        if result["collapsed"] and (stage is not cfg or on_collapse == "record"):
             say(f"warning: {result['collapsed']}")
-        if gauge["domains"] == 1:
-            say("warning: the rows name one domain, so masks are compared prompt by prompt and collapse is not judged")
+    if gauge["domains"] == 1:
+        say("warning: the rows name one domain, so masks are compared prompt by prompt and collapse is not judged")
+    if result["collapsed"] and on_collapse == "raise":
+        raise Collapsed(
+            f"{cfg.label}: {result['collapsed']}. Raise the predictor's rate (now {cfg.predictor_rate:g}) or the spread of the first "
+            f"logits (now {cfg.spread:g} epsilon), use mode 'st', or write it all the same with on_collapse 'record'"
+        )
     save_pruned(trained(done, cfg), out)
     return done
 
@@ -222,7 +232,10 @@ def text_of(cfg: Tune.Config, pruned: PrunedModel) -> TuneText:
 def calibrate(pruned: PrunedModel, text: TuneText, cfg: Tune.Config) -> None:
     """The first masks, from the prompts and texts of the first steps."""
     readings = text.draw(cfg.stage, CALIBRATION, cfg.seed, 0)
-    prompts, texts = text.batch(readings), text.batch(readings[:CALIBRATION_TEXTS])
+    prompts, texts = (
+        {name: value.to(pruned.head_in.weight.device) for name, value in text.batch(part).items()}
+        for part in (readings, readings[:CALIBRATION_TEXTS])
+    )
     pruned.eval()
     pruned.calibrate(prompts["prompt_ids"], prompts["prompt_mask"], texts["input_ids"], texts["attention_mask"])
 
@@ -256,13 +269,5 @@ def measure(pruned: PrunedModel, text: TuneText, hardware: Hardware) -> dict[str
 
 def read_weights(pruned: PrunedModel, run: Finished) -> None:
     """Load what a stage trained."""
-    from safetensors.torch import load_model
-
     load_model(pruned, str(run.folder / "model.safetensors"))
     pruned.calibrated = True
-
-
-def _save(pruned: PrunedModel, path: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(pruned.cpu(), str(path))

@@ -3,7 +3,8 @@
     cpt   [bos] chunk 1, chunk 2     labels: chunk 2             prompt: the text of chunk 1            (section 3.5, K = 2)
     sft   [bos] user, answer eos     labels: answer and eos      prompt: the first human message        (section 3.3)
 
-A decoder with a chat template gets its conversations in that form, another one "user, line break, answer, eos". Rows, splits and
+A decoder with a chat template gets its conversations in that form, in which text that spells a mark of the template is that mark;
+another one gets "user, line break, answer, eos", and the predictor plain text. There text never becomes a special token. Rows, splits and
 errors are those of `instructions`. Batches are drawn by number, so that a killed training goes on with those it would have had.
 """
 
@@ -25,7 +26,7 @@ from orchard.papers.ifpruning.instructions import human, is_row, parsed
 from orchard.papers.ifpruning.wrapper import PrunedModel
 
 IGNORED = -100  # the label of a token that does not count
-GAUGED = 32  # prompts of each domain
+GAUGED = 256  # prompts, about; at least two of each domain that has them
 VALIDATED = 64  # conversations of validation, at most
 
 
@@ -80,7 +81,7 @@ class TuneText:
         if len(self.validation) < 2:
             raise DataError(
                 f"{self.name} has {len(self.validation)} rows for validation, two are needed: give more rows, "
-                "or files called train and valid"
+                "or files called train, valid and test"
             )
         whole = [*self.train, *self.validation]
         if cut := sum(len(reading.tokens) > lengths.longest for reading in whole):
@@ -165,7 +166,8 @@ class TuneText:
     def gauged(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """Held-out prompts for the gauge: ids, mask, domain of each, and how many domains there are. With one, every prompt is its own."""
         names = sorted({reading.domain for reading in self.validation})
-        chosen = [r for name in names for r in [v for v in self.validation if v.domain == name][:GAUGED]]
+        each = max(2, GAUGED // len(names))
+        chosen = [r for name in names for r in [v for v in self.validation if v.domain == name][:each]]
         ids, mask = padded([reading.prompt for reading in chosen])
         domain = [names.index(reading.domain) if len(names) > 1 else i for i, reading in enumerate(chosen)]
         return ids, mask, torch.tensor(domain), len(names)

@@ -10,7 +10,8 @@
 Gates [rows, layers, width] travel as activations: a hook puts them among the keyword arguments of the decoder's body, which hands them
 to every attention layer as it hands on all it does not know; there they are taken out for the MLP behind. Nothing is stored between
 forward passes, so FSDP, mixed precision and gradient checkpointing (without re-entry, the default) see ordinary tensors: a layer that
-is computed again in the backward pass has the same arguments. Not supported: torch.compile, re-entrant checkpoints, experts.
+is computed again in the backward pass has the same arguments. Calibrate before you shard, and call the whole model: `gates()` alone
+would find the head in shards. Not supported: torch.compile, re-entrant checkpoints, experts.
 Prompts are read by the predictor's own tokenizer. Padding, left or right, is taken out before it reads, so it cannot change a mask.
 Sections 3.1, 3.2 and 3.6 of arXiv 2501.02086.
 """
@@ -110,7 +111,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
 def _feed_forward(decoder: nn.Module) -> str:
     """What stands in the place of gated MLPs, for a message."""
     for name, module in decoder.named_modules():
-        if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward", "mlps"):
+        if name.rpartition(".")[2] in ("mlp", "ffn", "feed_forward"):
             return f"its {name} is a {type(module).__name__} with {', '.join(n for n, _ in module.named_children())}"
     return f"it has {', '.join(name for name, _ in decoder.named_children()) or 'no modules'}"
 
@@ -152,7 +153,7 @@ class PrunedModel(nn.Module):
             check(width, settings.keep, settings.epsilon)
         except ValueError as error:
             raise BadInput(f"the feed-forward layers of {type(decoder).__name__}: {error}") from None
-        if any(KEY in getattr(hook, "names", ()) for hook in body._forward_pre_hooks.values()):
+        if any(isinstance(hook, _Enter) for hook in body._forward_pre_hooks.values()):
             raise BadInput(f"this {type(decoder).__name__} has masks already: prune a model once")
         self.settings, self.tokenizer, self.prompt_tokenizer = settings, tokenizer, prompt_tokenizer
         self.reader = predictor if isinstance(predictor, TextModel) else None  # ours: its config, to save it with
@@ -210,9 +211,9 @@ class PrunedModel(nn.Module):
         self, prompt_ids: Int[Tensor, "rows time"], prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None
     ) -> Float[Tensor, "rows layers width"]:  # fmt: skip
         """z of every prompt. Raises BadInput for an empty prompt or one that is longer than the predictor reads."""
-        z = self.head_out(
-            HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(self._last(prompt_ids, prompt_mask)))
-        )
+        states = self._last(prompt_ids, prompt_mask)
+        with torch.autocast(states.device.type, enabled=False):  # in 16 bits many channels would tie
+            z = self.head_out(HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(states)))
         return z.unflatten(-1, (len(self.layer_names), self.width))
 
     def gates(
@@ -276,9 +277,9 @@ class PrunedModel(nn.Module):
         if input_ids is not None:
             counts = None if attention_mask is None else attention_mask.bool()
             down = [self.decoder.get_submodule(name).down_proj for name in self.layer_names]
-            found = importance_of(
-                down, lambda: self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False), counts
-            )
+            body = getattr(self.decoder, "base_model", self.decoder)  # no logits of all tokens
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+            found = importance_of(down, lambda: body(**given), counts)
             scaled = (found - found.mean(-1, keepdim=True)) / found.std(-1, keepdim=True)
             bias = self.settings.bias_share * scaled.to(bias)
         activation = HEAD_ACTIVATIONS[self.settings.head_activation]
@@ -311,20 +312,28 @@ class PrunedModel(nn.Module):
 
     # ------------------------------------------------------------------- the decoder under a mask
 
+    def checkpoint_activations(self) -> None:
+        """Compute the decoder's layers again in the backward pass instead of keeping what they hold."""
+        decoder = self.decoder  # early versions 5 of transformers have the second name alone
+        (getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable)()
+
     def forward(
         self,
         input_ids: Int[Tensor, "rows time"],
         attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
         labels: Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "rows prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "rows prompt_time"] | Int[Tensor, "rows prompt_time"] | None = None,
-        gates: Float[Tensor, "rows layers width"] | None = None,
+        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
+        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
+        gates: Float[Tensor, "prompts layers width"] | None = None,
         **others: Any,
     ) -> Any:
-        """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned."""
+        """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned.
+
+        One prompt, or one row of gates, is for all rows. Raises BadInput for another number of them.
+        """
         if prompt_ids is not None:
             gates = self.gates(prompt_ids, prompt_mask)
-        with self._travel.with_gates(gates):
+        with self._travel.with_gates(gates, len(input_ids)):
             return self.decoder(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **others)
 
     @torch.no_grad()
@@ -332,15 +341,15 @@ class PrunedModel(nn.Module):
         self,
         input_ids: Int[Tensor, "rows time"],
         attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "rows prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "rows prompt_time"] | Int[Tensor, "rows prompt_time"] | None = None,
+        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
+        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
         **others: Any,
     ) -> Any:
         """The decoder's `generate`, with one mask per row from start to end."""
         with self._evaluating():
             gates = None if prompt_ids is None else self.gates(prompt_ids, prompt_mask)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            with self._travel.with_gates(gates):
+            with self._travel.with_gates(gates, len(input_ids)):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **others)
 
     @torch.no_grad()
@@ -391,23 +400,25 @@ def gather_decoder(decoder: Any, names: Sequence[str], keep: int, gates: Float[T
 
 
 class _Travel:
-    """The way of the gates through the decoder: into the body's keyword arguments, out of those of each attention, onto the MLP."""
-
-    names = (KEY,)
+    """The way of the gates through the decoder. Hooks are objects, so that a copy of a model has hooks and a way of its own."""
 
     def __init__(self, body: nn.Module, layers: list[GatedLayer]) -> None:
         self.gates: Tensor | None = None  # of the call that goes on now
+        self.width = layers[0].width
         self.waiting: list[Tensor | None] = [None] * len(layers)  # between the attention of a layer and its MLP
-        body.register_forward_pre_hook(self._Enter(self), with_kwargs=True)
+        body.register_forward_pre_hook(_Enter(self), with_kwargs=True)
         for number, layer in enumerate(layers):
-            layer.attention.register_forward_pre_hook(self._leave(number), with_kwargs=True)
-            layer.mlp.down_proj.register_forward_pre_hook(self._multiply(number))
+            layer.attention.register_forward_pre_hook(_Leave(self, number), with_kwargs=True)
+            layer.mlp.down_proj.register_forward_pre_hook(_Multiply(self, number))
 
     @contextmanager
-    def with_gates(self, gates: Tensor | None) -> Iterator[None]:
+    def with_gates(self, gates: Tensor | None, rows: int) -> Iterator[None]:
         """Within this context the decoder computes with these gates."""
-        if gates is not None and gates.shape[1] != len(self.waiting):
-            raise BadInput(f"gates for {gates.shape[1]} layers, the decoder has {len(self.waiting)}")
+        if gates is not None and (len(gates) not in (1, rows) or gates.shape[1:] != (len(self.waiting), self.width)):
+            raise BadInput(
+                f"gates of {len(gates)} prompts for {gates.shape[1]} layers of width {gates.shape[2]}, the text has {rows} rows and the "
+                f"decoder {len(self.waiting)} layers of width {self.width}: give one prompt, or one for every row"
+            )
         self.gates = gates
         try:
             yield
@@ -415,42 +426,48 @@ class _Travel:
             self.gates = None
             self.waiting = [None] * len(self.waiting)
 
-    class _Enter:
-        names = (KEY,)
 
-        def __init__(self, travel: _Travel) -> None:
-            self.travel = travel
+@dataclass(frozen=True, eq=False)
+class _Enter:
+    """Puts the gates among the keyword arguments of the body."""
 
-        def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return None if self.travel.gates is None else (args, kwargs | {KEY: self.travel.gates})
+    travel: _Travel
 
-    def _leave(self, number: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            gates = kwargs.pop(KEY, None)
-            self.waiting[number] = None if gates is None else gates[:, number]
-            return args, kwargs
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None if self.travel.gates is None else (args, kwargs | {KEY: self.travel.gates})
 
-        return hook
 
-    def _multiply(self, number: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-            (hidden,), gates = inputs, self.waiting[number]
-            self.waiting[number] = None
-            if gates is None:
-                if self.gates is not None:
-                    raise BadInput(
-                        f"layer {number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
-                    )
-                return None
-            times, rest = divmod(len(hidden), len(gates))
-            if rest or gates.shape[1] != hidden.shape[-1]:
+@dataclass(frozen=True, eq=False)
+class _Leave:
+    """Takes them out of those of an attention layer, for the MLP behind it."""
+
+    travel: _Travel
+    number: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        gates = kwargs.pop(KEY, None)
+        self.travel.waiting[self.number] = None if gates is None else gates[:, self.number]
+        return args, kwargs
+
+
+@dataclass(frozen=True, eq=False)
+class _Multiply:
+    """Multiplies what enters the last projection of an MLP."""
+
+    travel: _Travel
+    number: int
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        (hidden,), gates = inputs, self.travel.waiting[self.number]
+        self.travel.waiting[self.number] = None
+        if gates is None:
+            if self.travel.gates is not None:
                 raise BadInput(
-                    f"gates of {len(gates)} rows and width {gates.shape[1]} for {len(hidden)} rows of width {hidden.shape[-1]}: give "
-                    "one prompt for every row, and the predictor that was made for this decoder"
+                    f"layer {self.number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
                 )
-            return hidden * gates.repeat_interleave(times, dim=0)[:, None].to(hidden)  # beams stand side by side
-
-        return hook
+            return None
+        beams = len(hidden) // len(gates)  # they stand side by side
+        return hidden * gates.repeat_interleave(beams, dim=0)[:, None].to(hidden)
 
 
 def _check(settings: Settings) -> None:

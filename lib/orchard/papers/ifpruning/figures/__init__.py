@@ -12,6 +12,15 @@ from orchard.papers.ifpruning.figures.ablation import (
     prefix_overlap,
     spread_lines,
 )
+from orchard.papers.ifpruning.figures.build import (
+    initial_mass,
+    iteration_sums,
+    jacobian_map,
+    jacobian_table,
+    mass_table,
+    weights,
+    weights_table,
+)
 from orchard.papers.ifpruning.figures.comparison import arm_differences, arm_scores, domain_scores, gain_explained
 from orchard.papers.ifpruning.figures.published import latency_bars, overlap_maps, recovery_bars, source_scaling
 from orchard.papers.ifpruning.figures.serving import batch_width, cache_curves, latency_ratios, task_masks
@@ -30,9 +39,14 @@ __all__ = [
     "example_text",
     "gain_explained",
     "gate_losses",
+    "initial_mass",
+    "iteration_sums",
+    "jacobian_map",
+    "jacobian_table",
     "latency_bars",
     "latency_ratios",
     "mask_map",
+    "mass_table",
     "one_change_dots",
     "overlap_maps",
     "paired_effects",
@@ -45,4 +59,6 @@ __all__ = [
     "stage_curves",
     "swapped_masks",
     "task_masks",
+    "weights",
+    "weights_table",
 ]

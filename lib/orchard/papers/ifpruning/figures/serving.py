@@ -19,7 +19,7 @@ LOOKS = (("o", PALETTE[0]), ("s", PALETTE[1]), ("^", PALETTE[2]))
 def cache_curves(table: pd.DataFrame, slots: int | None = None) -> Figure:
     """Hit rate and mean time to the first token against the sub-networks that the cache holds, per kind of mask; band over seeds.
 
-    Columns seed, masks, slots, hit_rate, ttft (s). A vertical line marks ``slots``."""
+    Columns seed, masks, slots, hit_rate, ttft (s). A vertical line marks ``slots``, and the titles say the values there."""
     check_columns(table, {name: name for name in ("seed", "masks", "slots", "hit_rate", "ttft")}, "cache_curves")
     shown = table.assign(hit_rate=100 * table["hit_rate"], ttft=1e3 * table["ttft"])
     made, axes = plot.figure(WIDE, 2.5, columns=2)
@@ -35,6 +35,8 @@ def cache_curves(table: pd.DataFrame, slots: int | None = None) -> Figure:
         panel.set_ylabel(label)
         if slots is not None:
             panel.axvline(slots, color=INK, linewidth=0.8, linestyle="--")
+            there = shown[shown["slots"] == slots].groupby("masks", sort=False)[column].mean()
+            panel.set_title(f"at {slots}: " + ", ".join(f"{value:.3g} {name}" for name, value in there.items()))
     axes[0].set_ylim(0, 102)
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made

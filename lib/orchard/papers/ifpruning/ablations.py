@@ -22,10 +22,12 @@ import pandas as pd
 
 from orchard.config import REQUIRED
 from orchard.papers.ifpruning.arms import Study
-from orchard.papers.ifpruning.comparison import Tables, difference
+from orchard.papers.ifpruning.comparison import Tables, chain_metrics, difference
+from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.papers.ifpruning.grids import compared, grid_cells, recorded
 from orchard.papers.ifpruning.hard_concrete import HardConcrete, expected_open, settled
-from orchard.papers.ifpruning.profiles import Cell, cells
+from orchard.papers.ifpruning.profiles import Cell
+from orchard.papers.ifpruning.rates import studies
 from orchard.papers.ifpruning.training import Train, evaluate, load
 from orchard.runs import Finished, Run, Runner, Setting, Workspace
 from orchard.stats import spearman
@@ -62,7 +64,7 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(
         starts=tuple(Start(r=r, reads=reads) for reads in (True, False) for r in (0.3, 3.5)),
-        modes=("soft_binarize", "st_full"), activations=("identity",),
+        modes=("soft_binarize", "st_full"),
     ),
     "gpu": Sizes(
         starts=(
@@ -135,7 +137,9 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
 
     def chunked(count: int) -> Train.Config:
         arm = ifp()
-        masked_stages(arm)[0].corpus.set(chunks=count)
+        corpus = masked_stages(arm)[0].corpus
+        assert isinstance(corpus, FactGrid.Config)
+        corpus.set(chunks=count)
         return arm
 
     def mode(name: str) -> Train.Config:
@@ -152,7 +156,7 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
     yield from values("head", "gelu", sizes.activations, lambda act: with_selector(study, act, activation=act))
     ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
     yield from values("rank", profile.reader.rank, ranks, lambda rank: with_selector(study, f"rank {rank}", rank=rank))
-    yield from values("chunks", study.cell.corpus.chunks, sizes.chunks if two_stages else (), chunked)
+    yield from values("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked)
     yield from values("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share))
     yield from values("entropy", "shannon", sizes.entropies, lambda kind: with_selector(study, kind, {"entropy": kind}))
     contrasted = lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)  # noqa: E731
@@ -198,7 +202,7 @@ def measured(done: Finished) -> dict[str, float]:
 def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per start and seed: r, epsilon, mode, reads, rate, seed; right, swapped (shares), within, across, union, chance, spread
     (r at the end), never."""
-    known = compared(setting)
+    known = compared(setting, run)
     starts = [(start, cell) for cell in grid_cells(setting) for start in SIZES[setting.profile].starts]
     arms = [recorded(begun(Study(cell).arm("ifp"), start), known) for start, cell in starts]
     rows = [
@@ -211,7 +215,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
 def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per ablation, value and seed: own (the comparison's value), right, swapped, within, across, union, never; change (of right
     answers from the own value)."""
-    known, sizes = compared(setting), SIZES[setting.profile]
+    known, sizes = compared(setting, run), SIZES[setting.profile]
     places = [(point, cell) for cell in grid_cells(setting) for point in points(Study(cell), sizes)]
     arms = [recorded(point.arm, known) for point, _ in places]
     wanted: list[Run.Config] = [
@@ -237,10 +241,9 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     )
 
 
-def _gate_arms(setting: Setting) -> list[tuple[Cell, str, Train.Config]]:
-    known, found = compared(setting), []
-    for cell in cells(setting)[: GATE_SEEDS[setting.profile]]:
-        study = Study(cell)
+def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config]]:
+    known, found = compared(setting, run), []
+    for cell, study in studies(setting, run)[: GATE_SEEDS[setting.profile]]:
         reads = study.predictor()
         concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
         made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
@@ -250,7 +253,7 @@ def _gate_arms(setting: Setting) -> list[tuple[Cell, str, Train.Config]]:
 
 def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
-    arms = _gate_arms(setting)
+    arms = _gate_arms(setting, run)
     tables = []
     for (cell, gates, _), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
         right = done.tensors("answers")["test.right"].numpy().astype(float)
@@ -264,20 +267,18 @@ def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
     with its penalty), validation_loss (without), validation_accuracy."""
     tables = []
-    for cell, gates, arm in _gate_arms(setting):
-        before = 0
-        for stage, done in zip(masked_stages(arm), run(masked_stages(arm)), strict=True):
-            metrics = done.metrics()
-            metrics = metrics[[c for c in ("step", "loss", "validation_loss", "validation_accuracy") if c in metrics]]
-            tables.append(metrics.assign(step=metrics["step"] + before, stage=stage.stage, gates=gates, seed=cell.seed))
-            before += stage.steps
+    for cell, gates, arm in _gate_arms(setting, run):
+        metrics = chain_metrics(arm, run)
+        before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
+        masked = metrics[metrics["stage"] != "pretrain"]
+        tables.append(masked.assign(step=masked["step"] - before, gates=gates, seed=cell.seed))
     return pd.concat(tables, ignore_index=True)
 
 
 def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
     (what the penalty holds at k / D) and without noise, before the cut to k."""
-    arms = _gate_arms(setting)
+    arms = _gate_arms(setting, run)
     rows = []
     for (cell, gates, arm), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
         shares = {"expected": float("nan"), "settled": float("nan")}
@@ -291,12 +292,12 @@ def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
 def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, layer (from 1) and channel, most used first: rank (share of the channels before it), use (share of all prompts,
     those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
-    cell = cells(setting)[0]
-    arms = {name: Study(cell).arm(name) for name in USED}
+    cell, study = studies(setting, run)[0]
+    arms = {name: study.arm(name) for name in USED}
     if SIZES[setting.profile].starts:
         worst = min(SIZES[setting.profile].starts, key=lambda start: (start.reads, start.r))
         grid = grid_cells(setting)[0]
-        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting))
+        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run))
     tables = []
     for name, done in zip(arms, run(list(arms.values())), strict=True):
         use = done.tensors("masks")["masks"].float().mean(dim=0).sort(dim=-1, descending=True).values

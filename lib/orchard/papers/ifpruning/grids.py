@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchard.papers.ifpruning.arms import ARMS, Study
+from orchard.papers.ifpruning.arms import ARMS
 from orchard.papers.ifpruning.factgrid import FactGrid
 from orchard.papers.ifpruning.profiles import PROFILES, Cell, Profile, Rates, Reader, Size, Steps, cells
+from orchard.papers.ifpruning.rates import studies
 from orchard.papers.ifpruning.training import Train
-from orchard.runs import Setting
+from orchard.runs import Runner, Setting
 
 SMOKE, GPU = PROFILES["smoke"], PROFILES["gpu"]
 GRIDS: dict[str, Profile] = {
@@ -27,14 +28,14 @@ GRIDS: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def grid_cells(setting: Setting, **variant: float | bool) -> list[Cell]:
+def grid_cells(setting: Setting, **variant: float | int) -> list[Cell]:
     """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
     return cells(setting, GRIDS[setting.profile], **variant)
 
 
-def compared(setting: Setting) -> frozenset[str]:
+def compared(setting: Setting, run: Runner) -> frozenset[str]:
     """Fingerprints of the arms of the comparison."""
-    return frozenset(Study(cell).arm(arm).fingerprint() for cell in cells(setting) for arm in ARMS)
+    return frozenset(study.arm(arm).fingerprint() for _, study in studies(setting, run) for arm in ARMS)
 
 
 def recorded(arm: Train.Config, known: frozenset[str]) -> Train.Config:

@@ -24,6 +24,7 @@ from orchard.papers.ifpruning.data import Examples
 from orchard.papers.ifpruning.method import Predictor
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+BISECTIONS = 40
 
 
 class HardConcrete(Predictor):
@@ -43,6 +44,18 @@ class HardConcrete(Predictor):
             return settled(z) * self.gates.top(z)
         self.penalty = self.price(expected_open(z).mean(dim=-1))
         return sampled(z, torch.rand_like(z))
+
+    @torch.no_grad()
+    def calibrate(self, examples: Examples, importance: Float[Tensor, "layers width"]) -> None:
+        """As the predictor; then the logits of every layer are shifted until k of D gates are open in expectation."""
+        super().calibrate(examples, importance)
+        z = self.logits(examples).flatten(0, 1)
+        low, high = z.new_full(z.shape[1:2], -50.0), z.new_full(z.shape[1:2], 50.0)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            over = expected_open(z + middle[:, None]).mean(dim=(0, 2)) > self.gates.cfg.keep / self.gates.cfg.width
+            low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+        self.head_out.bias.add_(((low + high) / 2).repeat_interleave(self.gates.logits))
 
     def price(self, share: Float[Tensor, "examples masks layers"]) -> Float[Tensor, ""]:
         """The penalty: its gradient lowers the distance from k/D and raises the multipliers."""

@@ -62,7 +62,7 @@ SIZES = {
 def phase(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per diagram, point, seed and arm (dense_k, ifp, moe): rho_all, tagless, mix, right (answers; share), gain (over dense_k of
     the same point and seed), across (overlap of masks of two domains; NaN without masks). Mixed points are scored on mixed prompts."""
-    sizes, known = SIZES[setting.profile], compared(setting)
+    sizes, known = SIZES[setting.profile], compared(setting, run)
     places, wanted = [], []
     for diagram, points in (("sharing", sizes.sharing), ("mixing", sizes.mixing)):
         for point in points:

@@ -9,7 +9,8 @@ reads, without further training,
     own       k k v v ... instruction :         every prompt has its own
 
 and `shared - own` is what the identity of the prefix does. Prompts of these kinds are in no training, so `raw - own` also holds what a
-predictor makes of prompts that it does not know.
+predictor makes of prompts that it does not know. `rand_lsh` hashes what a language model makes of the prompt and has learned nothing about
+masks: it shows what identical text does by itself.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ import torch
 from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.factgrid import HELD_OUT, FactGrid
 from orchard.papers.ifpruning.overlap import by_domain
-from orchard.papers.ifpruning.profiles import cells
+from orchard.papers.ifpruning.rates import studies
 from orchard.papers.ifpruning.training import Train, load
 from orchard.runs import Run, Runner, Setting, Workspace
 from orchard.train import choose
 
 PREFIXES = ("raw", "shared", "own")
-ARMS = ("ifp", "ifp_st")
+ARMS = ("ifp", "ifp_st", "rand_lsh")
 SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
 
 
@@ -69,13 +69,13 @@ class PrefixMasks(Run):
 def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed, prefix (raw, shared, own) and layer (from 1): within (mean overlap of different prompts of one domain),
     related (of two domains of one group), other (of two groups), chance."""
-    places = [(arm, cell) for cell in cells(setting)[: SEEDS[setting.profile]] for arm in ARMS]
+    places = [(arm, cell, study) for cell, study in studies(setting, run)[: SEEDS[setting.profile]] for arm in ARMS]
     wanted = [
-        PrefixMasks.Config(trained=Study(cell).arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
-        for arm, cell in places
+        PrefixMasks.Config(trained=study.arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
+        for arm, cell, study in places
     ]
     rows = []
-    for (arm, cell), done in zip(places, run(wanted), strict=True):
+    for (arm, cell, _), done in zip(places, run(wanted), strict=True):
         corpus, kept = cell.corpus.build(), done.tensors("masks")
         group = torch.tensor(corpus.groups)
         same = torch.eye(len(group), dtype=torch.bool)

@@ -121,7 +121,7 @@ class Cell:
     seed: int
 
 
-def cells(setting: Setting, profile: Profile | None = None, /, **variant: float | bool) -> list[Cell]:
+def cells(setting: Setting, profile: Profile | None = None, /, **variant: float | int) -> list[Cell]:
     """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
     profile = profile or PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds

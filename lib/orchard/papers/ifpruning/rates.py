@@ -30,7 +30,7 @@ def studies(setting: Setting, run: Runner, **variant: float | int) -> list[tuple
     """The cells of a setting with their studies, at the best rates of every family."""
     table = rates(setting, run)
     tuned = {
-        str(name): Rates(best["decoder"], best["selector"])
+        str(name): Rates(float(best["decoder"]), float(best["selector"]))
         for name, best in table.sort_values("validation_accuracy").groupby("family").last().iterrows()
     }
     return [(cell, Study(cell, tuned)) for cell in cells(setting, **variant)]

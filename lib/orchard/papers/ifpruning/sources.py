@@ -14,7 +14,7 @@ import pandas as pd
 from orchard.papers.ifpruning.arms import Study
 from orchard.papers.ifpruning.comparison import Tables
 from orchard.papers.ifpruning.grids import compared, recorded
-from orchard.papers.ifpruning.profiles import Cell, cells
+from orchard.papers.ifpruning.rates import studies
 from orchard.runs import Runner, Setting
 from orchard.stats import spearman
 
@@ -23,24 +23,24 @@ SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
 LINES = {"dense": "dense_D", "IFP": "ifp"}
 
 
-def of_width(cell: Cell, ratio: int) -> Study:
-    """The cell whose source has ``ratio`` times the channels that a mask leaves."""
-    profile = cell.profile
+def of_width(study: Study, ratio: int) -> Study:
+    """The study whose source has ``ratio`` times the channels that a mask leaves, at the same learning rates."""
+    profile = study.cell.profile
     size = dataclasses.replace(profile.size, width=ratio * profile.size.keep)
-    return Study(dataclasses.replace(cell, profile=dataclasses.replace(profile, size=size)))
+    return Study(dataclasses.replace(study.cell, profile=dataclasses.replace(profile, size=size)), study.tuned)
 
 
 def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per line (dense: all of D is used; IFP: k of it), D / k and seed: panel, line, ratio, D, score (right answers, %), across
     (overlap of masks across domains), union (share of channels in use), chance (k / D). dense at ratio 1 is dense_k."""
-    known = compared(setting)
+    known = compared(setting, run)
     places, wanted = [], []
-    for cell in cells(setting)[: SEEDS[setting.profile]]:
+    for cell, study in studies(setting, run)[: SEEDS[setting.profile]]:
         for ratio in (1, *RATIOS[setting.profile]):
             for line, arm in LINES.items() if ratio > 1 else (("dense", "dense_k"),):
                 places.append((line, ratio, cell))
-                study = of_width(cell, ratio) if ratio > 1 else Study(cell)
-                wanted.append(recorded(study.arm(arm), known))
+                source = of_width(study, ratio) if ratio > 1 else study
+                wanted.append(recorded(source.arm(arm), known))
     rows = []
     for (line, ratio, cell), done in zip(places, run(wanted), strict=True):
         gauge = done.result["gauge"]

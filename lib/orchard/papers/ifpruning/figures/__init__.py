@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from orchard.papers.ifpruning.figures.ablation import (
+    channel_use,
+    consistency,
+    gate_losses,
+    one_change_dots,
+    paired_effects,
+    phase_maps,
+    prefix_overlap,
+    spread_lines,
+)
 from orchard.papers.ifpruning.figures.build import (
     initial_mass,
     iteration_sums,
@@ -22,10 +32,13 @@ __all__ = [
     "arm_scores",
     "batch_width",
     "cache_curves",
+    "channel_use",
     "collapse_gauge",
+    "consistency",
     "domain_scores",
     "example_text",
     "gain_explained",
+    "gate_losses",
     "initial_mass",
     "iteration_sums",
     "jacobian_map",
@@ -34,10 +47,15 @@ __all__ = [
     "latency_ratios",
     "mask_map",
     "mass_table",
+    "one_change_dots",
     "overlap_maps",
+    "paired_effects",
+    "phase_maps",
+    "prefix_overlap",
     "prompt_lengths",
     "recovery_bars",
     "source_scaling",
+    "spread_lines",
     "stage_curves",
     "swapped_masks",
     "task_masks",

@@ -1,0 +1,219 @@
+"""Ablations: configs are well formed and share the runs they can; tables of known results; evidence of tables made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from orchard.papers.ifpruning import ablations, figures, phase, sources
+from orchard.papers.ifpruning.arms import Study
+from orchard.papers.ifpruning.evidence import EVIDENCE
+from orchard.papers.ifpruning.experiments import EXPERIMENTS
+from orchard.papers.ifpruning.grids import compared, grid_cells, recorded
+from orchard.papers.ifpruning.profiles import cells
+from orchard.papers.ifpruning.training import build
+from orchard.runs import Finished, Run, Setting
+
+PROFILES = ("smoke", "gpu")
+SMOKE = Setting("smoke", seeds=(0,))
+
+
+class Known(Finished):
+    """A finished run with this result."""
+
+    def __init__(self, accuracy: dict[str, float], gauge: dict[str, float]) -> None:
+        super().__init__(Path())
+        object.__setattr__(
+            self,
+            "known",
+            {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "loss": 1.0, "validation_accuracy": 0.5},
+        )
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.known  # type: ignore[attr-defined,no-any-return]
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        return {"masks": torch.tensor([[[True, False, True, False]], [[True, True, False, False]]])}
+
+
+def runner(scores: Callable[[Any], Known]) -> Any:
+    def run(cfgs: Sequence[Run.Config]) -> list[Known]:
+        return [scores(cfg) for cfg in cfgs]
+
+    return run
+
+
+def masked(accuracy: float) -> Known:
+    gauge = {"within": 0.9, "across": 0.3, "union": 0.75, "chance": 0.5, "spread": 2.0}
+    return Known({"test": accuracy, "mixed": accuracy / 2, "swapped": 0.1}, gauge)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_points_are_well_formed(profile: str) -> None:
+    cell = grid_cells(Setting(profile))[0]
+    points = list(ablations.points(Study(cell), ablations.SIZES[profile]))
+    own = [point for point in points if point.own]
+    assert [point.ablation for point in own] == list(dict.fromkeys(point.ablation for point in points))
+    assert len({point.arm.fingerprint() for point in own}) == 1  # one run for all of them
+    others = [point.arm.fingerprint() for point in points if not point.own and not point.binarised]
+    assert len(set(others)) == len(others)
+    assert own[0].arm.fingerprint() not in others
+    assert sum(point.binarised for point in points) == 1
+
+
+def test_every_smoke_point_builds() -> None:
+    cell = grid_cells(SMOKE)[0]
+    corpus = cell.corpus.build()
+    for point in ablations.points(Study(cell), ablations.SIZES["smoke"]):
+        for stage in ablations.masked_stages(point.arm):
+            selector = build(stage, corpus)[1]
+            assert selector is not None
+            assert selector.num_layers == 2
+
+
+def test_gpu_ablations_change_what_they_say() -> None:
+    cell = grid_cells(Setting("gpu"))[0]
+    points = {(p.ablation, p.value): p.arm for p in ablations.points(Study(cell), ablations.SIZES["gpu"])}
+    chunked = points["chunks", "4"]
+    assert chunked.start is not None
+    assert (chunked.corpus.chunks, chunked.start.corpus.chunks) == (2, 4)  # type: ignore[attr-defined]
+    assert chunked.start.start is not None
+    assert chunked.start.start.fingerprint() == Study(cell).dense(1024).fingerprint()  # the same dense decoder
+    frozen = points["frozen", "in fine-tuning"]
+    assert frozen.start is not None
+    assert (frozen.selector_rate, frozen.start.selector_rate) == (0.0, 5e-4)
+    faded = points["fade-in", "0.5"]
+    assert faded.start is not None
+    assert (faded.warmup, faded.start.warmup) == (0.0, 0.5)
+    assert all(stage.decay_channels for stage in ablations.masked_stages(points["decay", "on"]))
+
+
+def test_smoke_shares_runs_with_the_comparison() -> None:
+    """The base of the grid, one start of the spread, and the D = 4k sources are runs that exist anyway."""
+    known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(grid_cells(SMOKE)[0])
+    assert study.arm("ifp").fingerprint() in known
+    starts = [
+        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.SIZES["smoke"].starts
+    ]
+    assert sum(starts) == 1
+    cell = cells(SMOKE)[0]
+    for arm in sources.LINES.values():
+        assert sources.of_width(Study(cell), 4).arm(arm).fingerprint() in known
+        assert sources.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
+
+
+def test_recorded_leaves_the_comparison_as_it_is() -> None:
+    known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(cells(SMOKE)[0])
+    assert recorded(study.arm("ifp"), known).on_collapse == "raise"
+    other = ablations.begun(study.arm("ifp"), ablations.Start(r=0.1, reads=False))
+    assert recorded(other, known).on_collapse == "record"
+    assert [stage.reader for stage in ablations.masked_stages(other)] == [None, None]
+    assert [stage.selector.spread for stage in ablations.masked_stages(other) if stage.selector] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_phase_points_are_corpora(profile: str) -> None:
+    sizes = phase.SIZES[profile]
+    for point in (*sizes.sharing, *sizes.mixing, *sizes.token_routed):
+        corpus = grid_cells(Setting(profile), **point.variant)[0].corpus.clone().set(num_keys=64, queries=8)
+        assert len(corpus.build().domains) == 8
+    assert set(sizes.token_routed) <= {*sizes.sharing, *sizes.mixing}
+    assert phase.Point(rho_all=1.0).variant["rho_grp"] == 0.0
+
+
+def test_phase_gains_are_over_the_dense_model_of_the_same_point() -> None:
+    def scores(cfg: Any) -> Known:
+        base = 0.2 + 0.1 * cfg.corpus.tagless
+        return masked(base + 0.3) if cfg.selector is not None else Known({"test": base, "mixed": base / 2}, {})
+
+    table = phase.phase(SMOKE, runner(scores))
+    gains = table[table["arm"] == "ifp"]
+    assert gains[gains["mix"] == 1]["gain"].to_list() == pytest.approx([0.3] * (gains["mix"] == 1).sum())
+    assert gains[gains["mix"] == 2]["gain"].to_list() == pytest.approx([0.15])
+    assert (table[table["arm"] == "dense_k"]["gain"] == 0).all()
+    assert table[table["arm"] == "dense_k"]["across"].isna().all()
+
+
+def test_one_change_is_against_the_own_value_and_binarised_scores_are_its_own() -> None:
+    def scores(cfg: Any) -> Known:
+        hard = getattr(getattr(getattr(cfg, "selector", None), "gates", None), "mode", "") == "st_full"
+        return masked(0.4 if hard else 0.6)
+
+    table = ablations.one_change(SMOKE, runner(scores)).set_index(["ablation", "value"])
+    assert table.loc[("mode", "st_full"), "change"] == pytest.approx(-0.2)
+    assert table.loc[("mode", "soft_binarize"), "change"] == pytest.approx(0.25 - 0.6)
+    assert (table.loc[table["own"], "change"] == 0).all()
+    assert table.loc[("mode", "st_full"), "never"] == 0.25  # the last channel of four
+
+
+def test_gpu_grids_give_whole_tables_and_figures() -> None:
+    """The larger grids through to their figures, from results that are made up."""
+    setting, run = Setting("gpu"), runner(lambda cfg: masked(0.3 + 0.1 * (getattr(cfg, "selector", None) is not None)))
+    diagram = phase.phase(setting, run)
+    assert set(diagram["arm"]) == {"dense_k", "ifp", "moe"}
+    spread = ablations.initial_spread(setting, run)
+    assert len(spread) == len(ablations.SIZES["gpu"].starts)
+    assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
+    changes = ablations.one_change(setting, run)
+    widths = sources.source_sizes(setting, run)
+    assert widths[widths["line"] == "IFP"]["D"].nunique() == 4
+    assert len(widths) == 3 * (1 + 2 * 4)
+    drawn = [
+        figures.phase_maps(diagram), figures.spread_lines(spread), figures.consistency(spread), figures.one_change_dots(changes),
+        figures.source_scaling(None, widths, y_label="right answers (%)"),
+    ]  # fmt: skip
+    for figure in drawn:
+        assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
+
+
+def answers(**right: Sequence[float]) -> Callable[[str], pd.DataFrame]:
+    rows = [
+        {"variant": "win", "evaluation": "test", "seed": seed, "arm": arm, "question": question, "right": value}
+        for arm, values in right.items()
+        for seed in (0, 1)
+        for question, value in enumerate(values)
+    ]
+    return lambda name: pd.DataFrame(rows) if name == "answers" else pd.DataFrame()
+
+
+def test_c8_has_both_budgets() -> None:
+    evidence = EVIDENCE["C8"](answers(ifp=(1.0, 1.0), ifp_sft_only=(1.0, 0.0), ifp_sft_short=(0.0, 0.0)))
+    assert evidence.groupby("part")["value"].mean().to_dict() == {
+        "equal total steps": 0.5,
+        "equal fine-tuning steps": 1.0,
+    }
+    assert len(evidence) == 8
+
+
+def test_c10_is_question_by_question() -> None:
+    rows = [("SoftTopK", 0, 1.0), ("SoftTopK", 1, 0.0), ("HardConcrete", 0, 0.0), ("HardConcrete", 1, 1.0)]
+    table = pd.DataFrame(rows, columns=["gates", "question", "right"]).assign(seed=4)
+    assert EVIDENCE["C10"](lambda _: table)[["seed", "unit", "value"]].to_numpy().tolist() == [
+        [4, 0, 1.0],
+        [4, 1, -1.0],
+    ]
+
+
+def test_c11_is_a_rank_correlation_of_three_runs_or_more() -> None:
+    table = pd.DataFrame({"within": [0.2, 0.5, 0.9, 0.95], "right": [0.1, 0.4, 0.3, 0.8]})
+    assert EVIDENCE["C11"](lambda _: table)["value"].to_list() == pytest.approx([0.8])
+    assert EVIDENCE["C11"](lambda _: table[:2]).empty
+
+
+def test_c4_is_the_one_sided_p_of_growth() -> None:
+    grows = [{"line": "IFP", "D": d, "score": 10 * d + seed} for d in (2, 3, 4, 6) for seed in range(3)]
+    table = pd.DataFrame([*grows, {"line": "dense", "D": 2, "score": 1000}])
+    assert EVIDENCE["C4"](lambda _: table)["value"].item() < 0.01
+    assert EVIDENCE["C4"](lambda _: table.assign(score=-table["score"]))["value"].item() > 0.9
+    assert EVIDENCE["C4"](lambda _: table[:2]).empty
+
+
+def test_experiments_are_merged() -> None:
+    names = {*ablations.EXPERIMENTS, *phase.EXPERIMENTS, *sources.EXPERIMENTS, "shared_prefixes"}
+    assert names <= set(EXPERIMENTS)

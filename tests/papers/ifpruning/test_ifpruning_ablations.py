@@ -110,9 +110,13 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
 
 def test_recorded_leaves_the_comparison_as_it_is() -> None:
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(cells(SMOKE)[0])
-    assert recorded(study.arm("ifp"), known).on_collapse == "raise"
+    assert recorded(study.arm("ifp"), known, "x").on_collapse == "raise"
     other = ablations.begun(study.arm("ifp"), ablations.Start(r=0.1, reads=False))
-    assert recorded(other, known).on_collapse == "record"
+    assert recorded(other, known, "new").on_collapse == "record"
+    assert other.label == "new: ifp, sft, seed 0"
+    assert other.start is not None
+    assert other.start.start is not None
+    assert other.start.start.label == "dense_D, pretrain, seed 0"  # not this ablation's alone
     assert [stage.reader for stage in ablations.masked_stages(other)] == [None, None]
     assert [stage.selector.spread for stage in ablations.masked_stages(other) if stage.selector] == [0.1, 0.1]
 

@@ -44,6 +44,12 @@ class Start:
     reads: bool = True  # the predictor starts as a language model; otherwise with new weights
     rate: float = 1.0
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        first = "language model" if self.reads else "new weights"
+        return f"r {self.r:g}, epsilon {self.epsilon:g}, {self.mode}, {first}, rate x {self.rate:g}"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -204,7 +210,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     (r at the end), never."""
     known = compared(setting, run)
     starts = [(start, cell) for cell in grid_cells(setting) for start in SIZES[setting.profile].starts]
-    arms = [recorded(begun(Study(cell).arm("ifp"), start), known) for start, cell in starts]
+    arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
     rows = [
         {**vars(start), "seed": cell.seed, **measured(done)}
         for (start, cell), done in zip(starts, run(arms), strict=True)
@@ -217,7 +223,7 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     answers from the own value)."""
     known, sizes = compared(setting, run), SIZES[setting.profile]
     places = [(point, cell) for cell in grid_cells(setting) for point in points(Study(cell), sizes)]
-    arms = [recorded(point.arm, known) for point, _ in places]
+    arms = [recorded(point.arm, known, f"{point.ablation} {point.value}") for point, _ in places]
     wanted: list[Run.Config] = [
         Binarised.Config(trained=arm, label=f"{arm.label}, gates of 1") if point.binarised else arm
         for (point, _), arm in zip(places, arms, strict=True)
@@ -247,7 +253,7 @@ def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Con
         reads = study.predictor()
         concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
         made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
-        found += [(cell, gates, recorded(made[arm], known)) for gates, arm in GATES.items()]
+        found += [(cell, gates, recorded(made[arm], known, gates)) for gates, arm in GATES.items()]
     return found
 
 
@@ -297,7 +303,7 @@ def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     if SIZES[setting.profile].starts:
         worst = min(SIZES[setting.profile].starts, key=lambda start: (start.reads, start.r))
         grid = grid_cells(setting)[0]
-        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run))
+        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
     tables = []
     for name, done in zip(arms, run(list(arms.values())), strict=True):
         use = done.tensors("masks")["masks"].float().mean(dim=0).sort(dim=-1, descending=True).values

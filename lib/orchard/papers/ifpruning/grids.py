@@ -38,6 +38,13 @@ def compared(setting: Setting, run: Runner) -> frozenset[str]:
     return frozenset(study.arm(arm).fingerprint() for _, study in studies(setting, run) for arm in ARMS)
 
 
-def recorded(arm: Train.Config, known: frozenset[str]) -> Train.Config:
-    """An arm whose collapse is a finding and no error. Those of the comparison stay as they are: they are the same runs."""
-    return arm if arm.fingerprint() in known else arm.set(on_collapse="record")
+def recorded(arm: Train.Config, known: frozenset[str], name: str, whole: bool = False) -> Train.Config:
+    """An arm whose collapse is a finding and no error, and whose runs are called by what is varied: those with masks, or the ``whole``
+    chain where the dense model differs too. Arms of the comparison stay as they are: they are the same runs."""
+    if arm.fingerprint() in known:
+        return arm
+    stage: Train.Config | None = arm.set(on_collapse="record")
+    while stage is not None and (whole or stage.selector is not None):
+        stage.set(label=f"{name}: {stage.label}")
+        stage = stage.start
+    return arm

@@ -35,6 +35,11 @@ class Point:
         shares = {"rho_all": self.rho_all, "rho_grp": (1 - self.rho_all) / 2, "tagless": self.tagless}
         return shares | {"mix": self.mix, "mix_share": float(self.mix > 1)}
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"rho_all {self.rho_all:g}, tagless {self.tagless:g}, mix {self.mix}"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -69,7 +74,7 @@ def phase(setting: Setting, run: Runner) -> pd.DataFrame:
             arms = ("dense_k", "ifp", "moe") if point in sizes.token_routed else ("dense_k", "ifp")
             for cell in grid_cells(setting, **point.variant):
                 places += [(diagram, point, cell.seed, arm) for arm in arms]
-                wanted += [recorded(Study(cell).arm(arm), known) for arm in arms]
+                wanted += [recorded(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]
     rows = [
         {
             "diagram": diagram, "rho_all": point.rho_all, "tagless": point.tagless, "mix": point.mix, "seed": seed, "arm": arm,

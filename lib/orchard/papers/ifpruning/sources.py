@@ -40,7 +40,7 @@ def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
             for line, arm in LINES.items() if ratio > 1 else (("dense", "dense_k"),):
                 places.append((line, ratio, cell))
                 source = of_width(study, ratio) if ratio > 1 else study
-                wanted.append(recorded(source.arm(arm), known))
+                wanted.append(recorded(source.arm(arm), known, f"D = {ratio}k", whole=True))
     rows = []
     for (line, ratio, cell), done in zip(places, run(wanted), strict=True):
         gauge = done.result["gauge"]

@@ -120,13 +120,13 @@ def stdlib10_summary(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def instructions(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`by_domain` on the instructions that DATA names."""
-    return by_domain(setting, run, own_instructions(setting))
+    """:func:`by_domain` on the instructions that DATA names; empty for the embedded text."""
+    return pd.DataFrame() if setting.data == "embedded" else by_domain(setting, run, own_instructions(setting))
 
 
 def instructions_summary(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`summary` on the instructions that DATA names."""
-    return summary(setting, run, own_instructions(setting))
+    """:func:`summary` on the instructions that DATA names; empty for the embedded text."""
+    return pd.DataFrame() if setting.data == "embedded" else summary(setting, run, own_instructions(setting))
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

@@ -202,9 +202,7 @@ def test_collapsed_masks_stop_the_run_unless_they_are_studied(store: Store) -> N
 
 
 def test_unread_differs_in_its_reader_alone() -> None:
-    whole, cfg = STUDY.arm("ifp"), unread(STUDY)
-    assert cfg.start is not None
-    assert whole.reader is not None
-    assert cfg.start.reader is cfg.reader is None
-    cfg.start.set(reader=whole.reader, on_collapse=whole.start.on_collapse)
-    assert cfg.set(reader=whole.reader, on_collapse=whole.on_collapse).fingerprint() == whole.fingerprint()
+    read, cfg = STUDY.arm("ifp_sft_short"), unread(STUDY)
+    assert read.reader is not None
+    assert cfg.reader is None
+    assert cfg.set(reader=read.reader, on_collapse=read.on_collapse).fingerprint() == read.fingerprint()

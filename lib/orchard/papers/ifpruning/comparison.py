@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, float | int]] = {
 }
 FIRST_SEED = {"smoke": ARMS, "gpu": ARMS, "paper": ARMS}
 OTHER_SEEDS = {
-    "smoke": ("dense_k", "dense_D", "ifp", "ifp_st", "film_k"),
+    "smoke": ("dense_k", "ifp", "ifp_st"),
     "gpu": tuple(arm for arm in ARMS if arm not in ("static", "ifp_contrast", "prefix_cond", "moe_seq")), "paper": ARMS,
 }  # fmt: skip
 ELSEWHERE = {  # arms in the variants after the first

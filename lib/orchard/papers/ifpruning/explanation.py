@@ -28,7 +28,8 @@ from orchard.runs import Finished, Runner, Setting
 from orchard.stats import Interval
 
 RESAMPLES = 4000
-UNREAD = "ifp_unread"  # ifp whose predictor begins with new weights: it has to learn to read while it selects
+READ = "ifp_sft_short"  # ifp without continued pre-training
+UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map
 BASE, LARGE, METHOD = "dense_k", "dense_D", "ifp"
 COMPARED = (  # minus these: what each is, and the claim that it decides
@@ -170,18 +171,17 @@ def conclusion(table: pd.DataFrame) -> list[str]:
 
 
 def unread(study: Study) -> Train.Config:
-    """ifp with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks collapse."""
-    cfg = study.arm(METHOD).clone()
-    assert cfg.start is not None
-    cfg.start.set(reader=None, on_collapse="record", label=cfg.start.label.replace(METHOD, UNREAD))
-    return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(METHOD, UNREAD))
+    """ifp_sft_short with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks
+    collapse."""
+    cfg = study.arm(READ).clone()
+    return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(READ, UNREAD))
 
 
 def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The gauge while masks are learned, first seed: arm (ifp, ifp_st and ifp_unread), stage, step, within, across, union, use,
+    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), stage, step, within, across, union, use,
     spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
     _, study = studies(setting, run)[0]
-    chosen = {METHOD: study.arm(METHOD), "ifp_st": study.arm("ifp_st"), UNREAD: unread(study)}
+    chosen = {METHOD: study.arm(METHOD), READ: study.arm(READ), UNREAD: unread(study)}
     run(list(chosen.values()))
     tables = [chain_metrics(cfg, run).assign(arm=arm) for arm, cfg in chosen.items()]
     return pd.concat(tables, ignore_index=True).dropna(subset=["across"])
@@ -189,12 +189,12 @@ def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
     """Right answers with masks of the prompt, of a description of its task and of another domain, first seed: arm, masks, effect, low,
-    high; of ifp, ifp_st, moe_seq and of the run that collapses."""
+    high; of ifp, ifp_sft_short, moe_seq and of the run that collapses."""
     cell, study = studies(setting, run)[0]
     done = {arm: end for own, arm, _, end in finished(setting, run) if own == cell}
     done[UNREAD] = run([unread(study)])[0]
     rows = []
-    for arm in (METHOD, "ifp_st", "moe_seq", UNREAD):
+    for arm in (METHOD, READ, "moe_seq", UNREAD):
         for evaluation, masks in (("test", "of the prompt"), ("task", "of the task"), ("swapped", "of another domain")):
             table = _right(done[arm], evaluation).assign(arm=arm, variant="win", seed=cell.seed)
             found, _ = interval(table, [(arm, evaluation)], lambda means: means[..., 0])

@@ -56,7 +56,7 @@ def _grid(rho: tuple[float, ...], tagless: tuple[float, ...]) -> tuple[Point, ..
 
 _MIXES = (Point(), Point(mix=2), Point(mix=4))
 SIZES = {
-    "smoke": Sizes(sharing=(Point(), Point(rho_all=1.0), Point(tagless=0.5)), mixing=(Point(), Point(mix=2)), token_routed=()),
+    "smoke": Sizes(sharing=(Point(), Point(rho_all=1.0)), mixing=(Point(), Point(mix=2)), token_routed=()),
     "gpu": Sizes(
         sharing=_grid((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5)), mixing=_MIXES, token_routed=(*_MIXES, Point(tagless=0.5))
     ),

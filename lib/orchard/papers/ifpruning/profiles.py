@@ -74,7 +74,7 @@ PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         size=Size(dim=32, num_layers=2, num_heads=2, num_kv_heads=2, width=128, keep=32),
         reader=Reader(dim=32, num_layers=1, num_heads=2, width=64, rank=32),
-        steps=Steps(pretrain=150, cpt=150, sft=300), batch_size=32, rates=(Rates(8e-3, 1e-3),),  # of {2, 4, 8, 16}e-3, see NOTES.md
+        steps=Steps(pretrain=150, cpt=100, sft=250), batch_size=32, rates=(Rates(8e-3, 1e-3),),  # of {2, 4, 8, 16}e-3, see NOTES.md
         corpus=FactGrid.Config(num_keys=144), seeds=(0, 1), validate_every=50,
         own_rates={"film_k": Rates(8e-3, 4e-3), "prefix_cond": Rates(8e-3, 4e-3), "moe": Rates(16e-3, 1e-3)},
     ),

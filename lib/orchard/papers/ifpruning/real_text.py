@@ -1,7 +1,7 @@
 """The comparison on real text: Stdlib-10, whose facts every machine has, or instructions of your own (section 6.2 of the specification).
 
 The same stages and the same code as in FactGrid; bytes or byte pairs are tokens. An answer is right when greedy decoding would give all of
-it. At `smoke` the steps are so few that no fact is learned: that run shows that everything works, and `gpu` what it is worth.
+it. At `smoke` the steps are so few that nothing is learned: that run shows that everything works, and `gpu` what it is worth.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _GPU = TextSize(
 )  # fmt: skip
 SIZES: dict[str, TextSize] = {
     "smoke": TextSize(
-        replace(PROFILES["smoke"], steps=Steps(pretrain=40, cpt=40, sft=80), batch_size=16, validate_every=80),
+        replace(PROFILES["smoke"], steps=Steps(pretrain=10, cpt=10, sft=20), batch_size=16, validate_every=20),
         Stdlib10.Config(items=8, chunk=32), ByteTokenizer.Config(), 1536, 1024, 8, 64, ("dense_k", "ifp"), (0,),
     ),
     "gpu": _GPU,

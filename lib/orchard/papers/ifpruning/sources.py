@@ -20,7 +20,7 @@ from orchard.stats import spearman
 
 RATIOS = {"smoke": (2, 4), "gpu": (2, 3, 4, 6), "paper": ()}  # D / k
 SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
-LINES = {"dense": "dense_D", "IFP": "ifp"}
+DENSE = {"smoke": (4,), "gpu": (2, 3, 4, 6), "paper": ()}  # of them, those whose dense decoders are trained too
 
 
 def of_width(study: Study, ratio: int) -> Study:
@@ -37,7 +37,8 @@ def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
     places, wanted = [], []
     for cell, study in studies(setting, run)[: SEEDS[setting.profile]]:
         for ratio in (1, *RATIOS[setting.profile]):
-            for line, arm in LINES.items() if ratio > 1 else (("dense", "dense_k"),):
+            lines = {"dense": "dense_D"} if ratio in DENSE[setting.profile] else {}
+            for line, arm in {**lines, "IFP": "ifp"}.items() if ratio > 1 else (("dense", "dense_k"),):
                 places.append((line, ratio, cell))
                 source = of_width(study, ratio) if ratio > 1 else study
                 wanted.append(recorded(source.arm(arm), known, f"D = {ratio}k", whole=True))

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ INDEX = "index.json"  # {file name: [bytes, SHA-256]}
 def sha256(data: bytes | str) -> str:
     """SHA-256 (hex) of bytes, or of a text's UTF-8."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 (hex) over the names and contents of files, in this order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\t{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @functools.cache

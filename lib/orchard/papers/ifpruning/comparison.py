@@ -25,6 +25,7 @@ VARIANTS: dict[str, dict[str, float | int]] = {
     "win": {},  # half of the keys shared within a group
     "null": {"rho_all": 1.0, "rho_grp": 0.0},  # everything shared: nothing for a mask to do
     "kin": {"rho_grp": 0.75, "mix": 2, "mix_share": 0.25},  # much shared within a group, and examples of two domains
+    "skills": {"skills": True},  # every group owns two tasks over the values too
 }
 FIRST_SEED = {"smoke": ARMS, "gpu": ARMS, "paper": ARMS}
 OTHER_SEEDS = {
@@ -32,7 +33,10 @@ OTHER_SEEDS = {
     "gpu": tuple(arm for arm in ARMS if arm not in ("static", "ifp_contrast", "prefix_cond", "moe_seq")), "paper": ARMS,
 }  # fmt: skip
 ELSEWHERE = {  # arms in the variants after the first
-    "smoke": {}, "gpu": {"null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st")}, "paper": {},
+    "smoke": {}, "paper": {},
+    "gpu": {
+        "null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st"), "skills": ("dense_k", "rand_mask", "ifp"),
+    },
 }  # fmt: skip
 
 

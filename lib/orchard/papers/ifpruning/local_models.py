@@ -6,7 +6,6 @@ by SHA-256, are part of what the run is; where it lies is not.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from orchard.config import REQUIRED, Configurable
+from orchard.data.cache import files_sha256
 from orchard.errors import BadInput
 from orchard.train.saved import FORMAT, TextModel, load_saved
 
@@ -50,15 +50,6 @@ def model_folder(folder: str | Path) -> ModelFolder.Config:
     tokenizer = {path for pattern in TOKENIZER_FILES for path in place.glob(pattern)}
     files = [place / "config.json", *weights, *sorted(tokenizer)]
     return ModelFolder.Config(folder=str(place), sha256=files_sha256(files))
-
-
-def files_sha256(files: list[Path]) -> str:
-    """SHA-256 over the names and contents of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\t{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def load_decoder(folder: str | Path, dtype: Any = torch.float32) -> Any:

@@ -8,7 +8,6 @@ The folder is where the model is, not what it is: a run is known by the SHA-256 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from orchard.config import REQUIRED
+from orchard.data.cache import files_sha256
 from orchard.errors import BadInput, closest
 from orchard.papers.sbp.data import Corpus, Documents
 from orchard.papers.sbp.embedding import Embedder, unit
@@ -51,7 +51,7 @@ class LocalEmbedder(Embedder):
     ) -> dict[str, Float32[np.ndarray, "_ dim"]]:
         """Raises BadInput if the model is gone, has changed, or cannot be loaded."""
         folder = model_folder(self.cfg.folder)
-        if files_sha256(folder) != self.cfg.sha256:
+        if _contents(folder) != self.cfg.sha256:
             raise BadInput(
                 f"the model in {folder} is not the one this run was asked for: its files have changed, ask again"
             )
@@ -107,7 +107,7 @@ def local_embedder(folder: str | Path, **fields: Any) -> LocalEmbedder.Config:
         BadInput: no such folder (a model id is none), or files of the model or of its tokenizer are missing.
     """
     place = model_folder(folder)
-    return LocalEmbedder.Config(folder=str(place), sha256=files_sha256(place), **fields)
+    return LocalEmbedder.Config(folder=str(place), sha256=_contents(place), **fields)
 
 
 def model_folder(folder: str | Path) -> Path:
@@ -131,14 +131,10 @@ def model_folder(folder: str | Path) -> Path:
     return place
 
 
-def files_sha256(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that models and tokenizers are made of."""
-    total = hashlib.sha256()
+def _contents(folder: Path) -> str:
+    """SHA-256 of the files that models and tokenizers are made of."""
     kinds = (".safetensors", ".json", ".txt", ".model", ".tiktoken")
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in kinds):
-        with path.open("rb") as file:
-            total.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return files_sha256(sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in kinds))
 
 
 def load_local(folder: Path) -> tuple[Any, Any]:

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
+from orchard.data.cache import files_sha256
 from orchard.errors import BadInput
 from orchard.nn import Block, Decoder
 from orchard.nn.packed import Packed
 from orchard.nn.transformer import DecoderCache
 from orchard.papers.sbp.pretrain import Pretrain, document_nll
-from orchard.papers.sbp.text import FILES, files_sha256
+from orchard.papers.sbp.text import FILES
 from orchard.papers.sbp.tuning import Tune, load_synthesizer
 from orchard.runs import Finished, Workspace
 from orchard.train import choose

@@ -11,7 +11,6 @@ learn where documents end, else at the cap. Byte pairs are trained on D alone: o
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxtyping import Int, Int64, Integer
 
 from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer, Document, Manifest, Source, Tokenizer
-from orchard.data.cache import cached, sha256
+from orchard.data.cache import cached, files_sha256, sha256
 from orchard.errors import BadInput
 from orchard.papers.sbp.data import SPLITS, Corpus, Documents, Symbols
 from orchard.runs.code import code_sha256
@@ -252,15 +251,6 @@ def folder_tokenizer(folder: str | Path) -> FolderTokenizer.Config:
     cfg = FolderTokenizer.Config(folder=str(place), sha256=files_sha256(files))
     cfg.build().symbols  # noqa: B018  # says now what is wrong with it
     return cfg
-
-
-def files_sha256(files: list[Path]) -> str:
-    """SHA-256 over the names and contents of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\t{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _tokenizer(folder: Path) -> Any:

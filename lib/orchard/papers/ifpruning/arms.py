@@ -1,4 +1,4 @@
-"""The arms of the comparison, each a chain of stages at equal optimizer steps (specification of the arms: what each may know).
+"""The arms of the comparison, each a chain of stages at equal optimizer steps.
 
     dense_k, dense_D, dense_k_long      dense decoders of width k and D; k with 1.8 times the steps before fine-tuning (the paper's rule)
     ifp, ifp_st                         the predictor, in the paper's own form (soft) and in mode st

@@ -1,4 +1,4 @@
-"""The comparison on real text: Stdlib-10, whose facts every machine has, or instructions of your own (section 6.2 of the specification).
+"""The comparison on real text: Stdlib-10, whose facts every machine has, or instructions of your own.
 
 The same stages and the same code as in FactGrid; bytes or byte pairs are tokens. An answer is right when greedy decoding would give all of
 it. At `smoke` the steps are so few that nothing is learned: that run shows that everything works, and `gpu` what it is worth.

@@ -1,4 +1,4 @@
-"""Stdlib-10: ten domains of real facts and text that are on every machine (section 6.2 of the specification).
+"""Stdlib-10: ten domains of real facts and text that are on every machine.
 
     letters       greek cyrillic arabic ethiopic    "Name of the Greek character U+03B1?" -> GREEK SMALL LETTER ALPHA
     codes         entity status                     "What does ENOENT mean?" -> No such file or directory

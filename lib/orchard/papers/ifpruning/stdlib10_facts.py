@@ -1,4 +1,4 @@
-"""The facts of Stdlib-10 (section 6.2 of the specification): what is asked and its answer, as text.
+"""The facts of Stdlib-10: what is asked and its answer, as text.
 
     memory       greek cyrillic arabic ethiopic    U+03B1 -> GREEK SMALL LETTER ALPHA      unicodedata
                  entity                            &alpha; -> U+03B1                       html.entities

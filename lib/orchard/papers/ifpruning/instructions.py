@@ -1,4 +1,4 @@
-"""Instructions of your own: rows of JSONL or parquet, and plain text for continued pre-training (section 5 of the specification).
+"""Instructions of your own: rows of JSONL or parquet, and plain text for continued pre-training.
 
     {"instruction", "input"?, "output", "domain"?}     {"messages": [{"role", "content"} ...], "domain"?}
     {"question", "answer"}, {"prompt", "completion"}, {"prompt", "canonical_solution"}    the same under other names

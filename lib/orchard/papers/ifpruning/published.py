@@ -353,7 +353,7 @@ def _same_model(table: pd.DataFrame) -> dict[str, object]:
 
 
 def derived_latency() -> pd.DataFrame:
-    """What :func:`latency` derives beside what the specification derived from them by hand: quantity, model, unit, value, stated."""
+    """What :func:`latency` derives beside what was derived from them by hand: quantity, model, unit, value, stated."""
     columns = {
         "prefill fall": "prefill fall (%)", "TTFT fall": "ttft fall (%)", "decode fall": "decode fall (%)",
         "TTFT speed-up": "ttft speed-up", "overhead": "overhead", "overhead of total": "overhead share (%)",
@@ -382,7 +382,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 
 
 def v5(tables: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """V5: distance of every derived percentage from the specification's, in percentage points."""
+    """V5: distance of every derived percentage from the one derived by hand, in percentage points."""
     rows = tables("published_latency")
     rows = rows[rows["unit"] == "%"]
     distance = (rows["value"] - rows["stated"]).abs()

@@ -5,7 +5,7 @@
 
 A prompt, which the predictor reads, is bos and text, without a mark at its end: the same in both stages. Chunk 1 is read under the
 mask that chunk 1 chooses and does not count, so one pass over K chunks is exact for K = 2; for more, the prefix of chunk j + 1 keeps the
-masks it was read with instead of being read again (reading ii of the specification).
+masks it was read with instead of being read again.
 """
 
 from __future__ import annotations

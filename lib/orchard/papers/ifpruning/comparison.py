@@ -238,13 +238,6 @@ def masks_matter(tables: Tables) -> pd.DataFrame:
     return difference(tables, "ifp", "ifp", against="swapped").assign(part="ifp")
 
 
-def conditioning(tables: Tables) -> pd.DataFrame:
-    """C2f: the share of the gain that conditioning without selection has, seed by seed: (film_k - dense_k) / (ifp - dense_k)."""
-    mean = tables("arms").query("variant == 'win'").pivot(index="seed", columns="arm", values="test")
-    value = (mean["film_k"] - mean["dense_k"]) / (mean["ifp"] - mean["dense_k"])
-    return value.rename("value").dropna().reset_index().assign(part="film_k", unit="seed")
-
-
 EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C1": beats_dense, "C1s": beats_dense_by_seed, "C1f": beats_longer, "C1n": nothing_to_gain, "C2": beats_static,
     "C2s": learned_selection, "C3": recovery, "C5": per_task, "C6a": structure, "C6a2": above_chance, "C6b": early_layers_agree,

@@ -213,7 +213,13 @@ def _print(table: pd.DataFrame) -> None:
 
 def papers() -> list[str]:
     """Papers that have operations of their own to measure."""
-    return [slug for slug in slugs() if importlib.util.find_spec(f"orchard.papers.{slug}.bench") is not None]
+    return [slug for slug in slugs() if _module(slug) is not None]
+
+
+def _module(slug: str) -> str | None:
+    """The module of a paper that has a function ``bench``."""
+    found = (name for name in ("bench", "cli") if importlib.util.find_spec(f"orchard.papers.{slug}.{name}"))
+    return next(found, None)
 
 
 def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> None:
@@ -231,7 +237,7 @@ def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> 
     chosen = profile or ("gpu" if resolve_device(device) == "cuda" else "smoke")
     with tempfile.TemporaryDirectory() as folder:  # measured now, not found in the store
         series = open_series(slug, "bench", profile=chosen, device=device, store=folder)
-        for title, name, table, figure in paper_module(slug, "bench").bench(series.table):
+        for title, name, table, figure in paper_module(slug, str(_module(slug))).bench(series.table):
             print(f"\n{title}")
             _print(table)
             stem = series.output / "figures" / f"bench_{name}"

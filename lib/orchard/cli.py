@@ -20,7 +20,14 @@ import typer
 from orchard.errors import BadInput, OrchardError
 
 PAPERS = Path(__file__).parent / "papers"
-_with_commands = ", ".join(sorted(path.parent.name for path in PAPERS.glob("*/commands.py")))
+
+
+def _commands(slug: str) -> str | None:
+    """The module with a paper's own commands, if it has any."""
+    return next((name for name in ("cli", "commands") if (PAPERS / slug / f"{name}.py").is_file()), None)
+
+
+_with_commands = ", ".join(sorted(path.name for path in PAPERS.iterdir() if _commands(path.name)))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -400,8 +407,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
     """What to run, with which arguments and under which name: a paper's own commands, or those of this module."""
     slug, *rest = [word for word in arguments if word != "--debug"] or [""]
-    if slug.isidentifier() and (PAPERS / slug / "commands.py").is_file():
-        return importlib.import_module(f"orchard.papers.{slug}.commands").app, rest, f"orchard {slug}"
+    if slug.isidentifier() and (name := _commands(slug)):
+        return importlib.import_module(f"orchard.papers.{slug}.{name}").app, rest, f"orchard {slug}"
     return app, _joined(arguments), "orchard"
 
 

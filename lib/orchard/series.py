@@ -38,7 +38,9 @@ PUBLISHED_SCALE = ("paper",)  # too large to train here: instantiated on the met
 def slugs() -> list[str]:
     """Papers of this library, by slug."""
     folder = Path(__file__).parent / "papers"
-    return sorted(p.name for p in folder.iterdir() if (p / "experiments.py").exists())
+    return sorted(
+        p.name for p in folder.iterdir() if (p / "experiments.py").exists() or (p / "experiments" / "__init__.py").exists()
+    )
 
 
 def paper_module(slug: str, name: str) -> ModuleType:
@@ -50,6 +52,15 @@ def paper_module(slug: str, name: str) -> ModuleType:
     if slug not in slugs():
         raise BadInput(f"no paper {slug!r}: {closest(slug, slugs())}")
     return importlib.import_module(f"orchard.papers.{slug}.{name}")
+
+
+def evidence_of(slug: str) -> dict[str, Callable[..., pd.DataFrame]]:
+    """Claim id -> the function that reads a paper's tables and gives the claim's evidence."""
+    experiments = paper_module(slug, "experiments")
+    found: dict[str, Callable[..., pd.DataFrame]] = (
+        experiments.EVIDENCE if hasattr(experiments, "EVIDENCE") else paper_module(slug, "evidence").EVIDENCE
+    )
+    return found
 
 
 def check_profile(slug: str, profile: str) -> None:
@@ -78,9 +89,7 @@ class Series:
         self.slug, self.notebook, self.setting = slug, notebook, setting
         self.device, self.engine, self.jobs = device, engine, jobs
         self.store = Store(store)
-        self.method, self.experiments, self.figures = (
-            paper_module(slug, name) for name in ("method", "experiments", "figures")
-        )
+        self.experiments = paper_module(slug, "experiments")
         self.profile = self.experiments.PROFILES[setting.profile]
         self.output = output_folder(slug, setting)
         self._tables: dict[str, pd.DataFrame] = {}
@@ -128,6 +137,16 @@ class Series:
             raise BadInput(f"{self.slug} has no experiment {name!r}: {closest(name, known)}")
         return known[name]
 
+    @property
+    def method(self) -> ModuleType:
+        """The paper's ``method``."""
+        return paper_module(self.slug, "method")
+
+    @property
+    def figures(self) -> ModuleType:
+        """The paper's ``figures``."""
+        return paper_module(self.slug, "figures")
+
     def module(self, name: str) -> ModuleType:
         """A further module of the paper's package, such as ``reference``."""
         return paper_module(self.slug, name)
@@ -166,7 +185,7 @@ class Series:
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
-        evidence = paper_module(self.slug, "evidence").EVIDENCE
+        evidence = evidence_of(self.slug)
         found = []
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:

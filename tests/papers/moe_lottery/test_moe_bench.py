@@ -9,8 +9,9 @@ import pytest
 
 from orchard import timing
 from orchard.errors import OrchardError
-from orchard.papers.moe_lottery import speed
-from orchard.papers.moe_lottery.bench import bench
+from orchard.papers.moe_lottery.cli import bench
+from orchard.papers.moe_lottery.experiments import speed
+from orchard.papers.moe_lottery.runs.speed import Speed
 from orchard.runs import Runner, Setting, execute
 
 SMALL = replace(speed.SIZES["smoke"], shapes=((64, 4, 8, 2),), batch=2, length=8, rounds=2, memory_batches=2)
@@ -47,8 +48,6 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_sizes_of_a_gpu_are_refused_elsewhere() -> None:
-    cfg = speed.Speed.Config(
-        gpu=True, shapes=[[64, 4, 8, 2]], batch=1, length=4, rounds=1, memory_batches=1, label="speed"
-    )
+    cfg = Speed.Config(gpu=True, shapes=[[64, 4, 8, 2]], batch=1, length=4, rounds=1, memory_batches=1, label="speed")
     with pytest.raises(OrchardError, match="speed has sizes for a GPU and would run on cpu: use profile smoke"):
         runner()([cfg])

@@ -12,15 +12,16 @@ from matplotlib.patches import Rectangle
 from orchard.data import text_source
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts, Rotary
-from orchard.papers.moe_lottery import capabilities, figures
-from orchard.papers.moe_lottery.capabilities import EVIDENCE, SIZES, cells, drops, gates, helped_by
-from orchard.papers.moe_lottery.data import FiveDomains
-from orchard.papers.moe_lottery.examination import Examination
-from orchard.papers.moe_lottery.probes import OUTCOMES, questions
-from orchard.papers.moe_lottery.profiles import PROFILES
-from orchard.papers.moe_lottery.recovery import HELPS, PLAIN, SFT
-from orchard.papers.moe_lottery.smaller import SPARSE, Smaller, dropped, five_domains, items_of
-from orchard.papers.moe_lottery.world import World
+from orchard.papers.moe_lottery.data.domains import FiveDomains
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
+from orchard.papers.moe_lottery.data.probes import OUTCOMES, questions
+from orchard.papers.moe_lottery.data.world import World
+from orchard.papers.moe_lottery.experiments import capabilities
+from orchard.papers.moe_lottery.experiments.capabilities import EVIDENCE, SIZES, cells, drops, gates, helped_by
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
+from orchard.papers.moe_lottery.explorers.examination import Examination
+from orchard.papers.moe_lottery.figures import capabilities as figures
+from orchard.papers.moe_lottery.runs.smaller import SPARSE, Smaller, dropped, five_domains, items_of
 from orchard.runs import Finished, Setting, Store, execute
 from orchard.series import papers_folder
 from orchard.train import TrainLM

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from orchard.data import DataError
 from orchard.errors import BadInput
-from orchard.papers.moe_lottery import checkpoint_pass
-from orchard.papers.moe_lottery.checkpoint import COUNT_KEYS, load, open_checkpoint
-from orchard.papers.moe_lottery.checkpoint_pass import (
+from orchard.papers.moe_lottery.integrations import layerwise as checkpoint_pass
+from orchard.papers.moe_lottery.integrations.checkpoint import COUNT_KEYS, load, open_checkpoint
+from orchard.papers.moe_lottery.integrations.layerwise import (
     DEFAULT,
     ONE_BY_ONE,
     check_criteria,
@@ -25,11 +25,11 @@ from orchard.papers.moe_lottery.checkpoint_pass import (
     run_layers,
     score_checkpoint,
 )  # fmt: skip
-from orchard.papers.moe_lottery.checkpoint_text import calibration
-from orchard.papers.moe_lottery.checkpoint_tiny import VOCAB, save_tiny, tiny_model
-from orchard.papers.moe_lottery.collect import LayerStatistics, collect
-from orchard.papers.moe_lottery.criteria import CRITERIA, criterion
-from orchard.papers.moe_lottery.method import ExpertsError, MixtureLayer
+from orchard.papers.moe_lottery.integrations.text import calibration
+from orchard.papers.moe_lottery.integrations.tiny import VOCAB, save_tiny, tiny_model
+from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
+from orchard.papers.moe_lottery.method.criteria import CRITERIA, criterion
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer
 
 TOKENS = torch.randint(0, VOCAB, (5, 33), generator=torch.Generator().manual_seed(1))
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from orchard.cli import main
 from orchard.errors import OrchardError
-from orchard.papers.moe_lottery import checkpoint_prune
-from orchard.papers.moe_lottery.checkpoint import Checkpoint, load, open_checkpoint
-from orchard.papers.moe_lottery.checkpoint_pass import score_checkpoint
-from orchard.papers.moe_lottery.checkpoint_prune import (
+from orchard.papers.moe_lottery.integrations import prune as checkpoint_prune
+from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, load, open_checkpoint
+from orchard.papers.moe_lottery.integrations.layerwise import score_checkpoint
+from orchard.papers.moe_lottery.integrations.prune import (
     check_plan,
     direction_of,
     drop_globally,
@@ -30,12 +30,12 @@ from orchard.papers.moe_lottery.checkpoint_prune import (
     plan_of,
     write_pruned,
 )
-from orchard.papers.moe_lottery.checkpoint_report import agreement, prune, ranking_table, starved
-from orchard.papers.moe_lottery.checkpoint_text import Calibration
-from orchard.papers.moe_lottery.checkpoint_tiny import VOCAB, invariants, save_tiny
-from orchard.papers.moe_lottery.collect import collect
-from orchard.papers.moe_lottery.criteria import chosen
-from orchard.papers.moe_lottery.method import ExpertsError, logits_of, masked
+from orchard.papers.moe_lottery.integrations.report import agreement, prune, ranking_table, starved
+from orchard.papers.moe_lottery.integrations.text import Calibration
+from orchard.papers.moe_lottery.integrations.tiny import VOCAB, invariants, save_tiny
+from orchard.papers.moe_lottery.method.collect import collect
+from orchard.papers.moe_lottery.method.criteria import chosen
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, logits_of, masked
 
 TOKENS = torch.randint(0, VOCAB, (3, 21), generator=torch.Generator().manual_seed(1))
 TEXT = Calibration(TOKENS, {"made.txt": "0" * 64}, 3, "bytes")

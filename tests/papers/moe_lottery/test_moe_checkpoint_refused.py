@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from orchard.papers.moe_lottery.checkpoint import open_checkpoint
-from orchard.papers.moe_lottery.checkpoint_tiny import save_tiny, tiny_model
-from orchard.papers.moe_lottery.method import ExpertsError
+from orchard.papers.moe_lottery.integrations.checkpoint import open_checkpoint
+from orchard.papers.moe_lottery.integrations.tiny import save_tiny, tiny_model
+from orchard.papers.moe_lottery.method.dropping import ExpertsError
 
 
 def edit(**changes: Any) -> Callable[[Path], None]:

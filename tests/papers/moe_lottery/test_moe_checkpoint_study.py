@@ -11,13 +11,13 @@ import torch
 from matplotlib.figure import Figure
 
 from orchard.data import Document, Source
-from orchard.papers.moe_lottery import checkpoint_study as study
-from orchard.papers.moe_lottery import figures
-from orchard.papers.moe_lottery.checkpoint import load
-from orchard.papers.moe_lottery.checkpoint_pass import score_checkpoint
-from orchard.papers.moe_lottery.checkpoint_report import agreement, ranking_table
-from orchard.papers.moe_lottery.checkpoint_tiny import VOCAB, save_tiny
-from orchard.papers.moe_lottery.method import ExpertsError
+from orchard.papers.moe_lottery.experiments import checkpoint as study
+from orchard.papers.moe_lottery.figures import checkpoint as figures
+from orchard.papers.moe_lottery.integrations.checkpoint import load
+from orchard.papers.moe_lottery.integrations.layerwise import score_checkpoint
+from orchard.papers.moe_lottery.integrations.report import agreement, ranking_table
+from orchard.papers.moe_lottery.integrations.tiny import VOCAB, save_tiny
+from orchard.papers.moe_lottery.method.dropping import ExpertsError
 
 TOKENS = torch.randint(0, VOCAB, (3, 21), generator=torch.Generator().manual_seed(1))
 

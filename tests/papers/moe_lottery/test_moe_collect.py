@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.moe_lottery.collect import Collector, LayerStatistics, collect, rarely_used
-from orchard.papers.moe_lottery.invariants import VOCAB, batches, gap, tiny
-from orchard.papers.moe_lottery.method import ExpertsError, mixture_layers
+from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics, collect, rarely_used
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, mixture_layers
+from orchard.papers.moe_lottery.runs.checks import VOCAB, batches, gap, tiny
 
 SUMS = ("count", "soft", "together", "seen", "total", "squares", "norms", "weighted", "units", "outliers")
 
@@ -83,7 +83,7 @@ def test_memory_does_not_depend_on_the_number_of_tokens() -> None:
 def test_sums_of_many_batches_keep_their_accuracy() -> None:
     """Channels whose mean is 30 times their spread, over many batches."""
     from orchard.nn.moe import Dispatch
-    from orchard.papers.moe_lottery.criteria import eae
+    from orchard.papers.moe_lottery.method.criteria import eae
 
     layer = mixture_layers(tiny())[0]
     stats = LayerStatistics.empty(layer, VOCAB)

@@ -13,11 +13,12 @@ from torch import Tensor
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.nn.moe import Dispatch
-from orchard.papers.moe_lottery import criteria, naive
-from orchard.papers.moe_lottery.collect import LayerStatistics, collect
-from orchard.papers.moe_lottery.criteria import CRITERIA, PAPER, chosen, criterion
-from orchard.papers.moe_lottery.invariants import VOCAB, batches, gap, invariants, m15, permuted, tiny
-from orchard.papers.moe_lottery.method import mixture_layers
+from orchard.papers.moe_lottery.experiments.checks import invariants, m15
+from orchard.papers.moe_lottery.method import criteria, naive
+from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
+from orchard.papers.moe_lottery.method.criteria import CRITERIA, PAPER, chosen, criterion
+from orchard.papers.moe_lottery.method.dropping import mixture_layers
+from orchard.papers.moe_lottery.runs.checks import VOCAB, batches, gap, permuted, tiny
 from orchard.runs import Setting
 
 

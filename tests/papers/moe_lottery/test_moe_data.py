@@ -7,8 +7,8 @@ import pytest
 
 from orchard.data import ByteTokenizer, text_source, tokens
 from orchard.data.source import SPLITS, Document
-from orchard.papers.moe_lottery.data import PIECE, FiveDomains, cut, divided, domains
-from orchard.papers.moe_lottery.profiles import PROFILES, source
+from orchard.papers.moe_lottery.data.domains import PIECE, FiveDomains, cut, divided, domains
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, source
 from orchard.runs import Setting
 
 PER_DOMAIN = 60_000

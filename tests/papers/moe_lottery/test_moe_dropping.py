@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from orchard.nn import Decoder
-from orchard.papers.moe_lottery.invariants import EXPERTS, UNEQUAL, batches, tiny, tiny_config
-from orchard.papers.moe_lottery.method import (
+from orchard.papers.moe_lottery.method.dropping import (
     ExpertsError,
     check_drop,
     drop_experts,
@@ -21,6 +20,7 @@ from orchard.papers.moe_lottery.method import (
     uniform,
     worst,
 )
+from orchard.papers.moe_lottery.runs.checks import EXPERTS, UNEQUAL, batches, tiny, tiny_config
 
 DROPS: list[dict[int, list[int]]] = [{0: [2]}, {1: [5, 0, 3]}, UNEQUAL, {0: [0, 1, 2, 3], 1: [2, 3, 4, 5]}, {0: []}, {}]
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, FeedForward
-from orchard.papers.moe_lottery.invariants import VOCAB, tiny, tiny_config
-from orchard.papers.moe_lottery.method import ExpertsError, drop_experts, logits_of, masked, mixture_layers
-from orchard.papers.moe_lottery.oracle import (
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_experts, logits_of, masked, mixture_layers
+from orchard.papers.moe_lottery.method.oracle import (
     leave_one_out,
     losses_without,
     regret,
@@ -21,6 +20,7 @@ from orchard.papers.moe_lottery.oracle import (
     subset_losses,
     subsets,
 )
+from orchard.papers.moe_lottery.runs.checks import VOCAB, tiny, tiny_config
 from orchard.train.lm import token_losses
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
-from orchard.papers.moe_lottery.probes import (
+from orchard.papers.moe_lottery.data.episodes import TUNED_ATTRIBUTES, Episodes
+from orchard.papers.moe_lottery.data.probes import (
     BOS,
     MOST,
     STATE,
@@ -18,8 +19,7 @@ from orchard.papers.moe_lottery.probes import (
     questions,
     rank,
 )
-from orchard.papers.moe_lottery.recovery import TUNED_ATTRIBUTES, Episodes
-from orchard.papers.moe_lottery.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, World
+from orchard.papers.moe_lottery.data.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, World
 
 WORLD = World.of(16)
 SHOTS = (0, 1, 3)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts, Rotary
-from orchard.papers.moe_lottery.method import ExpertsError, mixture_layers
-from orchard.papers.moe_lottery.sparsity import (
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, mixture_layers
+from orchard.papers.moe_lottery.method.sparsity import (
     KINDS,
     InputNorms,
     input_norms,

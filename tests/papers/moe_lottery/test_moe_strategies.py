@@ -12,12 +12,15 @@ import torch
 
 from orchard.data import LocalText
 from orchard.errors import BadInput
-from orchard.papers.moe_lottery import arms, strategies, tuning
-from orchard.papers.moe_lottery.collect import collect
-from orchard.papers.moe_lottery.criteria import chosen
-from orchard.papers.moe_lottery.method import ExpertsError, drop_experts, masked
-from orchard.papers.moe_lottery.profiles import PROFILES, Shape, decoder, windows
-from orchard.papers.moe_lottery.trajectory import Arm, Stretch, budget, counting, is_router, random_order
+from orchard.papers.moe_lottery.data.domains import windows
+from orchard.papers.moe_lottery.experiments import arms, strategies
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, model_of
+from orchard.papers.moe_lottery.method.collect import collect
+from orchard.papers.moe_lottery.method.criteria import chosen
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_experts, masked
+from orchard.papers.moe_lottery.method.models import Shape
+from orchard.papers.moe_lottery.runs import finetune
+from orchard.papers.moe_lottery.runs.trajectory import Arm, Stretch, budget, counting, is_router, random_order
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import TrainLM, load_model
 
@@ -35,7 +38,7 @@ def base_config(folder: Path) -> TrainLM.Config:
         **{**profile.__dict__, "dim": 16, "num_layers": LAYERS, "num_heads": 2, "num_kv_heads": 1}
     )
     return TrainLM.Config(
-        model=decoder(Shape(EXPERTS, 2, 8), small), source=LocalText.Config(path=str(path)), seq_len=12, batch_size=4, steps=3,
+        model=model_of(Shape(EXPERTS, 2, 8), small), source=LocalText.Config(path=str(path)), seq_len=12, batch_size=4, steps=3,
         validate_every=3, eval_windows=6, log_every=3, label="base",
     )  # fmt: skip
 
@@ -69,7 +72,7 @@ def rows_of(done: Finished, strategy: str) -> list[dict]:
 
 
 def calibration(base: TrainLM.Config) -> list[torch.Tensor]:
-    return [b[:, :-1] for b in tuning.spread(windows(base.source, "validation", base.seq_len), 8, base.batch_size)[0]]
+    return [b[:, :-1] for b in finetune.spread(windows(base.source, "validation", base.seq_len), 8, base.batch_size)[0]]
 
 
 def test_budget_doubles_up_to_the_paper_s_cap():
@@ -123,12 +126,12 @@ def test_dropped_experts_keep_their_original_numbers(done, store, base):
 def test_one_shot_is_the_full_model_with_its_worst_experts_masked(done, store, base):
     model = load_model(store.compute(base, "cpu"), base)
     statistics = collect(model, calibration(base), 257)
-    scored, _ = tuning.spread(windows(base.source, "test", base.seq_len), base.eval_windows, base.batch_size)
+    scored, _ = finetune.spread(windows(base.source, "test", base.seq_len), base.eval_windows, base.batch_size)
     for row in rows_of(done, "one_shot"):
         out = {i: chosen(stats, "ean", row["round"], "min") for i, stats in enumerate(statistics)}
         assert row["kept"] == [[e for e in range(EXPERTS) if e not in out[i]] for i in range(LAYERS)]
         with masked(model, out):
-            assert row["loss"] == pytest.approx(tuning.window_losses(model, scored).mean().item(), abs=1e-6)
+            assert row["loss"] == pytest.approx(finetune.window_losses(model, scored).mean().item(), abs=1e-6)
 
 
 def test_controls_get_the_tokens_of_the_lottery(done):
@@ -194,7 +197,7 @@ def test_router_alone_and_all_but_the_router_learn(store, base, tmp_path):
     work = Workspace(tmp_path, tmp_path, "cpu")
     for number, trains in enumerate((is_router, lambda name: not is_router(name))):
         model = copy.deepcopy(full)
-        tuning.finetune(
+        finetune.finetune(
             model,
             batches,
             steps=2,
@@ -220,7 +223,7 @@ def test_a_finished_fine_tuning_is_not_repeated_and_a_damaged_one_is(store, base
 
     def tuned() -> torch.Tensor:
         model = copy.deepcopy(full)
-        tuning.finetune(model, batches, steps=2, batch_size=3, learning_rate=1e-2, seed=0, work=work, name="one")
+        finetune.finetune(model, batches, steps=2, batch_size=3, learning_rate=1e-2, seed=0, work=work, name="one")
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     first = tuned()

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from orchard.claims import decide, load_claims
-from orchard.papers.moe_lottery import arms, figures, strategies
-from orchard.papers.moe_lottery.profiles import PROFILES, Shape
-from orchard.papers.moe_lottery.published import published
+from orchard.papers.moe_lottery.data.published import published
+from orchard.papers.moe_lottery.experiments import arms, strategies
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
+from orchard.papers.moe_lottery.figures import strategies as figures
+from orchard.papers.moe_lottery.method.models import Shape
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting, Store
 

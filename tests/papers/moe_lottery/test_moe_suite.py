@@ -16,12 +16,17 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from orchard.data import LocalText
-from orchard.papers.moe_lottery import figures, suite, suite_explorer, suite_runs, tuning
-from orchard.papers.moe_lottery.criteria import CRITERIA
-from orchard.papers.moe_lottery.data import FiveDomains
-from orchard.papers.moe_lottery.method import drop_experts, masked, mixture_layers
-from orchard.papers.moe_lottery.profiles import PROFILES, Model, Shape, decoder
-from orchard.papers.moe_lottery.suite_runs import Text, nats, per_layer, random_order, routing
+from orchard.papers.moe_lottery.data.domains import FiveDomains
+from orchard.papers.moe_lottery.experiments import suite
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, Shape, model_of
+from orchard.papers.moe_lottery.explorers import dropping
+from orchard.papers.moe_lottery.figures import suite as figures
+from orchard.papers.moe_lottery.figures import training as training_figures
+from orchard.papers.moe_lottery.method.criteria import CRITERIA
+from orchard.papers.moe_lottery.method.dropping import drop_experts, masked, mixture_layers
+from orchard.papers.moe_lottery.runs import finetune
+from orchard.papers.moe_lottery.runs import suite as suite_runs
+from orchard.papers.moe_lottery.runs.suite import Text, nats, per_layer, random_order, routing
 from orchard.runs import Finished, Run, Setting, Workspace
 from orchard.runs.run import to_json
 from orchard.train import TrainLM
@@ -67,7 +72,7 @@ class Computer:
 def models(source: FiveDomains.Config) -> list[Model]:
     return [
         Model(f"seed {seed}", shape, seed, TrainLM.Config(
-            model=decoder(shape, PROFILE), source=source, seq_len=PROFILE.seq_len, batch_size=PROFILE.batch_size, steps=1, seed=seed,
+            model=model_of(shape, PROFILE), source=source, seq_len=PROFILE.seq_len, batch_size=PROFILE.batch_size, steps=1, seed=seed,
         )) for shape, seed in PROFILE.models
     ]  # fmt: skip
 
@@ -107,7 +112,8 @@ def test_losses_by_domain_add_up_to_those_of_the_windows(studied: Any) -> None:
     sums, counts = nats(model, text), text.counts()
     assert counts.sum(dim=1).tolist() == [PROFILE.seq_len] * len(counts)
     torch.testing.assert_close(
-        sums.sum(dim=1) / PROFILE.seq_len, torch.cat([tuning.window_losses(model, [tokens]) for tokens in text.tokens])
+        sums.sum(dim=1) / PROFILE.seq_len,
+        torch.cat([finetune.window_losses(model, [tokens]) for tokens in text.tokens]),
     )
     assert bool(((sums > 0) == (counts > 0)).all())
 
@@ -242,11 +248,11 @@ def test_stability_has_both_sizes_and_no_criterion_of_weights(computed: Any) -> 
 
 
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
-    "leave_one_out": lambda t: figures.leave_one_out(t["leave_one_out"], "seed 1"),
-    "leave_one_out_by_domain": lambda t: figures.leave_one_out_by_domain(t["leave_one_out"]),
-    "increases": lambda t: figures.increases(t["leave_one_out"]),
-    "specialisation": lambda t: figures.specialisation(t["specialisation"]),
-    "load_and_coverage": lambda t: figures.load_and_coverage(t["specialisation"]),
+    "leave_one_out": lambda t: training_figures.leave_one_out(t["leave_one_out"], "seed 1"),
+    "leave_one_out_by_domain": lambda t: training_figures.leave_one_out_by_domain(t["leave_one_out"]),
+    "increases": lambda t: training_figures.increases(t["leave_one_out"]),
+    "specialisation": lambda t: training_figures.specialisation(t["specialisation"]),
+    "load_and_coverage": lambda t: training_figures.load_and_coverage(t["specialisation"]),
     "trust": lambda t: figures.trust(t["trust"]),
     "agreement": lambda t: figures.agreement(t["agreement_of_criteria"]),
     "scatter": lambda t: figures.scatter(t["importance"], ["ean", "rwn", "ege", "evtc"]),
@@ -272,10 +278,10 @@ def test_figures_name_their_axes_with_units(name: str, computed: Any) -> None:
 def test_a_map_shows_the_costliest_expert_brightest_and_refuses_unknown_models(computed: Any) -> None:
     table = computed[2]["leave_one_out"]
     own = table.query("split == 'test' and domain == 'all'")
-    image = figures.leave_one_out(table).axes[0].images[0]
+    image = training_figures.leave_one_out(table).axes[0].images[0]
     np.testing.assert_allclose(image.get_array(), own["increase"].to_numpy().reshape(2, 8))
     with pytest.raises(ValueError, match="model 'seed 7' is not in the table: choose one of seed 1"):
-        figures.leave_one_out(table, "seed 7")
+        training_figures.leave_one_out(table, "seed 7")
 
 
 def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) -> None:
@@ -289,8 +295,8 @@ def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) ->
 
 
 def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
-    live = suite_explorer.live(Setting(), computed[1], "seed 1")
-    draw, boxes = suite_explorer.hand(live, {1: [4]})
+    live = dropping.live(Setting(), computed[1], "seed 1")
+    draw, boxes = dropping.hand(live, {1: [4]})
     assert [name for name, ticked in boxes.items() if ticked] == ["L1 E4"]
     assert len(boxes) == 16
     whole = live.read({})
@@ -307,8 +313,8 @@ def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
 
 def test_a_larger_model_has_a_menu_for_its_layer(computed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite_explorer, "MOST_BOXES", 15)
-    live = suite_explorer.live(Setting(), computed[1])
-    draw, controls = suite_explorer.hand(live, {1: [2]})
+    live = dropping.live(Setting(), computed[1])
+    draw, controls = dropping.hand(live, {1: [2]})
     assert list(controls) == ["layer", *(f"E{e}" for e in range(8))]
     made = Explorer(draw, controls)
     assert made.values["layer"] == "1"

@@ -6,39 +6,39 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from orchard.papers.moe_lottery import suite_ranks
-from orchard.papers.moe_lottery.suite_evidence import EVIDENCE, best_of
+from orchard.papers.moe_lottery.experiments import ranks
+from orchard.papers.moe_lottery.experiments.suite import EVIDENCE, best_of
 
 
 def test_correlations_are_those_of_scipy_and_nan_where_all_scores_are_one() -> None:
     draw = np.random.default_rng(0)
     first, second = draw.integers(0, 4, (30, 7)).astype(float), draw.standard_normal((30, 7))
     expected = [spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)]
-    np.testing.assert_allclose(suite_ranks.correlations(first, second), expected, atol=1e-12)
-    assert np.isnan(suite_ranks.rho(np.ones(5), np.arange(5.0)))
-    assert suite_ranks.rho(np.array([-np.inf, 1, 2, 3]), np.array([0.1, 0.2, 0.3, 9])) == pytest.approx(1)
+    np.testing.assert_allclose(ranks.correlations(first, second), expected, atol=1e-12)
+    assert np.isnan(ranks.rho(np.ones(5), np.arange(5.0)))
+    assert ranks.rho(np.array([-np.inf, 1, 2, 3]), np.array([0.1, 0.2, 0.3, 9])) == pytest.approx(1)
 
 
 def test_overlap_counts_the_lower_half() -> None:
-    assert suite_ranks.overlap(np.arange(8.0), np.arange(8.0)) == 1
-    assert suite_ranks.overlap(np.arange(8.0), -np.arange(8.0)) == 0
-    assert suite_ranks.overlap(np.array([0, 1, 5, 6.0]), np.array([0, 7, 5, 6.0])) == 0.5
+    assert ranks.overlap(np.arange(8.0), np.arange(8.0)) == 1
+    assert ranks.overlap(np.arange(8.0), -np.arange(8.0)) == 0
+    assert ranks.overlap(np.array([0, 1, 5, 6.0]), np.array([0, 7, 5, 6.0])) == 0.5
 
 
 def test_information_is_zero_without_and_all_of_the_entropy_with_full_dependence() -> None:
     independent = torch.outer(torch.tensor([1.0, 2, 5]), torch.tensor([3.0, 1])).double()
     determined = torch.tensor([[4.0, 0], [0, 4], [0, 0]]).double()
-    bits = suite_ranks.information(torch.stack([independent, determined]))
+    bits = ranks.information(torch.stack([independent, determined]))
     torch.testing.assert_close(bits, torch.tensor([0.0, 1.0]).double(), atol=1e-12, rtol=0)
 
 
 def test_tokens_by_domain_keep_their_sum_and_shuffling_keeps_the_sizes_of_domains() -> None:
     routed = torch.randint(9, (2, 3, 11))
     domain = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2, 0, 1, 0])
-    counts = suite_ranks.by_domain(routed, domain, 3)
+    counts = ranks.by_domain(routed, domain, 3)
     torch.testing.assert_close(counts.sum(dim=2), routed.sum(dim=2).double())
     assert counts[1, 2, 1] == sum(routed[1, 2, i] for i in range(11) if domain[i] == 1)
-    again = suite_ranks.shuffled(domain, 3)
+    again = ranks.shuffled(domain, 3)
     assert torch.equal(again.bincount(), domain.bincount())
     assert not torch.equal(again, domain)
 
@@ -59,7 +59,7 @@ def made_up(models: int = 2, layers: int = 3, n: int = 8) -> pd.DataFrame:
 
 
 def test_pooled_intervals_hold_what_is_known_and_chance_is_around_zero() -> None:
-    table = suite_ranks.pooled(made_up()).set_index("criterion")
+    table = ranks.pooled(made_up()).set_index("criterion")
     assert table.loc["ean", "rho"] == table.loc["ean", "low"] == pytest.approx(1)
     assert table.loc["rwn", "rho"] == table.loc["rwn", "high"] == pytest.approx(-1)
     assert table.loc["ews", "low"] < table.loc["ews", "rho"] < table.loc["ews", "high"]
@@ -67,11 +67,11 @@ def test_pooled_intervals_hold_what_is_known_and_chance_is_around_zero() -> None
     chance = table.loc["random"]
     assert chance["low"] < -0.1 < 0.1 < chance["high"]
     assert abs(chance["rho"]) < 0.05
-    pd.testing.assert_frame_equal(table.reset_index(), suite_ranks.pooled(made_up()))
+    pd.testing.assert_frame_equal(table.reset_index(), ranks.pooled(made_up()))
 
 
 def test_agreement_between_criteria_is_symmetric_with_ones_on_the_diagonal() -> None:
-    grid = suite_ranks.between(made_up()).pivot(index="first", columns="second", values="rho")
+    grid = ranks.between(made_up()).pivot(index="first", columns="second", values="rho")
     assert grid.loc["ean", "rwn"] == pytest.approx(-1)
     assert grid.loc["ews", "ews"] == pytest.approx(1)
     assert np.isnan(grid.loc["evtc", "ean"])
@@ -134,7 +134,7 @@ def test_m4_is_max_minus_min_for_every_model() -> None:
 
 
 def test_correlations_become_a_part_for_each_criterion() -> None:
-    spearman = suite_ranks.by_layer(made_up())
+    spearman = ranks.by_layer(made_up())
     table = EVIDENCE["M3"](lambda name: spearman)
     assert table["part"].tolist() == ["EAN"] * 6
     assert table["value"].tolist() == pytest.approx([1.0] * 6)

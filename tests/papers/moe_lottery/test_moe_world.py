@@ -6,8 +6,17 @@ from itertools import islice
 
 import pytest
 
-from orchard.papers.moe_lottery import world as kw
-from orchard.papers.moe_lottery.world import ADD, ATTRIBUTES, CHOOSE, GROUPS, NAME, TESTED_ATTRIBUTES, World, written
+from orchard.papers.moe_lottery.data import world as kw
+from orchard.papers.moe_lottery.data.world import (
+    ADD,
+    ATTRIBUTES,
+    CHOOSE,
+    GROUPS,
+    NAME,
+    TESTED_ATTRIBUTES,
+    World,
+    written,
+)
 
 
 @pytest.mark.parametrize(("entities", "options"), [(8, 4), (33, 4), (63, 4), (64, 8), (512, 8)])

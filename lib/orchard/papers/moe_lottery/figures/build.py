@@ -14,9 +14,9 @@ from orchard import plot
 from orchard.data import ByteTokenizer
 from orchard.nn import Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch, Router
-from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
-from orchard.papers.moe_lottery.criteria import CRITERIA
-from orchard.papers.moe_lottery.method import masked, mixture_layers
+from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
+from orchard.papers.moe_lottery.method.criteria import CRITERIA
+from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers
 
 EXAMPLES = (
     "import numpy as np",

@@ -1,6 +1,6 @@
 """What dropping hurts and what restores it: the grid of Figure 7, errors taken apart, recovery, 2:4 beside Table 4.
 
-Tables are those of `orchard.papers.moe_lottery.capabilities`; several models are averaged, and so are random draws, whose range
+Tables are those of `experiments.capabilities`; several models are averaged, and so are random draws, whose range
 is a band. Everything is in percent of questions or in nats per byte.
 """
 
@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from orchard import plot
-from orchard.papers.moe_lottery.capabilities import HALF
-from orchard.papers.moe_lottery.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
-from orchard.papers.moe_lottery.recovery import HELPS, PLAIN
-from orchard.papers.moe_lottery.smaller import FULL, NO_HELP, RANDOM, SPARSE
-from orchard.papers.moe_lottery.world import CHOOSE, NAME, TASKS
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN
+from orchard.papers.moe_lottery.data.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
+from orchard.papers.moe_lottery.data.world import CHOOSE, NAME, TASKS
+from orchard.papers.moe_lottery.experiments.capabilities import HALF
+from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
 
 ARMS = {

@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.criteria import CRITERIA
 from orchard.papers.moe_lottery.figures.training import layer_map, of_model
+from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.plot.style import GREY, INK, PALETTE
 
 GROUPS = {

@@ -1,0 +1,134 @@
+"""The runs that compare one-shot, iterative and lottery dropping, with the controls that tell them apart.
+
+The paper compares a lottery that was fine-tuned with one-shot dropping that was not. Here every amount of fine-tuning that the
+lottery gets is also given to a model that dropped at once, to the full model, and to a small model trained from scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, model_of, models
+from orchard.papers.moe_lottery.method.models import ROUNDS
+from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm, budget
+from orchard.runs import Runner, Setting
+from orchard.train import TrainLM
+
+HALF = ROUNDS * 4 // 6  # the round at which half of the experts are gone
+CRITERIA = ("ean", "ege")  # smallest first: the paper's two best
+MOST_STUDIED = "ean"  # its partly trained lotteries, load balance and saturation are measured too
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the arms of a profile cost; what is compared never changes."""
+
+    first: int  # steps of fine-tuning after the first round; see `budget`
+    batch_size: int  # windows per step
+    learning_rates: tuple[float, ...]  # one for all arms; of several, the best on validation text
+    controls: tuple[int, ...]  # rounds with token-matched controls
+    scratch: tuple[int, ...]  # rounds whose size is also trained from scratch
+    saturation: tuple[int, ...]  # steps, doubled each time
+    draws_per_run: int  # a run costs about as much to start as two fine-tunings at smoke
+
+
+SIZES = {
+    "smoke": Sizes(
+        first=1, batch_size=8, learning_rates=(3e-3,), controls=(4, 6), scratch=(6,), saturation=(2, 4, 8, 16), draws_per_run=5
+    ),
+    "gpu": Sizes(  # 32 steps of 32 windows of 512: 0.5 million tokens
+        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6),
+        saturation=(32, 64, 128, 256, 512), draws_per_run=1,
+    ),
+    "paper": Sizes(  # 12 steps of 8 windows of 2048: 0.2 million tokens
+        first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(),
+        saturation=(16, 31, 69, 138), draws_per_run=1,
+    ),
+}  # fmt: skip
+
+
+def level(t: int) -> float:
+    """The share of the experts that is gone after round t, in per cent."""
+    return 100.0 * t / 8
+
+
+def arm(
+    setting: Setting, model: Model, rate: float, criterion: str, strategies: Sequence[str], **fields: Any
+) -> Arm.Config:
+    """The run of some strategies of a criterion, on one of the setting's models."""
+    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    given: dict[str, Any] = {
+        "base": model.run, "criterion": criterion, "strategies": list(strategies), "per_round": model.shape.per_round,
+        "steps": budget(sizes.first, ROUNDS), "controls": list(sizes.controls), "batch_size": sizes.batch_size,
+        "learning_rate": rate, "calibration": profile.calibration, "load_round": HALF,
+        "label": f"{criterion} {', '.join(strategies)}; {model.name}", **fields,
+    }  # fmt: skip
+    return Arm.Config(**given)
+
+
+def rates(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Validation loss of two arms that get all tokens at once, the full model and one-shot EAN at 75 %, on the grid of learning
+    rates, at the first model of every shape. Columns model, strategy, learning_rate, loss (nats/byte). Empty for a grid of one."""
+    grid = SIZES[setting.profile].learning_rates
+    firsts = {model.shape: model for model in reversed(models(setting))}
+    fixed = {"split": "validation", "controls": [ROUNDS], "draws": [0]}
+    cells = [
+        (model, rate, arm(setting, model, rate, name, [strategy], **fixed))
+        for model in firsts.values() for rate in grid if len(grid) > 1
+        for name, strategy in ((NOTHING, "full"), (MOST_STUDIED, "one_shot"))
+    ]  # fmt: skip
+    rows = [
+        {"model": model.name, "strategy": row["strategy"], "learning_rate": rate, "loss": row["loss"]}
+        for (model, rate, _), done in zip(cells, run([cfg for *_, cfg in cells]), strict=True)
+        for row in done.result["rows"] if row["tokens"]
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "strategy", "learning_rate", "loss"])
+
+
+def rate_of(setting: Setting, run: Runner) -> dict[str, float]:
+    """The learning rate of every model: that of its shape with the lowest mean loss in :func:`rates`; the same for all arms."""
+    grid, table = SIZES[setting.profile].learning_rates, rates(setting, run)
+    if table.empty:
+        return {model.name: grid[0] for model in models(setting)}
+    means = table.groupby(["model", "learning_rate"])["loss"].mean().unstack()
+    best = means.idxmin(axis=1)
+    firsts = {model.shape: model.name for model in reversed(models(setting))}
+    return {model.name: float(best[firsts[model.shape]]) for model in models(setting)}
+
+
+def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:
+    """Every arm of a model."""
+    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+
+    def of(criterion: str, strategies: Sequence[str], **fields: Any) -> Arm.Config:
+        return arm(setting, model, rate, criterion, strategies, **fields)
+
+    draws = [
+        list(range(profile.draws))[i : i + sizes.draws_per_run] for i in range(0, profile.draws, sizes.draws_per_run)
+    ]
+    return [
+        *(of(name, ["one_shot", "iterative", "lottery"], saturation=list(sizes.saturation) if name == MOST_STUDIED else [])
+          for name in CRITERIA),
+        of(MOST_STUDIED, LOTTERIES[1:]),
+        *(of(RANDOM, ["one_shot", "lottery"], draws=some, label=f"random, draws {some[0]} to {some[-1]}; {model.name}")
+          for some in draws),
+        of(NOTHING, ["full"]),
+    ]  # fmt: skip
+
+
+def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
+    """The model of the size that round t leaves, trained from scratch with the tokens of pre-training and of the lottery."""
+    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    shape = replace(model.shape, num_experts=model.shape.num_experts - t * model.shape.per_round)
+    base = model.run
+    tokens = sum(budget(sizes.first, ROUNDS)[:t]) * sizes.batch_size * base.seq_len
+    steps = base.steps + -(-tokens // (base.batch_size * base.seq_len))
+    cfg: TrainLM.Config = base.clone().set(
+        model=model_of(shape, profile), steps=steps, validate_every=steps, log_every=steps,
+        label=f"from scratch, {shape.num_experts} experts, seed {model.seed}",
+    )  # fmt: skip
+    return cfg

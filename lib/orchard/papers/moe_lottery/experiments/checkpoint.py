@@ -1,0 +1,137 @@
+"""What 06_real_checkpoint looks at: two tiny checkpoints with random weights, one of the reader's own, and tables about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from orchard.data import Source
+from orchard.papers.moe_lottery.integrations.checkpoint import (
+    Checkpoint,
+    _transformers,
+    load,
+    of_config,
+    open_checkpoint,
+)
+from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, memory_bound
+from orchard.papers.moe_lottery.integrations.prune import load_pruned
+from orchard.papers.moe_lottery.integrations.tiny import save_tiny
+from orchard.papers.moe_lottery.method.collect import Collector
+from orchard.papers.moe_lottery.method.dropping import Drop, logits_of, masked, mixture_layers
+
+TINY = ("mixtral", "olmoe")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Calibration text of a profile."""
+
+    sequences: int
+    length: int
+    batch_size: int
+
+
+SIZES = {"smoke": Size(16, 64, 4), "gpu": Size(256, 256, 16), "paper": Size(256, 2048, 4)}
+
+
+def checkpoints(scratch: str | Path, own: str | None = None) -> dict[str, Checkpoint]:
+    """Tiny checkpoints written to `scratch`, and the reader's `own`, by name.
+
+    Raises:
+        ExpertsError: `own` is no checkpoint that can be read.
+    """
+    made = {f"tiny {name}": open_checkpoint(save_tiny(Path(scratch) / name, name)) for name in TINY}
+    return made | ({Path(own).name: open_checkpoint(own)} if own else {})
+
+
+def calibration_file(source: Source, path: str | Path, characters: int = 200_000) -> Path:
+    """The beginning of the validation documents of `source` as JSONL."""
+    path, left = Path(path), characters
+    with path.open("w", encoding="utf-8") as file:
+        for document in source.documents("validation"):
+            file.write(json.dumps({"text": document.text[:left]}, ensure_ascii=False) + "\n")
+            left -= len(document.text)
+            if left <= 0:
+                break
+    return path
+
+
+def layouts(found: Mapping[str, Checkpoint]) -> pd.DataFrame:
+    """One row per checkpoint: type, how experts are stored, layers, mixtures, experts, top-k, tensors and files on the disk, MiB."""
+    return pd.DataFrame([
+        {
+            "checkpoint": name, "type": one.model_type, "experts stored": one.layout, "layers": len(one.layers),
+            "mixtures": len(one.mixtures), "experts": one.mixtures[0].num_experts, "top-k": one.mixtures[0].top_k,
+            "tensors": len(one.stored), "files": len({tensor.file for tensor in one.stored.values()}), "MiB": one.bytes("") / 2**20,
+        }
+        for name, one in found.items()
+    ])  # fmt: skip
+
+
+def published() -> dict[str, Checkpoint]:
+    """Two published models on the meta device, in bfloat16."""
+    auto = _transformers()
+    olmoe = auto.OlmoeConfig(hidden_size=2048, intermediate_size=1024, num_hidden_layers=16)
+    return {"Mixtral-8x7B": of_config(auto.MixtralConfig()), "OLMoE-1B-7B": of_config(olmoe)}
+
+
+def memory(found: Mapping[str, Checkpoint], batch_size: int, length: int) -> pd.DataFrame:
+    """Bound of the memory of a pass, term by term in GiB, beside the size of the whole model."""
+    rows = []
+    for name, one in found.items():
+        terms = {term: value / 2**30 for term, value in memory_bound(one, batch_size, length, DEFAULT).items()}
+        rows.append({"checkpoint": name, "model": one.bytes("") / 2**30, **terms})
+    return pd.DataFrame(rows)
+
+
+def masses(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Mean sum of the router's weights per token: checkpoint, layer, experts ("all", "kept"), mass."""
+    words = {"before": "all", "after": "kept"}
+    return pd.DataFrame([
+        {"checkpoint": name, "layer": int(layer.split(".")[2]), "experts": word, "mass": mass}
+        for name, report in reports.items()
+        for state, word in words.items()
+        for layer, mass in report[state]["mass"].items()
+    ])  # fmt: skip
+
+
+@torch.no_grad()
+def largest_differences(
+    full: Checkpoint, pruned: Path, kept: Mapping[str, list[int]], tokens: Int[Tensor, "batch time"]
+) -> dict[str, float]:
+    """Largest difference of a logit from the masked full model: of what stock `transformers` loads from the pruned folder, and
+    of what `load_pruned` loads. All three models are built: only for those that fit in memory."""
+    dropped = {
+        layer.place: [e for e in range(layer.num_experts) if e not in kept[layer.name]] for layer in full.mixtures
+    }
+    with masked(whole := load(full.folder), dropped):
+        want = logits_of(whole, tokens)
+    found = {"transformers": load(pruned), "load_pruned": load_pruned(pruned)}
+    return {name: float((logits_of(model, tokens) - want).abs().max()) for name, model in found.items()}
+
+
+@torch.no_grad()
+def by_hand(model: Any, tokens: Int[Tensor, "batch time"], dropped: Drop) -> tuple[float, pd.DataFrame]:
+    """Next-token loss in nats when experts are dropped, and the share of the tokens that each expert gets: layer, expert, share
+    (missing where it is dropped)."""
+    layers = mixture_layers(model)
+    collector = Collector(layers, int(model.config.vocab_size))
+    collector.tokens = tokens
+    with masked(model, dropped), collector.watching():
+        logits = logits_of(model, tokens)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+    rows = [
+        {"layer": place, "expert": expert, "share": float("nan") if expert in dropped.get(place, ()) else share}
+        for place, stats in enumerate(collector.statistics)
+        for expert, share in enumerate((stats.count.double() / stats.tokens).tolist())
+    ]
+    return float(loss), pd.DataFrame(rows)

@@ -1,0 +1,471 @@
+"""MC-Suite on the models of the series: which runs, the tables they give, and the evidence of M1 to M4 and M14.
+
+A criterion is judged in two ways, always beside random dropping and beside the oracle: how its scores rank the experts of a layer
+compared with leaving each one out (Spearman's rho), and what the loss is after its worst experts are gone (curves over the share s
+of dropped experts). Losses are nats per byte. In evidence a model is what a bootstrap resamples first, so that `seed` is its name;
+models of all shapes of a profile count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import comb
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from orchard.data import ByteTokenizer
+from orchard.papers.moe_lottery.experiments import ranks
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
+from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT, group_of
+from orchard.papers.moe_lottery.method.criteria import CRITERIA, PAPER
+from orchard.papers.moe_lottery.method.dropping import mixture_layers
+from orchard.papers.moe_lottery.method.models import ROUNDS
+from orchard.papers.moe_lottery.method.oracle import regret
+from orchard.papers.moe_lottery.runs.suite import (
+    DIRECTIONS,
+    Curves,
+    LeaveOneOut,
+    Measure,
+    References,
+    Subsets,
+    increase,
+)
+from orchard.runs import Finished, Run, Runner, Setting
+
+Tables = Callable[[str], pd.DataFrame]
+SHARES = [100 * level / 8 for level in range(1, ROUNDS + 1)]  # s, in per cent
+
+
+@dataclass(frozen=True)
+class Size:
+    """Windows per evaluation and samples of a profile."""
+
+    leave_one_out: tuple[int, int]  # windows of the test split and of the validation split
+    curves: tuple[int, int]
+    samples: tuple[int, ...]  # windows of the disjoint calibration samples
+    subsets: int  # most sets of one layer that are tried
+    subset_windows: int
+    reconstruction: int  # calibration windows of NAEE
+
+
+GPU = Size(
+    leave_one_out=(128, 64), curves=(96, 32), samples=(8, 32, 128), subsets=150, subset_windows=128, reconstruction=16
+)
+SIZES: dict[str, Size] = {
+    "smoke": Size(
+        leave_one_out=(48, 32), curves=(24, 8), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
+    ),
+    "gpu": GPU,
+    "paper": replace(GPU, subsets=100),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs about one model."""
+
+    model: Model
+    measure: Measure.Config
+    test: LeaveOneOut.Config
+    validation: LeaveOneOut.Config
+    curves: dict[str, Curves.Config]  # by direction
+    references: References.Config
+    subsets: Subsets.Config | None  # None: even an eighth of a layer can be chosen in too many ways
+
+
+def studies(setting: Setting) -> list[Study]:
+    """The runs of a setting, model by model."""
+    profile, size = PROFILES[setting.profile], SIZES[setting.profile]
+    made = []
+    for model in models(setting):
+        measure = Measure.Config(
+            model=model.run, windows=profile.calibration, sizes=list(size.samples), label=f"scores, {model.name}"
+        )
+        test, validation = (
+            LeaveOneOut.Config(
+                model=model.run, split=split, windows=count, label=f"leave one out ({split}), {model.name}"
+            )
+            for split, count in zip(("test", "validation"), size.leave_one_out, strict=True)
+        )
+        windows = {"test": size.curves[0], "validation": size.curves[1]}
+        curves = {
+            direction: Curves.Config(
+                measure=measure, direction=direction, label=f"curves ({direction}), {model.name}", **windows
+            )
+            for direction in DIRECTIONS
+        }
+        references = References.Config(
+            measure=measure,
+            leave_one_out=validation,
+            draws=profile.draws,
+            reconstruction=size.reconstruction,
+            label=f"references, {model.name}",
+            **windows,
+        )
+        made.append(
+            Study(model, measure, test, validation, curves, references, _subsets(model, profile.num_layers, size))
+        )
+    return made
+
+
+def _subsets(model: Model, layers: int, size: Size) -> Subsets.Config | None:
+    """The middle layer, and the largest share of it, up to a half, whose subsets are not too many."""
+    n = model.shape.num_experts
+    fits = [drop for drop in range(n // 8, n // 2 + 1, n // 8) if comb(n, drop) <= size.subsets]
+    if not fits:
+        return None
+    return Subsets.Config(
+        model=model.run,
+        layer=layers // 2,
+        drop=max(fits),
+        windows=size.subset_windows,
+        reconstruction=size.reconstruction,
+        label=f"subsets, {model.name}",
+    )
+
+
+def _runs(run: Runner, wanted: Iterable[Run.Config]) -> dict[str, Finished]:
+    """Finished runs by the fingerprint of their config, asked for in one batch."""
+    cfgs = list(wanted)
+    return {cfg.fingerprint(): done for cfg, done in zip(cfgs, run(cfgs), strict=True)}
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {"model": model.name, "seed": model.seed}
+
+
+def leave_one_out(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, layer, expert, split, domain ("all" and each): increase of the loss without the expert and its standard error over
+    windows (nats/byte)."""
+    asked = studies(setting)
+    done = _runs(run, [cfg for study in asked for cfg in (study.test, study.validation)])
+    tables = []
+    for study in asked:
+        for cfg in (study.test, study.validation):
+            finished = done[cfg.fingerprint()]
+            losses, names = finished.tensors("losses"), finished.result["domains"]
+            more, size = losses["without"] - losses["full"], losses["bytes"].double()
+            mean = torch.cat(
+                [more.sum(dim=(2, 3), keepdim=False)[..., None] / size.sum(), more.sum(dim=2) / size.sum(dim=0)], dim=-1
+            )
+            window = increase(losses)
+            error = window.std(dim=-1) / window.shape[-1] ** 0.5
+            layer, expert, domain = (axis.ravel() for axis in np.indices(tuple(mean.shape)))
+            tables.append(pd.DataFrame({
+                **_facts(study.model), "split": cfg.split, "layer": layer, "expert": expert,
+                "domain": np.array(["all", *names])[domain], "increase": mean.flatten().numpy(),
+                "error": np.where(domain == 0, error.numpy()[layer, expert], np.nan),
+            }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def importance(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, group, layer, expert: the score, and the increase of the loss without the expert (test and validation)."""
+    asked = studies(setting)
+    done = _runs(run, [cfg for study in asked for cfg in (study.measure, study.test, study.validation)])
+    tables = []
+    for study in asked:
+        scores = done[study.measure.fingerprint()].tensors("scores")
+        cost = {
+            cfg.split: increase(done[cfg.fingerprint()].tensors("losses")).mean(dim=-1).flatten().numpy()
+            for cfg in (study.test, study.validation)
+        }
+        layer, expert = (axis.ravel() for axis in np.indices(tuple(scores["ean"].shape)))
+        for name, values in [
+            *((name, scores[name].flatten().numpy()) for name in CRITERIA),
+            (LEAVE_ONE_OUT, cost["validation"]),
+        ]:
+            tables.append(pd.DataFrame({
+                **_facts(study.model), "criterion": name, "group": group_of(name), "layer": layer, "expert": expert,
+                "score": values, "increase": cost["test"],
+            }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def criteria_curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte), parameters that are
+    kept. Beside the criteria: "full" (s = 0), "random" (a draw each), "leave_one_out", "naee"."""
+    return _curves(setting, run).drop(columns="losses")
+
+
+def criteria_units(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, group, direction, budget, draw, unit (a test window): mean over s of its loss (nats/byte)."""
+    table = _curves(setting, run)
+    table = table[(table["split"] == "test") & (table["criterion"] != "full")]
+    keys = ["model", "seed", "criterion", "group", "direction", "budget", "draw"]
+    rows = []
+    for names, part in table.groupby(keys, sort=False):
+        values = np.mean(np.stack(part["losses"].tolist()), axis=0)
+        rows.append(
+            pd.DataFrame({**dict(zip(keys, names, strict=True)), "unit": np.arange(len(values)), "value": values})
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The rows of :func:`criteria_curves` with the losses of every window."""
+    asked = studies(setting)
+    done = _runs(run, [cfg for study in asked for cfg in (*study.curves.values(), study.references)])
+    rows: list[dict[str, Any]] = []
+    for study in asked:
+        for direction, fingerprint in [
+            *((d, cfg.fingerprint()) for d, cfg in study.curves.items()),
+            ("", study.references.fingerprint()),
+        ]:
+            finished = done[fingerprint]
+            for split in ("test", "validation"):
+                tensors = finished.tensors(split)
+                size = tensors.pop("bytes").sum(dim=1)
+                for name, losses in tensors.items():
+                    own = {**_facts(study.model), **_curve(name, direction), "split": split}
+                    shares = [0.0] if name == "full" else SHARES
+                    windows = (losses.sum(dim=-1) / size).numpy()
+                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
+    table = pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
+    sizes = {study.model.name: _parameters(study.model) for study in asked}
+    whole, experts = (table["model"].map({name: size[i] for name, size in sizes.items()}) for i in (0, 1))
+    return table.assign(parameters=(whole - experts * table["s"] / 100).round().astype(int))
+
+
+def _parameters(model: Model) -> tuple[int, int]:
+    """Parameters of a model, and those of its experts with their rows of the routers, which go with them."""
+    with torch.device("meta"):
+        decoder = model.run.clone().model.set(vocab_size=ByteTokenizer.Config().build().vocab_size).build()
+    mixtures = mixture_layers(decoder)
+    experts = sum(p.numel() for layer in mixtures for part in (layer.experts, layer.gate) for p in part.parameters())
+    return decoder.num_parameters(), experts
+
+
+def _curve(name: str, direction: str) -> dict[str, Any]:
+    """The columns that name a curve, from its key in the files of `Curves` and `References`."""
+    first, _, second = name.partition(" ")
+    if first == "random":
+        return {"criterion": "random", "group": "random", "direction": "", "budget": "per layer", "draw": int(second)}
+    if first == "naee":
+        return {"criterion": "naee", "group": "naee", "direction": "min", "budget": "per layer", "draw": 0}
+    if first == "global":
+        return {"criterion": second, "group": group_of(second), "direction": "min", "budget": "all layers", "draw": 0}
+    direction = "min" if name == LEAVE_ONE_OUT else direction
+    return {"criterion": name, "group": group_of(name), "direction": direction, "budget": "per layer", "draw": 0}
+
+
+def dropped_experts(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, direction, layer, expert: the round in which the expert goes (1 ... 6), 0 if it stays."""
+    asked = studies(setting)
+    done = _runs(run, [study.measure for study in asked])
+    tables = []
+    for study in asked:
+        for key, order in done[study.measure.fingerprint()].tensors("orders").items():
+            name, direction = key.split(" ")
+            goes = torch.zeros(len(order), study.model.shape.num_experts, dtype=torch.int64)
+            rounds = torch.arange(order.shape[1]) // study.model.shape.per_round + 1
+            goes.scatter_(1, order, rounds.expand_as(order))
+            layer, expert = (axis.ravel() for axis in np.indices(tuple(goes.shape)))
+            tables.append(pd.DataFrame({
+                **_facts(study.model), "criterion": name, "direction": direction, "layer": layer, "expert": expert,
+                "round": goes.flatten().numpy(),
+            }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def specialisation(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, layer, expert, domain: share of the domain's routed tokens that the expert got; load and vocabulary coverage of the
+    expert. Shares of a domain sum to one."""
+    asked = studies(setting)
+    done = _runs(run, [study.measure for study in asked])
+    tables = []
+    for study in asked:
+        finished = done[study.measure.fingerprint()]
+        tensors, names = finished.tensors("usage"), finished.result["domains"]
+        counts = ranks.by_domain(tensors["routed"], tensors["domain"], len(names))
+        share = counts / counts.sum(dim=1, keepdim=True)
+        load = counts.sum(dim=2) / counts.sum(dim=(1, 2))[:, None]
+        coverage = (tensors["seen"] > 0).double().mean(dim=2)
+        layer, expert, domain = (axis.ravel() for axis in np.indices(tuple(share.shape)))
+        tables.append(pd.DataFrame({
+            **_facts(study.model), "layer": layer, "expert": expert, "domain": np.array(names)[domain],
+            "share": share.flatten().numpy(), "load": load.numpy()[layer, expert], "coverage": coverage.numpy()[layer, expert],
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def router(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, layer: variation of the load, entropy of the router (nats), and the information that the choice of an expert carries
+    about the domain of the token (bits), beside the same with the documents' domains shuffled, which is chance."""
+    asked = studies(setting)
+    done = _runs(run, [study.measure for study in asked])
+    rows = []
+    for study in asked:
+        finished = done[study.measure.fingerprint()]
+        tensors, domains = finished.tensors("usage"), len(finished.result["domains"])
+        real = ranks.information(ranks.by_domain(tensors["routed"], tensors["domain"], domains))
+        chance = torch.stack([
+            ranks.information(ranks.by_domain(tensors["routed"], ranks.shuffled(tensors["domain"], draw), domains))
+            for draw in range(20)
+        ]).mean(dim=0)  # fmt: skip
+        for facts, bits, by_chance in zip(finished.result["router"], real.tolist(), chance.tolist(), strict=True):
+            rows.append({
+                **_facts(study.model), **{name: facts[name] for name in ("layer", "variation", "entropy", "mass")},
+                "information": bits, "information by chance": by_chance,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def stability(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples, and the share
+    of the half of the experts with the lowest scores that both name."""
+    asked = studies(setting)
+    done = _runs(run, [study.measure for study in asked])
+    rows = []
+    for study in asked:
+        for key, halves in done[study.measure.fingerprint()].tensors("halves").items():
+            name, windows = key.split(" ")
+            for layer, (first, second) in enumerate(zip(*halves.numpy(), strict=True)):
+                rows.append({
+                    **_facts(study.model), "criterion": name, "group": group_of(name), "windows": int(windows), "layer": layer,
+                    "rho": ranks.rho(first, second), "overlap": ranks.overlap(first, second),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def subset_regret(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, layer, criterion, group, direction: loss without the experts that it drops from one layer (nats/byte), and the regret:
+    0 is the best of all sets of that size, 1 their mean, which is random dropping."""
+    asked = [study for study in studies(setting) if study.subsets is not None]
+    wanted = [cfg for study in asked for cfg in (study.subsets, study.measure, study.validation) if cfg is not None]
+    done = _runs(run, wanted)
+    rows = []
+    for study in asked:
+        if (cfg := study.subsets) is None:
+            continue
+        sets = done[cfg.fingerprint()].tensors("sets")
+        kept = [tuple(own) for own in sets["kept"].tolist()]
+        table = pd.DataFrame({"kept": kept, "loss": sets["losses"].numpy()})
+        orders = {key: order[cfg.layer] for key, order in done[study.measure.fingerprint()].tensors("orders").items()}
+        cost = increase(done[study.validation.fingerprint()].tensors("losses")).mean(dim=-1)[cfg.layer]
+        orders[f"{LEAVE_ONE_OUT} min"] = cost.argsort(stable=True)
+        chosen = {
+            key: sorted(set(range(study.model.shape.num_experts)) - set(order[: cfg.drop].tolist()))
+            for key, order in orders.items()
+        } | {"naee min": kept[int(sets["errors"].argmin())]}
+        room = table["loss"].mean() - table["loss"].min()
+        for key, own in chosen.items():
+            name, direction = key.split(" ")
+            above = regret(table, own)
+            rows.append({
+                **_facts(study.model), "layer": cfg.layer, "drop": cfg.drop, "criterion": name, "group": group_of(name),
+                "direction": direction, "loss": table["loss"].min() + above, "regret": above / room,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def spearman(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Model, criterion, group, layer: rank correlation of the score with the increase of the test loss without the expert. The
+    criterion "leave_one_out" is the increase on validation text: as high as a criterion can be expected to get."""
+    return ranks.by_layer(importance(setting, run))
+
+
+def trust(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Criterion, group: mean of :func:`spearman` over layers and models with a 95 % interval, and "random", its range by chance."""
+    return ranks.pooled(importance(setting, run))
+
+
+def agreement_of_criteria(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Two criteria: rank correlation of their scores, mean over layers and models."""
+    return ranks.between(importance(setting, run))
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "leave_one_out": leave_one_out,
+    "importance": importance,
+    "spearman": spearman,
+    "trust": trust,
+    "agreement_of_criteria": agreement_of_criteria,
+    "criteria_curves": criteria_curves,
+    "criteria_units": criteria_units,
+    "dropped_experts": dropped_experts,
+    "specialisation": specialisation,
+    "router": router,
+    "stability": stability,
+    "subset_regret": subset_regret,
+}
+
+
+def unequal(tables: Tables) -> pd.DataFrame:
+    """M1: largest increase over the median one, test split, every model; infinite where the median expert costs nothing."""
+    table = tables("leave_one_out")
+    found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
+    most, middle = found.max(), found.median()
+    ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
+    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
+
+
+def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
+    """Model, criterion, direction with the lowest mean loss over s on validation text, among the paper's criteria of some groups."""
+    own = curves[(curves["split"] == "validation") & curves["group"].isin(groups) & curves["criterion"].isin(PAPER)]
+    own = own[own["budget"] == "per layer"]
+    area = own.groupby(["model", "criterion", "direction"], sort=False)["loss"].mean().reset_index()
+    return area.loc[area.groupby("model", sort=False)["loss"].idxmin()].drop(columns="loss").reset_index(drop=True)
+
+
+def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
+    """Mean loss over s of every model and window; of random dropping, the mean over its draws."""
+    own = units[
+        (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
+    ]
+    return own.groupby(["model", "unit"])["value"].mean()
+
+
+def _part(name: str, values: pd.Series) -> pd.DataFrame:
+    """Evidence from a value per model and unit: a model is what the bootstrap resamples first."""
+    return values.rename("value").reset_index().rename(columns={"model": "seed"}).assign(part=name)
+
+
+def beats_random(tables: Tables) -> pd.DataFrame:
+    """M2: EAN and EGE, smallest first, minus the mean of the random draws; the best criterion of activations or gradients minus the
+    best of weights or usage, each chosen for its model on validation text."""
+    units, curves = tables("criteria_units"), tables("criteria_curves")
+    random = _area(units, "random", "")
+    parts = [_part(f"Min-{name.upper()} − random", _area(units, name, "min") - random) for name in ("ean", "ege")]
+    chosen = []
+    for groups in (("activation", "gradient"), ("weight", "inference")):
+        rows = [
+            _area(units[units["model"] == model], criterion, direction)
+            for model, criterion, direction in best_of(curves, groups).to_numpy().tolist()
+        ]
+        chosen.append(pd.concat(rows))
+    return pd.concat([*parts, _part("best activation or gradient − best weight or usage", chosen[0] - chosen[1])])
+
+
+def router_norm(tables: Tables) -> pd.DataFrame:
+    """M4: Max-RWN minus Min-RWN, every model."""
+    units = tables("criteria_units")
+    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("model").mean()
+    return pd.DataFrame({"part": "all models", "seed": by_model.index, "unit": 0, "value": by_model.to_numpy()})
+
+
+def correlation(*names: str) -> Callable[[Tables], pd.DataFrame]:
+    """Evidence from rank correlations with leaving one out: a part for each criterion, a unit for each layer."""
+
+    def measured(tables: Tables) -> pd.DataFrame:
+        table = tables("spearman")
+        rows = table[table["criterion"].isin(names)]
+        return pd.DataFrame(
+            {"part": rows["criterion"].str.upper(), "seed": rows["model"], "unit": rows["layer"], "value": rows["rho"]}
+        )
+
+    return measured
+
+
+EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+    "M1": unequal,
+    "M2": beats_random,
+    "M3": correlation("ean", "ege"),
+    "M4": router_norm,
+    "M14": correlation("evtc"),
+    "M14b": correlation("wsr"),
+}

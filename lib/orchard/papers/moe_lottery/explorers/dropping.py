@@ -1,0 +1,187 @@
+"""Dropping experts by hand: a trained model that is measured anew at every choice.
+
+What responds is the test loss by domain, where the routers send the tokens instead, and the probes of section 6.4, each answered by
+the likeliest option: no fine-tuning, no table that was made before.
+"""
+
+from __future__ import annotations
+
+import random
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from orchard import plot
+from orchard.nn import Decoder
+from orchard.papers.moe_lottery.data.domains import FiveDomains
+from orchard.papers.moe_lottery.data.probes import CAPABILITY, Item, likelihoods, questions, rank
+from orchard.papers.moe_lottery.experiments.profiles import models
+from orchard.papers.moe_lottery.figures.training import layer_map
+from orchard.papers.moe_lottery.method.dropping import Drop, ExpertsError, masked
+from orchard.papers.moe_lottery.runs.suite import Text, nats, usage
+from orchard.plot.style import INK, PALETTE
+from orchard.runs import Runner, Setting
+from orchard.train import choose, load_model
+
+WINDOWS = 8  # of the test split
+ITEMS = 12  # of every task
+MOST_BOXES = 48  # tick boxes, one for each expert; a larger model has a menu for the layer
+BEFORE, AFTER = "#c9dcea", PALETTE[0]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Test loss by domain and of "all" (nats/byte); load of every expert; share of right answers by capability."""
+
+    loss: dict[str, float]
+    load: Float[Tensor, "layers n"]
+    right: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A model, what it is measured on, and its readings while nothing is dropped."""
+
+    model: Decoder
+    text: Text
+    items: list[Item]
+    full: Readings
+
+    def read(self, dropped: Drop) -> Readings:
+        """Readings without some experts. Raises ExpertsError for a choice that leaves a router too few."""
+        with masked(self.model, dropped):
+            return readings(self.model, self.text, self.items)
+
+    @property
+    def guess(self) -> dict[str, float]:
+        """Share of right answers by guessing, by capability."""
+        chances: dict[str, list[float]] = {}
+        for item in self.items:
+            chances.setdefault(CAPABILITY[item.task], []).append(1 / len(item.options))
+        return {name: sum(own) / len(own) for name, own in chances.items()}
+
+
+def readings(model: Decoder, text: Text, items: list[Item]) -> Readings:
+    """One pass over the text for the loss, one for the routing, one over the questions."""
+    sums, size = nats(model, text).sum(dim=0), text.counts().sum(dim=0)
+    loss = {"all": float(sums.sum() / size.sum())}
+    loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
+    routed = usage(model, text).routed.sum(dim=2).double()
+    right: dict[str, list[bool]] = {}
+    for item, scores in zip(items, likelihoods(model, items), strict=True):
+        right.setdefault(CAPABILITY[item.task], []).append(rank(scores, item.options.index(item.answer)) == 1)
+    return Readings(
+        loss, routed / routed.sum(dim=1, keepdim=True), {k: sum(own) / len(own) for k, own in right.items()}
+    )
+
+
+def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
+    """A trained model of a setting, by default the first, ready to be taken apart."""
+    found = next(model for model in models(setting) if name in (None, model.name))
+    finished = run([found.run])[0]
+    model = load_model(finished, found.run).to(choose("auto").device)
+    text = Text.evaluation(found.run, "test", WINDOWS)
+    items = few(questions(cast(FiveDomains.Config, found.run.source).build().world, (1,), ITEMS))
+    return Live(model, text, items, readings(model, text, items))
+
+
+def few(items: list[Item], count: int = ITEMS) -> list[Item]:
+    """`count` questions of every task, drawn once."""
+    drawn = random.Random(0).sample(items, len(items))
+    tasks = dict.fromkeys(item.task for item in items)
+    return [item for task in tasks for item in [item for item in drawn if item.task == task][:count]]
+
+
+def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
+    """What `orchard.widgets.explorer` needs: a figure for a set of experts, and a tick box for each.
+
+    A model with more than `MOST_BOXES` experts has a menu for the layer and a box for each expert of one. `first`: what is dropped
+    in the beginning; with a menu, from its first layer.
+    """
+    layers, experts = range(len(model.full.load)), range(model.full.load.shape[1])
+    start = {layer: set(gone) for layer, gone in (first or {}).items()}
+    controls: dict[str, Any]
+    if len(layers) * len(experts) <= MOST_BOXES:
+        controls = {f"L{place} E{e}": e in start.get(place, ()) for place in layers for e in experts}
+
+        def draw(**ticked: bool) -> Figure:
+            return drawn(model, {place: [e for e in experts if ticked[f"L{place} E{e}"]] for place in layers})
+
+        return draw, controls
+    chosen = next(iter(start), 0)
+    controls = {"layer": list(map(str, layers)), **{f"E{e}": e in start.get(chosen, ()) for e in experts}}
+
+    def draw_layer(layer: str = str(chosen), **ticked: bool) -> Figure:
+        return drawn(model, {int(layer): [e for e in experts if ticked[f"E{e}"]]})
+
+    return draw_layer, controls
+
+
+@torch.no_grad()
+def drawn(model: Live, dropped: Drop) -> Figure:
+    """The figure of a choice; a choice that cannot be is named in its place."""
+    try:
+        return by_hand(model.full, model.read(dropped), dropped, model.guess)
+    except ExpertsError as error:
+        return refused(str(error))
+
+
+@plot.use_style()
+def by_hand(full: Readings, now: Readings, dropped: Drop, guess: Mapping[str, float]) -> Figure:
+    """Loss by domain and right answers by capability as bars, the full model pale behind; below, the load of what is left."""
+    layers, n = now.load.shape
+    figure = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)[0]
+    left, right, *below = figure.axes
+    _bars(left, full.loss, now.loss)
+    left.set_xlabel("test loss (nats/byte)")
+    _bars(right, {k: 100 * v for k, v in full.right.items()}, {k: 100 * v for k, v in now.right.items()})
+    for place, name in enumerate(now.right):
+        right.vlines(100 * guess[name], place - 0.42, place + 0.42, color=INK, linestyle=":", linewidth=1)
+    right.set_xlim(0, 100)
+    right.set_xlabel("right answers (%; dotted: guessing)")
+    for axes, readings, name in zip(below, (full, now), ("load, full model", "load now"), strict=True):
+        grid = pd.DataFrame(readings.load.numpy() * n)
+        if readings is now:
+            for layer, experts in dropped.items():
+                grid.loc[layer, list(experts)] = np.nan
+        top = float(max(full.load.max(), now.load.max())) * n
+        image = layer_map(axes, grid, Normalize(0, top), ".1f")
+        axes.set_title(name)
+        axes.set_xlabel("expert")
+    figure.colorbar(image, ax=below, pad=0.02, label="times an even share")
+    count = sum(map(len, dropped.values()))
+    figure.suptitle(
+        f"{count} of {layers * n} experts dropped: {now.loss['all']:.3f} nats/byte, "
+        f"{now.loss['all'] - full.loss['all']:+.3f}", fontsize=8, x=0.02, ha="left",
+    )  # fmt: skip
+    handles = [Patch(color=BEFORE, label="full model"), Patch(color=AFTER, label="without them")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _bars(axes: Axes, full: Mapping[str, float], now: Mapping[str, float]) -> None:
+    places = np.arange(len(now))
+    axes.barh(places, [full[name] for name in now], height=0.8, color=BEFORE)
+    axes.barh(places, list(now.values()), height=0.4, color=AFTER)
+    axes.set_yticks(places, list(now))
+    axes.set_ylim(len(now) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+
+
+def refused(reason: str) -> Figure:
+    """A choice that cannot be made, and why."""
+    figure, (axes,) = plot.figure(width=5.2, height=1.2)
+    axes.set_axis_off()
+    axes.text(0, 0.5, textwrap.fill(reason, 80), transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
+    return figure

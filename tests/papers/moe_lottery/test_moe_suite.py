@@ -91,7 +91,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch.setitem(suite.PROFILES, "smoke", PROFILE)
     patch.setitem(suite.SIZES, "smoke", SIZE)
     patch.setattr(suite, "models", lambda setting: models(source))
-    patch.setattr(suite_explorer, "models", lambda setting: models(source))
+    patch.setattr(dropping, "models", lambda setting: models(source))
     run = Computer(folder)
     tables = {name: experiment(Setting(), run) for name, experiment in suite.EXPERIMENTS.items()}
     yield suite.studies(Setting()), run, tables
@@ -312,7 +312,7 @@ def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
 
 
 def test_a_larger_model_has_a_menu_for_its_layer(computed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite_explorer, "MOST_BOXES", 15)
+    monkeypatch.setattr(dropping, "MOST_BOXES", 15)
     live = dropping.live(Setting(), computed[1])
     draw, controls = dropping.hand(live, {1: [2]})
     assert list(controls) == ["layer", *(f"E{e}" for e in range(8))]

@@ -11,10 +11,11 @@ from orchard import timing
 from orchard.errors import OrchardError
 from orchard.papers.moe_lottery.cli import bench
 from orchard.papers.moe_lottery.experiments import speed
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.runs.speed import Speed
 from orchard.runs import Runner, Setting, execute
 
-SMALL = replace(speed.SIZES["smoke"], shapes=((64, 4, 8, 2),), batch=2, length=8, rounds=2, memory_batches=2)
+SMALL = replace(PROFILES["smoke"].speed, shapes=((64, 4, 8, 2),), batch=2, length=8, rounds=2, memory_batches=2)
 
 
 def runner() -> Runner:
@@ -22,7 +23,7 @@ def runner() -> Runner:
 
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(speed.SIZES, "smoke", SMALL)
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], speed=SMALL))
     monkeypatch.setattr(timing, "SHORTEST", 0.0)
     run = runner()
     parts = bench(lambda name: speed.EXPERIMENTS[name](Setting(), run))

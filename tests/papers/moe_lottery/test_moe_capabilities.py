@@ -17,7 +17,7 @@ from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
 from orchard.papers.moe_lottery.data.probes import OUTCOMES, questions
 from orchard.papers.moe_lottery.data.world import World
 from orchard.papers.moe_lottery.experiments import capabilities
-from orchard.papers.moe_lottery.experiments.capabilities import EVIDENCE, SIZES, cells, drops, gates, helped_by
+from orchard.papers.moe_lottery.experiments.capabilities import EVIDENCE, cells, drops, gates, helped_by
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.explorers.examination import Examination
 from orchard.papers.moe_lottery.figures import capabilities as figures
@@ -101,11 +101,16 @@ def test_drawn_experts_are_as_many_as_asked_and_new_in_every_draw(base: TrainLM.
 def test_the_explorer_gives_what_the_battery_gives(done: dict[str, Finished], base: TrainLM.Config) -> None:
     examination = Examination(Smaller.Config(base=base, calibration=4, windows=4, sums=1), done["base"])
     fact = examination.facts()[0]
-    found = examination(fact, "name", "ege", 75, 1)
+    items = examination.items(fact, "name", 1)
+    full, smaller = examination.answers(items, "ege", 75)
     own = items_of(done["ege"])
     row = own[(own["s"] == 75) & (own["unit"] == fact) & (own["task"] == "name") & (own["shots"] == 1)].iloc[0]
-    assert (found["smaller text"], found["smaller outcome"]) == (row["text"], row["outcome"])
-    assert sum(found["full statement"]) == pytest.approx(1)  # type: ignore[arg-type]
+    assert (smaller.text, smaller.outcome) == (row["text"], row["outcome"])
+    assert sum(full.statement) == pytest.approx(1)
+    assert [axes.get_title(loc="left") for axes in examination.draw(fact).axes[1:]] == [
+        "after the arrow",
+        "in a statement",
+    ]
     assert examination.smaller("ege", 75) is examination.smaller("ege", 75)
 
 
@@ -122,7 +127,7 @@ def test_bad_values_are_named(base: TrainLM.Config, done: dict[str, Finished]) -
 @pytest.mark.parametrize("profile", ["smoke", "gpu"])
 def test_every_arm_has_its_counterpart(profile: str) -> None:
     planned = list(cells(Setting(profile)))
-    size = SIZES[profile]
+    size = PROFILES[profile].capabilities
     for model in {model.name for model, _ in planned}:
         own = [cfg for m, cfg in planned if m.name == model]
         assert {(c.removal, c.help) for c in own} >= {("full", help) for help in ("none", *HELPS)}

@@ -8,12 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from orchard.data import Document, Source
 from orchard.papers.moe_lottery.experiments import checkpoint as study
 from orchard.papers.moe_lottery.figures import checkpoint as figures
-from orchard.papers.moe_lottery.integrations.checkpoint import load
 from orchard.papers.moe_lottery.integrations.layerwise import score_checkpoint
 from orchard.papers.moe_lottery.integrations.report import agreement, ranking_table
 from orchard.papers.moe_lottery.integrations.tiny import VOCAB, save_tiny
@@ -78,20 +76,6 @@ def test_importance_is_the_order_of_dropping(ranking: tuple[pd.DataFrame, pd.Dat
     assert len(figures.importance(table).axes) == 3  # two maps and a colour bar
     drawn = figures.checkpoint_agreement(ranking[1])
     assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["ewn", "rwn", "ean"]
-
-
-def test_dropping_by_hand(tmp_path: Path) -> None:
-    model = load(save_tiny(tmp_path, "olmoe"))
-    full, everywhere = study.by_hand(model, TOKENS, {})
-    loss, table = study.by_hand(model, TOKENS, {1: [0, 3]})
-    with torch.no_grad():
-        assert full == pytest.approx(float(model(TOKENS, labels=TOKENS).loss), abs=2e-6)
-    assert loss != full
-    assert table[table["share"].isna()][["layer", "expert"]].to_numpy().tolist() == [[1, 0], [1, 3]]
-    assert table.groupby("layer")["share"].sum().tolist() == pytest.approx([2, 2, 2])  # top-2
-    same = everywhere["layer"] == 0
-    assert table[same].equals(everywhere[same])  # below the layer nothing changes
-    assert isinstance(figures.by_hand(full, loss, table, "two dropped"), Figure)
 
 
 def test_router_mass_has_a_panel_per_checkpoint() -> None:

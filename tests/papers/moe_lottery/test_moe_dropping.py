@@ -17,7 +17,6 @@ from orchard.papers.moe_lottery.method.dropping import (
     masked,
     mixture_layers,
     pruned_config,
-    uniform,
     worst,
 )
 from orchard.papers.moe_lottery.runs.checks import EXPERTS, UNEQUAL, batches, tiny, tiny_config
@@ -111,12 +110,6 @@ def test_worst_takes_ties_by_number() -> None:
     assert worst(scores, 3, "min") == [1, 4, 0]
     assert worst(scores, 3, "max") == [3, 0, 2]
     assert worst(scores, 0, "max") == []
-
-
-def test_uniform_drops_as_many_everywhere() -> None:
-    scores = [torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.1, 0.3, 0.2])]
-    assert uniform(scores, 2, "min") == {0: [1, 2], 1: [0, 2]}
-    assert uniform(scores, 1, "max") == {0: [0], 1: [1]}
 
 
 def test_global_ranking_keeps_what_routers_choose() -> None:

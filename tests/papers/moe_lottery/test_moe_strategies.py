@@ -20,6 +20,7 @@ from orchard.papers.moe_lottery.method.criteria import chosen
 from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_experts, masked
 from orchard.papers.moe_lottery.method.models import Shape
 from orchard.papers.moe_lottery.runs import finetune
+from orchard.papers.moe_lottery.runs.scoring import Text, window_losses
 from orchard.papers.moe_lottery.runs.trajectory import Arm, Stretch, budget, counting, is_router, random_order
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import TrainLM, load_model
@@ -72,7 +73,7 @@ def rows_of(done: Finished, strategy: str) -> list[dict]:
 
 
 def calibration(base: TrainLM.Config) -> list[torch.Tensor]:
-    return [b[:, :-1] for b in finetune.spread(windows(base.source, "validation", base.seq_len), 8, base.batch_size)[0]]
+    return [b[:, :-1] for b in Text.spread(base, "validation", 8).tokens]
 
 
 def test_budget_doubles_up_to_the_paper_s_cap():
@@ -126,12 +127,12 @@ def test_dropped_experts_keep_their_original_numbers(done, store, base):
 def test_one_shot_is_the_full_model_with_its_worst_experts_masked(done, store, base):
     model = load_model(store.compute(base, "cpu"), base)
     statistics = collect(model, calibration(base), 257)
-    scored, _ = finetune.spread(windows(base.source, "test", base.seq_len), base.eval_windows, base.batch_size)
+    scored = Text.spread(base, "test", base.eval_windows).tokens
     for row in rows_of(done, "one_shot"):
         out = {i: chosen(stats, "ean", row["round"], "min") for i, stats in enumerate(statistics)}
         assert row["kept"] == [[e for e in range(EXPERTS) if e not in out[i]] for i in range(LAYERS)]
         with masked(model, out):
-            assert row["loss"] == pytest.approx(finetune.window_losses(model, scored).mean().item(), abs=1e-6)
+            assert row["loss"] == pytest.approx(window_losses(model, scored).mean().item(), abs=1e-6)
 
 
 def test_controls_get_the_tokens_of_the_lottery(done):
@@ -269,7 +270,7 @@ def test_dropping_below_what_the_router_chooses_is_refused(store, base):
 def test_small_models_get_the_tokens_of_both_trainings():
     setting = strategies.Setting("smoke")
     model = strategies.models(setting)[0]
-    small, sizes = arms.small(setting, model, 6), arms.SIZES["smoke"]
+    small, sizes = arms.small(setting, model, 6), PROFILES["smoke"].arms
     tokens = sum(budget(sizes.first, 6)) * sizes.batch_size * model.run.seq_len
     per_step = model.run.batch_size * model.run.seq_len
     assert 0 <= (small.steps - model.run.steps) * per_step - tokens < per_step

@@ -20,17 +20,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orchard.data import Windows
 from orchard.nn import Decoder, Sampling, generate_each
-from orchard.papers.moe_lottery.data.domains import domains
 from orchard.papers.moe_lottery.data.world import ADD, CHOOSE, NAME, TESTED_ATTRIBUTES, WORDINGS, World, written
-from orchard.train.lm import token_losses
 
 STATE = "state"  # the task of a statement
 CAPABILITY = {STATE: "knowledge", NAME: "instructions", CHOOSE: "instructions", ADD: "reasoning"}
@@ -173,24 +169,3 @@ def probe(model: Decoder, items: Sequence[Item]) -> pd.DataFrame:
             "text": text, "outcome": None if text is None else outcome(item, text),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-@torch.no_grad()
-def domain_losses(model: Decoder, windows: Windows, count: int) -> tuple[dict[str, float], list[float]]:
-    """Mean nats per byte of every domain over `count` windows spread over a split, and the mean of each window.
-
-    A byte belongs to the domain of its document; the first byte of a document is counted with it.
-    """
-    device = model.embedding.weight.device
-    names, of_document = domains(windows.corpus.names)
-    indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
-    sums, counts, means = np.zeros(len(names)), np.zeros(len(names)), list[float]()
-    size = max(1, AT_ONCE // windows.length)
-    for start in range(0, len(indices), size):
-        batch = windows.batch(indices[start : start + size])
-        nats = token_losses(model, batch["tokens"].to(device)).double().cpu().numpy()
-        own = of_document[batch["document"][:, 1:].numpy()]
-        sums += np.bincount(own.ravel(), nats.ravel(), minlength=len(names))
-        counts += np.bincount(own.ravel(), minlength=len(names))
-        means += nats.mean(axis=1).tolist()
-    return {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}, means

@@ -7,7 +7,7 @@ lottery gets is also given to a model that dropped at once, to the full model, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -23,34 +23,6 @@ CRITERIA = ("ean", "ege")  # smallest first: the paper's two best
 MOST_STUDIED = "ean"  # its partly trained lotteries, load balance and saturation are measured too
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the arms of a profile cost; what is compared never changes."""
-
-    first: int  # steps of fine-tuning after the first round; see `budget`
-    batch_size: int  # windows per step
-    learning_rates: tuple[float, ...]  # one for all arms; of several, the best on validation text
-    controls: tuple[int, ...]  # rounds with token-matched controls
-    scratch: tuple[int, ...]  # rounds whose size is also trained from scratch
-    saturation: tuple[int, ...]  # steps, doubled each time
-    draws_per_run: int  # a run costs about as much to start as two fine-tunings at smoke
-
-
-SIZES = {
-    "smoke": Sizes(
-        first=1, batch_size=8, learning_rates=(3e-3,), controls=(4, 6), scratch=(6,), saturation=(2, 4, 8, 16), draws_per_run=5
-    ),
-    "gpu": Sizes(  # 32 steps of 32 windows of 512: 0.5 million tokens
-        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6),
-        saturation=(32, 64, 128, 256, 512), draws_per_run=1,
-    ),
-    "paper": Sizes(  # 12 steps of 8 windows of 2048: 0.2 million tokens
-        first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(),
-        saturation=(16, 31, 69, 138), draws_per_run=1,
-    ),
-}  # fmt: skip
-
-
 def level(t: int) -> float:
     """The share of the experts that is gone after round t, in per cent."""
     return 100.0 * t / 8
@@ -60,7 +32,7 @@ def arm(
     setting: Setting, model: Model, rate: float, criterion: str, strategies: Sequence[str], **fields: Any
 ) -> Arm.Config:
     """The run of some strategies of a criterion, on one of the setting's models."""
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
     given: dict[str, Any] = {
         "base": model.run, "criterion": criterion, "strategies": list(strategies), "per_round": model.shape.per_round,
         "steps": budget(sizes.first, ROUNDS), "controls": list(sizes.controls), "batch_size": sizes.batch_size,
@@ -73,7 +45,7 @@ def arm(
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
     """Validation loss of two arms that get all tokens at once, the full model and one-shot EAN at 75 %, on the grid of learning
     rates, at the first model of every shape. Columns model, strategy, learning_rate, loss (nats/byte). Empty for a grid of one."""
-    grid = SIZES[setting.profile].learning_rates
+    grid = PROFILES[setting.profile].arms.learning_rates
     firsts = {model.shape: model for model in reversed(models(setting))}
     fixed = {"split": "validation", "controls": [ROUNDS], "draws": [0]}
     cells = [
@@ -91,7 +63,7 @@ def rates(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def rate_of(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of every model: that of its shape with the lowest mean loss in :func:`rates`; the same for all arms."""
-    grid, table = SIZES[setting.profile].learning_rates, rates(setting, run)
+    grid, table = PROFILES[setting.profile].arms.learning_rates, rates(setting, run)
     if table.empty:
         return {model.name: grid[0] for model in models(setting)}
     means = table.groupby(["model", "learning_rate"])["loss"].mean().unstack()
@@ -102,7 +74,7 @@ def rate_of(setting: Setting, run: Runner) -> dict[str, float]:
 
 def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:
     """Every arm of a model."""
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
 
     def of(criterion: str, strategies: Sequence[str], **fields: Any) -> Arm.Config:
         return arm(setting, model, rate, criterion, strategies, **fields)
@@ -122,7 +94,7 @@ def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:
 
 def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
     """The model of the size that round t leaves, trained from scratch with the tokens of pre-training and of the lottery."""
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
     shape = replace(model.shape, num_experts=model.shape.num_experts - t * model.shape.per_round)
     base = model.run
     tokens = sum(budget(sizes.first, ROUNDS)[:t]) * sizes.batch_size * base.seq_len

@@ -12,7 +12,6 @@ the format drops by 1 in both; one that loses the format drops in generated answ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -20,14 +19,13 @@ import scipy  # its submodules load when first used
 
 from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
 from orchard.papers.moe_lottery.data.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
-from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, SHARES, Model, models
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE, Smaller, items_of
 from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
 
 CRITERIA = ("ean", "ege", "euf")  # the paper's best two, and usage
-SHARES = (0.25, 0.5, 0.75)
 ABOVE = 0.05  # significance of being above guessing
 HALF = 50.0  # percent: where the claims compare
 EAN = "ean"
@@ -35,36 +33,9 @@ CELL = ["model", "seed", "arm", "s", "draw", "help"]
 INSTRUCTIONS = [task for task, capability in CAPABILITY.items() if capability == "instructions"]
 
 
-@dataclass(frozen=True)
-class Size:
-    """Sizes of a profile. Every fine-tuning has `steps` steps of `batch_size` windows, whatever it is."""
-
-    sums: int
-    shots: tuple[int, ...]
-    random_shots: tuple[int, ...]  # of the ten random draws
-    helped: tuple[str, ...]  # criteria whose smaller models are fine-tuned too
-    helped_shares: tuple[float, ...]  # at which fine-tuning on episodes is tried; the controls at one half
-    steps: int
-    batch_size: int
-    answers_rate: float  # learning rate where the loss is that of answers
-    text_rate: float  # learning rate on plain text
-
-
-# Learning rates at smoke: the best of {1e-4, 3e-4, 1e-3, 3e-3} for the full model and for EAN at one half, by their answers about
-# taught entities, which no test asks about. On episodes the smallest is best, and still worse than none: see 05_capabilities.
-SIZES = {
-    "smoke": Size(sums=16, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=30,
-                  batch_size=8, answers_rate=1e-4, text_rate=1e-3),
-    "gpu": Size(sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES,
-                steps=150, batch_size=32, answers_rate=1e-4, text_rate=1e-4),
-    "paper": Size(sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES,
-                  steps=2500, batch_size=8, answers_rate=1e-4, text_rate=1e-4),
-}  # fmt: skip
-
-
 def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
     """Every run of this part: those without help first, then the fine-tuned ones."""
-    profile, size = PROFILES[setting.profile], SIZES[setting.profile]
+    profile, size = PROFILES[setting.profile], PROFILES[setting.profile].capabilities
     shots, zero, half = list(size.shots), [0], [HALF / 100]
     for model in models(setting):
         common = Smaller.Config(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -25,22 +23,9 @@ from orchard.papers.moe_lottery.integrations.checkpoint import (
 from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, memory_bound
 from orchard.papers.moe_lottery.integrations.prune import load_pruned
 from orchard.papers.moe_lottery.integrations.tiny import save_tiny
-from orchard.papers.moe_lottery.method.collect import Collector
-from orchard.papers.moe_lottery.method.dropping import Drop, logits_of, masked, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import logits_of, masked
 
 TINY = ("mixtral", "olmoe")
-
-
-@dataclass(frozen=True)
-class Size:
-    """Calibration text of a profile."""
-
-    sequences: int
-    length: int
-    batch_size: int
-
-
-SIZES = {"smoke": Size(16, 64, 4), "gpu": Size(256, 256, 16), "paper": Size(256, 2048, 4)}
 
 
 def checkpoints(scratch: str | Path, own: str | None = None) -> dict[str, Checkpoint]:
@@ -117,21 +102,3 @@ def largest_differences(
         want = logits_of(whole, tokens)
     found = {"transformers": load(pruned), "load_pruned": load_pruned(pruned)}
     return {name: float((logits_of(model, tokens) - want).abs().max()) for name, model in found.items()}
-
-
-@torch.no_grad()
-def by_hand(model: Any, tokens: Int[Tensor, "batch time"], dropped: Drop) -> tuple[float, pd.DataFrame]:
-    """Next-token loss in nats when experts are dropped, and the share of the tokens that each expert gets: layer, expert, share
-    (missing where it is dropped)."""
-    layers = mixture_layers(model)
-    collector = Collector(layers, int(model.config.vocab_size))
-    collector.tokens = tokens
-    with masked(model, dropped), collector.watching():
-        logits = logits_of(model, tokens)
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
-    rows = [
-        {"layer": place, "expert": expert, "share": float("nan") if expert in dropped.get(place, ()) else share}
-        for place, stats in enumerate(collector.statistics)
-        for expert, share in enumerate((stats.count.double() / stats.tokens).tolist())
-    ]
-    return float(loss), pd.DataFrame(rows)

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.runs.speed import Speed
 from orchard.runs import Runner, Setting
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured at a profile."""
-
-    gpu: bool
-    shapes: tuple[tuple[int, int, int, int], ...]
-    batch: int
-    length: int
-    rounds: int
-    memory_batches: int  # N in batches
-
-
-SIZES: dict[str, Sizes] = {
-    "smoke": Sizes(
-        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5, memory_batches=3
-    ),
-    "gpu": Sizes(
-        gpu=True, shapes=((512, 16, 512, 2), (512, 64, 128, 8), (2048, 64, 1024, 8)), batch=32, length=512, rounds=10, memory_batches=8
-    ),
-    "paper": Sizes(
-        gpu=True, shapes=((4096, 8, 14336, 2),), batch=8, length=2048, rounds=10, memory_batches=8
-    ),
-}  # fmt: skip
-
-
 def _run(setting: Setting, run: Runner) -> Any:
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].speed
     cfg = Speed.Config(
         gpu=sizes.gpu, shapes=[list(shape) for shape in sizes.shapes], batch=sizes.batch, length=sizes.length, rounds=sizes.rounds,
         memory_batches=sizes.memory_batches, label="speed of mixtures and collector",

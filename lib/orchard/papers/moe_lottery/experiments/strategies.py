@@ -21,14 +21,13 @@ from orchard.papers.moe_lottery.experiments.arms import (
     CRITERIA,
     HALF,
     MOST_STUDIED,
-    SIZES,
     arms,
     level,
     rate_of,
     rates,
     small,
 )
-from orchard.papers.moe_lottery.experiments.profiles import Model, models
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm
 from orchard.runs import Finished, Runner, Setting
 from orchard.train import TrainLM
@@ -45,7 +44,7 @@ Dropped = tuple[Model, Arm.Config, Finished]
 def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Dropped]]:
     """Every model that was trained from scratch, the full one (round 0) and those of the sizes that rounds leave; and every run
     that drops experts, or fine-tunes the full model as a control."""
-    best, sizes = rate_of(setting, run), SIZES[setting.profile]
+    best, sizes = rate_of(setting, run), PROFILES[setting.profile].arms
     chosen = models(setting)
     whole = [(model, t, small(setting, model, t) if t else model.run) for model in chosen for t in (*sizes.scratch, 0)]
     fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best[model.name])]
@@ -54,17 +53,6 @@ def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Droppe
         [(*cell, finished) for cell, finished in zip(whole, done[: len(whole)], strict=True)],
         [(*cell, finished) for cell, finished in zip(fewer, done[len(whole) :], strict=True)],
     )
-
-
-def small_models(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The models that are trained from scratch at a size that dropping leaves: model, s (%), parameters, test loss (nats/byte).
-    They wait for nothing, so that a free core can train them early."""
-    cells = [(model, t) for model in models(setting) for t in SIZES[setting.profile].scratch]
-    done = run([small(setting, *cell) for cell in cells])
-    return pd.DataFrame([
-        {"model": model.name, "s": level(t), "parameters": found.result["parameters"], "loss": found.result["loss"]}
-        for (model, t), found in zip(cells, done, strict=True)
-    ])  # fmt: skip
 
 
 def _about(model: Model, criterion: str) -> dict[str, Any]:
@@ -184,7 +172,6 @@ def agreement(setting: Setting, run: Runner) -> pd.DataFrame:
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "rates": rates,
-    "small_models": small_models,
     "strategies": strategies,
     "strategies_units": strategies_units,
     "scratch": scratch,

@@ -8,21 +8,20 @@ models of all shapes of a profile count alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import comb
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from orchard.data import ByteTokenizer
 from orchard.papers.moe_lottery.experiments import ranks
-from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, SuiteSize, models
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT, group_of
 from orchard.papers.moe_lottery.method.criteria import CRITERIA, PAPER
-from orchard.papers.moe_lottery.method.dropping import mixture_layers
 from orchard.papers.moe_lottery.method.models import ROUNDS
 from orchard.papers.moe_lottery.method.oracle import regret
 from orchard.papers.moe_lottery.runs.suite import (
@@ -34,161 +33,113 @@ from orchard.papers.moe_lottery.runs.suite import (
     Subsets,
     increase,
 )
-from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
 SHARES = [100 * level / 8 for level in range(1, ROUNDS + 1)]  # s, in per cent
-
-
-@dataclass(frozen=True)
-class Size:
-    """Windows per evaluation and samples of a profile."""
-
-    leave_one_out: tuple[int, int]  # windows of the test split and of the validation split
-    curves: tuple[int, int]
-    samples: tuple[int, ...]  # windows of the disjoint calibration samples
-    subsets: int  # most sets of one layer that are tried
-    subset_windows: int
-    reconstruction: int  # calibration windows of NAEE
-
-
-GPU = Size(
-    leave_one_out=(128, 64), curves=(96, 32), samples=(8, 32, 128), subsets=150, subset_windows=128, reconstruction=16
-)
-SIZES: dict[str, Size] = {
-    "smoke": Size(
-        leave_one_out=(48, 32), curves=(24, 8), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
-    ),
-    "gpu": GPU,
-    "paper": replace(GPU, subsets=100),
-}
+SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs about one model."""
+    """The runs about one model by name: "measure"; "test" and "validation", which leave one out; "min" and "max", the curves;
+    "references"; and "subsets", where an eighth of a layer can be chosen in few enough ways."""
 
     model: Model
-    measure: Measure.Config
-    test: LeaveOneOut.Config
-    validation: LeaveOneOut.Config
-    curves: dict[str, Curves.Config]  # by direction
-    references: References.Config
-    subsets: Subsets.Config | None  # None: even an eighth of a layer can be chosen in too many ways
+    runs: dict[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The columns that name the model."""
+        return {"model": self.model.name, "seed": self.model.seed}
 
 
 def studies(setting: Setting) -> list[Study]:
     """The runs of a setting, model by model."""
-    profile, size = PROFILES[setting.profile], SIZES[setting.profile]
-    made = []
+    profile, size, made = PROFILES[setting.profile], PROFILES[setting.profile].suite, []
+    windows = dict(zip(SPLITS, size.curves, strict=True))
     for model in models(setting):
-        measure = Measure.Config(
-            model=model.run, windows=profile.calibration, sizes=list(size.samples), label=f"scores, {model.name}"
-        )
-        test, validation = (
-            LeaveOneOut.Config(
-                model=model.run, split=split, windows=count, label=f"leave one out ({split}), {model.name}"
+        runs: dict[str, Any] = {
+            "measure": Measure.Config(
+                model=model.run, windows=profile.calibration, sizes=list(size.samples), label=f"scores, {model.name}"
             )
-            for split, count in zip(("test", "validation"), size.leave_one_out, strict=True)
-        )
-        windows = {"test": size.curves[0], "validation": size.curves[1]}
-        curves = {
-            direction: Curves.Config(
-                measure=measure, direction=direction, label=f"curves ({direction}), {model.name}", **windows
-            )
-            for direction in DIRECTIONS
         }
-        references = References.Config(
-            measure=measure,
-            leave_one_out=validation,
-            draws=profile.draws,
-            reconstruction=size.reconstruction,
-            label=f"references, {model.name}",
-            **windows,
-        )
-        made.append(
-            Study(model, measure, test, validation, curves, references, _subsets(model, profile.num_layers, size))
-        )
+        for split, count in zip(SPLITS, size.leave_one_out, strict=True):
+            label = f"leave one out ({split}), {model.name}"
+            runs[split] = LeaveOneOut.Config(model=model.run, split=split, windows=count, label=label)
+        for direction in DIRECTIONS:
+            label = f"curves ({direction}), {model.name}"
+            runs[direction] = Curves.Config(measure=runs["measure"], direction=direction, label=label, **windows)
+        runs["references"] = References.Config(
+            measure=runs["measure"], leave_one_out=runs["validation"], draws=profile.draws, reconstruction=size.reconstruction,
+            label=f"references, {model.name}", **windows,
+        )  # fmt: skip
+        made.append(Study(model, runs | _subsets(model, profile.num_layers, size)))
     return made
 
 
-def _subsets(model: Model, layers: int, size: Size) -> Subsets.Config | None:
-    """The middle layer, and the largest share of it, up to a half, whose subsets are not too many."""
+def _subsets(model: Model, layers: int, size: SuiteSize) -> dict[str, Subsets.Config]:
+    """The middle layer, and the largest share of it, up to a half, whose subsets are not too many; nothing if all are."""
     n = model.shape.num_experts
     fits = [drop for drop in range(n // 8, n // 2 + 1, n // 8) if comb(n, drop) <= size.subsets]
     if not fits:
-        return None
-    return Subsets.Config(
-        model=model.run,
-        layer=layers // 2,
-        drop=max(fits),
-        windows=size.subset_windows,
-        reconstruction=size.reconstruction,
+        return {}
+    return {"subsets": Subsets.Config(
+        model=model.run, layer=layers // 2, drop=max(fits), windows=size.subset_windows, reconstruction=size.reconstruction,
         label=f"subsets, {model.name}",
-    )
+    )}  # fmt: skip
 
 
-def _runs(run: Runner, wanted: Iterable[Run.Config]) -> dict[str, Finished]:
-    """Finished runs by the fingerprint of their config, asked for in one batch."""
-    cfgs = list(wanted)
-    return {cfg.fingerprint(): done for cfg, done in zip(cfgs, run(cfgs), strict=True)}
+def _finished(setting: Setting, run: Runner, *names: str) -> list[tuple[Study, dict[str, Finished]]]:
+    """Every study with its finished runs of these names, asked for in one batch."""
+    asked = [(study, [name for name in names if name in study.runs]) for study in studies(setting)]
+    done = iter(run([study.runs[name] for study, own in asked for name in own]))
+    return [(study, {name: next(done) for name in own}) for study, own in asked]
 
 
-def _facts(model: Model) -> dict[str, Any]:
-    return {"model": model.name, "seed": model.seed}
+def _long(values: Tensor, column: str, axes: Sequence[str]) -> pd.DataFrame:
+    """A row for every element of a tensor: its place along each axis, and its value."""
+    places = (place.ravel() for place in np.indices(tuple(values.shape)))
+    return pd.DataFrame({**dict(zip(axes, places, strict=True)), column: values.flatten().numpy()})
+
+
+EXPERT = ["layer", "expert"]
 
 
 def leave_one_out(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, layer, expert, split, domain ("all" and each): increase of the loss without the expert and its standard error over
     windows (nats/byte)."""
-    asked = studies(setting)
-    done = _runs(run, [cfg for study in asked for cfg in (study.test, study.validation)])
     tables = []
-    for study in asked:
-        for cfg in (study.test, study.validation):
-            finished = done[cfg.fingerprint()]
+    for study, done in _finished(setting, run, *SPLITS):
+        for split, finished in done.items():
             losses, names = finished.tensors("losses"), finished.result["domains"]
             more, size = losses["without"] - losses["full"], losses["bytes"].double()
-            mean = torch.cat(
-                [more.sum(dim=(2, 3), keepdim=False)[..., None] / size.sum(), more.sum(dim=2) / size.sum(dim=0)], dim=-1
-            )
+            mean = torch.cat([more.sum(dim=(2, 3))[..., None] / size.sum(), more.sum(dim=2) / size.sum(dim=0)], dim=-1)
             window = increase(losses)
-            error = window.std(dim=-1) / window.shape[-1] ** 0.5
-            layer, expert, domain = (axis.ravel() for axis in np.indices(tuple(mean.shape)))
-            tables.append(pd.DataFrame({
-                **_facts(study.model), "split": cfg.split, "layer": layer, "expert": expert,
-                "domain": np.array(["all", *names])[domain], "increase": mean.flatten().numpy(),
-                "error": np.where(domain == 0, error.numpy()[layer, expert], np.nan),
-            }))  # fmt: skip
+            error = torch.full_like(mean, torch.nan)
+            error[..., 0] = window.std(dim=-1) / window.shape[-1] ** 0.5
+            table = _long(mean, "increase", [*EXPERT, "domain"]).assign(error=error.flatten().numpy())
+            table["domain"] = np.array(["all", *names])[table["domain"]]
+            tables.append(table.assign(**study.facts, split=split))
     return pd.concat(tables, ignore_index=True)
 
 
 def importance(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, criterion, group, layer, expert: the score, and the increase of the loss without the expert (test and validation)."""
-    asked = studies(setting)
-    done = _runs(run, [cfg for study in asked for cfg in (study.measure, study.test, study.validation)])
     tables = []
-    for study in asked:
-        scores = done[study.measure.fingerprint()].tensors("scores")
-        cost = {
-            cfg.split: increase(done[cfg.fingerprint()].tensors("losses")).mean(dim=-1).flatten().numpy()
-            for cfg in (study.test, study.validation)
-        }
-        layer, expert = (axis.ravel() for axis in np.indices(tuple(scores["ean"].shape)))
-        for name, values in [
-            *((name, scores[name].flatten().numpy()) for name in CRITERIA),
-            (LEAVE_ONE_OUT, cost["validation"]),
-        ]:
-            tables.append(pd.DataFrame({
-                **_facts(study.model), "criterion": name, "group": group_of(name), "layer": layer, "expert": expert,
-                "score": values, "increase": cost["test"],
-            }))  # fmt: skip
+    for study, done in _finished(setting, run, "measure", *SPLITS):
+        cost = {split: increase(done[split].tensors("losses")).mean(dim=-1) for split in SPLITS}
+        scores = done["measure"].tensors("scores")
+        values = {name: scores[name] for name in CRITERIA} | {LEAVE_ONE_OUT: cost["validation"]}
+        for name, own in values.items():
+            table = _long(own, "score", EXPERT).assign(increase=cost["test"].flatten().numpy())
+            tables.append(table.assign(**study.facts, criterion=name, group=group_of(name)))
     return pd.concat(tables, ignore_index=True)
 
 
 def criteria_curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte), parameters that are
-    kept. Beside the criteria: "full" (s = 0), "random" (a draw each), "leave_one_out", "naee"."""
+    """Model, criterion, group, direction, budget ("per layer", "all layers"), draw, s (%), split: loss (nats/byte). Beside the
+    criteria: "full" (s = 0), "random" (a draw each), "leave_one_out", "naee"."""
     return _curves(setting, run).drop(columns="losses")
 
 
@@ -208,36 +159,18 @@ def criteria_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`criteria_curves` with the losses of every window."""
-    asked = studies(setting)
-    done = _runs(run, [cfg for study in asked for cfg in (*study.curves.values(), study.references)])
     rows: list[dict[str, Any]] = []
-    for study in asked:
-        for direction, fingerprint in [
-            *((d, cfg.fingerprint()) for d, cfg in study.curves.items()),
-            ("", study.references.fingerprint()),
-        ]:
-            finished = done[fingerprint]
-            for split in ("test", "validation"):
+    for study, done in _finished(setting, run, *DIRECTIONS, "references"):
+        for kind, finished in done.items():
+            for split in SPLITS:
                 tensors = finished.tensors(split)
                 size = tensors.pop("bytes").sum(dim=1)
                 for name, losses in tensors.items():
-                    own = {**_facts(study.model), **_curve(name, direction), "split": split}
+                    own = {**study.facts, **_curve(name, kind if kind in DIRECTIONS else ""), "split": split}
                     shares = [0.0] if name == "full" else SHARES
                     windows = (losses.sum(dim=-1) / size).numpy()
                     rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
-    table = pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
-    sizes = {study.model.name: _parameters(study.model) for study in asked}
-    whole, experts = (table["model"].map({name: size[i] for name, size in sizes.items()}) for i in (0, 1))
-    return table.assign(parameters=(whole - experts * table["s"] / 100).round().astype(int))
-
-
-def _parameters(model: Model) -> tuple[int, int]:
-    """Parameters of a model, and those of its experts with their rows of the routers, which go with them."""
-    with torch.device("meta"):
-        decoder = model.run.clone().model.set(vocab_size=ByteTokenizer.Config().build().vocab_size).build()
-    mixtures = mixture_layers(decoder)
-    experts = sum(p.numel() for layer in mixtures for part in (layer.experts, layer.gate) for p in part.parameters())
-    return decoder.num_parameters(), experts
+    return pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
 
 
 def _curve(name: str, direction: str) -> dict[str, Any]:
@@ -255,78 +188,64 @@ def _curve(name: str, direction: str) -> dict[str, Any]:
 
 def dropped_experts(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, criterion, direction, layer, expert: the round in which the expert goes (1 ... 6), 0 if it stays."""
-    asked = studies(setting)
-    done = _runs(run, [study.measure for study in asked])
     tables = []
-    for study in asked:
-        for key, order in done[study.measure.fingerprint()].tensors("orders").items():
+    for study, done in _finished(setting, run, "measure"):
+        shape = study.model.shape
+        for key, order in done["measure"].tensors("orders").items():
             name, direction = key.split(" ")
-            goes = torch.zeros(len(order), study.model.shape.num_experts, dtype=torch.int64)
-            rounds = torch.arange(order.shape[1]) // study.model.shape.per_round + 1
+            goes = torch.zeros(len(order), shape.num_experts, dtype=torch.int64)
+            rounds = torch.arange(order.shape[1]) // shape.per_round + 1
             goes.scatter_(1, order, rounds.expand_as(order))
-            layer, expert = (axis.ravel() for axis in np.indices(tuple(goes.shape)))
-            tables.append(pd.DataFrame({
-                **_facts(study.model), "criterion": name, "direction": direction, "layer": layer, "expert": expert,
-                "round": goes.flatten().numpy(),
-            }))  # fmt: skip
+            tables.append(_long(goes, "round", EXPERT).assign(**study.facts, criterion=name, direction=direction))
     return pd.concat(tables, ignore_index=True)
 
 
 def specialisation(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, layer, expert, domain: share of the domain's routed tokens that the expert got; load and vocabulary coverage of the
     expert. Shares of a domain sum to one."""
-    asked = studies(setting)
-    done = _runs(run, [study.measure for study in asked])
     tables = []
-    for study in asked:
-        finished = done[study.measure.fingerprint()]
-        tensors, names = finished.tensors("usage"), finished.result["domains"]
+    for study, done in _finished(setting, run, "measure"):
+        tensors, names = done["measure"].tensors("usage"), done["measure"].result["domains"]
         counts = ranks.by_domain(tensors["routed"], tensors["domain"], len(names))
-        share = counts / counts.sum(dim=1, keepdim=True)
         load = counts.sum(dim=2) / counts.sum(dim=(1, 2))[:, None]
         coverage = (tensors["seen"] > 0).double().mean(dim=2)
-        layer, expert, domain = (axis.ravel() for axis in np.indices(tuple(share.shape)))
-        tables.append(pd.DataFrame({
-            **_facts(study.model), "layer": layer, "expert": expert, "domain": np.array(names)[domain],
-            "share": share.flatten().numpy(), "load": load.numpy()[layer, expert], "coverage": coverage.numpy()[layer, expert],
-        }))  # fmt: skip
+        by_expert = _long(load, "load", EXPERT).assign(coverage=coverage.flatten().numpy())
+        table = _long(counts / counts.sum(dim=1, keepdim=True), "share", [*EXPERT, "domain"]).merge(
+            by_expert, on=EXPERT
+        )
+        table["domain"] = np.array(names)[table["domain"]]
+        tables.append(table.assign(**study.facts))
     return pd.concat(tables, ignore_index=True)
 
 
 def router(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, layer: variation of the load, entropy of the router (nats), and the information that the choice of an expert carries
     about the domain of the token (bits), beside the same with the documents' domains shuffled, which is chance."""
-    asked = studies(setting)
-    done = _runs(run, [study.measure for study in asked])
-    rows = []
-    for study in asked:
-        finished = done[study.measure.fingerprint()]
-        tensors, domains = finished.tensors("usage"), len(finished.result["domains"])
-        real = ranks.information(ranks.by_domain(tensors["routed"], tensors["domain"], domains))
-        chance = torch.stack([
-            ranks.information(ranks.by_domain(tensors["routed"], ranks.shuffled(tensors["domain"], draw), domains))
-            for draw in range(20)
-        ]).mean(dim=0)  # fmt: skip
-        for facts, bits, by_chance in zip(finished.result["router"], real.tolist(), chance.tolist(), strict=True):
-            rows.append({
-                **_facts(study.model), **{name: facts[name] for name in ("layer", "variation", "entropy", "mass")},
-                "information": bits, "information by chance": by_chance,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    tables = []
+    for study, done in _finished(setting, run, "measure"):
+        result, tensors = done["measure"].result, done["measure"].tensors("usage")
+
+        def bits(domain: Tensor, routed: Tensor = tensors["routed"], names: int = len(result["domains"])) -> Tensor:
+            return ranks.information(ranks.by_domain(routed, domain, names))
+
+        domain = tensors["domain"]
+        chance = torch.stack([bits(ranks.shuffled(domain, draw)) for draw in range(20)]).mean(dim=0)
+        table = pd.DataFrame(result["router"])[["layer", "variation", "entropy", "mass"]]
+        found = {"information": bits(domain).numpy(), "information by chance": chance.numpy()}
+        tables.append(table.assign(**study.facts, **found)[[*study.facts, *table.columns, *found]])
+    return pd.concat(tables, ignore_index=True)
 
 
 def stability(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples, and the share
     of the half of the experts with the lowest scores that both name."""
-    asked = studies(setting)
-    done = _runs(run, [study.measure for study in asked])
     rows = []
-    for study in asked:
-        for key, halves in done[study.measure.fingerprint()].tensors("halves").items():
+    for study, done in _finished(setting, run, "measure"):
+        for key, halves in done["measure"].tensors("halves").items():
             name, windows = key.split(" ")
             for layer, (first, second) in enumerate(zip(*halves.numpy(), strict=True)):
                 rows.append({
-                    **_facts(study.model), "criterion": name, "group": group_of(name), "windows": int(windows), "layer": layer,
+                    **study.facts, "criterion": name, "group": group_of(name), "windows": int(windows), "layer": layer,
                     "rho": ranks.rho(first, second), "overlap": ranks.overlap(first, second),
                 })  # fmt: skip
     return pd.DataFrame(rows)
@@ -335,29 +254,25 @@ def stability(setting: Setting, run: Runner) -> pd.DataFrame:
 def subset_regret(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, layer, criterion, group, direction: loss without the experts that it drops from one layer (nats/byte), and the regret:
     0 is the best of all sets of that size, 1 their mean, which is random dropping."""
-    asked = [study for study in studies(setting) if study.subsets is not None]
-    wanted = [cfg for study in asked for cfg in (study.subsets, study.measure, study.validation) if cfg is not None]
-    done = _runs(run, wanted)
     rows = []
-    for study in asked:
-        if (cfg := study.subsets) is None:
+    for study, done in _finished(setting, run, "subsets", "measure", "validation"):
+        if "subsets" not in done:
             continue
-        sets = done[cfg.fingerprint()].tensors("sets")
+        cfg, sets = study.runs["subsets"], done["subsets"].tensors("sets")
         kept = [tuple(own) for own in sets["kept"].tolist()]
         table = pd.DataFrame({"kept": kept, "loss": sets["losses"].numpy()})
-        orders = {key: order[cfg.layer] for key, order in done[study.measure.fingerprint()].tensors("orders").items()}
-        cost = increase(done[study.validation.fingerprint()].tensors("losses")).mean(dim=-1)[cfg.layer]
+        orders = {key: order[cfg.layer] for key, order in done["measure"].tensors("orders").items()}
+        cost = increase(done["validation"].tensors("losses")).mean(dim=-1)[cfg.layer]
         orders[f"{LEAVE_ONE_OUT} min"] = cost.argsort(stable=True)
-        chosen = {
-            key: sorted(set(range(study.model.shape.num_experts)) - set(order[: cfg.drop].tolist()))
-            for key, order in orders.items()
-        } | {"naee min": kept[int(sets["errors"].argmin())]}
+        experts = set(range(study.model.shape.num_experts))
+        chosen = {key: sorted(experts - set(order[: cfg.drop].tolist())) for key, order in orders.items()}
+        chosen["naee min"] = list(kept[int(sets["errors"].argmin())])
         room = table["loss"].mean() - table["loss"].min()
         for key, own in chosen.items():
             name, direction = key.split(" ")
             above = regret(table, own)
             rows.append({
-                **_facts(study.model), "layer": cfg.layer, "drop": cfg.drop, "criterion": name, "group": group_of(name),
+                **study.facts, "layer": cfg.layer, "drop": cfg.drop, "criterion": name, "group": group_of(name),
                 "direction": direction, "loss": table["loss"].min() + above, "regret": above / room,
             })  # fmt: skip
     return pd.DataFrame(rows)

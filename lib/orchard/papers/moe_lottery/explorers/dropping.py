@@ -1,7 +1,7 @@
-"""Dropping experts by hand: a trained model that is measured anew at every choice.
+"""Dropping experts by hand: a trained model answers at once, by masking, with its loss by domain, what it knows, and its routing.
 
-What responds is the test loss by domain, where the routers send the tokens instead, and the probes of section 6.4, each answered by
-the likeliest option: no fine-tuning, no table that was made before.
+A choice costs a pass over a few test windows and one over a few questions of the battery, each answered by the likeliest option:
+no fine-tuning, no table that was made before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 
 from orchard import plot
@@ -29,7 +28,8 @@ from orchard.papers.moe_lottery.data.probes import CAPABILITY, Item, likelihoods
 from orchard.papers.moe_lottery.experiments.profiles import models
 from orchard.papers.moe_lottery.figures.training import layer_map
 from orchard.papers.moe_lottery.method.dropping import Drop, ExpertsError, masked
-from orchard.papers.moe_lottery.runs.suite import Text, nats, usage
+from orchard.papers.moe_lottery.runs.scoring import Text, nats
+from orchard.papers.moe_lottery.runs.suite import usage
 from orchard.plot.style import INK, PALETTE
 from orchard.runs import Runner, Setting
 from orchard.train import choose, load_model
@@ -66,10 +66,13 @@ class Live:
     @property
     def guess(self) -> dict[str, float]:
         """Share of right answers by guessing, by capability."""
-        chances: dict[str, list[float]] = {}
-        for item in self.items:
-            chances.setdefault(CAPABILITY[item.task], []).append(1 / len(item.options))
-        return {name: sum(own) / len(own) for name, own in chances.items()}
+        return _by_capability(self.items, [1 / len(item.options) for item in self.items])
+
+
+def _by_capability(items: list[Item], values: list[float]) -> dict[str, float]:
+    """Mean of a value of every question, by capability."""
+    table = pd.DataFrame({"capability": [CAPABILITY[item.task] for item in items], "value": values})
+    return dict(table.groupby("capability", sort=False)["value"].mean())
 
 
 def readings(model: Decoder, text: Text, items: list[Item]) -> Readings:
@@ -78,29 +81,21 @@ def readings(model: Decoder, text: Text, items: list[Item]) -> Readings:
     loss = {"all": float(sums.sum() / size.sum())}
     loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
     routed = usage(model, text).routed.sum(dim=2).double()
-    right: dict[str, list[bool]] = {}
-    for item, scores in zip(items, likelihoods(model, items), strict=True):
-        right.setdefault(CAPABILITY[item.task], []).append(rank(scores, item.options.index(item.answer)) == 1)
-    return Readings(
-        loss, routed / routed.sum(dim=1, keepdim=True), {k: sum(own) / len(own) for k, own in right.items()}
-    )
+    scores = zip(items, likelihoods(model, items), strict=True)
+    right = [float(rank(found, item.options.index(item.answer)) == 1) for item, found in scores]
+    return Readings(loss, routed / routed.sum(dim=1, keepdim=True), _by_capability(items, right))
 
 
 def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
     """A trained model of a setting, by default the first, ready to be taken apart."""
     found = next(model for model in models(setting) if name in (None, model.name))
-    finished = run([found.run])[0]
-    model = load_model(finished, found.run).to(choose("auto").device)
+    model = load_model(run([found.run])[0], found.run).to(choose("auto").device)
     text = Text.evaluation(found.run, "test", WINDOWS)
-    items = few(questions(cast(FiveDomains.Config, found.run.source).build().world, (1,), ITEMS))
+    battery = questions(cast(FiveDomains.Config, found.run.source).build().world, (1,), ITEMS)
+    drawn = random.Random(0).sample(battery, len(battery))
+    tasks = dict.fromkeys(item.task for item in drawn)
+    items = [item for task in tasks for item in [item for item in drawn if item.task == task][:ITEMS]]
     return Live(model, text, items, readings(model, text, items))
-
-
-def few(items: list[Item], count: int = ITEMS) -> list[Item]:
-    """`count` questions of every task, drawn once."""
-    drawn = random.Random(0).sample(items, len(items))
-    tasks = dict.fromkeys(item.task for item in items)
-    return [item for task in tasks for item in [item for item in drawn if item.task == task][:count]]
 
 
 def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -129,59 +124,48 @@ def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure],
 
 
 @torch.no_grad()
+@plot.use_style()
 def drawn(model: Live, dropped: Drop) -> Figure:
     """The figure of a choice; a choice that cannot be is named in its place."""
     try:
-        return by_hand(model.full, model.read(dropped), dropped, model.guess)
+        now = model.read(dropped)
     except ExpertsError as error:
-        return refused(str(error))
+        figure, (axes,) = plot.figure(width=5.2, height=1.2)
+        axes.set_axis_off()
+        words = textwrap.fill(str(error), 80)
+        axes.text(0, 0.5, words, transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
+        return figure
+    return _compared(model.full, now, dropped, model.guess)
 
 
-@plot.use_style()
-def by_hand(full: Readings, now: Readings, dropped: Drop, guess: Mapping[str, float]) -> Figure:
+def _compared(full: Readings, now: Readings, dropped: Drop, guess: Mapping[str, float]) -> Figure:
     """Loss by domain and right answers by capability as bars, the full model pale behind; below, the load of what is left."""
     layers, n = now.load.shape
-    figure = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)[0]
-    left, right, *below = figure.axes
-    _bars(left, full.loss, now.loss)
+    figure, (left, right, *below) = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)
+    _bars(left, full.loss, now.loss, 1.0)
     left.set_xlabel("test loss (nats/byte)")
-    _bars(right, {k: 100 * v for k, v in full.right.items()}, {k: 100 * v for k, v in now.right.items()})
+    _bars(right, full.right, now.right, 100.0)
     for place, name in enumerate(now.right):
         right.vlines(100 * guess[name], place - 0.42, place + 0.42, color=INK, linestyle=":", linewidth=1)
-    right.set_xlim(0, 100)
-    right.set_xlabel("right answers (%; dotted: guessing)")
-    for axes, readings, name in zip(below, (full, now), ("load, full model", "load now"), strict=True):
-        grid = pd.DataFrame(readings.load.numpy() * n)
-        if readings is now:
-            for layer, experts in dropped.items():
-                grid.loc[layer, list(experts)] = np.nan
-        top = float(max(full.load.max(), now.load.max())) * n
+    right.set(xlim=(0, 100), xlabel="right answers (%; dotted: guessing)")
+    top = float(max(full.load.max(), now.load.max())) * n
+    for axes, one, name in zip(below, (full, now), ("load, full model", "load now"), strict=True):
+        grid = pd.DataFrame(one.load.numpy() * n)
+        for layer, experts in dropped.items() if one is now else ():
+            grid.loc[layer, list(experts)] = np.nan
         image = layer_map(axes, grid, Normalize(0, top), ".1f")
-        axes.set_title(name)
-        axes.set_xlabel("expert")
+        axes.set(title=name, xlabel="expert")
     figure.colorbar(image, ax=below, pad=0.02, label="times an even share")
-    count = sum(map(len, dropped.values()))
     figure.suptitle(
-        f"{count} of {layers * n} experts dropped: {now.loss['all']:.3f} nats/byte, "
+        f"{sum(map(len, dropped.values()))} of {layers * n} experts dropped: {now.loss['all']:.3f} nats/byte, "
         f"{now.loss['all'] - full.loss['all']:+.3f}", fontsize=8, x=0.02, ha="left",
     )  # fmt: skip
-    handles = [Patch(color=BEFORE, label="full model"), Patch(color=AFTER, label="without them")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _bars(axes: Axes, full: Mapping[str, float], now: Mapping[str, float]) -> None:
-    places = np.arange(len(now))
-    axes.barh(places, [full[name] for name in now], height=0.8, color=BEFORE)
-    axes.barh(places, list(now.values()), height=0.4, color=AFTER)
-    axes.set_yticks(places, list(now))
-    axes.set_ylim(len(now) - 0.4, -0.6)
+def _bars(axes: Axes, full: Mapping[str, float], now: Mapping[str, float], scale: float) -> None:
+    for values, height, colour, label in ((full, 0.8, BEFORE, "full model"), (now, 0.4, AFTER, "without them")):
+        axes.barh(list(now), [scale * values[name] for name in now], height=height, color=colour, label=label)
+    axes.invert_yaxis()
     axes.grid(False, axis="y")
-
-
-def refused(reason: str) -> Figure:
-    """A choice that cannot be made, and why."""
-    figure, (axes,) = plot.figure(width=5.2, height=1.2)
-    axes.set_axis_off()
-    axes.text(0, 0.5, textwrap.fill(reason, 80), transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
-    return figure

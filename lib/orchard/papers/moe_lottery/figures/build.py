@@ -16,15 +16,12 @@ from orchard.nn import Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch, Router
 from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
-from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers, route
+from orchard.plot.style import GREY
 
 EXAMPLES = (
-    "import numpy as np",
-    "The colour of the",
-    '{"id": 4051, "city":',
-    "8 + 7 => 15\n1 + 12 =>",
-    "Returns the value",
-)
+    "import numpy as np", "The colour of the", '{"id": 4051, "city":', "8 + 7 => 15\n1 + 12 =>", "Returns the value"
+)  # fmt: skip
 
 
 @cache
@@ -119,8 +116,7 @@ def counting(table: pd.DataFrame) -> Figure:
         axes.plot(rows["tokens"], rows["score"], marker="o", label=str(name))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.set_xlabel("tokens routed to the expert")
-    axes.set_ylabel("score, relative to 8 tokens")
+    axes.set(xlabel="tokens routed to the expert", ylabel="score, relative to 8 tokens")
     made.legend(loc="outside lower center", ncols=1)
     return made
 
@@ -133,19 +129,8 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     axes.plot(table["s (%)"], table["memory (%)"] / 100, marker="o", label="parameters")
     axes.plot(table["s (%)"], flops, marker="s", label="FLOPs per token")
     memory = published[published["metric"] == "memory (×)"]
-    axes.plot(
-        memory["s"],
-        memory["value"],
-        "D",
-        color="grey",
-        markerfacecolor="white",
-        linestyle="none",
-        label="memory, paper",
-    )
-    axes.set_xlabel("experts dropped (%)")
-    axes.set_xticks(table["s (%)"])
-    axes.set_ylabel("share of the full model")
-    axes.set_ylim(0, 1.05)
+    axes.plot(memory["s"], memory["value"], "D", color=GREY, markerfacecolor="white", label="memory, paper")
+    axes.set(xlabel="experts dropped (%)", xticks=table["s (%)"], ylabel="share of the full model", ylim=(0, 1.05))
     made.legend(loc="outside lower center", ncols=3)
     return made
 
@@ -154,19 +139,9 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 def routing_table(model: Decoder, text: str) -> pd.DataFrame:
     """Where a trained model sends each byte of `text`: columns layer, position, byte, expert, weight."""
     tokens = torch.tensor([ByteTokenizer.Config().build().encode(text)])
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    layers = mixture_layers(model)
-    hooks = [
-        layer.gate.register_forward_hook(lambda gate, args, out: seen.append((out[1], out[2]))) for layer in layers
-    ]
-    try:
-        model.eval()(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
     rows = [
         {"layer": layer, "position": t, "byte": chr(int(tokens[0, t])), "expert": int(e), "weight": float(w)}
-        for layer, (weights, index) in enumerate(seen)
+        for layer, (_, weights, index) in enumerate(route(model.eval(), tokens))
         for t in range(tokens.shape[1])
         for w, e in zip(weights[t], index[t], strict=True)
     ]

@@ -116,12 +116,6 @@ def pairs_ets(stats: LayerStatistics) -> Float[Tensor, "n n"]:
     return (present @ present.T).fill_diagonal_(0)
 
 
-def pairs_ets_counts(stats: LayerStatistics) -> Float[Tensor, "n n"]:
-    """As `pairs_ets`, of multisets: sum over ids of the smaller count."""
-    seen = stats.seen.double()
-    return torch.stack([torch.minimum(row, seen).sum(dim=1) for row in seen]).fill_diagonal_(0)
-
-
 def eas(stats: LayerStatistics) -> Scores:
     """Activation similarity: sum over the others of the mean cosine of rows, <mean unit row of p, mean unit row of q>."""
     mean = stats.units / stats.count.clamp_min(1)[:, None]

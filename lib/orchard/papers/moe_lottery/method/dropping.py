@@ -29,6 +29,7 @@ from orchard.errors import BadInput
 from orchard.nn import Decoder, MixtureOfExperts
 
 Drop = Mapping[int, Sequence[int]]  # layer -> experts
+Routed = tuple[Tensor, Tensor, Tensor]  # what a router gives for every token: logits, weights, experts
 
 
 class ExpertsError(BadInput):
@@ -260,11 +261,6 @@ def worst(scores: Float[Tensor, "experts"], count: int, direction: str) -> list[
     return signed.sort(stable=True).indices[:count].tolist()
 
 
-def uniform(scores: Sequence[Float[Tensor, "_"]], per_layer: int, direction: str) -> dict[int, list[int]]:
-    """Drop the same number of experts in every layer, the paper's way."""
-    return {place: worst(layer, per_layer, direction) for place, layer in enumerate(scores)}
-
-
 def global_ranking(
     scores: Sequence[Float[Tensor, "_"]], count: int, direction: str, least: Sequence[int]
 ) -> dict[int, list[int]]:
@@ -289,6 +285,29 @@ def global_ranking(
         if sum(map(len, dropped.values())) < count and len(dropped[place]) < room[place]:
             dropped[place].append(expert)
     return dropped
+
+
+@contextmanager
+def watching_routers(model: nn.Module, read: Callable[[int, Routed], None]) -> Iterator[None]:
+    """Inside the block `read` is told the place of every mixture that a batch passes, and what its router gave."""
+    handles = [
+        layer.gate.register_forward_hook(lambda gate, given, out, place=layer.place: read(place, out))
+        for layer in mixture_layers(model)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def route(model: nn.Module, tokens: Int[Tensor, "batch time"]) -> list[Routed]:
+    """What the router of every layer gave for a batch."""
+    seen: list[Routed] = []
+    with watching_routers(model, lambda place, out: seen.append(out)):
+        model(tokens)
+    return seen
 
 
 def logits_of(model: nn.Module, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:

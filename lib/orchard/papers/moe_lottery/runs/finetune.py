@@ -10,17 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from orchard.data import ResumableLoader, Windows
+from orchard.data import ResumableLoader
 from orchard.data.loader import Indexed
 from orchard.nn import Decoder, MixtureOfExperts
 from orchard.runs import Workspace
 from orchard.train import AdamW, choose
-from orchard.train.lm import token_losses
 
 CHECKPOINT_EVERY = 200  # steps
 
@@ -101,23 +97,3 @@ def without_balance(model: nn.Module) -> Iterator[None]:
     finally:
         for module, balance, z in factors:
             module.load_balance, module.z_loss = balance, z
-
-
-@torch.no_grad()
-def window_losses(
-    model: Decoder, batches: list[Int[Tensor, "_ time_and_one"]], precision: str = "32-true"
-) -> Float[Tensor, "windows"]:
-    """Mean nats per token of every window, in float64 on the CPU. The model must be in evaluation mode."""
-    device = model.embedding.weight.device
-    found = []
-    for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            found.append(token_losses(model, batch.to(device)).double().mean(dim=1).cpu())
-    return torch.cat(found)
-
-
-def spread(windows: Windows, count: int, batch_size: int) -> tuple[list[Int[Tensor, "_ time_and_one"]], list[int]]:
-    """`count` windows spread evenly over a split, in batches, and the document that each window begins in."""
-    indices = np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).astype(np.int64))
-    parts = [windows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-    return [part["tokens"] for part in parts], [int(d) for part in parts for d in part["document"][:, 0]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,7 +31,8 @@ from orchard.papers.moe_lottery.method import sparsity
 from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.method.criteria import chosen, criterion
 from orchard.papers.moe_lottery.method.dropping import drop_experts, mixture_layers
-from orchard.papers.moe_lottery.runs.finetune import finetune, spread
+from orchard.papers.moe_lottery.runs.finetune import finetune
+from orchard.papers.moe_lottery.runs.scoring import Text, nats
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import TrainLM, choose, load_model
 
@@ -73,7 +75,7 @@ class Smaller(Run):
         corpus = five_domains(cfg.base)
         world: World = corpus.build().world
         items = probes.questions(world, cfg.shots, cfg.sums)
-        test = windows(corpus, "test", cfg.base.seq_len)
+        test = Text.spread(cfg.base, "test", cfg.windows)
         cells = []
         with open(work.folder / "items.jsonl", "w", encoding="utf-8") as file:
             for share, draw, model, masks in self._models(base):
@@ -82,8 +84,11 @@ class Smaller(Run):
                     if masks is not None:
                         stack.enter_context(sparsity.staying_sparse(model, masks))
                     self._help(model, world, work, f"{cell['s']:g}_{draw}")
-                domains, means = probes.domain_losses(model, test, cfg.windows)
-                cells.append({**cell, "domains": domains, "windows": means})
+                sums, size = nats(model, test), test.counts()
+                means = (sums.sum(dim=0) / size.sum(dim=0)).tolist()
+                by_domain = {name: mean for name, mean in zip(test.names, means, strict=True) if not math.isnan(mean)}
+                windows_mean = (sums.sum(dim=1) / size.sum(dim=1)).tolist()
+                cells.append({**cell, "domains": by_domain, "windows": windows_mean})
                 rows = probes.probe(model, items).astype(object)
                 for row in rows.where(rows.notna(), None).to_dict("records"):  # JSON has no NaN
                     file.write(json.dumps({**cell, **row}) + "\n")
@@ -141,9 +146,7 @@ def five_domains(base: TrainLM.Config) -> FiveDomains.Config:
 
 def calibration(cfg: Smaller.Config, base: Decoder) -> list[torch.Tensor]:
     """The calibration batches of a run, on the model's device."""
-    held_out = windows(five_domains(cfg.base), "validation", cfg.base.seq_len)
-    batches, _ = spread(held_out, cfg.calibration, cfg.base.batch_size)
-    return [batch.to(base.embedding.weight.device) for batch in batches]
+    return Text.spread(cfg.base, "validation", cfg.calibration).on(base)
 
 
 def statistics_of(cfg: Smaller.Config, base: Decoder) -> list[LayerStatistics]:

@@ -14,9 +14,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
@@ -25,15 +24,14 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
 from orchard.nn.moe import router_statistics
-from orchard.papers.moe_lottery.data.domains import FiveDomains, domains, windows
 from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.method.criteria import CRITERIA, chosen, score_table
-from orchard.papers.moe_lottery.method.dropping import Drop, global_ranking, masked, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import Drop, global_ranking, masked, mixture_layers, route
 from orchard.papers.moe_lottery.method.models import ROUNDS
 from orchard.papers.moe_lottery.method.oracle import subset_errors, subset_losses
+from orchard.papers.moe_lottery.runs.scoring import Text, nats, trained
 from orchard.runs import Run, Workspace
-from orchard.train import TrainLM, choose, load_model
-from orchard.train.lm import token_losses
+from orchard.train import TrainLM
 
 DIRECTIONS = ("min", "max")
 NAEE_LIMIT = 2000  # sets of one layer that are tried
@@ -43,76 +41,6 @@ GLOBAL = (
     "man",
     "reap",
 )  # ranked over all layers as well as per layer (claim C15 of the paper, which has no number)
-
-
-@dataclass(frozen=True)
-class Text:
-    """Windows of a split in batches, with the document and the domain of every byte."""
-
-    tokens: list[Int[Tensor, "_ _"]]  # [batch, time + 1]
-    documents: list[Int[Tensor, "_ _"]]
-    names: list[str]  # of the domains
-    domain: Int[Tensor, "documents"]
-
-    @classmethod
-    def of(cls, source: FiveDomains.Config, split: str, length: int, indices: Sequence[int], batch_size: int) -> Text:
-        """Windows of a split by their numbers."""
-        whole = windows(source, split, length)
-        names, own = domains(whole.corpus.names)
-        numbers = np.asarray(indices, dtype=np.int64)
-        parts = [whole.batch(numbers[i : i + batch_size]) for i in range(0, len(numbers), batch_size)]
-        return cls([p["tokens"] for p in parts], [p["document"] for p in parts], names, torch.from_numpy(own))
-
-    @classmethod
-    def calibration(cls, cfg: TrainLM.Config, count: int) -> Text:
-        """`count` windows spread evenly over the even-numbered ones of the validation split."""
-        return cls.spread(cfg, "validation", count, slice(0, None, 2))
-
-    @classmethod
-    def evaluation(cls, cfg: TrainLM.Config, split: str, count: int) -> Text:
-        """`count` windows that losses are taken on: of the validation split the odd-numbered, which calibrate nothing."""
-        return cls.spread(cfg, split, count, slice(1, None, 2) if split == "validation" else slice(None))
-
-    @classmethod
-    def spread(cls, cfg: TrainLM.Config, split: str, count: int, part: slice) -> Text:
-        """`count` windows spread evenly over a part of a split."""
-        source = cast(FiveDomains.Config, cfg.source)
-        numbers = np.arange(len(windows(source, split, cfg.seq_len)))[part]
-        places = np.unique(np.linspace(0, len(numbers) - 1, num=min(count, len(numbers))).astype(np.int64))
-        return cls.of(source, split, cfg.seq_len, numbers[places].tolist(), cfg.batch_size)
-
-    def counts(self) -> Int[Tensor, "windows domains"]:
-        """Predicted bytes of every window by domain."""
-        predicted = torch.cat([self.domain[document[:, 1:]] for document in self.documents])
-        return torch.stack([(predicted == d).sum(dim=1) for d in range(len(self.names))], dim=1)
-
-
-@torch.no_grad()
-def nats(model: Decoder, text: Text, precision: str = "32-true") -> Float[Tensor, "windows domains"]:
-    """Summed nats of every window by the domain of the predicted byte, in float64 on the CPU."""
-    device = model.embedding.weight.device
-    found = []
-    for tokens, documents in zip(text.tokens, text.documents, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            losses = token_losses(model, tokens.to(device)).cpu().double()
-        own = text.domain[documents[:, 1:]]
-        found.append(torch.stack([(losses * (own == d)).sum(dim=1) for d in range(len(text.names))], dim=1))
-    return torch.cat(found)
-
-
-@torch.no_grad()
-def routing(model: nn.Module, tokens: Int[Tensor, "batch time"]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """What the router of every layer gave for a batch: logits, weights and experts of each token."""
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    hooks = [
-        layer.gate.register_forward_hook(lambda gate, given, out: seen.append(out)) for layer in mixture_layers(model)
-    ]
-    try:
-        model(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
 
 
 @dataclass
@@ -132,7 +60,7 @@ def usage(model: nn.Module, text: Text) -> Usage:
     tokens = 0
     for batch, document in zip(text.tokens, text.documents, strict=True):
         tokens += batch.numel()
-        for place, (logits, weights, index) in enumerate(routing(model, batch.to(device))):
+        for place, (logits, weights, index) in enumerate(route(model, batch.to(device))):
             pairs = index.cpu() * documents + document.flatten()[:, None]
             routed[place] += pairs.flatten().bincount(minlength=routed[0].numel()).view(routed.shape[1:])
             for name, value in router_statistics(logits, weights, index).items():
@@ -154,7 +82,7 @@ class Measure(Run):
     Result: `domains`, `router` (rows by layer), `tokens`. Files: `scores` (criterion -> [layers, n]); `orders` ("criterion
     direction" -> [layers, 6n/8], experts in the order in which they go); `halves` ("criterion windows" -> [2, layers, n], scores
     on two disjoint samples of so many windows); `usage` (`routed` [layers, n, documents], `domain` [documents], `seen`
-    [layers, n, vocabulary], `together` [layers, n, n]).
+    [layers, n, vocabulary]).
     """
 
     class Config(Run.Config):
@@ -169,7 +97,7 @@ class Measure(Run):
         cfg = self.cfg
         model, _ = trained(work, cfg.model)
         text = Text.calibration(cfg.model, cfg.windows)
-        statistics = gathered(model, text.tokens)
+        statistics = gathered(model, text.on(model))
         scores = score_table(statistics, list(CRITERIA))
         save_file({name: torch.stack(rows) for name, rows in scores.items()}, work.folder / "scores.safetensors")
         count = ROUNDS * (statistics[0].num_experts // 8)
@@ -180,18 +108,13 @@ class Measure(Run):
         save_file(orders, work.folder / "orders.safetensors")
         save_file(self.repeated(model, text), work.folder / "halves.safetensors")
         found = usage(model, text)
-        save_file(
-            {
-                "routed": found.routed, "domain": text.domain, "seen": torch.stack([layer.seen for layer in statistics]),
-                "together": torch.stack([layer.together for layer in statistics]),
-            },
-            work.folder / "usage.safetensors",
-        )  # fmt: skip
+        seen = torch.stack([layer.seen for layer in statistics])
+        save_file({"routed": found.routed, "domain": text.domain, "seen": seen}, work.folder / "usage.safetensors")
         return {"domains": text.names, "router": found.router, "tokens": statistics[0].tokens}
 
     def repeated(self, model: Decoder, text: Text) -> dict[str, Float[Tensor, "two layers n"]]:
         """Scores of criteria that read text, on two disjoint random samples of every size."""
-        pool = torch.cat(text.tokens)
+        pool = torch.cat(text.on(model))
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))
         names = [name for name, criterion in CRITERIA.items() if criterion.cost != "none"]
         found: dict[str, Tensor] = {}
@@ -205,16 +128,9 @@ class Measure(Run):
         return found
 
 
-def trained(work: Workspace, cfg: TrainLM.Config) -> tuple[Decoder, str]:
-    """The trained model on the run's device, ready for use, and the precision that device evaluates in."""
-    hardware = choose(work.device)
-    return load_model(work.result_of(cfg), cfg).to(hardware.device), hardware.precision
-
-
 def gathered(model: Decoder, batches: Sequence[Int[Tensor, "_ _"]]) -> list[LayerStatistics]:
     """Statistics with gradients, on the CPU."""
-    device = model.embedding.weight.device
-    statistics = collect(model, [batch.to(device) for batch in batches], model.vocab_size, gradients=True)
+    statistics = collect(model, batches, model.vocab_size, gradients=True)
     moved = []
     for layer in statistics:
         kept: dict[str, Any] = {name: value.cpu() for name, value in vars(layer).items() if isinstance(value, Tensor)}
@@ -241,18 +157,16 @@ class LeaveOneOut(Run):
         cfg = self.cfg
         model, precision = trained(work, cfg.model)
         text = Text.evaluation(cfg.model, cfg.split, cfg.windows)
-        layers = mixture_layers(model)
         without = []
-        for layer in layers:
+        for layer in mixture_layers(model):
             for expert in range(layer.num_experts):
                 with masked(model, {layer.place: [expert]}):
                     without.append(nats(model, text, precision))
-        shape = (len(layers), layers[0].num_experts, *without[0].shape)
-        full = nats(model, text, precision)
-        save_file(
-            {"full": full, "without": torch.stack(without).view(shape), "bytes": text.counts()},
-            work.folder / "losses.safetensors",
-        )
+        losses = {
+            "full": nats(model, text, precision), "bytes": text.counts(),
+            "without": torch.stack(without).unflatten(0, (len(mixture_layers(model)), -1)),
+        }  # fmt: skip
+        save_file(losses, work.folder / "losses.safetensors")
         return {"domains": text.names}
 
 
@@ -343,22 +257,17 @@ def evaluate(
     """Write the losses of a model with each set of experts masked, on both splits."""
     model, precision = trained(work, cfg)
     texts = {"test": Text.evaluation(cfg, "test", test), "validation": Text.evaluation(cfg, "validation", validation)}
-    known: dict[tuple[Any, ...], dict[str, Tensor]] = {}
-    found: dict[str, dict[str, Tensor]] = {split: {} for split in texts}
-    for name, rounds in sets.items():
-        for dropped in rounds:
-            if (key := _key(dropped)) not in known:
-                with masked(model, dropped):
-                    known[key] = {split: nats(model, text, precision) for split, text in texts.items()}
-        for split in texts:
-            found[split][name] = torch.stack([known[_key(dropped)][split] for dropped in rounds])
     for split, text in texts.items():
-        found[split]["bytes"] = text.counts()
-        save_file(found[split], work.folder / f"{split}.safetensors")
-
-
-def _key(dropped: Drop) -> tuple[Any, ...]:
-    return tuple((place, tuple(sorted(experts))) for place, experts in sorted(dropped.items()))
+        known: dict[str, Tensor] = {}  # by the experts that are gone
+        found = {"bytes": text.counts()}
+        for name, rounds in sets.items():
+            keys = [str(sorted((place, sorted(experts)) for place, experts in dropped.items())) for dropped in rounds]
+            for key, dropped in zip(keys, rounds, strict=True):
+                if key not in known:
+                    with masked(model, dropped):
+                        known[key] = nats(model, text, precision)
+            found[name] = torch.stack([known[key] for key in keys])
+        save_file(found, work.folder / f"{split}.safetensors")
 
 
 class Subsets(Run):
@@ -386,7 +295,7 @@ class Subsets(Run):
             Text.evaluation(cfg.model, "test", cfg.windows),
             Text.calibration(cfg.model, cfg.reconstruction),
         )
-        losses = subset_losses(model, on_device(model, test), cfg.layer, keep)
+        losses = subset_losses(model, test.on(model), cfg.layer, keep)
         errors = subset_errors(model, pieces(model, calibration, keep), keep)
         own = errors[errors["layer"] == cfg.layer].set_index("kept")["relative"]
         tensors = {
@@ -398,14 +307,9 @@ class Subsets(Run):
         return {}
 
 
-def on_device(model: Decoder, text: Text) -> list[Int[Tensor, "_ _"]]:
-    """The windows of a text where the model is."""
-    return [tokens.to(model.embedding.weight.device) for tokens in text.tokens]
-
-
 def pieces(model: Decoder, text: Text, keep: int) -> list[Int[Tensor, "_ _"]]:
     """The windows of a text where the model is, so few at once that all sets of `keep` experts fit into memory."""
-    tokens, n = torch.cat(on_device(model, text)), mixture_layers(model)[0].num_experts
+    tokens, n = torch.cat(text.on(model)), mixture_layers(model)[0].num_experts
     return list(tokens.split(max(1, AT_ONCE // (comb(n, keep) * n * tokens.shape[1]))))
 
 

@@ -36,8 +36,9 @@ from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.domains import windows
 from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.method.criteria import chosen, criterion
-from orchard.papers.moe_lottery.method.dropping import drop_experts, mixture_layers
-from orchard.papers.moe_lottery.runs.finetune import finetune, spread, window_losses
+from orchard.papers.moe_lottery.method.dropping import Routed, drop_experts, mixture_layers, watching_routers
+from orchard.papers.moe_lottery.runs.finetune import finetune
+from orchard.papers.moe_lottery.runs.scoring import Text, window_losses
 from orchard.runs import Run, Workspace
 from orchard.train import TrainLM, choose, load_model
 
@@ -85,21 +86,13 @@ def random_order(seed: int, draw: int, experts: int, layers: int) -> Kept:
 @contextmanager
 def counting(model: nn.Module) -> Iterator[list[Float[Tensor, "experts"]]]:
     """Inside the block counts the tokens that every expert of every mixture gets; read it after the block."""
-    layers = mixture_layers(model)
-    counts = [torch.zeros(layer.num_experts, dtype=torch.float64) for layer in layers]
+    counts = [torch.zeros(layer.num_experts, dtype=torch.float64) for layer in mixture_layers(model)]
 
-    def hook(place: int) -> Any:
-        def add(module: nn.Module, args: Any, out: Any) -> None:
-            counts[place] += out[2].flatten().bincount(minlength=len(counts[place])).double().cpu()
+    def add(place: int, routed: Routed) -> None:
+        counts[place] += routed[2].flatten().bincount(minlength=len(counts[place])).double().cpu()
 
-        return add
-
-    handles = [layer.gate.register_forward_hook(hook(layer.place)) for layer in layers]
-    try:
+    with watching_routers(model, add):
         yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def is_router(parameter: str) -> bool:
@@ -127,8 +120,7 @@ class Arm(Run):
 
     class Config(Run.Config):
         base: TrainLM.Config = REQUIRED  # the run that trains the full model
-        criterion: str = REQUIRED  # of MC-Suite, "random", or "none" with the strategy "full"
-        direction: str = "min"
+        criterion: str = REQUIRED  # of MC-Suite, smallest first, "random", or "none" with the strategy "full"
         draws: list[int] = [0]  # random orders
         strategies: list[str] = REQUIRED
         per_round: int = REQUIRED  # experts dropped from every layer
@@ -170,18 +162,18 @@ class Arm(Run):
         base = cfg.base
         self.full = load_model(work.result_of(base), base).to(self.hardware.device)
         self.train = windows(base.source, "train", base.seq_len)
-        held_out = windows(base.source, "validation", base.seq_len)
-        self.calibration = [
-            b[:, :-1].to(self.hardware.device) for b in spread(held_out, cfg.calibration, base.batch_size)[0]
-        ]
-        scored = windows(base.source, cfg.split, base.seq_len)
-        self.scored, documents = spread(scored, base.eval_windows, base.batch_size)
+        held_out = Text.spread(base, "validation", cfg.calibration)
+        self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
+        self.scored = Text.spread(base, cfg.split, base.eval_windows)
         self.first = self._first()
         for draw in cfg.draws:
             for name in cfg.strategies:
                 self._trajectory(name, draw)
         save_file(
-            {"loss": torch.stack(self.found.losses), "document": torch.tensor(documents)},
+            {
+                "loss": torch.stack(self.found.losses),
+                "document": torch.cat([batch[:, 0] for batch in self.scored.documents]),
+            },
             work.folder / "units.safetensors",
         )
         return {"rows": self.found.rows, "loads": self.found.loads, "saturation": self.found.saturation}
@@ -192,7 +184,7 @@ class Arm(Run):
         if cfg.criterion in (RANDOM, NOTHING):
             return None
         count = cfg.per_round * len(cfg.steps)
-        return [chosen(stats, cfg.criterion, count, cfg.direction) for stats in self._statistics(self.full)]
+        return [chosen(stats, cfg.criterion, count, "min") for stats in self._statistics(self.full)]
 
     def _statistics(self, model: Decoder) -> list[LayerStatistics]:
         gradients = criterion(self.cfg.criterion).cost == "backward"
@@ -234,7 +226,7 @@ class Arm(Run):
         r = self.cfg.per_round
         if order is None:
             statistics = self._statistics(model)
-            out = {i: chosen(stats, self.cfg.criterion, r, self.cfg.direction) for i, stats in enumerate(statistics)}
+            out = {i: chosen(stats, self.cfg.criterion, r, "min") for i, stats in enumerate(statistics)}
         else:
             out = {i: [kept[i].index(e) for e in layer[(t - 1) * r : t * r]] for i, layer in enumerate(order)}
         for i, places in drop_experts(model, out).items():
@@ -263,7 +255,7 @@ class Arm(Run):
     def _load(self, model: Decoder) -> tuple[Float[Tensor, "windows"], list[list[float]]]:
         """The loss of every scored window, and the share of the tokens of every expert, layer by layer."""
         with counting(model) as counts:
-            losses = window_losses(model, self.scored, self.hardware.precision)
+            losses = window_losses(model, self.scored.tokens, self.hardware.precision)
         return losses, [(layer / layer.sum()).tolist() for layer in counts]
 
     def _measure(self, model: Decoder, name: str, draw: int, t: int, steps: int, kept: Kept) -> list[list[float]]:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,7 +40,9 @@ def slugs() -> list[str]:
     """Papers of this library, by slug."""
     folder = Path(__file__).parent / "papers"
     return sorted(
-        p.name for p in folder.iterdir() if (p / "experiments.py").exists() or (p / "experiments" / "__init__.py").exists()
+        p.name
+        for p in folder.iterdir()
+        if (p / "experiments.py").exists() or (p / "experiments" / "__init__.py").exists()
     )
 
 
@@ -162,7 +165,12 @@ class Series:
 
     def explore(self, draw: Callable[..., Figure], **controls: Any) -> Explorer:
         """Controls for the arguments of a figure; see :func:`orchard.widgets.explorer`."""
-        return explorer(draw, **controls)
+
+        @wraps(draw)
+        def drawn(*args: Any, **values: Any) -> Figure:
+            return plot.mark_profile(draw(*args, **values), self.setting.profile)
+
+        return explorer(drawn, **controls)
 
     def runs_table(self) -> pd.DataFrame:
         """The runs this notebook has used: id, label, seconds, tokens per second."""
@@ -179,20 +187,23 @@ class Series:
 
     def show(self, figure: Figure, name: str, table: pd.DataFrame) -> None:
         """Display a figure and save it as ``.svg`` and ``.png`` with the table it draws as ``.csv``."""
+        plot.mark_profile(figure, self.setting.profile)
         plot.save(figure, self.output / "figures" / name, table)
         self._figures.append(name)
         plot.show(figure)
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
-        evidence = evidence_of(self.slug)
-        found = []
+        evidence, found = evidence_of(self.slug), []
+        gates = getattr(self.experiments, "GATES", {})
+        scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
                 if claim.id not in self._verdicts:
                     measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
-                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile)
+                    gate = partial(gates[claim.id], self.table) if claim.id in gates else None
+                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)
                 found.append(self._verdicts[claim.id])
         return found
 

@@ -73,6 +73,8 @@ def test_claims_name_notebooks_and_evidence_that_exist(slug: str) -> None:
     evidence = evidence_of(slug)
     notebooks = {p.stem for p in (root() / "notebooks" / slug).glob("*.ipynb")}
     assert set(evidence) <= {claim.id for claim in claims}
+    gates = getattr(paper_module(slug, "experiments"), "GATES", {})
+    assert set(gates) == {claim.id for claim in claims if claim.gate}
     assert {claim.notebook for claim in claims} <= notebooks
     profiles = paper_module(slug, "experiments").PROFILES
     assert all(claim.profile in profiles for claim in claims)

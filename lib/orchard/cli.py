@@ -222,11 +222,15 @@ def report(
     from orchard import publish as publishing
     from orchard import report as reporting
     from orchard import series
+    from orchard.claims import PROFILES
 
-    if publish:
-        for slug in slugs or series.slugs():
+    for slug in slugs or series.slugs():
+        if publish:
             for path in publishing.publish(slug, publish):
                 print(series.relative(path))
+        for profile in PROFILES:
+            for notebook in publishing.outdated(slug, profile):
+                print(f"{slug}, profile {profile}, committed results older than the code: {notebook}")
     print(f"report: {series.relative(reporting.build(series.reports_folder()))}")
 
 

@@ -127,6 +127,10 @@ def test_a_folder_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert text_source("here").build().manifest().left_out == ["1 folder(s) or link(s) cannot be opened: closed"]
+    with pytest.raises(
+        DataError, match=r"closed holds no text: found 1 folder\(s\) or link\(s\) cannot be opened: closed;"
+    ):
+        text_source("here/closed").build().manifest()
 
 
 def test_files_of_other_kinds_are_named() -> None:
@@ -147,6 +151,11 @@ def test_files_of_other_kinds_are_named() -> None:
         assert found() == sorted(TEXTS)
     assert text_source("here").build().manifest().left_out == [remark]
     assert text_source("here/a.jsonl").build().manifest().left_out == []
+    for path in HERE.iterdir():
+        os.utime(path, (1, 1))
+    text_source("here").build().manifest()  # into the cache
+    (HERE / "d.csv").touch()
+    assert text_source("here").build().manifest().left_out == [remark.replace("4", "5").replace(".gz", ".csv, .gz")]
 
 
 def test_a_warning_comes_from_the_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,13 +108,15 @@ class LocalText(Source):
         below = [path for path in below if stem(path).upper() not in ("README", "LICENSE", "LICENCE")]
         files = sorted((path for path in below if kind(path) in TEXT + ROWS), key=self._name)
         others = Counter(path.suffix or "without suffix" for path in below if kind(path) not in TEXT + ROWS)
-        suffixes = ", ".join(map(printable, sorted(others)))
-        if not files:
-            raise DataError(f"the folder {shown} holds no text: found {suffixes or 'nothing'}; readable are {READABLE}")
-        left_out = [f"{others.total()} file(s) of other kinds are not read: {suffixes}"] if others else []
+        suffixes, left_out = ", ".join(map(printable, sorted(others))), []
+        if others:
+            left_out.append(f"{others.total()} file(s) of other kinds are not read: {suffixes}")
         if closed:
             names = ", ".join(map(self._name, closed))
             left_out.append(f"{len(closed)} folder(s) or link(s) cannot be opened: {names}")
+        if not files:
+            found = suffixes or (left_out[0] if closed else "nothing")
+            raise DataError(f"the folder {shown} holds no text: found {found}; readable are {READABLE}")
         return files, left_out
 
     def _files(self) -> list[Path]:
@@ -128,10 +130,11 @@ class LocalText(Source):
         return {named_split(stem(path)) for path in files} == set(SPLITS)
 
     def stamp(self) -> Any:
-        stats = [(path, path.stat()) for path in self._files()]
+        files, left_out = self._found()
+        stats = [(path, path.stat()) for path in files]
         below = self.path if self.path.is_dir() else self.path.parent
         names = [[path.relative_to(below).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        return [str(self.path), names]
+        return [str(self.path), names, left_out]
 
     def settled(self) -> bool:
         newest = max(path.stat().st_mtime_ns for path in self._files())

@@ -80,10 +80,10 @@ def prune(
 
 def _opened(model: Path, out: Path, text: Path, sequences: int, length: int, tokenizer: str) -> tuple[Any, Any]:
     from orchard.papers.moe_lottery.integrations.checkpoint import open_checkpoint
-    from orchard.papers.moe_lottery.integrations.prune import check_empty
     from orchard.papers.moe_lottery.integrations.text import calibration
+    from orchard.pretrained.folder import check_new
 
-    check_empty(out)
+    check_new(out)
     checkpoint = open_checkpoint(model)
     return checkpoint, calibration(checkpoint, text, sequences, length, tokenizer)
 
@@ -100,26 +100,14 @@ def _end(out: Path, report: dict[str, Any]) -> None:
 
 def bench(tables: Callable[[str], Any]) -> list[tuple[str, str, Any, None]]:
     """What `orchard bench moe_lottery` prints: title, file name, table and figure of every part, in order."""
-    from orchard.papers.moe_lottery.experiments.speed import medians, ratios
+    from orchard.papers.moe_lottery.experiments.speed import relative
+    from orchard.runs.measurement import medians
 
-    times, memory = tables("speed"), tables("collector_memory")
-    least = memory.groupby("shape")[["tokens", "bytes"]].transform("min")
-    growth = memory.assign(
-        **{"times the tokens": memory["tokens"] / least["tokens"], "times the bytes": memory["bytes"] / least["bytes"]}
-    )
+    times = tables("speed")
+    milliseconds = medians(times, ["shape", "measurement", "what", "name"])
     parts = [
-        ("milliseconds, median over rounds", "speed", medians(times)),
-        (
-            "collector over a plain forward pass, no gradients (at most 1.5)",
-            "collector",
-            ratios(times, "statistics", "plain"),
-        ),
-        (
-            "collector's pass with gradients over a plain training step",
-            "gradients",
-            ratios(times, "gradients", "plain"),
-        ),
-        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", growth),
-        ("time over ours, above 1 where ours is faster", "mixtures", ratios(times, "block", "ours")),
-    ]
+        ("milliseconds, median over rounds", "speed", milliseconds.assign(ms=1e3 * milliseconds.pop("seconds"))),
+        ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", relative(times, "statistics", "plain")),
+        ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours")),
+    ]  # fmt: skip
     return [(title, name, table, None) for title, name, table in parts]

@@ -9,9 +9,7 @@ first two as the domain `text`, unless it is Python. Every domain has about the 
 
 from __future__ import annotations
 
-import ast
 import random
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from orchard.data import ByteTokenizer, EmbeddedText, Source, TokenCorpus, Windows, tokens
+from orchard.data.docstrings import code_and_docstrings
 from orchard.data.source import SHARES, SPLITS, Document, Row
 from orchard.papers.moe_lottery.data.world import World, arithmetic_documents, know_documents, record_documents
 from orchard.runs.code import code_sha256
@@ -97,24 +96,10 @@ class FiveDomains(Source):
 
 def divided(document: Document) -> dict[str, str]:
     """Python source as code (`python`) and docstrings (`prose`); anything else as `text`."""
-    text = document.text
     if not document.name.endswith(".py"):
-        return {"text": text}
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return {"python": text}
-    lines, prose = text.split("\n"), []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
-            found := ast.get_docstring(node)
-        ):
-            prose.append(found)
-            inner = node.body[0]
-            for number in range(inner.lineno - 1, inner.end_lineno or inner.lineno):
-                lines[number] = ""
-    code = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
-    return {name: part for name, part in (("python", code), ("prose", "\n\n".join(prose))) if part.strip()}
+        return {"text": document.text}
+    parts = dict(zip(("python", "prose"), code_and_docstrings(document.text), strict=True))
+    return {name: part for name, part in parts.items() if part.strip()}
 
 
 def cut(text: str) -> Iterator[str]:

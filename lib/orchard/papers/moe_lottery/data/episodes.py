@@ -10,16 +10,16 @@ on windows of the training split. What the full model gains from the same help i
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.probes import BOS
 from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, Question, World
+from orchard.train.losses import token_losses
 
 SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
 TUNED_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in TESTED_ATTRIBUTES)
@@ -70,15 +70,7 @@ class Episodes:
         return pieces
 
 
-def answer_module() -> Callable[..., Any]:
-    """The LightningModule whose loss is that of the answers alone. Made when it is needed: Lightning takes seconds to import."""
-    from orchard.train.lm import token_losses
-    from orchard.train.loop import LanguageModel
-
-    class AnswerModel(LanguageModel):
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            """Mean nats per byte of the answers in the batch."""
-            nats = token_losses(self.model, batch["tokens"])
-            return (nats * batch["answers"]).sum() / batch["answers"].sum()
-
-    return AnswerModel
+def answer_loss(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
+    """Mean nats per byte of the answers in the batch."""
+    nats = token_losses(model, batch["tokens"])
+    return (nats * batch["answers"]).sum() / batch["answers"].sum()

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from orchard.paths import root
+from orchard.data.published import published
 
 GUESSING = 25.0  # per cent, of MMLU's four choices
 
 
-def published() -> pd.DataFrame:
-    """Tables 1 to 5 and 7: table, model, arm, s (%), metric, value, and the provenance of every number."""
-    return pd.read_csv(root() / "papers" / "moe_lottery" / "published.csv")
-
-
 def inconsistencies() -> pd.DataFrame:
     """What was printed beside what follows from other numbers of the paper: columns what, printed, against, remark."""
-    table = published().set_index(["table", "model", "arm", "s", "metric"])["value"]
+    table = published("moe_lottery").set_index(["table", "model", "arm", "s", "metric"])["value"]
 
     def value(number: str, arm: str, s: float, metric: str, model: str = "Base") -> float:
         return float(table.loc[(number, model, arm, s, metric)])

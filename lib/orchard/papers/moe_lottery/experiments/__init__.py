@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from orchard.evidence import Evidence
 from orchard.papers.moe_lottery.experiments import capabilities, checks, models, speed, strategies, suite
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.runs.shapes import paper_shapes
@@ -24,7 +25,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **strategies.EXPERIMENTS,
     **capabilities.EXPERIMENTS,
 }
-EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     **checks.EVIDENCE,
     **suite.EVIDENCE,
     **strategies.EVIDENCE,

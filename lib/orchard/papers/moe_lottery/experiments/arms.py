@@ -15,7 +15,8 @@ import pandas as pd
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, model_of, models
 from orchard.papers.moe_lottery.method.models import ROUNDS
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm, budget
-from orchard.runs import Runner, Setting
+from orchard.runs import Finished, Runner, Setting
+from orchard.runs.grid import Best, best_of
 from orchard.train import TrainLM
 
 HALF = ROUNDS * 4 // 6  # the round at which half of the experts are gone
@@ -42,34 +43,40 @@ def arm(
     return Arm.Config(**given)
 
 
+def tuned(setting: Setting, run: Runner) -> Best:
+    """The learning rate of every shape, the same for all its arms: that with the lowest mean validation loss of two arms that get all
+    tokens at once, the full model and one-shot EAN at 75 %, at the first model of the shape. A family is that model's name."""
+    firsts = {model.name: model for model in {model.shape: model for model in reversed(models(setting))}.values()}
+    fixed: dict[str, Any] = {"split": "validation", "controls": [ROUNDS], "draws": [0]}
+
+    def trials(name: str, rate: float) -> list[Arm.Config]:
+        cells = ((NOTHING, "full"), (MOST_STUDIED, "one_shot"))
+        return [arm(setting, firsts[name], rate, criterion, [strategy], **fixed) for criterion, strategy in cells]
+
+    grids = dict.fromkeys(firsts, PROFILES[setting.profile].arms.learning_rates)
+    return best_of(grids, trials, _tokens_loss, run, widen=0 if setting.profile == "smoke" else 2)
+
+
+def _tokens_loss(done: Finished) -> float:
+    """The loss of the fine-tuned model of a run that has one."""
+    return next(float(row["loss"]) for row in done.result["rows"] if row["tokens"])
+
+
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of two arms that get all tokens at once, the full model and one-shot EAN at 75 %, on the grid of learning
-    rates, at the first model of every shape. Columns model, strategy, learning_rate, loss (nats/byte). Empty for a grid of one."""
-    grid = PROFILES[setting.profile].arms.learning_rates
-    firsts = {model.shape: model for model in reversed(models(setting))}
-    fixed = {"split": "validation", "controls": [ROUNDS], "draws": [0]}
-    cells = [
-        (model, rate, arm(setting, model, rate, name, [strategy], **fixed))
-        for model in firsts.values() for rate in grid if len(grid) > 1
-        for name, strategy in ((NOTHING, "full"), (MOST_STUDIED, "one_shot"))
-    ]  # fmt: skip
+    """The grid of learning rates: model, strategy, learning_rate, loss (nats/byte, validation). Empty for a grid of one."""
     rows = [
-        {"model": model.name, "strategy": row["strategy"], "learning_rate": rate, "loss": row["loss"]}
-        for (model, rate, _), done in zip(cells, run([cfg for *_, cfg in cells]), strict=True)
-        for row in done.result["rows"] if row["tokens"]
-    ]  # fmt: skip
+        {"model": name, "strategy": strategy, "learning_rate": rate, "loss": _tokens_loss(done)}
+        for (name, rate), both in tuned(setting, run).runs.items()
+        for strategy, done in zip(("full_tokens", "one_shot_tokens"), both, strict=True)
+    ]
     return pd.DataFrame(rows, columns=["model", "strategy", "learning_rate", "loss"])
 
 
 def rate_of(setting: Setting, run: Runner) -> dict[str, float]:
-    """The learning rate of every model: that of its shape with the lowest mean loss in :func:`rates`; the same for all arms."""
-    grid, table = PROFILES[setting.profile].arms.learning_rates, rates(setting, run)
-    if table.empty:
-        return {model.name: grid[0] for model in models(setting)}
-    means = table.groupby(["model", "learning_rate"])["loss"].mean().unstack()
-    best = means.idxmin(axis=1)
-    firsts = {model.shape: model.name for model in reversed(models(setting))}
-    return {model.name: float(best[firsts[model.shape]]) for model in models(setting)}
+    """The learning rate of every model: that of its shape in :func:`tuned`."""
+    chosen, shapes = tuned(setting, run).chosen, {model.name: model.shape for model in models(setting)}
+    by_shape = {shapes[name]: rate for name, rate in chosen.items()}
+    return {name: by_shape[shape] for name, shape in shapes.items()}
 
 
 def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:

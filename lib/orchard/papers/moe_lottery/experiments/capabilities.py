@@ -17,13 +17,12 @@ from typing import Any
 import pandas as pd
 import scipy  # its submodules load when first used
 
+from orchard.evidence import Evidence, Tables, difference, of, paired, together
 from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
 from orchard.papers.moe_lottery.data.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, SHARES, Model, models
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE, Smaller, items_of
 from orchard.runs import Finished, Runner, Setting
-
-Tables = Callable[[str], pd.DataFrame]
 
 CRITERIA = ("ean", "ege", "euf")  # the paper's best two, and usage
 ABOVE = 0.05  # significance of being above guessing
@@ -84,20 +83,12 @@ def capability_units(setting: Setting, run: Runner) -> pd.DataFrame:
     table["help"] = [helped_by(shots, help) for shots, help in zip(table["shots"], table["help"], strict=True)]
     table["capability"] = table["task"].map(CAPABILITY)
     table["correct"] = (table["outcome"] == CORRECT).astype(float).where(table["outcome"].notna())
-    columns = [
-        "capability",
-        "task",
-        "unit",
-        "wording",
-        "options",
-        "rank",
-        "rank_score",
-        "first",
-        "text",
-        "outcome",
-        "correct",
-    ]
-    return table[CELL + columns]
+    return table[
+        [
+            *CELL, "capability", "task", "unit", "wording", "options", "rank", "rank_score", "first", "text",
+            "outcome", "correct",
+        ]
+    ]  # fmt: skip
 
 
 def losses(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -222,13 +213,9 @@ def sparsity_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "capabilities": capabilities,
-    "capability_units": capability_units,
-    "errors": errors,
-    "recovery": recovery,
-    "sparsity": sparsity,
-    "sparsity_units": sparsity_units,
-}
+    "capabilities": capabilities, "capability_units": capability_units, "errors": errors, "recovery": recovery,
+    "sparsity": sparsity, "sparsity_units": sparsity_units,
+}  # fmt: skip
 
 
 def _ean(units: pd.DataFrame, help: str, column: str) -> pd.DataFrame:
@@ -250,8 +237,7 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
         above = pair[FULL].groupby(["seed", "task"]).mean().sub(level).groupby("seed").mean()
         lost = pair[FULL].sub(pair[EAN]).groupby(["seed", "unit"]).mean()
         parts.append(lost.div(above[above > 0], level="seed"))
-    value = parts[0].sub(parts[1]).dropna().rename("value").reset_index()
-    return value.assign(part="EAN")[["part", "seed", "unit", "value"]]
+    return difference(parts[0], parts[1], "EAN")
 
 
 def new_errors(tables: Tables) -> pd.DataFrame:
@@ -263,8 +249,7 @@ def new_errors(tables: Tables) -> pd.DataFrame:
     full = asked[asked["arm"] == FULL].set_index(keys)["outcome"]
     small = asked[(asked["arm"] == EAN) & (asked["s"] == HALF)].set_index(keys)["outcome"]
     new = small[(full.reindex(small.index) == CORRECT) & (small != CORRECT)]
-    rows = (new == UNPARSEABLE).astype(float).rename("value").reset_index()
-    return rows.assign(part="EAN", unit=rows["task"] + " " + rows["unit"])[["part", "seed", "unit", "value"]]
+    return of((new == UNPARSEABLE).astype(float), "EAN")
 
 
 def closed_gaps(tables: Tables) -> pd.DataFrame:
@@ -283,26 +268,19 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
         "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
         SFT: gap(SFT),
     }
-    rows = []
-    for part, own in helped.items():
-        table = (own - without).dropna().rename("value").reset_index()
-        rows.append(table.assign(part=part, unit=table["task"] + " " + table["unit"]))
-    return pd.concat(rows, ignore_index=True)[["part", "seed", "unit", "value"]]
+    return together(difference(own, without, part) for part, own in helped.items())
 
 
 def against_sparsity(tables: Tables) -> pd.DataFrame:
     """M13: test loss after dropping half of the experts by EAN minus that after 2:4, window by window, with and without fine-tuning."""
     table = tables("sparsity_units")
-    rows = []
-    for help, kind in ((help, kind) for help in (NO_HELP, PLAIN) for kind in SPARSE if "random" not in kind):
-        own = table[table["help"] == help]
-        loss = own.pivot_table(index=["seed", "unit"], columns="arm", values="loss")
-        value = (loss[EAN] - loss[kind]).dropna().rename("value").reset_index()
-        rows.append(value.assign(part=kind if help == NO_HELP else f"{kind}, fine-tuned"))
-    return pd.concat(rows, ignore_index=True)[["part", "seed", "unit", "value"]]
+    return together(
+        paired(table[table["help"] == help], "arm", EAN, kind, units=["unit"], value="loss", part=kind + words)
+        for help, words in ((NO_HELP, ""), (PLAIN, ", fine-tuned")) for kind in SPARSE if "random" not in kind
+    )  # fmt: skip
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     "M11": knowledge_and_instructions,
     "M11b": new_errors,
     "M12": closed_gaps,

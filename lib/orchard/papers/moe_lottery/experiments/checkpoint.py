@@ -15,8 +15,6 @@ from torch import Tensor
 from orchard.data import Source
 from orchard.papers.moe_lottery.integrations.checkpoint import (
     Checkpoint,
-    _transformers,
-    load,
     of_config,
     open_checkpoint,
 )
@@ -24,6 +22,7 @@ from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, memory_bo
 from orchard.papers.moe_lottery.integrations.prune import load_pruned
 from orchard.papers.moe_lottery.integrations.tiny import save_tiny
 from orchard.papers.moe_lottery.method.dropping import logits_of, masked
+from orchard.pretrained.folder import import_transformers, load_model
 
 TINY = ("mixtral", "olmoe")
 
@@ -64,7 +63,7 @@ def layouts(found: Mapping[str, Checkpoint]) -> pd.DataFrame:
 
 def published() -> dict[str, Checkpoint]:
     """Two published models on the meta device, in bfloat16."""
-    auto = _transformers()
+    auto = import_transformers()
     olmoe = auto.OlmoeConfig(hidden_size=2048, intermediate_size=1024, num_hidden_layers=16)
     return {"Mixtral-8x7B": of_config(auto.MixtralConfig()), "OLMoE-1B-7B": of_config(olmoe)}
 
@@ -98,7 +97,7 @@ def largest_differences(
     dropped = {
         layer.place: [e for e in range(layer.num_experts) if e not in kept[layer.name]] for layer in full.mixtures
     }
-    with masked(whole := load(full.folder), dropped):
+    with masked(whole := load_model(full.folder), dropped):
         want = logits_of(whole, tokens)
-    found = {"transformers": load(pruned), "load_pruned": load_pruned(pruned)}
+    found = {"transformers": load_model(pruned), "load_pruned": load_pruned(pruned)}
     return {name: float((logits_of(model, tokens) - want).abs().max()) for name, model in found.items()}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from orchard.papers.moe_lottery.data import published as paper
+from orchard.data.published import published as published_numbers
+from orchard.evidence import Evidence, exact
 from orchard.papers.moe_lottery.runs.checks import Invariants, Layouts
 from orchard.papers.moe_lottery.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting, tabulated, tabulation
@@ -19,7 +20,7 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
-    return paper.published()
+    return published_numbers("moe_lottery")
 
 
 def invariants(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -29,14 +30,9 @@ def invariants(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)[["part", "seed", "unit", "value"]]
 
 
-def m15(tables: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """M15: the rows themselves."""
-    return tables("invariants")
-
-
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": published,
     "paper_shapes": published_shapes,
     "invariants": invariants,
 }
-EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {"M15": m15}
+EVIDENCE: dict[str, Evidence] = {"M15": exact("invariants")}

@@ -66,7 +66,6 @@ class SpeedSize:
     batch: int
     length: int
     rounds: int
-    memory_batches: int  # N in batches
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ SMOKE = Profile(
         answers_rate=1e-4, text_rate=1e-3,
     ),
     speed=SpeedSize(
-        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5, memory_batches=3
+        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5
     ),
     checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
 )  # fmt: skip
@@ -143,7 +142,7 @@ GPU = Profile(
         batch_size=32, answers_rate=1e-4, text_rate=1e-4,
     ),
     speed=SpeedSize(
-        gpu=True, shapes=((512, 16, 512, 2), (512, 64, 128, 8), (2048, 64, 1024, 8)), batch=32, length=512, rounds=10, memory_batches=8
+        gpu=True, shapes=((512, 16, 512, 2), (512, 64, 128, 8), (2048, 64, 1024, 8)), batch=32, length=512, rounds=10
     ),
     checkpoint=CheckpointSize(sequences=256, length=256, batch_size=16),
 )  # fmt: skip
@@ -157,7 +156,7 @@ PAPER = Profile(
         saturation=(16, 31, 69, 138), draws_per_run=1,
     ),
     capabilities=replace(GPU.capabilities, steps=2500, batch_size=8),
-    speed=SpeedSize(gpu=True, shapes=((4096, 8, 14336, 2),), batch=8, length=2048, rounds=10, memory_batches=8),
+    speed=SpeedSize(gpu=True, shapes=((4096, 8, 14336, 2),), batch=8, length=2048, rounds=10),
     checkpoint=CheckpointSize(sequences=256, length=2048, batch_size=4),
 )  # fmt: skip
 PROFILES: dict[str, Profile] = {"smoke": SMOKE, "gpu": GPU, "paper": PAPER}

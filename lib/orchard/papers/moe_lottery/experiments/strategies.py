@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
 from orchard.papers.moe_lottery.experiments.arms import (
     CRITERIA,
     HALF,
@@ -32,8 +33,6 @@ from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDO
 from orchard.runs import Finished, Runner, Setting
 from orchard.train import TrainLM
 
-Tables = Callable[[str], pd.DataFrame]
-COLUMNS = ["part", "seed", "unit", "value"]
 KEYS = ["model", "seed", "criterion"]
 
 
@@ -171,16 +170,10 @@ def agreement(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "rates": rates,
-    "strategies": strategies,
-    "strategies_units": strategies_units,
-    "scratch": scratch,
-    "trainable": trainable,
-    "saturation": saturation,
-    "load": load,
-    "dropped_sets": dropped_sets,
+    "rates": rates, "strategies": strategies, "strategies_units": strategies_units, "scratch": scratch,
+    "trainable": trainable, "saturation": saturation, "load": load, "dropped_sets": dropped_sets,
     "agreement": agreement,
-}
+}  # fmt: skip
 
 
 def main_shape(table: pd.DataFrame) -> pd.DataFrame:
@@ -188,65 +181,55 @@ def main_shape(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["shape"] == table["shape"].iloc[0]]
 
 
-def paired(units: pd.DataFrame, criterion: str, first: str, second: str, least: float = 0.0) -> pd.DataFrame:
-    """Loss of strategy `first` minus that of `second` where both were measured at s >= `least`: the mean over those s, and over the
-    draws of random dropping, for every test window. Columns part, seed, unit, value."""
-    rows = units[(units["criterion"] == criterion) & (units["s"] >= least)]
-    index = ["seed", "s", "unit"]
-    means = (
-        rows[rows["strategy"].isin((first, second))].groupby(["strategy", *index])["loss"].mean().unstack("strategy")
-    )
-    differences = (means[first] - means[second]).dropna().groupby(["seed", "unit"]).mean()
-    return differences.rename("value").reset_index().assign(part=criterion)[COLUMNS]
-
-
 def iterating(tables: Tables) -> pd.DataFrame:
     """M5: iterative minus one-shot at s >= 37.5 %, neither fine-tuned; a part per criterion."""
     units = main_shape(tables("strategies_units"))
-    return pd.concat([paired(units, name, "iterative", "one_shot", 37.5) for name in CRITERIA])
+    return together(_lower(units[units["s"] >= 37.5], name, "iterative", "one_shot") for name in CRITERIA)
 
 
 def order(tables: Tables) -> pd.DataFrame:
     """M6: lottery minus one-shot with equal tokens; a part per criterion, and random dropping."""
     units = main_shape(tables("strategies_units"))
-    return pd.concat([paired(units, name, "lottery", "one_shot_tokens") for name in (*CRITERIA, RANDOM)])
+    return together(_lower(units, name, "lottery", "one_shot_tokens") for name in (*CRITERIA, RANDOM))
+
+
+def _lower(units: pd.DataFrame, criterion: str, first: str, second: str) -> pd.DataFrame:
+    """Loss of one strategy of a criterion minus that of another, window by window: mean over the draws of random dropping, then over
+    the s at which both were measured."""
+    own = units[units["criterion"] == criterion]
+    means = own.groupby(["strategy", "s", "seed", "unit"])["loss"].mean()
+    gap = (means[first] - means[second]).dropna() if {first, second} <= set(own["strategy"]) else means.iloc[:0]
+    return of(gap.groupby(level=["seed", "unit"]).mean(), criterion)
 
 
 def repairing(tables: Tables) -> pd.DataFrame:
     """M7: lottery minus one-shot without tokens, for every model, criterion and s; random is the mean of its draws."""
-    table = tables("strategies")
-    by = ["model", "seed", "criterion", "s"]
-    means = table[table["strategy"].isin(("lottery", "one_shot"))].groupby([*by, "strategy"])["loss"].mean().unstack()
-    values = (means["lottery"] - means["one_shot"]).rename("value").reset_index()
-    unit = values["model"] + ", " + values["criterion"] + ", s = " + values["s"].astype(str)
-    return values.assign(part="all", unit=unit)[COLUMNS]
+    units = ["model", "criterion", "s"]
+    return paired(tables("strategies"), "strategy", "lottery", "one_shot", units=units, value="loss", part="all")
 
 
 def last_doubling(tables: Tables) -> pd.DataFrame:
     """M8: the share of the repair that the last doubling of the tokens brings; a part per way to get to 75 %."""
-    table = tables("saturation")
-    before = table.groupby(["strategy", "model", "seed"], sort=False)["repair"].apply(
-        lambda repair: 1 - repair.iloc[-2]
-    )
-    return before.rename("value").reset_index().rename(columns={"strategy": "part", "model": "unit"})[COLUMNS]
+    by = tables("saturation").groupby(["strategy", "model", "seed"], sort=False)["repair"]
+    return of(by.apply(lambda repair: 1 - repair.iloc[-2]).rename_axis(["part", "unit", "seed"]))
 
 
 def balance(tables: Tables) -> pd.DataFrame:
     """M9: coefficient of variation of the load after fine-tuning minus before, every layer of every lottery."""
     table = tables("load")
     layers = table[table["strategy"] == "lottery"].drop_duplicates(["model", "criterion", "draw", "layer"])
-    unit = layers[["model", "criterion", "draw", "layer"]].astype(str).agg(", ".join, axis=1)
-    return layers.assign(part="all", unit=unit, value=layers["cv_after"] - layers["cv_before"])[COLUMNS]
+    keyed = layers.set_index(["seed", "model", "criterion", "draw", "layer"])
+    return difference(keyed["cv_after"], keyed["cv_before"], "all")
 
 
 def closer(tables: Tables) -> pd.DataFrame:
     """M10: Jaccard index of iterative and lottery minus that of one-shot and lottery, every layer; a part per criterion."""
-    table = main_shape(tables("agreement"))
-    pairs = table[table["second"] == "lottery"].pivot(
-        index=["criterion", "seed", "layer"], columns="first", values="jaccard"
+    table = main_shape(tables("agreement")).rename(columns={"criterion": "part"})
+    table = table[table["second"] == "lottery"]
+    return together(
+        paired(own, "first", "iterative", "one_shot", units=["layer"], value="jaccard", part=str(part))
+        for part, own in table.groupby("part", sort=False)
     )
-    values = (pairs["iterative"] - pairs["one_shot"]).rename("value").reset_index()
-    return values.rename(columns={"criterion": "part", "layer": "unit"})[COLUMNS]
 
 
 def above_chance(tables: Tables) -> pd.DataFrame:
@@ -254,15 +237,10 @@ def above_chance(tables: Tables) -> pd.DataFrame:
     table = main_shape(tables("agreement"))
     table = table[table["second"] == "lottery"]
     part = table["criterion"] + ", " + table["first"] + " and lottery"
-    return table.assign(part=part, value=table["jaccard"] - table["chance"]).rename(columns={"layer": "unit"})[COLUMNS]
+    return rows(part, table["seed"], table["layer"], table["jaccard"] - table["chance"])
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    "M5": iterating,
-    "M6": order,
-    "M7": repairing,
-    "M8": last_doubling,
-    "M9": balance,
-    "M10": closer,
+EVIDENCE: dict[str, Evidence] = {
+    "M5": iterating, "M6": order, "M7": repairing, "M8": last_doubling, "M9": balance, "M10": closer,
     "M10b": above_chance,
-}
+}  # fmt: skip

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from orchard.evidence import Evidence, Tables, difference, rows, together
 from orchard.papers.moe_lottery.experiments import ranks
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, SuiteSize, models
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT, group_of
@@ -35,7 +36,6 @@ from orchard.papers.moe_lottery.runs.suite import (
 )
 from orchard.runs import Finished, Runner, Setting
 
-Tables = Callable[[str], pd.DataFrame]
 SHARES = [100 * level / 8 for level in range(1, ROUNDS + 1)]  # s, in per cent
 SPLITS = ("test", "validation")
 
@@ -295,19 +295,11 @@ def agreement_of_criteria(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "leave_one_out": leave_one_out,
-    "importance": importance,
-    "spearman": spearman,
-    "trust": trust,
-    "agreement_of_criteria": agreement_of_criteria,
-    "criteria_curves": criteria_curves,
-    "criteria_units": criteria_units,
-    "dropped_experts": dropped_experts,
-    "specialisation": specialisation,
-    "router": router,
-    "stability": stability,
-    "subset_regret": subset_regret,
-}
+    "leave_one_out": leave_one_out, "importance": importance, "spearman": spearman, "trust": trust,
+    "agreement_of_criteria": agreement_of_criteria, "criteria_curves": criteria_curves,
+    "criteria_units": criteria_units, "dropped_experts": dropped_experts, "specialisation": specialisation,
+    "router": router, "stability": stability, "subset_regret": subset_regret,
+}  # fmt: skip
 
 
 def unequal(tables: Tables) -> pd.DataFrame:
@@ -316,7 +308,7 @@ def unequal(tables: Tables) -> pd.DataFrame:
     found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
     most, middle = found.max(), found.median()
     ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
+    return rows("all models", most.index, 0, ratio)
 
 
 def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
@@ -332,12 +324,7 @@ def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
     own = units[
         (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
     ]
-    return own.groupby(["model", "unit"])["value"].mean()
-
-
-def _part(name: str, values: pd.Series) -> pd.DataFrame:
-    """Evidence from a value per model and unit: a model is what the bootstrap resamples first."""
-    return values.rename("value").reset_index().rename(columns={"model": "seed"}).assign(part=name)
+    return own.groupby(["model", "unit"])["value"].mean().rename_axis(["seed", "unit"])
 
 
 def beats_random(tables: Tables) -> pd.DataFrame:
@@ -345,42 +332,36 @@ def beats_random(tables: Tables) -> pd.DataFrame:
     best of weights or usage, each chosen for its model on validation text."""
     units, curves = tables("criteria_units"), tables("criteria_curves")
     random = _area(units, "random", "")
-    parts = [_part(f"Min-{name.upper()} − random", _area(units, name, "min") - random) for name in ("ean", "ege")]
+    parts = [difference(_area(units, name, "min"), random, f"Min-{name.upper()} − random") for name in ("ean", "ege")]
     chosen = []
     for groups in (("activation", "gradient"), ("weight", "inference")):
-        rows = [
+        areas = [
             _area(units[units["model"] == model], criterion, direction)
             for model, criterion, direction in best_of(curves, groups).to_numpy().tolist()
         ]
-        chosen.append(pd.concat(rows))
-    return pd.concat([*parts, _part("best activation or gradient − best weight or usage", chosen[0] - chosen[1])])
+        chosen.append(pd.concat(areas))
+    return together([*parts, difference(chosen[0], chosen[1], "best activation or gradient − best weight or usage")])
 
 
 def router_norm(tables: Tables) -> pd.DataFrame:
     """M4: Max-RWN minus Min-RWN, every model."""
     units = tables("criteria_units")
-    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("model").mean()
-    return pd.DataFrame({"part": "all models", "seed": by_model.index, "unit": 0, "value": by_model.to_numpy()})
+    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("seed").mean()
+    return rows("all models", by_model.index, 0, by_model)
 
 
-def correlation(*names: str) -> Callable[[Tables], pd.DataFrame]:
+def correlation(*names: str) -> Evidence:
     """Evidence from rank correlations with leaving one out: a part for each criterion, a unit for each layer."""
 
     def measured(tables: Tables) -> pd.DataFrame:
         table = tables("spearman")
-        rows = table[table["criterion"].isin(names)]
-        return pd.DataFrame(
-            {"part": rows["criterion"].str.upper(), "seed": rows["model"], "unit": rows["layer"], "value": rows["rho"]}
-        )
+        own = table[table["criterion"].isin(names)]
+        return rows(own["criterion"].str.upper(), own["model"], own["layer"], own["rho"])
 
     return measured
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    "M1": unequal,
-    "M2": beats_random,
-    "M3": correlation("ean", "ege"),
-    "M4": router_norm,
-    "M14": correlation("evtc"),
+EVIDENCE: dict[str, Evidence] = {
+    "M1": unequal, "M2": beats_random, "M3": correlation("ean", "ege"), "M4": router_norm, "M14": correlation("evtc"),
     "M14b": correlation("wsr"),
-}
+}  # fmt: skip

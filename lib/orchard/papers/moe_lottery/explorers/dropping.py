@@ -1,52 +1,45 @@
-"""Dropping experts by hand: a trained model answers at once, by masking, with its loss by domain, what it knows, and its routing.
+"""Dropping experts by hand: a trained model answers at once, by masking, with its loss by domain and its routing.
 
-A choice costs a pass over a few test windows and one over a few questions of the battery, each answered by the likeliest option:
-no fine-tuning, no table that was made before.
+A choice costs two passes over a few test windows: no fine-tuning, no table that was made before.
 """
 
 from __future__ import annotations
 
-import random
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from orchard import plot
 from orchard.nn import Decoder
-from orchard.papers.moe_lottery.data.domains import FiveDomains
-from orchard.papers.moe_lottery.data.probes import CAPABILITY, Item, likelihoods, questions, rank
 from orchard.papers.moe_lottery.experiments.profiles import models
 from orchard.papers.moe_lottery.figures.training import layer_map
 from orchard.papers.moe_lottery.method.dropping import Drop, ExpertsError, masked
 from orchard.papers.moe_lottery.runs.scoring import Text, nats
 from orchard.papers.moe_lottery.runs.suite import usage
-from orchard.plot.style import INK, PALETTE
+from orchard.plot.style import PALETTE
 from orchard.runs import Runner, Setting
 from orchard.train import choose, load_model
 
 WINDOWS = 8  # of the test split
-ITEMS = 12  # of every task
 MOST_BOXES = 48  # tick boxes, one for each expert; a larger model has a menu for the layer
 BEFORE, AFTER = "#c9dcea", PALETTE[0]
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Test loss by domain and of "all" (nats/byte); load of every expert; share of right answers by capability."""
+    """Test loss by domain and of "all" (nats/byte); load of every expert."""
 
     loss: dict[str, float]
     load: Float[Tensor, "layers n"]
-    right: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,35 +48,21 @@ class Live:
 
     model: Decoder
     text: Text
-    items: list[Item]
     full: Readings
 
     def read(self, dropped: Drop) -> Readings:
         """Readings without some experts. Raises ExpertsError for a choice that leaves a router too few."""
         with masked(self.model, dropped):
-            return readings(self.model, self.text, self.items)
-
-    @property
-    def guess(self) -> dict[str, float]:
-        """Share of right answers by guessing, by capability."""
-        return _by_capability(self.items, [1 / len(item.options) for item in self.items])
+            return readings(self.model, self.text)
 
 
-def _by_capability(items: list[Item], values: list[float]) -> dict[str, float]:
-    """Mean of a value of every question, by capability."""
-    table = pd.DataFrame({"capability": [CAPABILITY[item.task] for item in items], "value": values})
-    return dict(table.groupby("capability", sort=False)["value"].mean())
-
-
-def readings(model: Decoder, text: Text, items: list[Item]) -> Readings:
-    """One pass over the text for the loss, one for the routing, one over the questions."""
+def readings(model: Decoder, text: Text) -> Readings:
+    """One pass over the text for the loss, one for the routing."""
     sums, size = nats(model, text).sum(dim=0), text.counts().sum(dim=0)
     loss = {"all": float(sums.sum() / size.sum())}
     loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
     routed = usage(model, text).routed.sum(dim=2).double()
-    scores = zip(items, likelihoods(model, items), strict=True)
-    right = [float(rank(found, item.options.index(item.answer)) == 1) for item, found in scores]
-    return Readings(loss, routed / routed.sum(dim=1, keepdim=True), _by_capability(items, right))
+    return Readings(loss, routed / routed.sum(dim=1, keepdim=True))
 
 
 def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
@@ -91,11 +70,7 @@ def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
     found = next(model for model in models(setting) if name in (None, model.name))
     model = load_model(run([found.run])[0], found.run).to(choose("auto").device)
     text = Text.evaluation(found.run, "test", WINDOWS)
-    battery = questions(cast(FiveDomains.Config, found.run.source).build().world, (1,), ITEMS)
-    drawn = random.Random(0).sample(battery, len(battery))
-    tasks = dict.fromkeys(item.task for item in drawn)
-    items = [item for task in tasks for item in [item for item in drawn if item.task == task][:ITEMS]]
-    return Live(model, text, items, readings(model, text, items))
+    return Live(model, text, readings(model, text))
 
 
 def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -135,37 +110,29 @@ def drawn(model: Live, dropped: Drop) -> Figure:
         words = textwrap.fill(str(error), 80)
         axes.text(0, 0.5, words, transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
         return figure
-    return _compared(model.full, now, dropped, model.guess)
+    return _compared(model.full, now, dropped)
 
 
-def _compared(full: Readings, now: Readings, dropped: Drop, guess: Mapping[str, float]) -> Figure:
-    """Loss by domain and right answers by capability as bars, the full model pale behind; below, the load of what is left."""
+def _compared(full: Readings, now: Readings, dropped: Drop) -> Figure:
+    """Loss by domain, the full model pale behind; the load of every expert before and now."""
     layers, n = now.load.shape
-    figure, (left, right, *below) = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)
-    _bars(left, full.loss, now.loss, 1.0)
+    figure, (left, *maps) = plot.figure(width=7.0, height=2.0 + 0.12 * layers, columns=3)
+    for loss, height, colour, label in ((full.loss, 0.8, BEFORE, "full model"), (now.loss, 0.4, AFTER, "without them")):
+        left.barh(list(loss), list(loss.values()), height=height, color=colour, label=label)
+    left.invert_yaxis()
+    left.grid(False, axis="y")
     left.set_xlabel("test loss (nats/byte)")
-    _bars(right, full.right, now.right, 100.0)
-    for place, name in enumerate(now.right):
-        right.vlines(100 * guess[name], place - 0.42, place + 0.42, color=INK, linestyle=":", linewidth=1)
-    right.set(xlim=(0, 100), xlabel="right answers (%; dotted: guessing)")
     top = float(max(full.load.max(), now.load.max())) * n
-    for axes, one, name in zip(below, (full, now), ("load, full model", "load now"), strict=True):
+    for axes, one, name in zip(maps, (full, now), ("load, full model", "load now"), strict=True):
         grid = pd.DataFrame(one.load.numpy() * n)
         for layer, experts in dropped.items() if one is now else ():
             grid.loc[layer, list(experts)] = np.nan
         image = layer_map(axes, grid, Normalize(0, top), ".1f")
         axes.set(title=name, xlabel="expert")
-    figure.colorbar(image, ax=below, pad=0.02, label="times an even share")
+    figure.colorbar(image, ax=maps, pad=0.02, label="times an even share")
     figure.suptitle(
         f"{sum(map(len, dropped.values()))} of {layers * n} experts dropped: {now.loss['all']:.3f} nats/byte, "
         f"{now.loss['all'] - full.loss['all']:+.3f}", fontsize=8, x=0.02, ha="left",
     )  # fmt: skip
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def _bars(axes: Axes, full: Mapping[str, float], now: Mapping[str, float], scale: float) -> None:
-    for values, height, colour, label in ((full, 0.8, BEFORE, "full model"), (now, 0.4, AFTER, "without them")):
-        axes.barh(list(now), [scale * values[name] for name in now], height=height, color=colour, label=label)
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")

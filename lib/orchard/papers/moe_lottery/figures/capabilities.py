@@ -130,12 +130,9 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
         )
         for shift, parsed in ((-0.185, "full_parsed"), (0.185, "parsed")):
             panel.plot(
-                means[parsed],
-                [place + shift for place in range(len(rows))],
-                "|",
-                color=TINTS[UNPARSEABLE],
+                means[parsed], [place + shift for place in range(len(rows))], "|", color=TINTS[UNPARSEABLE],
                 markersize=6,
-            )
+            )  # fmt: skip
         panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
         _bars(panel, task, "exact match (%); dotted: guessing", labels=panel is axes[0])
     tick = Line2D(

@@ -206,33 +206,6 @@ def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
 
 
 @plot.use_style()
-def load_changes(table: pd.DataFrame) -> Figure:
-    """Coefficient of variation of the load after fine-tuning against before, a point per layer of every arm: below the diagonal the
-    load has become more even."""
-    points = table.drop_duplicates(["model", "criterion", "strategy", "draw", "layer"])
-    points = points[points["strategy"].isin(["lottery", "lottery_balanced"])]
-    arms: pd.Series = points["criterion"].map(_short) + np.where(
-        points["strategy"] == "lottery", "", ", load-balance loss"
-    )
-    made, (axes,) = plot.figure(COLUMN, 2.8)
-    seaborn.scatterplot(
-        points.assign(arm=arms),
-        x="cv_before",
-        y="cv_after",
-        hue="arm",
-        style="arm",
-        palette=PALETTE[: arms.nunique()],
-        alpha=0.75,
-        ax=axes,
-    )
-    top = 1.05 * points[["cv_before", "cv_after"]].to_numpy().max()
-    axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--", label="unchanged")
-    axes.set(xlabel="before fine-tuning: sd / mean of the load", ylabel="after fine-tuning")
-    legend_below(made, axes, 2)
-    return made
-
-
-@plot.use_style()
 def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Test loss at s = 75 % against tokens of fine-tuning after the last drop (log2 axis), with the loss before any; the paper's
     Table 5 on its own axes, since tokens and losses have other sizes there: compare the shapes."""
@@ -263,29 +236,6 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
         )
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
-    return made
-
-
-@plot.use_style()
-def trainable_bars(table: pd.DataFrame) -> Figure:
-    """Test loss at half and at three quarters of the experts dropped: nothing learns, the router rows, all but those, everything.
-    Lines run from the best to the worst model."""
-    words = {
-        "iterative": "nothing learns (iterative)", "lottery_router": "router rows learn",
-        "lottery_frozen_router": "all but router rows learn", "lottery": "all parameters learn",
-    }  # fmt: skip
-    rows = _main(table)
-    rows = rows[rows["strategy"].isin(words) & rows["s"].isin((50.0, 75.0))]
-    rows = rows.assign(learns=rows["strategy"].map(words), level=rows["s"].map("s = {:g} %".format))
-    made, (axes,) = plot.figure(COLUMN, 2.5)
-    seaborn.barplot(
-        rows, x="level", y="loss", hue="learns", hue_order=list(words.values()), palette=[PALETTE[i] for i in (7, 1, 2, 0)],
-        errorbar=("pi", 100), err_kws={"color": INK, "linewidth": 1}, ax=axes,
-    )  # fmt: skip
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt="%.2f", fontsize=6)  # type: ignore[arg-type]
-    axes.set(xlabel="", ylabel="test loss (nats/byte)")
-    legend_below(made, axes, 2)
     return made
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from orchard import plot
 from orchard.papers.moe_lottery.figures.training import layer_map, legend_below, of_model
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
-from orchard.plot.style import GREY, INK, PALETTE
+from orchard.plot.style import INK, PALETTE
 
 GROUPS = {
     "weight": PALETTE[0], "inference": PALETTE[2], "activation": PALETTE[1], "gradient": PALETTE[4], "oracle": INK,
@@ -280,29 +280,6 @@ def stability(table: pd.DataFrame) -> Figure:
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=6)
     axes[1].set_ylabel("Spearman's ρ between two disjoint samples")
     axes[2].set_xlabel("windows in a sample")
-    return figure
-
-
-@plot.use_style()
-def beside_paper(table: pd.DataFrame, published: pd.DataFrame, model: str | None = None) -> Figure:
-    """One-shot dropping here and in the paper (Mixtral-8x7B Base, its Table 2): increase of the loss over the full model."""
-    mean = _mean(of_model(table, model))
-    full = float(mean.loc[mean["criterion"] == "full", "loss"].iloc[0])
-    rows = published[published["table"] == "Table 2"].set_index("arm")
-    whole = published[(published["table"] == "text") & (published["model"] == "Base")]["value"].iloc[0]
-    figure, (here, there) = plot.figure(height=2.3, columns=2)
-    arms = (("random", "", "random one-shot"), ("ean", "min", "ean min one-shot"), ("ege", "min", "ege min one-shot"))
-    for colour, marker, (name, direction, arm) in zip((DRAWS, PALETTE[1], PALETTE[4]), "soD", arms, strict=True):
-        line = _line(mean, name, direction).groupby("s")["loss"].mean() - full
-        here.plot(line.index, line, marker=marker, markersize=3, color=colour, label=title(name))
-        paper = rows.loc[arm]
-        rise = np.log(paper["value"] / whole)
-        there.plot(paper["s"], rise, marker=marker, markersize=3, color=GREY, markerfacecolor="white")
-    for panel, name in ((here, "here (nats/byte)"), (there, "paper (nats/token)")):
-        _shares(panel)
-        panel.set(title=name, xlabel="dropped experts s (%)")
-    here.set_ylabel("loss more than the full model")
-    figure.legend(*here.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from orchard.errors import closest
 from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, mixture_layers
+from orchard.pretrained.folder import import_transformers, load_config
 
 COUNT_KEYS = {  # model type -> the key of config.json that holds the number of experts
     "mixtral": "num_local_experts",
@@ -105,13 +106,13 @@ class Checkpoint:
         names = self.sources[name]
         with ExitStack() as stack:
             if EXPERT.fullmatch(names[0]) is None:
-                return _open(stack, self.stored[names[0]].file).get_tensor(names[0]).to(device, dtype)
+                return opened(stack, self.stored[names[0]].file).get_tensor(names[0]).to(device, dtype)
             whole = torch.empty(self.shapes[name], dtype=dtype, device=device)
             files: dict[Path, Any] = {}
             for source in names:
                 path = self.stored[source].file
                 if path not in files:
-                    files[path] = _open(stack, path)
+                    files[path] = opened(stack, path)
                 found = EXPERT.fullmatch(source)
                 assert found is not None
                 place, half = whole[int(found["expert"])], HALVES.get(found["matrix"])
@@ -137,7 +138,8 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
 
     Raises:
         ExpertsError: no checkpoint, a shard that is missing or damaged, a dense model, an unknown model type or layout, a
-            quantised checkpoint, or `transformers` is not installed.
+            quantised checkpoint.
+        BadInput: `transformers` is not installed.
     """
     folder = Path(folder).expanduser().resolve()
     if not (folder / "config.json").is_file():
@@ -158,8 +160,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder} is quantised (quantization_config in config.json): scores need the weights in bfloat16, float16 or "
             "float32; give the unquantised checkpoint"
         )
-    known = _transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model = _meta(known)
+    model = _meta(load_config(folder))
     layers = list(model.model.layers)
     parameters = _parameters(model, layers)
     sources = _sources(folder, stored, parameters, len(layers), str(kind))
@@ -167,45 +168,15 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     originals, padding = _slots(folder, mixtures)
     dtype = getattr(model.config, "dtype", None) or _dtype(stored["model.embed_tokens.weight"].dtype)
     return Checkpoint(
-        folder,
-        config,
-        stored,
-        sources,
-        model,
-        mixtures,
-        originals,
-        padding,
-        dtype,
-        layers,
+        folder, config, stored, sources, model, mixtures, originals, padding, dtype, layers,
         {name: value.shape for name, value in parameters.items()},
-    )
-
-
-def load(folder: str | Path) -> Any:
-    """The whole model of a local folder, by `transformers`, without a network, ready for use on the CPU."""
-    with quietly() as auto:
-        found = auto.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return found.eval()
-
-
-@contextmanager
-def quietly() -> Iterator[Any]:
-    """The package `transformers`, without its progress bars inside the block."""
-    auto = _transformers()
-    bars = auto.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield auto
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+    )  # fmt: skip
 
 
 def _meta(config: Any) -> Any:
     """A causal language model on the meta device, except for the angles of its rotary embedding."""
     with torch.device("meta"):
-        model = _transformers().AutoModelForCausalLM.from_config(config)
+        model = import_transformers().AutoModelForCausalLM.from_config(config)
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
     return model.eval()
 
@@ -250,28 +221,18 @@ def _stored(folder: Path) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name in names:
         with ExitStack() as stack:
-            file = _open(stack, folder / name)
+            file = opened(stack, folder / name)
             for key in file.keys():  # noqa: SIM118  (safe_open is no dictionary)
                 part = file.get_slice(key)
                 stored[key] = Stored(folder / name, tuple(part.get_shape()), part.get_dtype())
     return stored
 
 
-def _open(stack: ExitStack, path: Path) -> Any:
+def opened(stack: ExitStack, path: Path) -> Any:
     try:
         return stack.enter_context(safe_open(path, framework="pt"))
     except (SafetensorError, OSError) as error:
         raise ExpertsError(f"{path} cannot be read as safetensors ({error}): copy or download it again") from None
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ExpertsError(
-            "checkpoints of Hugging Face need the package transformers: pip install 'orchard[transformers]'"
-        ) from None
-    return transformers
 
 
 def _parameters(model: Any, layers: list[nn.Module]) -> dict[str, Tensor]:

@@ -60,12 +60,10 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Passed(Generic[T]):
-    """A pass: what is kept of every mixture, mean next-token loss of the text in nats, peak of the memory beyond its start in
-    bytes (None where the system does not say)."""
+    """A pass: what is kept of every mixture, mean next-token loss of the text in nats."""
 
     layers: list[T]
     loss: float
-    peak: int | None
 
 
 def check_criteria(names: Sequence[str]) -> None:
@@ -116,13 +114,9 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     attention = tokens * (size + 4) * (6 * dim + 8 * wide) + 6 * length * length
     logits = 4 * PIECE * vocab * 4
     terms = {
-        "weights": max(parts),
-        "files": max(parts),
-        "sums": sums,
-        "batch": max(attention, rows) + logits,
-        "criteria": work,
-        "runtime": RUNTIME,
-    }
+        "weights": max(parts), "files": max(parts), "sums": sums, "batch": max(attention, rows) + logits,
+        "criteria": work, "runtime": RUNTIME,
+    }  # fmt: skip
     return terms | {"total": sum(terms.values())}
 
 
@@ -151,16 +145,10 @@ class _HiddenStates:
 
 
 def score_checkpoint(
-    checkpoint: Checkpoint,
-    tokens: Int[Tensor, "sequences length"],
-    criteria: Sequence[str] = DEFAULT,
-    *,
-    batch_size: int = 4,
-    device: str = "cpu",
-    scratch: str | Path | None = None,
-    seed: int = 0,
+    checkpoint: Checkpoint, tokens: Int[Tensor, "sequences length"], criteria: Sequence[str] = DEFAULT, *,
+    batch_size: int = 4, device: str = "cpu", scratch: str | Path | None = None, seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
-) -> Passed[LayerScores]:
+) -> Passed[LayerScores]:  # fmt: skip
     """Scores of every expert, layer by layer, and the loss of the text. Hidden states lie in a file in the folder `scratch`.
 
     Raises:
@@ -176,15 +164,10 @@ def score_checkpoint(
 
 
 def run_layers(
-    checkpoint: Checkpoint,
-    tokens: Int[Tensor, "sequences length"],
-    use: Callable[[MixtureLayer, LayerStatistics], T],
-    *,
-    batch_size: int = 4,
-    device: str = "cpu",
-    scratch: str | Path | None = None,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Passed[T]:
+    checkpoint: Checkpoint, tokens: Int[Tensor, "sequences length"],
+    use: Callable[[MixtureLayer, LayerStatistics], T], *, batch_size: int = 4, device: str = "cpu",
+    scratch: str | Path | None = None, progress: Callable[[str], None] = lambda line: None,
+) -> Passed[T]:  # fmt: skip
     """Pass `tokens` through the model; `use` sees each mixture and its statistics while its weights are in memory, and what it
     returns is kept. Padding of a pruned checkpoint is never chosen.
 
@@ -203,12 +186,7 @@ def run_layers(
             f"sequences of {length} tokens: the model was made for {most} at most; take a smaller --length"
         )
     starts, kept = range(0, sequences, batch_size), list[T]()
-    with (
-        tempfile.TemporaryDirectory(dir=scratch) as folder,
-        torch.no_grad(),
-        _peak(device) as peak,
-        _alone(checkpoint, device),
-    ):
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, torch.no_grad(), _alone(checkpoint, device):
         dim = int(checkpoint.model.config.hidden_size)
         hidden = _HiddenStates(Path(folder) / "hidden", sequences, length, dim, checkpoint.dtype)
         embedding = checkpoint.read("model.embed_tokens.weight")
@@ -231,7 +209,7 @@ def run_layers(
             progress(f"layer {number + 1} of {len(checkpoint.layers)}: {'experts' if mixture else 'dense'}")
         loss = _loss(checkpoint, hidden, tokens, batch_size, device)
         hidden.file.close()
-    return Passed(kept, loss, peak[0] if peak else None)
+    return Passed(kept, loss)
 
 
 def _loss(checkpoint: Checkpoint, hidden: _HiddenStates, tokens: Tensor, batch_size: int, device: str) -> float:
@@ -330,33 +308,8 @@ def _only(stats: LayerStatistics, expert: int) -> LayerStatistics:
     return replace(stats, **(one | {"together": one["together"][:, expert : expert + 1]}))
 
 
-@contextmanager
-def _peak(device: str) -> Iterator[list[int]]:
-    """One number after the block: the peak of memory beyond its start, of the GPU or of the process. Empty if not known."""
-    peak: list[int] = []
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        yield peak
-        peak.append(torch.cuda.max_memory_allocated(device) - start)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-        start = _status("VmRSS")
-    except OSError:
-        yield peak
-        return
-    yield peak
-    peak.append(_status("VmHWM") - start)
-
-
 def _trim() -> None:
     """Give freed memory back to the system: glibc keeps blocks below 32 MiB, scattered, and layers would add up."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)  # type: ignore[union-attr]
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

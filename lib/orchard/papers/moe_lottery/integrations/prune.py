@@ -12,10 +12,8 @@ padding experts**: what it loads is another model, in which fewer experts are dr
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +31,9 @@ from orchard.papers.moe_lottery.integrations.checkpoint import (
     MASK_FILE,
     ROUTER,
     Checkpoint,
-    _open,
     beyond,
-    load,
     open_checkpoint,
+    opened,
 )  # fmt: skip
 from orchard.papers.moe_lottery.integrations.layerwise import LayerScores
 from orchard.papers.moe_lottery.method.criteria import criterion
@@ -49,9 +46,9 @@ from orchard.papers.moe_lottery.method.dropping import (
     masked,
     worst,
 )  # fmt: skip
+from orchard.pretrained.folder import companions, copy_files, load_model
 
 SHARD = 2**30  # bytes of a shard that is written: memory takes about twice as much
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 MORE_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")  # of layers after the last, which are not written
 
 
@@ -161,14 +158,10 @@ def check_plan(
 
 
 def plan_of(
-    mixtures: Sequence[MixtureLayer],
-    layers: Sequence[LayerScores],
-    name: str,
-    direction: str,
-    keep: int | None,
-    drop_total: int | None,
-) -> Plan:
-    """The plan of a criterion, with `keep` experts in every layer or `drop_total` dropped in all.
+    mixtures: Sequence[MixtureLayer], layers: Sequence[LayerScores], name: str, direction: str, keep: int | None, drop_total: int | None
+) -> Plan:  # fmt: skip
+    """The plan of a criterion, with `keep` experts in every layer or `drop_total` dropped in all. Without `layers`, before anything is
+    ranked, experts are taken by number: the plan is a check that the budget can be met.
 
     Raises:
         ExpertsError: both or none of the two, a global budget for a criterion of pairs, or as the two functions above.
@@ -182,41 +175,11 @@ def plan_of(
             raise ExpertsError(
                 f"criterion {name!r} ranks pairs within a layer: choose the same number for every layer (--keep)"
             )
-        return drop_globally(mixtures, [layer.scores[name] for layer in layers], drop_total, direction)
+        scores = [layer.scores[name] for layer in layers] or [torch.zeros(layer.num_experts) for layer in mixtures]
+        return drop_globally(mixtures, scores, drop_total, direction)
     assert keep is not None
-    return keep_equally(mixtures, [_order(layer, name, direction) for layer in layers], keep)
-
-
-def _order(layer: LayerScores, name: str, direction: str) -> list[int]:
-    if (name, direction) not in layer.orders:
-        raise ExpertsError(f"layer {layer.place} was not ranked by {name} ({direction}): rank it so first")
-    return layer.orders[name, direction]
-
-
-@contextmanager
-def new_folder(out: str | Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its name when the block ends well, and vanishes when it does not.
-
-    Raises:
-        ExpertsError: `out` exists and is not an empty folder.
-    """
-    target = Path(out).expanduser().absolute()
-    check_empty(target)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        check_empty(target)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def check_empty(out: Path) -> None:
-    """Raise ``ExpertsError`` unless `out` does not exist or is an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExpertsError(f"{out} is not empty: choose another folder, it is left alone")
+    orders = [layer.orders[name, direction] for layer in layers] or [list(range(m.num_experts)) for m in mixtures]
+    return keep_equally(mixtures, orders, keep)
 
 
 def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
@@ -234,14 +197,13 @@ def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         with ExitStack() as stack:
-            files = {path: _open(stack, path) for path in {checkpoint.stored[old].file for old, _, _ in shard}}
+            files = {path: opened(stack, path) for path in {checkpoint.stored[old].file for old, _, _ in shard}}
             content = {}
             for old, new, rows in shard:
                 value = files[checkpoint.stored[old].file].get_tensor(old)
                 content[new] = value if rows is None else value[torch.tensor(rows)]
             try:
                 save_file(content, folder / name, metadata={"format": "pt"})
-                (folder / name).chmod(0o644)  # for others to read too, as the other files
             except SafetensorError as error:
                 raise OrchardError(f"{folder / name} cannot be written ({error}): free space on the disk") from None
         weight_map |= {new: name for _, new, _ in shard}
@@ -249,7 +211,8 @@ def write_pruned(checkpoint: Checkpoint, plan: Plan, folder: Path) -> list[str]:
         size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-    _copy_rest(checkpoint.folder, folder)
+    source = checkpoint.folder
+    copy_files((name for name in companions(source) if not Path(name).name.startswith("orchard_")), source, folder)
     beyond_last = any(beyond(name, len(checkpoint.layers)) for name in checkpoint.stored)
     _write_config(checkpoint, len(plan.slots[0]), folder, beyond_last)
     originals = checkpoint.originals
@@ -281,7 +244,7 @@ def load_pruned(folder: str | Path) -> Any:
         ExpertsError: as :func:`open_checkpoint`.
     """
     checkpoint = open_checkpoint(folder)
-    model = load(checkpoint.folder)
+    model = load_model(checkpoint.folder)
     if any(checkpoint.padding):
         mask = ExitStack()  # never closed: the model holds it
         mask.enter_context(masked(model, {place: slots for place, slots in enumerate(checkpoint.padding) if slots}))
@@ -328,18 +291,3 @@ def _write_config(checkpoint: Checkpoint, count: int, folder: Path, fewer_layers
         if fewer_layers and key in config:
             config[key] = 0
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _copy_rest(source: Path, target: Path) -> None:
-    """Tokenizer, generation config, licence, ...: all that is neither weights nor hidden nor written anew."""
-    for path in sorted(source.rglob("*")):
-        place = path.relative_to(source)
-        anew = path.name.endswith(".index.json") or path.name.startswith("orchard_") or str(place) == "config.json"
-        if (
-            path.is_file()
-            and path.suffix not in WEIGHTS
-            and not anew
-            and not any(p.startswith(".") for p in place.parts)
-        ):
-            (target / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / place)

@@ -28,14 +28,11 @@ from orchard.papers.moe_lottery.integrations.layerwise import (
 from orchard.papers.moe_lottery.integrations.prune import (
     Plan,
     direction_of,
-    drop_globally,
-    keep_equally,
-    new_folder,
     plan_of,
     write_pruned,
 )  # fmt: skip
 from orchard.papers.moe_lottery.integrations.text import Calibration
-from orchard.papers.moe_lottery.method.dropping import ExpertsError
+from orchard.pretrained.folder import new_folder
 
 RANKING, REPORT = "orchard_ranking", "orchard_report.json"
 Progress = Callable[[str], None]
@@ -105,7 +102,6 @@ def score(
         )
         report = _about(checkpoint, text, passed, bound) | {"warnings": starved(passed.layers)}
         _write(part, ranking_table(checkpoint, passed.layers), report)
-    _measured(passed, progress)
     return report
 
 
@@ -123,7 +119,7 @@ def prune(
     """
     check_criteria([name] if name != "random" else [])
     direction = direction_of(name, direction)
-    _check_budget(checkpoint, keep, drop_total)
+    plan_of(checkpoint.mixtures, [], name, direction, keep, drop_total)
     criteria = [*DEFAULT, *([name] if name not in DEFAULT else [])]
     with new_folder(out) as part:
         bound = _announce(checkpoint, text, criteria, batch_size, progress)
@@ -144,21 +140,7 @@ def prune(
             "warnings": warnings,
         }  # fmt: skip
         _write(part, ranking_table(checkpoint, before.layers, plan), report)
-    _measured(before, progress)
     return report
-
-
-def _check_budget(checkpoint: Checkpoint, keep: int | None, drop_total: int | None) -> None:
-    """Raise before any work is done for a budget that no ranking can meet."""
-    mixtures = checkpoint.mixtures
-    if (keep is None) == (drop_total is None):
-        raise ExpertsError(
-            "give either --keep, experts that stay in every layer, or --drop-total, experts dropped in all"
-        )
-    if keep is not None:
-        keep_equally(mixtures, [range(layer.num_experts) for layer in mixtures], keep)
-    else:
-        drop_globally(mixtures, [torch.zeros(layer.num_experts) for layer in mixtures], drop_total or 0, "min")
 
 
 def _announce(
@@ -178,11 +160,6 @@ def _announce(
     return bound
 
 
-def _measured(passed: Passed[LayerScores], progress: Progress) -> None:
-    if passed.peak is not None:
-        progress(f"memory measured at its peak, beyond what the process held before: {_size(passed.peak)}")
-
-
 def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
@@ -199,8 +176,7 @@ def _about(
     checkpoint: Checkpoint, text: Calibration, passed: Passed[LayerScores], bound: dict[str, int]
 ) -> dict[str, Any]:
     model = {"folder": checkpoint.folder.name, "model_type": checkpoint.model_type, "layout": checkpoint.layout}
-    memory = {"bound_bytes": bound, "peak_bytes": passed.peak}
-    return {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": memory}
+    return {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": {"bound_bytes": bound}}
 
 
 def _write(folder: Path, table: pd.DataFrame, report: dict[str, Any]) -> None:

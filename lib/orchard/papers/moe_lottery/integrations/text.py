@@ -19,8 +19,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orchard.data import LocalText
-from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, _transformers
+from orchard.errors import BadInput
+from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.method.dropping import ExpertsError
+from orchard.pretrained.folder import load_tokenizer
 
 Encode = Callable[[str], list[int]]
 TOKENIZERS = ("model", "bytes")
@@ -92,14 +94,8 @@ def _encoder(checkpoint: Checkpoint, tokenizer: str) -> Encode:
         if checkpoint.vocab_size < 256:
             raise ExpertsError(f"the model knows {checkpoint.vocab_size} tokens, bytes need 256: use its own tokenizer")
         return lambda text: list(text.encode())
-    folder = checkpoint.folder
     try:
-        if not any(any(folder.glob(name)) for name in ("tokenizer*", "vocab.*", "*.tiktoken")):
-            raise OSError("no file of one")  # transformers makes an empty tokenizer for some models
-        own = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ExpertsError(
-            f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]}): copy the files of the "
-            "tokenizer beside the weights, or, for a model of bytes, choose --tokenizer bytes"
-        ) from None
+        own = load_tokenizer(checkpoint.folder, split_special_tokens=False)
+    except BadInput as error:
+        raise ExpertsError(f"{error}; or, for a model of bytes, choose --tokenizer bytes") from None
     return lambda text: list(own(text, verbose=False)["input_ids"])

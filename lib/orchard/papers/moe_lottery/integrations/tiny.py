@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from orchard.papers.moe_lottery.integrations.checkpoint import COUNT_KEYS, _transformers, load, open_checkpoint, quietly
+from orchard.papers.moe_lottery.integrations.checkpoint import COUNT_KEYS, open_checkpoint
 from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, score_checkpoint
 from orchard.papers.moe_lottery.integrations.prune import check_plan, load_pruned, write_pruned
 from orchard.papers.moe_lottery.method.collect import collect
 from orchard.papers.moe_lottery.method.criteria import score_table
 from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_experts, logits_of, masked
+from orchard.pretrained.folder import import_transformers, load_model, quiet
 
 VOCAB = 257
 
@@ -51,7 +52,7 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
     """A causal language model of `transformers` with 3 layers, 8 experts and random weights; `changes` are those of its config."""
     if model_type not in COUNT_KEYS:
         raise ExpertsError(f"no tiny model of the type {model_type!r}: choose one of {', '.join(COUNT_KEYS)}")
-    auto = _transformers()
+    auto = import_transformers()
     name, sizes = SIZES[model_type]
     config = getattr(auto, f"{name}Config")(**(COMMON | sizes | changes))
     model = getattr(auto, f"{name}ForCausalLM")(config)
@@ -67,7 +68,7 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
 def save_tiny(folder: str | Path, model_type: str, seed: int = 0, *, fused: bool = False, **changes: Any) -> Path:
     """A tiny checkpoint in `folder`: experts one by one, or `fused`."""
     model = tiny_model(model_type, seed, **changes)
-    with quietly():
+    with quiet():
         model.save_pretrained(folder, save_original_format=not fused, max_shard_size="64KB")
     return Path(folder)
 
@@ -94,7 +95,7 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
     tokens = torch.randint(0, VOCAB, (3, 21), generator=generator)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = open_checkpoint(save_tiny(Path(folder) / "full", model_type, seed, fused=fused))
-        mixtures, model = checkpoint.mixtures, load(checkpoint.folder)
+        mixtures, model = checkpoint.mixtures, load_model(checkpoint.folder)
         orders = [torch.randperm(layer.num_experts, generator=generator).tolist() for layer in mixtures]
         groups = mixtures[0].groups
         size = mixtures[0].num_experts // groups
@@ -108,7 +109,7 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
         yield "scores layer by layer", max(float(((a - b).abs() / (1 + a.abs())).nan_to_num(0).max()) for a, b in pairs)
         (written := Path(folder) / "equal").mkdir()
         write_pruned(checkpoint, plan, written)
-        yield "pruned checkpoint in transformers", _gap(logits_of(load(written), tokens), want)
+        yield "pruned checkpoint in transformers", _gap(logits_of(load_model(written), tokens), want)
         if groups == 1:
             unequal = {place: order[: 1 + place % 2 * 2] for place, order in enumerate(orders)}
             (written := Path(folder) / "padded").mkdir()
@@ -119,9 +120,9 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
             )
         drop_experts(model, equal)
         yield "slice against mask", _gap(logits_of(model, tokens), want)
-        with quietly():
+        with quiet():
             model.save_pretrained(Path(folder) / "again", save_original_format=not fused)
-        yield "save and reload", _gap(logits_of(load(Path(folder) / "again"), tokens), logits_of(model, tokens))
+        yield "save and reload", _gap(logits_of(load_model(Path(folder) / "again"), tokens), logits_of(model, tokens))
 
 
 def _masked(model: Any, tokens: Tensor, dropped: dict[int, list[int]]) -> Tensor:

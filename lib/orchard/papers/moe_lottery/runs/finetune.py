@@ -1,4 +1,4 @@
-"""Fine-tuning a model whose experts were dropped, and scoring it: what every arm of the series does in the same way.
+"""Fine-tuning a model whose experts were dropped, which every arm of the series does in the same way.
 
 Section 3.4 of the specification: all parameters, next-token loss alone (the load-balance loss is off), AdamW with a cosine, the
 optimizer new in every round. Lightning's part is imported when it is needed, as everywhere.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
 
 from torch import nn
 
@@ -17,24 +16,15 @@ from orchard.data.loader import Indexed
 from orchard.nn import Decoder, MixtureOfExperts
 from orchard.runs import Workspace
 from orchard.train import AdamW, choose
+from orchard.train.losses import Loss, next_token_loss
 
 CHECKPOINT_EVERY = 200  # steps
 
 
 def finetune(
-    model: Decoder,
-    batches: Indexed,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    work: Workspace,
-    name: str,
-    trains: Callable[[str], bool] = lambda name: True,
-    balance: bool = False,
-    module: Callable[..., Any] | None = None,
-) -> None:
+    model: Decoder, batches: Indexed, *, steps: int, batch_size: int, learning_rate: float, seed: int, work: Workspace, name: str,
+    trains: Callable[[str], bool] = lambda name: True, balance: bool = False, loss: Loss = next_token_loss,
+) -> None:  # fmt: skip
     """Fine-tune `model` in place for `steps` steps; 0 leaves it alone. It ends in evaluation mode, on the run's device.
 
     Its weights are kept in the workspace until the run is complete, so that a killed run does not repeat it.
@@ -44,7 +34,7 @@ def finetune(
         name: of this fine-tuning within the run; its checkpoints lie in a folder of that name.
         trains: which parameters learn, by their name in the model.
         balance: whether the load-balance loss, with the model's own factor, is added.
-        module: the LightningModule class, for another loss than that of the next token.
+        loss: of a batch, without auxiliary losses.
     """
     if steps == 0:
         return
@@ -65,8 +55,8 @@ def finetune(
     schedule = Schedule(steps, seed, f"{work.folder.name} {name}", CHECKPOINT_EVERY)
     loader = ResumableLoader(batches, batch_size, seed)
     with _frozen(frozen), nullcontext() if balance else without_balance(model):
-        lightning = (module or LanguageModel)(model.train(), optim, steps, hardware.fused_optimizer)
-        train_loop(lightning, loader, schedule, own, hardware, [])
+        module = LanguageModel(model.train(), optim, steps, hardware.fused_optimizer, loss)
+        train_loop(module, loader, schedule, own, hardware, [])
     weights = {parameter: p.detach().cpu().contiguous() for parameter, p in model.state_dict().items()}
     SafetensorsIO().save_checkpoint({"model": weights}, finished)
     for step in own.checkpoints.glob("step_*.safetensors"):

@@ -17,7 +17,7 @@ from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.domains import domains, windows
 from orchard.runs import Workspace
 from orchard.train import TrainLM, choose, load_model
-from orchard.train.lm import token_losses
+from orchard.train.losses import token_losses
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from orchard.papers.moe_lottery.runs.finetune import finetune
 from orchard.papers.moe_lottery.runs.scoring import Text, nats
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import TrainLM, choose, load_model
+from orchard.train.losses import next_token_loss
 
 FULL, RANDOM, NO_HELP = "full", "random", "none"
 SPARSE = {f"2:4 {kind}": kind for kind in sparsity.KINDS}
@@ -121,7 +122,6 @@ class Smaller(Run):
         if cfg.help not in episodes.HELPS:
             raise BadInput(f"Smaller.Config.help is {cfg.help!r}: choose {NO_HELP}, {', '.join(episodes.HELPS)}")
         length, plain = cfg.base.seq_len, cfg.help == episodes.PLAIN
-        module = None if plain else episodes.answer_module()
         batches: Indexed = (
             windows(five_domains(cfg.base), "train", length)
             if plain
@@ -131,7 +131,7 @@ class Smaller(Run):
         )
         finetune(
             model, batches, steps=cfg.steps, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.seed,
-            work=work, name=name, module=module,
+            work=work, name=name, loss=next_token_loss if plain else episodes.answer_loss,
         )  # fmt: skip
 
 

@@ -240,12 +240,17 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
     return difference(parts[0], parts[1], "EAN")
 
 
+def _by_task(units: pd.DataFrame) -> pd.DataFrame:
+    """Units that are questions, not facts."""
+    return units.assign(unit=units["task"] + " " + units["unit"])
+
+
 def new_errors(tables: Tables) -> pd.DataFrame:
     """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers, in
     tasks that pass the gate."""
     units = _gated(tables("capability_units"))
-    asked = units[units["task"].isin(INSTRUCTIONS) & (units["help"] == NO_HELP)]
-    keys = ["seed", "task", "unit"]
+    asked = _by_task(units[units["task"].isin(INSTRUCTIONS) & (units["help"] == NO_HELP)])
+    keys = ["seed", "unit"]
     full = asked[asked["arm"] == FULL].set_index(keys)["outcome"]
     small = asked[(asked["arm"] == EAN) & (asked["s"] == HALF)].set_index(keys)["outcome"]
     new = small[(full.reindex(small.index) == CORRECT) & (small != CORRECT)]
@@ -256,16 +261,16 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
     """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning; over
     tasks that pass the gate."""
     units = tables("capability_units")
-    asked = _gated(units[units["task"].isin(INSTRUCTIONS)])
+    asked = _by_task(_gated(units[units["task"].isin(INSTRUCTIONS)]))
 
     def gap(help: str) -> pd.Series:
-        pair = _ean(asked, help, "correct")
+        pair = _ean(asked, help, "correct").droplevel("task")
         return pair[FULL] - pair[EAN]
 
     without = gap(NO_HELP)
     counts = [help for help in units["help"].unique() if "example" in help]
     helped = {
-        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "task", "unit"]).mean(),
+        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(),
         SFT: gap(SFT),
     }
     return together(difference(own, without, part) for part, own in helped.items())

@@ -308,7 +308,7 @@ def unequal(tables: Tables) -> pd.DataFrame:
     found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
     most, middle = found.max(), found.median()
     ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return rows("all models", most.index, 0, ratio)
+    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
 
 
 def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
@@ -356,7 +356,9 @@ def correlation(*names: str) -> Evidence:
     def measured(tables: Tables) -> pd.DataFrame:
         table = tables("spearman")
         own = table[table["criterion"].isin(names)]
-        return rows(own["criterion"].str.upper(), own["model"], own["layer"], own["rho"])
+        return pd.DataFrame(
+            {"part": own["criterion"].str.upper(), "seed": own["model"], "unit": own["layer"], "value": own["rho"]}
+        )
 
     return measured
 

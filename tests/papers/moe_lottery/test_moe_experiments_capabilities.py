@@ -40,13 +40,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> TrainLM.Config:
     mixture = MixtureOfExperts.Config(hidden_dim=8, num_experts=8, top_k=2)
     layers = [Block.Config(attention=attention, feed_forward=mixture) for _ in range(2)]
     return TrainLM.Config(
-        model=Decoder.Config(vocab_size=257, dim=16, layers=layers),
-        source=source,
-        seq_len=64,
-        batch_size=4,
-        steps=2,
+        model=Decoder.Config(vocab_size=257, dim=16, layers=layers), source=source, seq_len=64, batch_size=4, steps=2,
         eval_windows=4,
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +139,9 @@ def test_every_arm_has_its_counterpart(profile: str) -> None:
 
 
 def row(
-    arm: str,
-    task: str,
-    unit: str,
-    right: float,
-    *,
-    help: str = "none",
-    outcome: str = "",
-    score: float = 0.0,
+    arm: str, task: str, unit: str, right: float, *, help: str = "none", outcome: str = "", score: float = 0.0,
     seed: int = 0,
-) -> list[object]:
+) -> list[object]:  # fmt: skip
     s = 0.0 if arm == "full" else 50.0
     options = 2 if task == "choose" else 4
     said = outcome or ("correct" if right else "wrong")
@@ -225,13 +214,9 @@ def test_evidence_against_sparsity() -> None:
 def experiments(monkeypatch: pytest.MonkeyPatch, done: dict[str, Finished]) -> dict[str, pd.DataFrame]:
     """The tables of the experiments, from the runs of this module."""
     arms = {
-        "full": ("full", "none"),
-        "ege": ("ege", "none"),
-        "random": ("random", "none"),
-        "wanda": ("2:4 wanda", PLAIN),
-        "sft": ("ean", SFT),
-        "full sft": ("full", SFT),
-    }
+        "full": ("full", "none"), "ege": ("ege", "none"), "random": ("random", "none"), "wanda": ("2:4 wanda", PLAIN),
+        "sft": ("ean", SFT), "full sft": ("full", SFT),
+    }  # fmt: skip
     runs = [({"model": "m", "seed": 0, "arm": arm, "help": help}, done[name]) for name, (arm, help) in arms.items()]
     monkeypatch.setattr(capabilities, "_runs", lambda setting, run: runs)
     return {name: make(Setting(), lambda cfgs: []) for name, make in capabilities.EXPERIMENTS.items()}

@@ -93,13 +93,6 @@ def test_stretches_follow_one_another_through_the_stream(base):
     assert torch.equal(stretch.batch(np.array([2]))["tokens"], whole.batch(together[6:7])["tokens"])
 
 
-def test_random_orders_are_drawn_per_layer_and_draw():
-    orders = [random_order(0, draw, 9, 2) for draw in (0, 1)]
-    assert orders[0] == random_order(0, 0, 9, 2)
-    assert all(sorted(layer) == list(range(9)) for order in orders for layer in order)
-    assert len({tuple(layer) for order in orders for layer in order}) == 4
-
-
 @pytest.mark.parametrize(("experts", "dropped"), [(8, 4), (5, 2), (6, 5), (16, 8)])
 def test_chance_is_the_mean_over_all_sets(experts, dropped):
     first = set(range(dropped))
@@ -199,16 +192,9 @@ def test_router_alone_and_all_but_the_router_learn(store, base, tmp_path):
     for number, trains in enumerate((is_router, lambda name: not is_router(name))):
         model = copy.deepcopy(full)
         finetune.finetune(
-            model,
-            batches,
-            steps=2,
-            batch_size=3,
-            learning_rate=1e-2,
-            seed=0,
-            work=work,
-            name=str(number),
+            model, batches, steps=2, batch_size=3, learning_rate=1e-2, seed=0, work=work, name=str(number),
             trains=trains,
-        )
+        )  # fmt: skip
         moved = {
             name for name, p in model.named_parameters() if not torch.equal(p, dict(full.named_parameters())[name])
         }

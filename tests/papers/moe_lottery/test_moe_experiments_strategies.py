@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from orchard.claims import decide, load_claims
-from orchard.papers.moe_lottery.data.published import published
+from orchard.data.published import published
 from orchard.papers.moe_lottery.experiments import arms, strategies
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.figures import strategies as figures
@@ -142,9 +142,8 @@ def test_figures_are_drawn_from_the_tables(tables):
     drawn = [
         figures.strategy_curves(table), figures.order_matters(effects), figures.iterating(anew),
         figures.agreement_maps(tables["dropped_sets"]), figures.agreement_bars(tables["agreement"]),
-        figures.load_curves(tables["load"]), figures.load_changes(tables["load"]),
-        figures.saturation(tables["saturation"], published()), figures.trainable_bars(tables["trainable"]),
-        figures.same_size(tables["scratch"]),
+        figures.load_curves(tables["load"]), figures.same_size(tables["scratch"]),
+        figures.saturation(tables["saturation"], published("moe_lottery")),
     ]  # fmt: skip
     assert all(figure.axes[0].get_children() for figure in drawn)
     lines = {line.get_label(): line for line in drawn[0].axes[0].get_lines()}
@@ -153,7 +152,7 @@ def test_figures_are_drawn_from_the_tables(tables):
 
 
 def test_beside_the_paper_are_rises_over_the_full_model(tables):
-    found = figures.beside_table_2(tables["strategies"], published())
+    found = figures.beside_table_2(tables["strategies"], published("moe_lottery"))
     assert found.loc[75.0, ("ean", "lottery", "paper")] == pytest.approx(0.562, abs=5e-4)  # ln(13.05 / 7.44)
     table = tables["strategies"].set_index(["criterion", "strategy", "s"])["loss"]
     rise = table.loc["ege", "iterative", 50.0].item() - table.loc["none", "full", 0.0].item()

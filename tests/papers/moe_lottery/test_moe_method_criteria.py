@@ -13,13 +13,13 @@ from torch import Tensor
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.nn.moe import Dispatch
-from orchard.papers.moe_lottery.experiments.checks import invariants, m15
+from orchard.papers.moe_lottery.experiments.checks import EVIDENCE, invariants
 from orchard.papers.moe_lottery.method import criteria, naive
 from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
 from orchard.papers.moe_lottery.method.criteria import CRITERIA, PAPER, chosen, criterion
 from orchard.papers.moe_lottery.method.dropping import mixture_layers
-from orchard.papers.moe_lottery.runs.checks import VOCAB, batches, gap, permuted, tiny
-from orchard.runs import Setting
+from orchard.papers.moe_lottery.runs.checks import VOCAB, batches, gap, tiny
+from orchard.runs import Finished, Run, Setting, execute
 
 
 def statistics(model: Decoder) -> list[LayerStatistics]:
@@ -40,23 +40,6 @@ def of_rows(rows: list[Tensor], gates: list[list[float]] | None = None) -> Layer
     )  # fmt: skip
     stats.add(torch.cat(rows), Dispatch.of(index, n), index, weights, torch.zeros(len(index), dtype=torch.long))
     return stats
-
-
-# -- 1: the definition ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=[0, 1])
-def both(request: pytest.FixtureRequest) -> tuple[list[LayerStatistics], list[naive.Rows]]:
-    model, text = tiny(request.param), batches(request.param)
-    return collect(model, text, VOCAB, gradients=True), naive.stored(model, text, VOCAB, gradients=True)
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_streaming_equals_loops(both: tuple[list[LayerStatistics], list[naive.Rows]], name: str) -> None:
-    for stats, rows in zip(*both, strict=True):
-        wanted = torch.tensor(naive.NAIVE[name](rows), dtype=torch.float64)
-        assert wanted.unique().numel() > 1  # says something
-        assert gap(criterion(name).score(stats), wanted) < 1e-5
 
 
 def test_the_table_is_whole() -> None:
@@ -227,13 +210,6 @@ def _without(plain: object, hidden: Tensor, expert: int) -> tuple[Tensor, Tensor
 # -- 4: what leaves scores alone -----------------------------------------------------------------------------------
 
 
-def test_permuting_experts_permutes_scores() -> None:
-    model, order = tiny(), [3, 0, 5, 1, 4, 2]
-    for before, after in zip(statistics(model), statistics(permuted(model, order)), strict=True):
-        for name, entry in CRITERIA.items():
-            assert gap(entry.score(after), entry.score(before)[order]) < 1e-5, name
-
-
 def test_matched_similarity_ignores_the_order_of_hidden_units() -> None:
     model = tiny()
     shuffled = copy.deepcopy(model)
@@ -292,13 +268,10 @@ def test_bad_input() -> None:
 
 
 def test_every_invariant_holds() -> None:
-    from orchard.runs import execute
+    def run(configs: list[Run.Config]) -> list[Finished]:
+        return execute(configs, jobs=1, device="cpu", report=lambda line: None)
 
-    table = m15(
-        lambda name: invariants(
-            Setting(), lambda configs: execute(configs, jobs=1, device="cpu", report=lambda line: None)
-        )
-    )
+    table = EVIDENCE["M15"](lambda name: invariants(Setting(), run))
     assert list(table.columns) == ["part", "seed", "unit", "value"]
     assert table["part"].nunique() == 8
     assert not table.duplicated(["part", "seed", "unit"]).any()

@@ -263,12 +263,12 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_name_their_axes_with_units(name: str, computed: Any) -> None:
-    figure = FIGURES[name](computed[2])
-    labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
-    labels += [text.get_text() for text in (figure._supxlabel, figure._supylabel) if text is not None]
-    assert any(labels)
+def test_figures_are_drawn_and_name_their_axes(computed: Any) -> None:
+    for name, draw in FIGURES.items():
+        figure = draw(computed[2])
+        labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
+        labels += [text.get_text() for text in (figure._supxlabel, figure._supylabel) if text is not None]
+        assert any(labels), name
 
 
 def test_a_map_shows_the_costliest_expert_brightest_and_refuses_unknown_models(computed: Any) -> None:
@@ -299,20 +299,8 @@ def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
     assert whole.loss == live.full.loss
     assert torch.equal(whole.load, live.full.load)
     made = Explorer(draw, boxes)
-    assert [len(row.children) for row in made.panel.children] == [8, 8]
     now = live.read({1: [4]})
     assert now.load[1, 4] == 0
     assert made.figure.get_suptitle().startswith(f"1 of 16 experts dropped: {now.loss['all']:.3f} nats/byte")
     too_many = draw(**{name: name.startswith("L0") for name in boxes})
     assert "dropping 8 of 8 experts leaves 0, but its router" in too_many.axes[0].texts[0].get_text().replace("\n", " ")
-
-
-def test_a_larger_model_has_a_menu_for_its_layer(computed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropping, "MOST_BOXES", 15)
-    live = dropping.live(Setting(), computed[1])
-    draw, controls = dropping.hand(live, {1: [2]})
-    assert list(controls) == ["layer", *(f"E{e}" for e in range(8))]
-    made = Explorer(draw, controls)
-    assert made.values["layer"] == "1"
-    assert [type(widget).__name__ for widget in made.panel.children] == ["Dropdown", "HBox"]
-    assert made.figure.get_suptitle().startswith("1 of 16 experts dropped")

@@ -107,25 +107,40 @@ TINY = Shape(num_experts=8, top_k=2, hidden_dim=64)
 FEW, MANY = Shape(num_experts=16, top_k=2, hidden_dim=512), Shape(num_experts=64, top_k=8, hidden_dim=128)
 SHARES = (0.25, 0.5, 0.75)
 
-# Learning rates of fine-tuning in `capabilities` at smoke: the best of {1e-4, 3e-4, 1e-3, 3e-3} for the full model and for EAN at one
-# half, by their answers about taught entities, which no test asks about. On episodes the smallest is best, and still worse than none.
 SMOKE = Profile(
-    dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0),), bytes_per_domain=400_000, know=4, entities=32, seq_len=128,
-    batch_size=16, steps=400, learning_rate=6e-3, calibration=128, eval_windows=48, draws=10,
+    dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0),), bytes_per_domain=60_000, know=4, entities=16, seq_len=128,
+    batch_size=16, steps=40, learning_rate=6e-3, calibration=16, eval_windows=12, draws=2,
     suite=SuiteSize(
-        leave_one_out=(48, 32), curves=(24, 8), samples=(4, 16, 64), subsets=100, subset_windows=16, reconstruction=16
+        leave_one_out=(8, 6), curves=(4, 3), samples=(2, 4, 8), subsets=100, subset_windows=4, reconstruction=4
     ),
     arms=ArmSize(
-        first=1, batch_size=8, learning_rates=(3e-3,), controls=(4, 6), scratch=(6,), saturation=(2, 4, 8, 16), draws_per_run=5
+        first=1, batch_size=8, learning_rates=(3e-4,), controls=(6,), scratch=(6,), saturation=(2, 4), draws_per_run=2
     ),
     capabilities=CapabilitySize(
-        sums=16, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=30, batch_size=8,
+        sums=6, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=4, batch_size=8,
         answers_rate=1e-4, text_rate=1e-3,
+    ),
+    speed=SpeedSize(gpu=False, shapes=((64, 8, 64, 2), (256, 16, 128, 2)), batch=8, length=128, rounds=3),
+    checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
+)  # fmt: skip
+LAPTOP = Profile(  # about 100 core-minutes: bases 15, MC-Suite 14, arms 31, capabilities 28
+    dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0), (TINY, 1), (TINY, 2)), bytes_per_domain=800_000, know=4,
+    entities=208, seq_len=128, batch_size=16, steps=3000, learning_rate=3e-3, calibration=128, eval_windows=96, draws=10,
+    suite=SuiteSize(
+        leave_one_out=(96, 64), curves=(48, 16), samples=(4, 16, 64), subsets=100, subset_windows=32, reconstruction=16
+    ),
+    arms=ArmSize(  # 8 steps of 8 windows of 128: 8 thousand tokens
+        first=8, batch_size=8, learning_rates=(1e-4, 3e-4, 1e-3), controls=(4, 6), scratch=(6,),
+        saturation=(8, 16, 32, 64, 128), draws_per_run=5,
+    ),
+    capabilities=CapabilitySize(
+        sums=64, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=150, batch_size=8,
+        answers_rate=1e-4, text_rate=3e-4,
     ),
     speed=SpeedSize(
         gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5
     ),
-    checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
+    checkpoint=CheckpointSize(sequences=64, length=128, batch_size=4),
 )  # fmt: skip
 GPU = Profile(
     dim=512, num_layers=8, num_heads=8, num_kv_heads=8, models=((FEW, 0), (FEW, 1), (FEW, 2), (MANY, 0)), bytes_per_domain=8_000_000,
@@ -159,7 +174,7 @@ PAPER = Profile(
     speed=SpeedSize(gpu=True, shapes=((4096, 8, 14336, 2),), batch=8, length=2048, rounds=10),
     checkpoint=CheckpointSize(sequences=256, length=2048, batch_size=4),
 )  # fmt: skip
-PROFILES: dict[str, Profile] = {"smoke": SMOKE, "gpu": GPU, "paper": PAPER}
+PROFILES: dict[str, Profile] = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": GPU, "paper": PAPER}
 
 
 def source(setting: Setting) -> FiveDomains.Config:

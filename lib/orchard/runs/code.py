@@ -280,6 +280,7 @@ def _folders(name: str) -> list[str]:
 _PYTHON = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
 
 
+@lru_cache(maxsize=4096)
 def _installed(path: Path) -> bool:
     path = path.resolve()
     return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(

@@ -23,7 +23,7 @@ PACKAGES = ("orchard", "torch", "lightning", "numpy", "tokenizers", "safetensors
 def environment() -> dict[str, Any]:
     """Facts about the code and the machine that do not change while this process runs."""
     return {
-        "git": _git(),
+        "git": git(Path(__file__).parent),
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
         "platform": f"{platform.system()} {platform.machine()}",
@@ -78,12 +78,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any]:
-    """``sha`` and ``dirty`` of the checkout; without one ``sha`` is None and ``why`` says why."""
-    here = Path(__file__).parent
+def git(folder: Path) -> dict[str, Any]:
+    """``sha`` and ``dirty`` of the checkout that a folder lies in; where git reads none, ``sha`` is None and ``why`` says why."""
     try:
         sha, status = (
-            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=10)
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10)
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,29 +20,49 @@ from orchard.train.loop import Schedule, train_loop
 from orchard.train.mirror import mirrors
 from toy_runs import corpus, tiny_lm
 
-LAUNCHERS = {
-    "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "orchard", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2",
-    "SLURM_NODELIST": "node[1-2]", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "1", "SLURM_JOB_NUM_NODES": "2",
-    "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1", "NODE_RANK": "1",
-    "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "7", "OMPI_COMM_WORLD_SIZE": "8",
-    "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "3", "PMI_RANK": "3", "PMI_SIZE": "8", "LSB_JOBID": "7",
-    "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "3", "JSM_NAMESPACE_SIZE": "8", "JSM_NAMESPACE_LOCAL_RANK": "3",
+LAUNCHERS: dict[str, dict[str, str]] = {
+    "slurm": {  # `#SBATCH -n 4`, to get four cores
+        "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "orchard", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NODELIST": "node[1-2]",
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "1", "SLURM_JOB_NUM_NODES": "2",
+    },
+    "torchrun": {
+        "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1", "NODE_RANK": "1",
+        "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "7",
+    },
+    "mpi": {
+        "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "3", "PMI_RANK": "3", "PMI_SIZE": "8",
+    },
+    "lsf": {
+        "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "3", "JSM_NAMESPACE_SIZE": "8",
+        "JSM_NAMESPACE_LOCAL_RANK": "3",
+    },
 }  # fmt: skip
+LAUNCHERS["all"] = {name: value for variables in LAUNCHERS.values() for name, value in variables.items()}
 
 
-def test_the_variables_of_launchers_steer_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A text, and the files of a training on it where nothing is set."""
+    path = corpus(tmp_path_factory.mktemp("text"))
+    return path, trained(path, tmp_path_factory.mktemp("plain"))
+
+
+def trained(path: Path, store: Path) -> dict[str, bytes]:
+    done = Store(store).compute(tiny_lm(path, steps=4, checkpoint_every=2), "cpu")
+    return {name: (done.folder / name).read_bytes() for name in ("model.safetensors", "metrics.jsonl", "result.json")}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_variables_of_launchers_steer_nothing(
+    undisturbed: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
     """A job script sets them for everything in it, also for a single training in one process."""
-    cfg = tiny_lm(corpus(tmp_path), steps=4, checkpoint_every=2)
-    plain = Store(tmp_path / "plain").compute(cfg, "cpu")
-    for name, value in LAUNCHERS.items():
+    path, plain = undisturbed
+    for name, value in LAUNCHERS[launcher].items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 3)  # as at an import with these set
-    launched = Store(tmp_path / "launched").compute(cfg, "cpu")
-    for name in ("model.safetensors", "metrics.jsonl", "result.json"):
-        assert (launched.folder / name).read_bytes() == (plain.folder / name).read_bytes(), name
-    import os
-
-    assert {name: os.environ.get(name) for name in LAUNCHERS} == LAUNCHERS
+    assert trained(path, tmp_path) == plain
+    assert {name: os.environ.get(name) for name in LAUNCHERS[launcher]} == LAUNCHERS[launcher]
 
 
 class Blows(pl.LightningModule):

@@ -225,7 +225,8 @@ def test_modules_are_reached_by_the_names_that_are_used(tmp_path: Path, monkeypa
         "import kit\nprint(kit)": everything, "from kit import *": everything, "from kit import c": {"c"},
         "from kit import other": {"other"}, "from kit import other as o\no.X": {"other"}, "import kit.deep.d": everything,
         "import kit.deep.d\nkit.deep.d.D": {"deep.d"}, "from kit import full": {"full", "other", "a"}, "from kit import B": everything,
-        "def f():\n    from kit.deep import D": {"deep.d"}, "import kit.absent": everything, "import numpy": set(), "import kit.broken as b": {"broken"},
+        "def f():\n    from kit.deep import D": {"deep.d"}, "import kit.absent": everything, "import numpy": set(),
+        "import kit.broken as b": {"broken"},
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from kit import A": set(),
     }  # fmt: skip
     monkeypatch.syspath_prepend(tmp_path)

@@ -120,7 +120,7 @@ def test_bad_values_are_named(base: TrainLM.Config, done: dict[str, Finished]) -
         execute([bad], Store(done["base"].folder.parent), device="cpu")
 
 
-@pytest.mark.parametrize("profile", ["smoke", "gpu"])
+@pytest.mark.parametrize("profile", ["laptop", "gpu"])
 def test_every_arm_has_its_counterpart(profile: str) -> None:
     planned = list(cells(Setting(profile)))
     size = PROFILES[profile].capabilities

@@ -11,11 +11,11 @@ import pandas as pd
 
 from orchard.evidence import Evidence
 from orchard.papers.moe_lottery.experiments import capabilities, checks, models, speed, strategies, suite
-from orchard.papers.moe_lottery.experiments.profiles import PROFILES
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES, scale
 from orchard.papers.moe_lottery.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
-__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes"]
+__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **checks.EXPERIMENTS,

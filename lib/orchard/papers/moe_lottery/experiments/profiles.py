@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from orchard.data import Source, text_source
 from orchard.data.embedded import EmbeddedText
 from orchard.nn import Decoder
@@ -193,6 +195,15 @@ def model_of(shape: Shape, profile: Profile) -> Decoder.Config:
     return decoder(
         shape, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads
     )  # fmt: skip
+
+
+def scale(profile: str) -> str:
+    """How large the models of a profile are, which stands beside its verdicts."""
+    sizes, found = PROFILES[profile], []
+    for shape in dict.fromkeys(shape for shape, _ in sizes.models):
+        with torch.device("meta"):
+            found.append(f"{model_of(shape, sizes).build().num_parameters() / 1e6:.1f} M")
+    return f"{' and '.join(found)} parameters, {len(sizes.models)} models"
 
 
 @dataclass(frozen=True)

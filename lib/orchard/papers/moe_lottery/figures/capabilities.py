@@ -173,7 +173,7 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
         panel.set_xlabel("experts dropped (%)")
     axes[0].set_ylabel("relative drop (%)")
     handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, len(handles)))
     return made
 
 

@@ -270,8 +270,4 @@ def test_figures_draw_the_numbers_of_their_tables(experiments: dict[str, pd.Data
     shown = exact[exact["arm"].isin(["full", "ege"])].sort_values("s")
     assert np.asarray(line.get_ydata(), dtype=float).tolist() == pytest.approx((100 * shown["value"]).tolist())
     published = pd.read_csv(papers_folder("moe_lottery") / "published.csv")
-    beside = figures.beside_table_4(experiments["sparsity"], published)
-    assert beside.loc[("2:4 wanda", PLAIN), "paper, Base"] == 52.91
     assert len(figures.against_sparsity(experiments["sparsity"], published).axes) == 3
-    with pytest.raises(ValueError, match="share"):
-        figures.error_bars(errors.drop(columns="share"))

@@ -76,15 +76,3 @@ def test_importance_is_the_order_of_dropping(ranking: tuple[pd.DataFrame, pd.Dat
     assert len(figures.importance(table).axes) == 3  # two maps and a colour bar
     drawn = figures.checkpoint_agreement(ranking[1])
     assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["ewn", "rwn", "ean"]
-
-
-def test_router_mass_has_a_panel_per_checkpoint() -> None:
-    reports = {
-        name: {state: {"mass": {"model.layers.0.mlp": mass, "model.layers.3.mlp": mass}} for state, mass in states}
-        for name, states in {"a": [("before", 0.5), ("after", 0.7)], "b": [("before", 1.0), ("after", 1.0)]}.items()
-    }
-    table = study.masses(reports)
-    assert table.query("checkpoint == 'a' and layer == 3 and experts == 'kept'")["mass"].item() == 0.7
-    drawn = figures.router_mass(table)
-    assert [axes.get_title() for axes in drawn.axes] == ["", ""]  # titles are set on the left
-    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["a", "b"]

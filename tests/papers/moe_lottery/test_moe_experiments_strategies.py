@@ -157,8 +157,3 @@ def test_beside_the_paper_are_rises_over_the_full_model(tables):
     table = tables["strategies"].set_index(["criterion", "strategy", "s"])["loss"]
     rise = table.loc["ege", "iterative", 50.0].item() - table.loc["none", "full", 0.0].item()
     assert found.loc[50.0, ("ege", "iterative", "here")] == pytest.approx(rise)
-
-
-def test_a_table_without_a_column_is_refused(tables):
-    with pytest.raises(ValueError, match="no column 'draw'"):
-        figures.strategy_curves(tables["strategies"].drop(columns="draw"))

@@ -91,48 +91,6 @@ def test_entropy_of_normal_columns() -> None:
     assert abs(found - float(spreads.double().log().sum())) < 4 * math.sqrt(3 / (2 * tokens))
 
 
-def test_similarity_in_closed_form_equals_all_pairs_of_rows() -> None:
-    rows = [torch.randn(count, 7) for count in (5, 9, 3)]
-    unit = [torch.nn.functional.normalize(part.double(), dim=1) for part in rows]
-    pairs = [[float((a @ b.T).mean()) for b in unit] for a in unit]
-    wanted = torch.tensor([sum(row) - row[place] for place, row in enumerate(pairs)]).double()
-    torch.testing.assert_close(criteria.eas(of_rows(rows)), wanted, atol=1e-6, rtol=1e-5)
-
-
-def test_outliers_of_a_row() -> None:
-    """One entry of 100 among zeros is 9.9 standard deviations out; without a spread nothing is outside."""
-    rows = torch.zeros(2, 100)
-    rows[0, 7] = 5.0
-    stats = of_rows([rows, torch.ones(2, 100)])
-    assert criteria.eao(stats).tolist() == [1.0, 0.0]
-    assert criteria.eao_rate(stats).tolist() == [1 / 200, 0.0]
-
-
-def test_usage_and_vocabulary() -> None:
-    index = torch.tensor([[0, 1], [0, 2], [0, 1], [3, 0]])
-    ids = torch.tensor([4, 4, 5, 6])
-    stats = of_rows([torch.randn(2, 3) for _ in range(4)])
-    fresh = replace(
-        stats, tokens=0, count=torch.zeros_like(stats.count), together=torch.zeros_like(stats.together),
-        seen=torch.zeros_like(stats.seen), soft=torch.zeros_like(stats.soft),
-    )  # fmt: skip
-    fresh.add(torch.randn(8, 3), Dispatch.of(index, 4), index, torch.tensor([[0.75, 0.25]] * 4), ids)
-    assert criteria.euf(fresh).tolist() == [1.0, 0.5, 0.25, 0.25]
-    assert criteria.soft_count(fresh).tolist() == [0.625, 0.125, 0.0625, 0.1875]
-    assert criteria.ecc(fresh).tolist() == [2.0, 2.0, 1.0, 1.0]
-    assert criteria.evtc(fresh).tolist() == [3 / VOCAB, 2 / VOCAB, 1 / VOCAB, 1 / VOCAB]
-    assert criteria.ets(fresh).tolist() == [2.0, 2.0, 1.0, 1.0]
-
-
-def test_aimer_of_equal_and_of_sparse_weights() -> None:
-    ones = torch.ones(1, 2, 4)
-    torch.testing.assert_close(criteria.aimer(weights_only(ones, -ones, ones.transpose(1, 2))), torch.ones(1).double())
-    single = torch.zeros(1, 2, 4)
-    single[0, 0, 0] = 1.0
-    sparse = weights_only(single, 0 * single, 0 * single.transpose(1, 2))
-    torch.testing.assert_close(criteria.aimer(sparse), torch.tensor([24**-0.5]).double())
-
-
 # -- 3: planted controls -------------------------------------------------------------------------------------------
 
 
@@ -243,12 +201,6 @@ def test_pairs_drop_the_less_used_member_and_look_again() -> None:
     assert chosen(stats, "ecc", 4, "max") == [1, 0, 3, 2]
     # equally used: the first goes
     assert chosen(with_pairs(together, [20, 20, 30, 25]), "ecc", 1, "max") == [0]
-
-
-def test_scores_drop_their_extremes() -> None:
-    stats = with_pairs([[0] * 4] * 4, [5, 3, 9, 3])
-    assert chosen(stats, "euf", 2, "min") == [1, 3]
-    assert chosen(stats, "euf", 2, "max") == [2, 0]
 
 
 def test_bad_input() -> None:

@@ -32,7 +32,7 @@ from orchard.runs.run import to_json
 from orchard.train import TrainLM
 from orchard.widgets import Explorer
 
-SIZE = SuiteSize(leave_one_out=(5, 5), curves=(3, 2), samples=(2, 4), subsets=100, subset_windows=3, reconstruction=2)
+SIZE = SuiteSize(leave_one_out=(5, 5), curves=(3, 2), samples=(2,), subsets=100, subset_windows=3, reconstruction=2)
 SHAPE = Shape(num_experts=8, top_k=2, hidden_dim=8)
 PROFILE = dataclasses.replace(
     PROFILES["smoke"], suite=SIZE, dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 1),), seq_len=37,
@@ -237,15 +237,15 @@ def test_shares_of_a_domain_add_up_and_rounds_agree_with_orders(computed: Any) -
     assert own.sort_values("round").query("round > 0")["expert"].tolist() == order
 
 
-def test_stability_has_both_sizes_and_no_criterion_of_weights(computed: Any) -> None:
+def test_stability_has_no_criterion_of_weights(computed: Any) -> None:
     table = computed[2]["stability"]
-    assert set(table["windows"]) == {2, 4}
+    assert set(table["windows"]) == {2}
     assert set(table["criterion"]) == {name for name, criterion in CRITERIA.items() if criterion.cost != "none"}
     assert table["overlap"].between(0, 1).all()
 
 
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
-    "leave_one_out": lambda t: training_figures.leave_one_out(t["leave_one_out"], "seed 1"),
+    "leave_one_out": lambda t: training_figures.leave_one_out(t["leave_one_out"]),
     "leave_one_out_by_domain": lambda t: training_figures.leave_one_out_by_domain(t["leave_one_out"]),
     "increases": lambda t: training_figures.increases(t["leave_one_out"]),
     "specialisation": lambda t: training_figures.specialisation(t["specialisation"]),
@@ -253,7 +253,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     "trust": lambda t: figures.trust(t["trust"]),
     "agreement": lambda t: figures.agreement(t["agreement_of_criteria"]),
     "scatter": lambda t: figures.scatter(t["importance"], ["ean", "rwn", "ege", "evtc"]),
-    "maps": lambda t: figures.maps(t["importance"], "seed 1"),
+    "maps": lambda t: figures.maps(t["importance"]),
     "stability": lambda t: figures.stability(t["stability"]),
     "curves": lambda t: figures.curves(t["criteria_curves"]),
     "later_criteria": lambda t: figures.later_criteria(t["criteria_curves"], [("reap", "min"), ("aimer", "max")]),
@@ -271,13 +271,11 @@ def test_figures_are_drawn_and_name_their_axes(computed: Any) -> None:
         assert any(labels), name
 
 
-def test_a_map_shows_the_costliest_expert_brightest_and_refuses_unknown_models(computed: Any) -> None:
+def test_a_map_shows_the_increases(computed: Any) -> None:
     table = computed[2]["leave_one_out"]
     own = table.query("split == 'test' and domain == 'all'")
     image = training_figures.leave_one_out(table).axes[0].collections[0]
     np.testing.assert_allclose(image.get_array(), own["increase"].to_numpy().reshape(2, 8))
-    with pytest.raises(ValueError, match="model 'seed 7' is not in the table: choose one of seed 1"):
-        training_figures.leave_one_out(table, "seed 7")
 
 
 def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) -> None:

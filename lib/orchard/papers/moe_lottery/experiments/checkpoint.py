@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -75,17 +74,6 @@ def memory(found: Mapping[str, Checkpoint], batch_size: int, length: int) -> pd.
         terms = {term: value / 2**30 for term, value in memory_bound(one, batch_size, length, DEFAULT).items()}
         rows.append({"checkpoint": name, "model": one.bytes("") / 2**30, **terms})
     return pd.DataFrame(rows)
-
-
-def masses(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Mean sum of the router's weights per token: checkpoint, layer, experts ("all", "kept"), mass."""
-    words = {"before": "all", "after": "kept"}
-    return pd.DataFrame([
-        {"checkpoint": name, "layer": int(layer.split(".")[2]), "experts": word, "mass": mass}
-        for name, report in reports.items()
-        for state, word in words.items()
-        for layer, mass in report[state]["mass"].items()
-    ])  # fmt: skip
 
 
 @torch.no_grad()

@@ -163,10 +163,9 @@ GPU = Profile(
     ),
     checkpoint=CheckpointSize(sequences=256, length=256, batch_size=16),
 )  # fmt: skip
-PAPER = Profile(
-    dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, models=((MIXTRAL, 0),), bytes_per_domain=8_000_000, know=1, entities=512,
-    seq_len=2048, batch_size=8, steps=0,  # nothing is trained from scratch: the paper takes Mixtral-8x7B
-    learning_rate=1e-6, calibration=256, eval_windows=256, draws=10,
+PAPER = replace(
+    GPU, dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, models=((MIXTRAL, 0),), seq_len=2048, batch_size=8,
+    steps=0, learning_rate=1e-6,  # nothing is trained from scratch: the paper takes Mixtral-8x7B
     suite=replace(GPU.suite, subsets=100),
     arms=ArmSize(  # 12 steps of 8 windows of 2048: 0.2 million tokens
         first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(),

@@ -30,7 +30,7 @@ from orchard.runs import Runner, Setting
 from orchard.train import choose, load_model
 
 WINDOWS = 8  # of the test split
-MOST_BOXES = 48  # tick boxes, one for each expert; a larger model has a menu for the layer
+MOST_BOXES = 64  # tick boxes, one for each expert; of a larger model the lowest layers can be taken apart
 BEFORE, AFTER = "#c9dcea", PALETTE[0]
 
 
@@ -74,28 +74,16 @@ def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
 
 
 def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
-    """What `orchard.widgets.explorer` needs: a figure for a set of experts, and a tick box for each.
+    """What `orchard.widgets.explorer` needs: a figure for a set of experts, and a tick box for each of the first `MOST_BOXES`.
+    `first`: what is dropped in the beginning."""
+    cells = [(place, e) for place in range(len(model.full.load)) for e in range(model.full.load.shape[1])][:MOST_BOXES]
+    boxes = {f"L{place} E{e}": (place, e) for place, e in cells}
 
-    A model with more than `MOST_BOXES` experts has a menu for the layer and a box for each expert of one. `first`: what is dropped
-    in the beginning; with a menu, from its first layer.
-    """
-    layers, experts = range(len(model.full.load)), range(model.full.load.shape[1])
-    start = {layer: set(gone) for layer, gone in (first or {}).items()}
-    controls: dict[str, Any]
-    if len(layers) * len(experts) <= MOST_BOXES:
-        controls = {f"L{place} E{e}": e in start.get(place, ()) for place in layers for e in experts}
+    def draw(**ticked: bool) -> Figure:
+        gone = [cell for name, cell in boxes.items() if ticked[name]]
+        return drawn(model, {place: [e for p, e in gone if p == place] for place in dict(gone)})
 
-        def draw(**ticked: bool) -> Figure:
-            return drawn(model, {place: [e for e in experts if ticked[f"L{place} E{e}"]] for place in layers})
-
-        return draw, controls
-    chosen = next(iter(start), 0)
-    controls = {"layer": list(map(str, layers)), **{f"E{e}": e in start.get(chosen, ()) for e in experts}}
-
-    def draw_layer(layer: str = str(chosen), **ticked: bool) -> Figure:
-        return drawn(model, {int(layer): [e for e in experts if ticked[f"E{e}"]]})
-
-    return draw_layer, controls
+    return draw, {name: e in (first or {}).get(place, ()) for name, (place, e) in boxes.items()}
 
 
 @torch.no_grad()

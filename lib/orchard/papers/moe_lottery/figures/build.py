@@ -13,7 +13,7 @@ from torch import nn
 from orchard import plot
 from orchard.data import ByteTokenizer
 from orchard.nn import Decoder, MixtureOfExperts
-from orchard.nn.moe import Dispatch, Router
+from orchard.nn.moe import Dispatch
 from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers, route
@@ -34,27 +34,6 @@ def toy(renormalise: bool = True, num_experts: int = 8, dim: int = 16) -> Mixtur
         ).build()
         nn.init.normal_(layer.gate.weight, std=0.5)
     return layer.eval()
-
-
-@torch.no_grad()
-def router_table(router: Router, tokens: int = 24) -> pd.DataFrame:
-    """Softmax of a router for random tokens, and which experts are chosen: columns token, expert, probability, weight."""
-    hidden = torch.randn(tokens, router.weight.shape[1], generator=torch.Generator().manual_seed(1))
-    logits, weights, index = router(hidden)
-    given = torch.zeros_like(logits).scatter_(1, index, weights)
-    token, expert = np.meshgrid(np.arange(tokens), np.arange(router.num_experts), indexing="ij")
-    return pd.DataFrame({
-        "token": token.ravel(), "expert": expert.ravel(),
-        "probability": logits.softmax(dim=-1).numpy().ravel(), "weight": given.numpy().ravel(),
-    })  # fmt: skip
-
-
-def router(table: pd.DataFrame, value: str = "weight") -> Figure:
-    """Experts against tokens."""
-    words = {"weight": "weight in the sum", "probability": "softmax of the router"}
-    return plot.heat_map(
-        table, row="expert", column="token", value=value, x_label="token", y_label="expert", value_label=words[value]
-    )
 
 
 @torch.no_grad()

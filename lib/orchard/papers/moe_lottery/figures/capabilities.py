@@ -20,7 +20,7 @@ from orchard.papers.moe_lottery.data.probes import CORRECT, OUTCOMES, UNPARSEABL
 from orchard.papers.moe_lottery.data.world import CHOOSE, NAME, TASKS
 from orchard.papers.moe_lottery.experiments.capabilities import HALF
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, use_style
 
 ARMS = {"ean": "EAN", "ege": "EGE", "euf": "EUF", RANDOM: "random", FULL: "full model"}
 COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
@@ -44,9 +44,6 @@ def _order(helps: Sequence[str]) -> list[str]:
 def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> Figure:
     """Exact match against s: a column per task, a row per help, a line per criterion (the paper's Figure 7). Random dropping is
     the mean of its draws, with their range; the dotted line is guessing, stars are the full model with the same help."""
-    check_columns(
-        table, {c: c for c in ("arm", "s", "draw", "help", "task", "metric", "value", "guess")}, "capability_grid"
-    )
     exact = table[(table["metric"] == "exact match") & ~table["arm"].isin(SPARSE)]
     rows = _order(list(helps or exact["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.7 + CELL * len(rows), len(rows), len(TASKS))
@@ -88,7 +85,6 @@ def _lines(panel: Axes, table: pd.DataFrame) -> None:
 @use_style()
 def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
     """Zero-shot answers as stacked bars: correct, wrong (understood, not right), unparseable; a panel per task."""
-    check_columns(table, {c: c for c in ("arm", "s", "help", "task", "outcome", "share")}, "error_bars")
     own = table[(table["help"] == NO_HELP) & ~table["arm"].isin(SPARSE)]
     means = own.groupby(["task", "arm", "s", "outcome"])["share"].mean().unstack("outcome")[list(OUTCOMES)] * 100
     order = sorted(set(zip(own["arm"], own["s"], strict=True)), key=lambda row: (list(COLOURS).index(row[0]), row[1]))
@@ -118,7 +114,6 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
     """Exact match at s = 50 % under every help, the full model given the same help beside it, and ticks at the
     parse rates; a panel per task."""
     columns = ["full", "value", "full_parsed", "parsed", "guess"]
-    check_columns(table, {c: c for c in ("arm", "s", "help", "task", *columns)}, "recovery_bars")
     own = table[(table["arm"] == arm) & (table["s"] == HALF)]
     rows = _order(list(own["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.9 + 0.3 * len(rows), 1, len(tasks))
@@ -156,7 +151,6 @@ LINES = {  # capability, metric -> legend, colour, marker
 def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "euf", RANDOM)) -> Figure:
     """Share that is lost of what the full model has above guessing, by capability, against s; a panel per arm. Above 100 %: below
     guessing. `table` is that of `drops`; what the full model does not do better than guessing has no line."""
-    check_columns(table, {c: c for c in ("arm", "s", "task", "metric", "drop")}, "relative_drops")
     found = table[(table["metric"] != "test loss") & table["drop"].notna()]
     made, axes = plot.figure(2 * COLUMN, 2.3, 1, len(arms))
     for panel, arm in zip(axes, arms, strict=True):
@@ -181,7 +175,6 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
 def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = "Base") -> Figure:
     """Half of the experts' weights gone: test loss and likeliest-value accuracy, without (hollow) and with fine-tuning (full
     marker); grey: the paper's mean zero-shot accuracy (Table 4)."""
-    check_columns(table, {c: c for c in ("arm", "help", "loss", "likeliest", "exact match")}, "against_sparsity")
     arms = [FULL, "ean", RANDOM, *SPARSE]
     made, axes = plot.figure(2 * COLUMN, 2.0, 1, 3)
     panels = (
@@ -200,7 +193,13 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
         panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms])
         panel.tick_params(labelleft=panel is axes[0])
         panel.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
-    paper = _table_4(published, model).reindex([TABLE_4.get(arm, "") for arm in arms])
+    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
+    paper = (
+        rows[rows["model"] == model]
+        .set_index("arm")["value"]
+        .astype(float)
+        .reindex([TABLE_4.get(arm, "") for arm in arms])
+    )
     axes[1].plot(
         paper, [place + 0.22 for place in range(len(arms))], "D", color=GREY, markerfacecolor="white", linestyle="none", markersize=3.5,
         label="paper, mean of five tasks",
@@ -209,21 +208,5 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
     return made
 
 
-def _table_4(published: pd.DataFrame, model: str) -> pd.Series:
-    """Mean accuracies of the paper's Table 4 by arm (%)."""
-    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
-    return rows[rows["model"] == model].set_index("arm")["value"].astype(float)
-
-
 def _half(arm: str) -> str:
     return {FULL: "full model", "ean": "EAN, 4 of 8", RANDOM: "random experts"}.get(arm, arm)
-
-
-def beside_table_4(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Our losses and accuracies (%) by arm and help, and the paper's mean accuracies of Base and Instruct (%) where it has that arm."""
-    own = table.groupby(["arm", "help"], sort=False)[["loss", "likeliest", "exact match", "parsed"]].mean()
-    own[["likeliest", "exact match", "parsed"]] *= 100
-    for model in ("Base", "Instruct"):
-        paper = _table_4(published, model)
-        own[f"paper, {model}"] = [paper.get(TABLE_4.get(arm, ""), float("nan")) for arm, _ in own.index]
-    return own

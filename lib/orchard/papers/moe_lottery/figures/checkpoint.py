@@ -49,20 +49,3 @@ def checkpoint_agreement(table: pd.DataFrame) -> Figure:
     seaborn.heatmap(grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=True, yticklabels=True, cbar_kws=bar)
     axes.set(xlabel="criterion", ylabel="criterion")
     return made
-
-
-@use_style()
-def router_mass(table: pd.DataFrame) -> Figure:
-    """Sum of the router's weights per token against the layer, with all experts and with those kept, one panel per checkpoint."""
-    names = list(pd.unique(table["checkpoint"]))
-    made, axes = plot.figure(width=3.3 * len(names), height=2.2, columns=len(names))
-    for place, (name, panel) in enumerate(zip(names, axes, strict=True)):
-        rows = table[table["checkpoint"] == name]
-        rows = rows.assign(experts=rows["experts"] + " experts")
-        seaborn.lineplot(
-            rows, x="layer", y="mass", hue="experts", style="experts", markers=True, dashes=False, ax=panel
-        )
-        panel.set(title=name, xticks=sorted(rows["layer"].unique()), ylim=(0, 1.1 * table["mass"].max()))
-        panel.set_ylabel("sum of router weights" if place == 0 else "")
-        panel.legend(title="")
-    return made

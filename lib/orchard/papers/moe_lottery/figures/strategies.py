@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from orchard import plot
 from orchard.papers.moe_lottery.figures.training import legend_below
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
 WIDE = 2 * COLUMN
@@ -50,9 +50,6 @@ def _spread(rows: pd.DataFrame) -> pd.DataFrame:
 def strategy_curves(table: pd.DataFrame) -> Figure:
     """Test loss against the share of experts dropped, a panel per criterion: strategies as lines, controls with the lottery's tokens
     as single points, the full model as horizontal line. Bands run over draws (random) or models."""
-    check_columns(
-        table, {name: name for name in ("criterion", "strategy", "s", "draw", "loss", "shape")}, "strategy_curves"
-    )
     rows = _main(table)
     shown = [name for name in CRITERIA if name in set(rows["criterion"])]
     made, panels = plot.figure(WIDE, 2.7, columns=len(shown))

@@ -92,9 +92,9 @@ def agreement(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def scatter(importance: pd.DataFrame, names: Sequence[str], model: str | None = None) -> Figure:
+def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
     """What leaving an expert out costs against its rank by a criterion within its layer (1: lowest score); colours are layers."""
-    own = of_model(importance, model)
+    own = of_model(importance)
     rows = -(-len(names) // 3)
     figure, axes = plot.figure(height=0.4 + 1.25 * rows, rows=rows, columns=3)
     for place, (name, panel) in enumerate(zip(names, axes, strict=False)):
@@ -149,9 +149,9 @@ def _shares(axes: Axes) -> None:
 
 
 @plot.use_style()
-def curves(table: pd.DataFrame, model: str | None = None) -> Figure:
+def curves(table: pd.DataFrame) -> Figure:
     """Figure 4: test loss against the share s of dropped experts, a panel per group, a line per criterion of the paper and direction."""
-    mean = _mean(of_model(table, model))
+    mean = _mean(of_model(table))
     figure, axes = plot.figure(width=5.2, height=5.2, rows=2, columns=2)
     for place, (panel, group) in enumerate(zip(axes, CRITERIA_GROUPS, strict=True)):
         _background(panel, mean)
@@ -178,9 +178,9 @@ def curves(table: pd.DataFrame, model: str | None = None) -> Figure:
 
 
 @plot.use_style()
-def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]], model: str | None = None) -> Figure:
+def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]]) -> Figure:
     """Test loss against s for some criteria with their direction."""
-    mean = _mean(of_model(table, model))
+    mean = _mean(of_model(table))
     figure, (axes,) = plot.figure(height=3.0)
     _background(axes, mean)
     for place, (name, direction) in enumerate(names):
@@ -192,9 +192,9 @@ def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]], model:
 
 
 @plot.use_style()
-def budgets(table: pd.DataFrame, model: str | None = None) -> Figure:
+def budgets(table: pd.DataFrame) -> Figure:
     """The same criterion with as many experts dropped from every layer, and with one ranking for all layers."""
-    mean = _mean(of_model(table, model))
+    mean = _mean(of_model(table))
     figure, (axes,) = plot.figure(height=2.6)
     _background(axes, mean)
     names = pd.unique(mean.loc[mean["budget"] == "all layers", "criterion"])
@@ -217,9 +217,9 @@ def on_validation(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 @plot.use_style()
-def maps(importance: pd.DataFrame, model: str | None = None) -> Figure:
+def maps(importance: pd.DataFrame) -> Figure:
     """Figures 8 to 15: the scores of every criterion by layer and expert, each on its own scale from lowest to highest."""
-    own = of_model(importance, model)
+    own = of_model(importance)
     names = list(pd.unique(own["criterion"]))
     rows = -(-len(names) // 4)
     figure, axes = plot.figure(width=5.2, height=0.5 + 0.82 * rows, rows=rows, columns=4)
@@ -284,11 +284,9 @@ def stability(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def curve_and_mask(
-    table: pd.DataFrame, dropped: pd.DataFrame, criterion: str, direction: str, s: float, model: str | None = None
-) -> Figure:
+def curve_and_mask(table: pd.DataFrame, dropped: pd.DataFrame, criterion: str, direction: str, s: float) -> Figure:
     """One criterion: its curve with the point at s, and which experts are gone there, with the round in which they went."""
-    mean, own = _mean(of_model(table, model)), of_model(dropped, model)
+    mean, own = _mean(of_model(table)), of_model(dropped)
     order = own[(own["criterion"] == criterion) & (own["direction"] == direction)]
     rounds = order.pivot(index="layer", columns="expert", values="round")
     figure, (above, below) = plot.figure(height=2.6 + 0.1 * len(rounds), rows=2)

@@ -19,12 +19,9 @@ from orchard import plot
 MOST_NUMBERS = 64  # cells in which numbers are written
 
 
-def of_model(table: pd.DataFrame, model: str | None = None) -> pd.DataFrame:
-    """Rows of one model; by default of the first. Raises ValueError for a model that is not there."""
-    names = list(pd.unique(table["model"]))
-    if model is not None and model not in names:
-        raise ValueError(f"model {model!r} is not in the table: choose one of {', '.join(names)}")
-    return table[table["model"] == (model or names[0])]
+def of_model(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first model: maps cannot be averaged."""
+    return table[table["model"] == table["model"].iloc[0]]
 
 
 def learning_curve(training: pd.DataFrame) -> Figure:
@@ -66,9 +63,9 @@ def log_norm(values: np.ndarray) -> LogNorm:
 
 
 @plot.use_style()
-def leave_one_out(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+def leave_one_out(table: pd.DataFrame, split: str = "test") -> Figure:
     """Increase of the loss without each expert: layer downwards, expert to the right, on a logarithmic colour scale."""
-    own = of_model(table[(table["split"] == split) & (table["domain"] == "all")], model)
+    own = of_model(table[(table["split"] == split) & (table["domain"] == "all")])
     grid = own.pivot(index="layer", columns="expert", values="increase")
     figure, (axes,) = plot.figure(height=0.75 + 0.28 * len(grid))
     image = layer_map(axes, grid, log_norm(grid.to_numpy()), ".3f")
@@ -87,9 +84,9 @@ def _plain_ticks(axis: Axis, low: float, high: float, mantissas: tuple[int, ...]
 
 
 @plot.use_style()
-def leave_one_out_by_domain(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+def leave_one_out_by_domain(table: pd.DataFrame, split: str = "test") -> Figure:
     """The map of :func:`leave_one_out` for the bytes of each domain, on one colour scale."""
-    own = of_model(table[(table["split"] == split) & (table["domain"] != "all")], model)
+    own = of_model(table[(table["split"] == split) & (table["domain"] != "all")])
     names = list(pd.unique(own["domain"]))
     grids = [own[own["domain"] == name].pivot(index="layer", columns="expert", values="increase") for name in names]
     norm = log_norm(np.stack([grid.to_numpy() for grid in grids]))
@@ -117,9 +114,9 @@ def _panels(
 
 
 @plot.use_style()
-def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
+def specialisation(table: pd.DataFrame) -> Figure:
     """How much of each domain every expert gets, times the number of experts: 1 is an even share; a panel per layer."""
-    own = of_model(table, model)
+    own = of_model(table)
     layers, experts = sorted(pd.unique(own["layer"])), own["expert"].nunique()
     grids = [
         own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") * experts for layer in layers
@@ -132,9 +129,9 @@ def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
 
 
 @plot.use_style()
-def load_and_coverage(table: pd.DataFrame, model: str | None = None) -> Figure:
+def load_and_coverage(table: pd.DataFrame) -> Figure:
     """Load of every expert, times the number of experts, and the share of the vocabulary that it was ever given."""
-    own = of_model(table, model).drop_duplicates(["layer", "expert"])
+    own = of_model(table).drop_duplicates(["layer", "expert"])
     own = own.assign(load=own["load"] * own["expert"].nunique(), coverage=100 * own["coverage"])
     figure, axes = plot.figure(height=0.9 + 0.5 * own["layer"].nunique(), rows=2)
     for panel, column, label, number in (

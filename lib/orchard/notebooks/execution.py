@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchard.errors import OrchardError
+from orchard.errors import BadInput, OrchardError
 from orchard.notebooks.kernel import Kernel, private_folder
 from orchard.notebooks.parameters import check_parameters, read_notebook
 from orchard.notebooks.progress import Execution, Progress, progress
@@ -42,13 +42,20 @@ def execute(
         KeyboardInterrupt: the kernel was killed and the copy written before it is raised again.
     """
     check_parameters(notebook, parameters)
+    check_limit(timeout_s)
     with progress(live) as shown:
         return run_notebook(notebook, output, dict(parameters), timeout_s, cwd or Path.cwd(), shown, notebook.stem)
 
 
+def check_limit(timeout_s: float | None) -> None:
+    """Raise ``BadInput`` unless a limit is a positive number of seconds."""
+    if timeout_s is not None and not timeout_s > 0:
+        raise BadInput(f"a limit of {timeout_s:g} s (--timeout) stops every notebook: give a number of seconds above 0")
+
+
 def run_notebook(
     notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float | None, cwd: Path, shown: Progress,
-    name: str, env: Mapping[str, str] | None = None, stop: threading.Event | None = None,
+    name: str, env: Mapping[str, str] | None = None, stop: threading.Event | None = None, warm: bool = False,
 ) -> Execution:  # fmt: skip
     total = sum(cell.cell_type == "code" for cell in read_notebook(notebook).cells) + bool(parameters)
     folder = private_folder()
@@ -57,7 +64,7 @@ def run_notebook(
     interrupt: BaseException | None = None
     start = time.monotonic()
     try:
-        kernel = Kernel(folder)
+        kernel = Kernel(folder, warm)
         environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), **(env or {})}
         talker = threading.Thread(
             target=_talk, args=(kernel, held, notebook, parameters, cwd, environment), daemon=True

@@ -136,8 +136,13 @@ def _family(arm: str) -> str:
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """The look of the project, as ``with use_style():`` or ``@use_style()`` around code that draws."""
-    with matplotlib.rc_context(STYLE):
+    """The look of the project, as ``with use_style():`` or ``@use_style()`` around code that draws.
+
+    It starts from matplotlib's own defaults: a reader's matplotlibrc (LaTeX, other sizes) changes nothing here.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         yield
 
 

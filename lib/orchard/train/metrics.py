@@ -1,4 +1,4 @@
-"""What a training run logs: JSON lines always, Weights & Biases by one switch, and the throughput meter.
+"""What a training run logs: JSON lines, and the throughput meter. The mirror on Weights & Biases is in ``mirror.py``.
 
 Rows are written by :class:`Monitor` and not by Lightning's ``self.log``, which writes them after the callbacks of a step: a
 checkpoint would then be older than the rows it belongs to, and a killed run would lose one.
@@ -7,7 +7,7 @@ checkpoint would then be older than the rows it belongs to, and a killed run wou
 from __future__ import annotations
 
 import json
-import os
+import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -18,7 +18,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-from orchard.errors import OrchardError
 from orchard.train.hardware import Hardware
 
 
@@ -59,26 +58,14 @@ class JsonLinesLogger(Logger):
         """Nothing to do: the run's ``config.json`` holds them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Write one row; ``step`` counts finished optimizer steps."""
-        self._file.write(json.dumps({"step": step} | metrics) + "\n")
+        """Write one row; ``step`` counts finished optimizer steps. JSON has no NaN and no infinity: they become null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
 
     def finalize(self, status: str) -> None:
         """Close the file."""
         self._file.close()
-
-
-def extra_loggers(label: str) -> list[Logger]:
-    """The Weights & Biases logger if ``$ORCHARD_WANDB`` names a project; otherwise nothing."""
-    project = os.environ.get("ORCHARD_WANDB")
-    if not project:
-        return []
-    try:
-        from lightning.pytorch.loggers import WandbLogger
-
-        return [WandbLogger(project=project, name=label or None)]
-    except ModuleNotFoundError:
-        raise OrchardError("ORCHARD_WANDB is set but wandb is not installed: pip install wandb, or unset it") from None
 
 
 class Monitor(pl.Callback):
@@ -92,11 +79,20 @@ class Monitor(pl.Callback):
     ) -> None:
         self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
         self.last: tuple[int, dict[str, float]] | None = None  # step and what was measured there
+        self._step: int = 0
+        self._loss: Any = 0.0  # of the step so far
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self._loss = self._loss + outputs["loss"]  # Lightning divides that of a batch by the batches of a step
         step, row = trainer.global_step, dict[str, float]()
+        if step == self._step:  # gradients are being accumulated
+            return
+        self._step, loss, self._loss = step, self._loss, 0.0
         if step % self.log_every == 0 or step == 1:
-            row["loss"] = float(outputs["loss"])
+            row["loss"] = float(loss)
         if step % self.validate_every == 0:
             with self.meter.paused():
                 measured = self.validate()
@@ -116,9 +112,9 @@ class ThroughputMeter(pl.Callback):
     """
 
     def __init__(
-        self, tokens_per_step: int, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5
+        self, tokens_per_batch: int | float, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5
     ) -> None:
-        self.tokens_per_step, self.hardware, self.warmup = tokens_per_step, hardware, warmup
+        self.tokens_per_batch, self.hardware, self.warmup = tokens_per_batch, hardware, warmup
         self.flops_per_token = 3 * forward_flops_per_token
         self._seen = self._steps = 0
         self._start: float | None = None
@@ -146,7 +142,7 @@ class ThroughputMeter(pl.Callback):
         """``tokens_per_s``, ``flops`` (per second) and ``mfu`` of a finished training; empty if it was too short."""
         if not self._steps or not self._seconds:
             return {}
-        tokens = self._steps * self.tokens_per_step / self._seconds
+        tokens = self._steps * self.tokens_per_batch / self._seconds
         rates = {"tokens_per_s": tokens, "flops": tokens * self.flops_per_token}
         if self.hardware.peak_flops:
             rates["mfu"] = rates["flops"] / self.hardware.peak_flops

@@ -27,7 +27,7 @@ from orchard import plot
 from orchard.data import ResumableLoader, Windows, tokens
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.rattention import experiments
+from orchard.papers.rattention.experiments import profiles as experiments
 from orchard.runs import Setting, Store, Workspace, execute
 from orchard.runs.device import resolve_device
 from orchard.series import open_series, paper_module, relative, slugs

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchard.papers.rattention import opaque
-from orchard.papers.rattention.recurrences import gated_delta, recurrent, residual, scalar_decay
+from orchard.papers.rattention.method import opaque
+from orchard.papers.rattention.method.recurrences import gated_delta, recurrent, residual, scalar_decay
 
 SHAPES = [
     (2, 37, 4, 2, 6, 5, 8),

@@ -11,9 +11,9 @@ import torch
 from orchard.claims import load_claims
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Attention
-from orchard.papers.rattention import checks
-from orchard.papers.rattention.golden import GOLDEN_MISPRINT, golden_inputs
-from orchard.papers.rattention.method import RAttention
+from orchard.papers.rattention.method.attention import RAttention
+from orchard.papers.rattention.runs import checks
+from orchard.papers.rattention.runs.checks import GOLDEN_MISPRINT, golden_inputs
 from orchard.series import papers_folder
 
 LIMITS = {"C1": 1e-5, "C2": 2e-5, "C3": 1e-4, "C4": 0, "C4b": 1e-4, "C5": 1e-9, "C6": 0.3, "C17": 0.06}

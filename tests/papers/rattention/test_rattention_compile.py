@@ -9,7 +9,7 @@ import pytest
 
 TRACE = """
 import sys, torch
-from orchard.papers.rattention.arms import arm
+from orchard.papers.rattention.method.models import arm
 from orchard.train.lm import token_losses
 cfg = arm(sys.argv[1], dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, ffn_dim=16, vocab_size=19, period=2)
 model, tokens = cfg.build(), torch.randint(0, 19, (2, 33))

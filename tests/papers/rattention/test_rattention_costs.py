@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from orchard.papers.rattention import costs
+from orchard.papers.rattention.method import costs
 
 B3, B12 = costs.SHAPES["3B"], costs.SHAPES["12B"]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Sampling, stream
-from orchard.papers.rattention import sweep, use
-from orchard.papers.rattention.method import RAttention
+from orchard.papers.rattention.experiments import window_sweep
+from orchard.papers.rattention.method.attention import RAttention
 from orchard.runs import Finished, Setting
 
 HEAD_DIM = 4
@@ -161,17 +161,17 @@ def test_the_model_of_the_notebook_is_a_run_of_the_sweep() -> None:
         return [Told(Path(f"{abs(cfg.optim.learning_rate - 2e-3):.4f}")) for cfg in cfgs]
 
     setting = Setting("smoke")
-    cfg, _ = use.trained(setting, run, "rattn@16")
+    cfg, _ = window_sweep.trained_arm(setting, run, "rattn@16")
     assert cfg.optim.learning_rate == 2e-3
-    sweep.trained(setting, run, ["rattn@16"])
+    window_sweep.trained(setting, run, ["rattn@16"])
     assert asked[1] == [cfg.fingerprint()]
     assert cfg.fingerprint() in asked[-1]
 
 
 def test_memory_table() -> None:
-    table = use.memory_table(Setting("smoke"), ["full_rope", "rattn@16"], [64, 4096]).set_index(["arm", "tokens"])[
-        "bytes"
-    ]
+    table = window_sweep.memory_table(Setting("smoke"), ["full_rope", "rattn@16"], [64, 4096]).set_index(
+        ["arm", "tokens"]
+    )["bytes"]
     token, state = 2 * 2 * 16 * 4, 4 * 2 * 32 * 16
     assert table["full_rope", 4096] == 4 * 4096 * token
     assert table["rattn@16", 4096] == 4096 * token + 3 * (16 * token + state)

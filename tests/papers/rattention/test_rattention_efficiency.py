@@ -11,10 +11,22 @@ import torch
 
 from orchard.errors import BadInput
 from orchard.kernels.residual import residual_linear_attention
-from orchard.papers.rattention import bench, costs, efficiency, figures, throughput
-from orchard.papers.rattention.arms import arm
-from orchard.papers.rattention.inference import Decode, Memory, fitted_exponent
-from orchard.papers.rattention.throughput import Accuracy, Measurement, Operations, Steps, Tiles
+from orchard.papers.rattention import cli, experiments
+from orchard.papers.rattention.experiments import speed as tables_of
+from orchard.papers.rattention.figures import efficiency as figures
+from orchard.papers.rattention.method import costs
+from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.runs import speed
+from orchard.papers.rattention.runs.speed import (
+    Accuracy,
+    Decode,
+    Measurement,
+    Memory,
+    Operations,
+    Steps,
+    Tiles,
+    fitted_exponent,
+)
 from orchard.runs import Finished, Run, Setting, Workspace
 
 SHAPE = {"dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "ffn_dim": 24}
@@ -37,7 +49,7 @@ def test_a_peer_that_cannot_run_gives_a_reason(tmp_path, monkeypatch):
     def missing(device: str, window: int) -> None:
         raise ImportError("flash-linear-attention is not installed")
 
-    monkeypatch.setattr(throughput, "_fla", missing)
+    monkeypatch.setattr(speed, "_fla", missing)
     table = rows(Operations.Config(**SHAPE, rounds=1, lengths=[64], tokens=64, window=16), tmp_path)
     (reason,) = table.loc[table["name"] == "fla", "reason"]
     assert reason == "ImportError: flash-linear-attention is not installed"
@@ -48,7 +60,7 @@ def test_a_peer_that_cannot_run_gives_a_reason(tmp_path, monkeypatch):
 def test_fla_computes_the_same_function(window):
     q, k, v = torch.randn(2, 128, 4, 8), torch.randn(2, 128, 2, 8), torch.randn(2, 128, 2, 8)
     expected = residual_linear_attention(q, k, v, window)[0]
-    torch.testing.assert_close(throughput._fla("cpu", window)(q, k, v), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(speed._fla("cpu", window)(q, k, v), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_steps_compare_three_arms(tmp_path):
@@ -67,7 +79,7 @@ def test_tiles_are_timed_and_the_best_meets_the_base(tmp_path, monkeypatch):
             raise OutOfResources("shared memory, Required: 300000\nmore")
         return residual_linear_attention(q, k, v, window, chunk_size=tile[0])[0]
 
-    monkeypatch.setattr(throughput, "with_tile", kernel)
+    monkeypatch.setattr(speed, "with_tile", kernel)
     cfg = Tiles.Config(
         **SHAPE, rounds=1, length=64, batch=1, window=8, chunks=[16, 32, 64], tiles_per_state=[1, 2], pairs=3
     )
@@ -133,7 +145,7 @@ def test_exponent_of_a_power():
 
 def test_memory_of_the_local_layer_is_linear(tmp_path):
     table = rows(Memory.Config(**SHAPE, arms=["rattn@32"], lengths=[512, 1024, 2048]), tmp_path)
-    found = efficiency.exponents(table)
+    found = tables_of.exponents(table)
     assert found["mode"].tolist() == ["inference", "training"]
     assert found["exponent"].between(0.85, 1.15).all()
 
@@ -173,8 +185,8 @@ def tiled() -> pd.DataFrame:
 
 
 def test_ratios_hold_a_gpu_to_its_targets_and_a_cpu_to_none():
-    assert (efficiency.ratios(times())["met"] == "").all()
-    found = efficiency.ratios(times("cuda")).set_index(["what", "length"])
+    assert (tables_of.ratios(times())["met"] == "").all()
+    found = tables_of.ratios(times("cuda")).set_index(["what", "length"])
     layer = "full attention layer / RATTENTION layer"
     assert found.loc[(layer, 4096), ["ratio", "target", "met"]].tolist() == [4.0, 1.0, "yes"]
     assert found.loc[(layer, 32768), "ratio"] == 32
@@ -188,7 +200,7 @@ def test_a_target_that_was_not_measured_or_missed_says_so():
     table = times("cuda")
     table = table[~((table["name"] == "fla") & (table["length"] == 1024))]
     table.loc[table["name"] == "fla", "ms"] /= 100
-    found = efficiency.ratios(table).set_index(["what", "length"])["met"]
+    found = tables_of.ratios(table).set_index(["what", "length"])["met"]
     kernel = "fla's linear attention / our residual linear attention"
     assert found[kernel, 1024] == "not measured"
     assert found[kernel, 4096] == "no"
@@ -198,31 +210,31 @@ def test_errors_are_held_to_their_limits():
     table = pd.DataFrame(
         {"dtype": ["bfloat16", "float32", "float32"], "what": ["o", "o", "dq"], "error": [2e-3, 1e-7, 2e-5]}
     )
-    assert efficiency.worst_errors(table).to_numpy().tolist() == [
+    assert tables_of.worst_errors(table).to_numpy().tolist() == [
         ["bfloat16", 2e-3, 5e-3, "yes"],
         ["float32", 2e-5, 1e-5, "no"],
     ]
 
 
 def test_evidence_of_the_step_time_is_paired_by_round():
-    found = efficiency.step_ratios(lambda name: times())
+    found = tables_of.step_ratios(lambda name: times())
     assert list(found.columns) == ["part", "seed", "unit", "value"]
     assert found["part"].unique().tolist() == ["T = 256", "T = 512"]
     assert found.loc[found["part"] == "T = 256", "value"].tolist() == [12 / 10, 13 / 11, 14 / 12]
 
 
 def test_evidence_of_the_tiles_is_empty_without_a_gpu():
-    nothing = efficiency.tile_gain(lambda name: times())
+    nothing = tables_of.tile_gain(lambda name: times())
     assert list(nothing.columns) == ["part", "seed", "unit", "value"]
     assert nothing.empty
-    assert efficiency.tile_gain(lambda name: tiled())["value"].tolist() == pytest.approx([0.2] * 4)
+    assert tables_of.tile_gain(lambda name: tiled())["value"].tolist() == pytest.approx([0.2] * 4)
 
 
 def test_relative_steps_stand_beside_the_papers():
     published = pd.DataFrame({
         "table": "Table 3", "model": "3B", "context": 4096, "arm": ["Full", "SWA@2048", "RAtt@512"], "value": [0.84, 0.80, 0.87],
     })  # fmt: skip
-    found = efficiency.relative_steps(times(), published).set_index(["source", "setting", "arm"])["ratio"]
+    found = tables_of.relative_steps(times(), published).set_index(["source", "setting", "arm"])["ratio"]
     assert found["paper", "3B, 4k", "rattn"] == pytest.approx(0.87 / 0.80)
     assert found["here", "T = 256", "full"] == pytest.approx(10 / 11)  # medians of 9, 10, 11 and 10, 11, 12
     assert found["here", "T = 512", "swa"] == 1
@@ -241,7 +253,7 @@ def test_experiments_ask_for_one_run_at_a_time_and_keep_it_small():
 
     for name in ("throughput", "accuracy", "decode", "memory"):
         with pytest.raises(Stop):
-            efficiency.EXPERIMENTS[name](Setting("smoke"), runner)
+            experiments.EXPERIMENTS[name](Setting("smoke"), runner)
     assert [len(cfgs) for cfgs in asked] == [1, 1, 1, 1]
     assert all(isinstance(cfg, Measurement.Config) and not cfg.gpu for (cfg,) in asked)
 
@@ -273,7 +285,7 @@ def test_bench_lists_times_ratios_and_what_is_missing():
     tables = {"throughput": tiled(), "accuracy": pd.DataFrame({"dtype": ["float32"], "what": ["o"], "error": [1e-7]})}
     tables["throughput"]["reason"] = tables["throughput"]["reason"].fillna("")
     tables["throughput"].loc[0, "reason"] = "RuntimeError: no"
-    parts = {name: table for _, name, table, _ in bench.bench(tables.__getitem__)}
+    parts = {name: table for _, name, table, _ in cli.bench(tables.__getitem__)}
     assert list(parts) == ["throughput", "throughput_ratios", "steps", "accuracy", "throughput_missing", "tiles"]
     assert len(parts["throughput_missing"]) == 1
     assert parts["tiles"]["ms"].isna().sum() == 1

@@ -12,10 +12,12 @@ from torch import Tensor
 from orchard.kernels.residual import FEATURE_MAPS
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Decoder, RMSNorm, Rotary
-from orchard.papers.rattention import checks, costs
-from orchard.papers.rattention.arms import arm
-from orchard.papers.rattention.figures import explorers
-from orchard.papers.rattention.method import RAttention
+from orchard.papers.rattention.explorers import layer as explorers
+from orchard.papers.rattention.figures import sweep
+from orchard.papers.rattention.method import costs
+from orchard.papers.rattention.method.attention import RAttention
+from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.runs import checks
 
 TEXT = "for t in range(time):  # é\n\tfolded = t - 1"
 
@@ -175,7 +177,7 @@ def test_for_independent_values_the_constant_feature_holds_one_part_in_e() -> No
 
 def test_published_points_have_the_bytes_of_the_cost_model() -> None:
     published = checks.published()
-    table = explorers.published_pareto_table(published, context=8192, batch=3, state="fp32 per kv head")
+    table = sweep.published_pareto_table(published, context=8192, batch=3, state="fp32 per kv head")
     assert len(table) == 12
     at = table.set_index(["family", "window"])
     shape = costs.SHAPES["3B"]
@@ -186,7 +188,7 @@ def test_published_points_have_the_bytes_of_the_cost_model() -> None:
     assert table[table["family"] == "Full"]["bytes"].item() == 3 * costs.kv_bytes(shape, 8192, None)
     assert at.loc[("RAtt", 512), "value"] == 42.2
     with pytest.raises(ValueError, match="state='fp8' is not known: use one of bf16 per kv head"):
-        explorers.published_pareto_table(published, state="fp8")
+        sweep.published_pareto_table(published, state="fp8")
 
 
 def shown(figure: Figure) -> str:
@@ -209,6 +211,6 @@ def test_every_extreme_draws(probed: explorers.Probe) -> None:
 def test_the_published_point_moves_and_says_where_there_is_none() -> None:
     published = checks.published()
     held = costs.kv_bytes(costs.SHAPES["3B"], 4096, 511) / 2**20
-    assert f"SWA@512: 33.4 % at {held:.3g} MiB" in shown(explorers.published_pareto(published))
-    assert "SWA@64: no value" in shown(explorers.published_pareto(published, window=64, context=128))
-    assert "RAtt@2048: no value" in shown(explorers.published_pareto(published, window=2048, context=131072, batch=256))
+    assert f"SWA@512: 33.4 % at {held:.3g} MiB" in shown(sweep.published_pareto(published))
+    assert "SWA@64: no value" in shown(sweep.published_pareto(published, window=64, context=128))
+    assert "RAtt@2048: no value" in shown(sweep.published_pareto(published, window=2048, context=131072, batch=256))

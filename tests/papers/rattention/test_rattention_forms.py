@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orchard.kernels.residual import naive as reference
 from orchard.nn import window_mask
-from orchard.papers.rattention.method import (
+from orchard.papers.rattention.method.attention import (
     ResidualCache,
     default_chunk,
     feature_map,

@@ -9,9 +9,9 @@ import torch
 
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Attention, Block, Decoder, Packed, RMSNorm, Rotary, attention
-from orchard.papers.rattention import costs
-from orchard.papers.rattention.arms import arm, arm_window, paper_model, parse_arm
-from orchard.papers.rattention.method import RAttention, ResidualCache, local_global
+from orchard.papers.rattention.method import costs
+from orchard.papers.rattention.method.attention import RAttention, ResidualCache, local_global
+from orchard.papers.rattention.method.models import arm, arm_window, paper_model, parse_arm
 
 SMALL = {"dim": 24, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "ffn_dim": 32, "vocab_size": 31}
 ARMS = ("full_rope", "full_rnope", "swa@4", "rattn@4", "la", "swa_mem@4", "swa_flops@4")

@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.rattention import checks, figures, ruler_view
-from orchard.papers.rattention.arms import arm
-from orchard.papers.rattention.ruler_run import TrainRuler
-from orchard.papers.rattention.ruler_tok import RULER_TASKS, VOCAB_SIZE, generate, spell
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, VOCAB_SIZE, generate, spell
+from orchard.papers.rattention.explorers import ruler as ruler_view
+from orchard.papers.rattention.figures import long_context as figures
+from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.runs import checks
+from orchard.papers.rattention.runs.ruler import TrainRuler
 from orchard.plot.style import GREY
 from orchard.runs import Setting
 from orchard.runs.store import Finished

@@ -13,13 +13,27 @@ from safetensors.torch import load_file
 
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.rattention import long_context, ruler_run
-from orchard.papers.rattention.arms import arm
-from orchard.papers.rattention.evidence import EVIDENCE
-from orchard.papers.rattention.long_context import SIZES, advantage, against, smaller_windows, steps_to_reach
-from orchard.papers.rattention.profiles import PROFILES, model
-from orchard.papers.rattention.ruler_run import TEST, TrainingBatches, TrainRuler, answer_losses, examples, found, score
-from orchard.papers.rattention.ruler_tok import TASKS, VOCAB_SIZE, Examples, generate
+from orchard.papers.rattention.data.ruler_tokens import TASKS, VOCAB_SIZE, Examples, generate
+from orchard.papers.rattention.experiments import EVIDENCE, EXPERIMENTS, long_context
+from orchard.papers.rattention.experiments.long_context import (
+    SIZES,
+    advantage,
+    against,
+    smaller_windows,
+    steps_to_reach,
+)
+from orchard.papers.rattention.experiments.profiles import PROFILES, model
+from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.runs import ruler as ruler_run
+from orchard.papers.rattention.runs.ruler import (
+    TEST,
+    TrainingBatches,
+    TrainRuler,
+    answer_losses,
+    examples,
+    found,
+    score,
+)
 from orchard.runs import Setting, Store, Workspace
 from orchard.train import choose
 
@@ -51,7 +65,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
             raise RuntimeError("killed")
         return honest(*args)
 
-    monkeypatch.setattr("orchard.papers.rattention.ruler_training.answer_losses", dies)
+    monkeypatch.setattr("orchard.papers.rattention.runs.ruler.answer_losses", dies)
     with pytest.raises(RuntimeError, match="killed"):
         compute(tiny(), tmp_path / "broken")
     assert compute(tiny(), tmp_path / "broken") == whole
@@ -205,7 +219,7 @@ def test_the_experiment_tunes_families_and_reports_every_cell(tmp_path: Path, mo
             runs[cfg.label] = store.compute(cfg, "cpu")
         return [runs[cfg.label] for cfg in cfgs]
 
-    tables = {name: make(Setting("smoke"), run) for name, make in long_context.EXPERIMENTS.items()}
+    tables = {name: make(Setting("smoke"), run) for name, make in EXPERIMENTS.items() if name.startswith("ruler")}
     assert len(tables["ruler_tuning"]) == 5
     ruler, units, curves = tables["ruler"], tables["ruler_units"], tables["ruler_curves"]
     assert len(ruler) == 2 * 2 * 2 * 2

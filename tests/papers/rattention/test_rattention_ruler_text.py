@@ -12,8 +12,8 @@ import pytest
 
 from orchard.data import LocalText
 from orchard.errors import BadInput
-from orchard.papers.rattention import ruler_text
-from orchard.papers.rattention.ruler_text import (
+from orchard.papers.rattention.data import ruler_text
+from orchard.papers.rattention.data.ruler_text import (
     make_rows,
     score_file,
     string_match_all,
@@ -21,7 +21,7 @@ from orchard.papers.rattention.ruler_text import (
     tokens_to_generate,
     write_rows,
 )
-from orchard.papers.rattention.ruler_tok import RULER_TASKS
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
 
 ESSAY = [f"Sentence number {i} of this essay says nothing of note." for i in range(40)]
 WITHOUT_QA = [task for task in RULER_TASKS if not task.startswith("qa")]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from orchard.errors import BadInput
-from orchard.papers.rattention import ruler_tok
-from orchard.papers.rattention.ruler_tok import (
+from orchard.papers.rattention.data import ruler_tokens as ruler_tok
+from orchard.papers.rattention.data.ruler_tokens import (
     OWN_TASKS,
     PAIR_TASKS,
     RULER_TASKS,

@@ -10,9 +10,9 @@ from torch import Tensor
 from orchard.kernels.residual import feature_map
 from orchard.kernels.residual.naive import residual_mask
 from orchard.nn import Packed, RMSNorm, attention, window_mask
-from orchard.papers.rattention import recurrences
-from orchard.papers.rattention.method import RAttention
-from orchard.papers.rattention.variants import (
+from orchard.papers.rattention.method import recurrences
+from orchard.papers.rattention.method.attention import RAttention
+from orchard.papers.rattention.method.variants import (
     GatedDelta,
     HeadSplit,
     JointDenominator,

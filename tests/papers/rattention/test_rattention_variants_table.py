@@ -11,11 +11,10 @@ import torch
 
 from orchard.claims import load_claims
 from orchard.nn import Attention
-from orchard.papers.rattention import ablations, drift
-from orchard.papers.rattention.ablations import SIZES, TUNED, VARIANTS, rates, variant, variant_run
-from orchard.papers.rattention.checks import published
-from orchard.papers.rattention.evidence import EVIDENCE
-from orchard.papers.rattention.figures import (
+from orchard.papers.rattention.experiments import EVIDENCE, ablations
+from orchard.papers.rattention.experiments.ablations import SIZES, TUNED, VARIANTS, rates, variant, variant_run
+from orchard.papers.rattention.experiments.profiles import PROFILES
+from orchard.papers.rattention.figures.ablation import (
     ablation,
     beside_paper,
     by_stratum,
@@ -25,9 +24,10 @@ from orchard.papers.rattention.figures import (
     reading_table,
     state_drift,
 )
-from orchard.papers.rattention.method import RAttention
-from orchard.papers.rattention.profiles import PROFILES
-from orchard.papers.rattention.variants import HeadSplit
+from orchard.papers.rattention.method.attention import RAttention
+from orchard.papers.rattention.method.variants import HeadSplit
+from orchard.papers.rattention.runs import drift
+from orchard.papers.rattention.runs.checks import published
 from orchard.paths import root
 from orchard.runs import Setting
 from orchard.train.lm import token_losses

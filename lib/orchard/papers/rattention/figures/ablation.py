@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
-from orchard.papers.rattention.ablations import VARIANTS
-from orchard.papers.rattention.evidence import interval
+from orchard.papers.rattention.experiments.ablations import VARIANTS
+from orchard.papers.rattention.experiments.window_sweep import interval
 from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
 
 ROW = 0.145  # inches

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from orchard import plot
-from orchard.papers.rattention import costs, efficiency
+from orchard.papers.rattention.experiments import speed
+from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY, INK, PALETTE
 
 WIDE = 7.0  # inches: both columns of a paper
@@ -52,7 +53,7 @@ def _log(axes: Axes) -> None:
 def tiles(table: pd.DataFrame) -> Figure:
     """Time of the kernels for every tile of C tokens and m tiles per saved state."""
     return plot.heat_map(
-        efficiency.tiles(table), row="C", column="m", value="ms", x_label="tiles per saved state, m", y_label="tokens per tile, C",
+        speed.tiles(table), row="C", column="m", value="ms", x_label="tiles per saved state, m", y_label="tokens per tile, C",
         value_label="forward + backward (ms)",
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot
-from orchard.papers.rattention.long_context import steps_to_reach
-from orchard.papers.rattention.ruler_tok import RULER_TASKS, UNAVAILABLE
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
+from orchard.papers.rattention.experiments.long_context import steps_to_reach
 
 LINES = ("-", "--", ":", "-.")
 DEPTH_BINS = 5

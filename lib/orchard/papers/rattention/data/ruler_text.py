@@ -29,7 +29,7 @@ from typing import Any
 
 from orchard.data import EmbeddedText, Source
 from orchard.errors import BadInput, closest
-from orchard.papers.rattention.ruler_tok import RULER_TASKS
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
 
 Row = dict[str, Any]
 SAMPLES = 500  # rows per task and length

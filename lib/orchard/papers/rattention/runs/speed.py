@@ -1,4 +1,4 @@
-"""How long the operations of RAttention take beside their peers, forward and backward (claims C14, C15).
+"""What RAttention costs beside its peers: time forward and backward (claims C14, C15), latency and bytes of decoding, peak memory.
 
 Peers get the same shapes in the same process, in turn and round by round, after a warm-up that also compiles; a ratio is the median
 over the rounds of the ratio within a round, so that a slow moment of the machine hits both. Times are seconds per call.
@@ -8,6 +8,8 @@ over the rounds of the ratio within a round, so that a slow moment of the machin
     steps         forward and backward of small decoders: full attention, swa@T/2, rattn@T/8
     tiles         the Triton kernels for every tile of C tokens and m tiles per saved state (GPU)
     accuracy      relative root mean square error against the definition in fp64
+    decode        a prompt of `context` tokens is read, then tokens are written one by one; arms take turns, token by token
+    memory        peak of live allocations during one forward of the local layer; exponent of bytes ~ length^a by least squares in log-log
 
 Every measurement is a run: computed once, kept with the hardware it was made on.
 """
@@ -16,10 +18,14 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import statistics
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +33,10 @@ from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.kernels.residual.naive import quadratic
-from orchard.nn import attention
-from orchard.papers.rattention.arms import arm
+from orchard.nn import Decoder, DecoderCache, attention
+from orchard.papers.rattention.method.models import arm
 from orchard.runs import Run, Workspace
-from orchard.timing import Step, interleaved
+from orchard.timing import Step, interleaved, peak_bytes
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
@@ -355,3 +361,96 @@ def _values(
     inputs = [x.detach().requires_grad_() for x in inputs]
     output = form(*inputs, window)[0]
     return [output.detach(), *torch.autograd.grad(output, inputs, weight)]
+
+
+class Decode(Measurement):
+    """Decoding one token after a prompt: rows arm, context, batch, cache_bytes (per sequence), ms (median over `rounds` tokens).
+
+    The timed tokens are the last of `context`: caches have room for so many and no more, and the bytes of their tensors are
+    counted, not computed from a formula. Every arm has the same batch. On a GPU bf16 weights and caches (the state stays fp32),
+    elsewhere fp32; not compiled, so that small models are bound by the calls of Python and not by memory.
+    """
+
+    class Config(Measurement.Config):
+        num_layers: int = REQUIRED
+        arms: list[str] = REQUIRED
+        contexts: list[int] = REQUIRED
+        batch: int = 1
+
+    cfg: Config
+
+    @torch.inference_mode()
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Contexts one after the other; the arms of one context in turn."""
+        cfg, hardware = self.cfg, self.hardware(work)
+        dtype = torch.bfloat16 if hardware.device == "cuda" else torch.float32
+        models = {name: self.model(name, cfg.num_layers).build().to(hardware.device, dtype).eval() for name in cfg.arms}
+        rows = []
+        for context in cfg.contexts:
+            if context < cfg.rounds + 2:
+                raise BadInput(
+                    f"{cfg.label}: a context of {context} has no room for a prompt and {cfg.rounds} + 1 tokens after it"
+                )
+            prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=hardware.device)
+            caches, seconds = {}, dict[str, list[float]]()
+            for name, model in models.items():
+                caches[name] = model.new_cache(cfg.batch, context, device=hardware.device, dtype=dtype)
+                model.features(prompt, caches[name])
+                model(prompt[:, :1], caches[name])  # warm up
+                seconds[name] = []
+            for turn in range(cfg.rounds):
+                first = turn % len(cfg.arms)
+                for name in cfg.arms[first:] + cfg.arms[:first]:
+                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], hardware))
+            rows += [
+                {"arm": name, "context": context, "batch": cfg.batch, "cache_bytes": caches[name].bytes() // cfg.batch,
+                 "ms": 1e3 * statistics.median(seconds[name])} for name in cfg.arms
+            ]  # fmt: skip
+            work.log(f"context {context} done")
+        return {"rows": rows}
+
+
+def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, hardware: Hardware) -> float:
+    """Seconds from one token to the logits of the next."""
+    start = time.perf_counter()
+    model(token, cache)
+    if hardware.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+class Memory(Measurement):
+    """Peak of live allocations above its inputs during one forward of a local layer on the CPU: rows arm, mode, length, bytes.
+
+    Modes: "inference" keeps nothing, "training" keeps what the backward pass needs.
+    """
+
+    class Config(Measurement.Config):
+        rounds: int = 1
+        arms: list[str] = REQUIRED
+        lengths: list[int] = REQUIRED
+        batch: int = 1
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Every arm, mode and length; always on the CPU, which has no allocator that hides a quadratic tensor."""
+        self.hardware(work, "cpu")
+        rows = []
+        for name in self.cfg.arms:
+            layer = self.layer(name)
+            with torch.no_grad():  # masks are made once and stay
+                layer(torch.randn(1, max(self.cfg.lengths), self.cfg.dim))
+            for length in self.cfg.lengths:
+                x = torch.randn(self.cfg.batch, length, self.cfg.dim)
+                for mode in ("inference", "training"):
+                    with torch.set_grad_enabled(mode == "training"):
+                        peak = peak_bytes(partial(layer, x))
+                    rows.append({"arm": name, "mode": mode, "length": length, "bytes": peak})
+        return {"rows": rows}
+
+
+def fitted_exponent(lengths: list[int], values: list[int]) -> float:
+    """The a of bytes ~ length^a: slope of the least-squares line through the logarithms."""
+    slope, _ = np.polyfit(np.log(lengths), np.log(values), 1)
+    return float(slope)

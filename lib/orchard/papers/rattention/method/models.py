@@ -18,8 +18,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
-from orchard.papers.rattention.costs import SHAPES, compute_matched_window, memory_matched_window
-from orchard.papers.rattention.method import RAttention, default_chunk, local_global
+from orchard.papers.rattention.method.attention import RAttention, default_chunk, local_global
+from orchard.papers.rattention.method.costs import SHAPES, compute_matched_window, memory_matched_window
 
 WITHOUT_WINDOW = ("full_rope", "full_rnope", "la")
 WITH_WINDOW = ("swa", "rattn", "swa_mem", "swa_flops")

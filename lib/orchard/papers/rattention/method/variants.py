@@ -5,7 +5,7 @@
 `Variant` computes this with hooks: where the branch starts (delta), what it sees (`branch_inputs`, `place_branch`), its
 recurrence (`recur`), the window branch (`local`) and how both are joined (`combine`). The rest is a subclass each.
 Feature map, norms, learned start and q/k scale are fields of RAttention itself.
-Shapes as in `method.py`; `extra` [batch, time, kv_heads, n] is what the branch alone needs of a token (gates, own keys).
+Shapes as in `attention.py`; `extra` [batch, time, kv_heads, n] is what the branch alone needs of a token (gates, own keys).
 RATTENTION (arXiv 2506.15545), its section on ablations and Table 4; other sources stand at the classes.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from orchard.kernels.residual import feature_dim, feature_map, no_autocast, residual_linear_attention
 from orchard.nn import Attention, Cache, Packed, RMSNorm, RollingCache, attention
-from orchard.papers.rattention.method import RAttention, default_chunk
-from orchard.papers.rattention.recurrences import gated_delta, residual, scalar_decay
+from orchard.papers.rattention.method.attention import RAttention, default_chunk
+from orchard.papers.rattention.method.recurrences import gated_delta, residual, scalar_decay
 
 
 def refuse_packed(layer: nn.Module, packed: Packed | None) -> None:
@@ -390,7 +390,7 @@ class RandomWindow(Variant):
     def reach(self) -> tuple[int, int]:
         if not self.training:
             return self.window, self.delay
-        from orchard.papers.rattention.opaque import draw_window
+        from orchard.papers.rattention.method.opaque import draw_window
 
         window = draw_window(self.windows)
         return window, window + 1

@@ -2,7 +2,7 @@
 
 Every variant has the base's parameters but for what its note says, the same tokens in the same order, and the learning
 rate that was tuned for the base; those that decide claims C12 and C13 are tuned on a grid around it (`Size.factors`).
-What the variants compute stands in `variants.py`, here is how each is made from the base.
+What the variants compute stands in `method/variants.py`, here is how each is made from the base.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import pandas as pd
 
 from orchard.config import replace
 from orchard.nn import Attention, Decoder
-from orchard.papers.rattention.drift import StateDrift
-from orchard.papers.rattention.method import RAttention
-from orchard.papers.rattention.profiles import Profile, chosen, family, model, run_config
-from orchard.papers.rattention.sweep import best_rates, units_table
-from orchard.papers.rattention.variants import (
+from orchard.papers.rattention.experiments.profiles import Profile, chosen, family, model, run_config
+from orchard.papers.rattention.experiments.window_sweep import Tables, best_rates, difference, units_table
+from orchard.papers.rattention.method.attention import RAttention
+from orchard.papers.rattention.method.variants import (
     GatedDelta,
     HeadSplit,
     JointDenominator,
@@ -33,6 +32,7 @@ from orchard.papers.rattention.variants import (
     Taylor,
     Variant,
 )
+from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
 from orchard.train import TrainLM
 
@@ -262,3 +262,9 @@ def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per dtype of the state: bits per byte of the trained base, decoded token by token."""
     bits = _drift(setting, run)["bits_per_byte"]
     return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])
+
+
+def ablated(variants: tuple[str, ...], tables: Tables) -> pd.DataFrame:
+    """The base against variants, on all text; a part each, named by the variant."""
+    units = tables("ablation_units")
+    return pd.concat([difference(units, "variant", "base", v, v) for v in variants])

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.errors import BadInput, closest
 from orchard.nn import Decoder
-from orchard.papers.rattention.long_context import trained
-from orchard.papers.rattention.ruler_run import TEST, TrainRuler, examples, found
-from orchard.papers.rattention.ruler_tok import RULER_TASKS, VOCAB_SIZE, Examples, spell
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, VOCAB_SIZE, Examples, spell
+from orchard.papers.rattention.experiments.long_context import trained
+from orchard.papers.rattention.runs.ruler import TEST, TrainRuler, examples, found
 from orchard.runs import Finished, Runner, Setting
 
 WIDTH = 106  # characters of 7 points in a line of 6.8 inches

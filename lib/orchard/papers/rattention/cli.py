@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from orchard.papers.rattention import efficiency, figures
-from orchard.papers.rattention.efficiency import Tables
+from orchard.papers.rattention.experiments import speed
+from orchard.papers.rattention.experiments.speed import Tables
+from orchard.papers.rattention.figures import efficiency as figures
 
 
 def bench(tables: Tables) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
@@ -16,20 +17,20 @@ def bench(tables: Tables) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
         (
             "forward and backward, ms (median), by sequence length; equal tokens per call",
             "throughput",
-            efficiency.medians(times, "operation").reset_index(),
+            speed.medians(times, "operation").reset_index(),
             figures.throughput(times),
         ),
-        ("ratios, above 1 where ours is faster", "throughput_ratios", efficiency.ratios(times), None),
+        ("ratios, above 1 where ours is faster", "throughput_ratios", speed.ratios(times), None),
         (
             "training step, ms (median), by sequence length",
             "steps",
-            efficiency.medians(times, "step").reset_index(),
+            speed.medians(times, "step").reset_index(),
             None,
         ),
         (
             "largest relative RMS error of output and gradients, against fp64",
             "accuracy",
-            efficiency.worst_errors(tables("accuracy")),
+            speed.worst_errors(tables("accuracy")),
             None,
         ),
     ]
@@ -37,5 +38,5 @@ def bench(tables: Tables) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
     if len(missing):
         parts.append(("not measured", "throughput_missing", missing, None))
     if (times["measurement"] == "tile").any():
-        parts.append(("tiles of the kernels, ms (median)", "tiles", efficiency.tiles(times), figures.tiles(times)))
+        parts.append(("tiles of the kernels, ms (median)", "tiles", speed.tiles(times), figures.tiles(times)))
     return parts

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchard.papers.rattention.inference import Decode, Memory, fitted_exponent
-from orchard.papers.rattention.profiles import PROFILES, chosen
-from orchard.papers.rattention.sweep import trained, window_sweep
-from orchard.papers.rattention.throughput import Accuracy, Operations, Steps, Tiles
+from orchard.papers.rattention.experiments.profiles import PROFILES, chosen
+from orchard.papers.rattention.experiments.window_sweep import trained, window_sweep
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
 from orchard.runs import Finished, Runner, Setting
 
 Tables = Callable[[str], pd.DataFrame]
@@ -180,15 +179,6 @@ def timing(setting: Setting, run: Runner) -> pd.DataFrame:
     ]
     table = sweep.assign(train_tokens_per_s=rates).merge(costs, on="arm", how="left")
     return table.assign(train_s=table["tokens"] / table["train_tokens_per_s"])
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "throughput": throughput,
-    "accuracy": accuracy,
-    "decode": decode,
-    "memory": memory,
-    "timing": timing,
-}
 
 
 def medians(table: pd.DataFrame, measurement: str) -> pd.DataFrame:

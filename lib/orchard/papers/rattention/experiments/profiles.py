@@ -11,7 +11,7 @@ from typing import Any
 
 from orchard.data import text_source
 from orchard.nn import Decoder
-from orchard.papers.rattention.arms import arm
+from orchard.papers.rattention.method.models import arm
 from orchard.runs import Setting
 from orchard.train import AdamW, TrainLM
 

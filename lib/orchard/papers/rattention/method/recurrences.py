@@ -67,10 +67,10 @@ def scalar_decay(
     O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
     if log_decay is not None and _may_use_fla(v, backend):
-        from orchard.papers.rattention.opaque import expanded, fla_kernel
+        from orchard.papers.rattention.method.opaque import expanded, fla_kernel
 
         if kernel := fla_kernel("simple_gla", "chunk_simple_gla", v, backend):
-            return expanded(kernel, q, k, v, state, log_decay)
+            return expanded(kernel, q, k, v, start_state(k, v, state, torch.float32), log_decay)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
@@ -97,10 +97,10 @@ def gated_delta(
         (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
     """
     if _may_use_fla(v, backend):
-        from orchard.papers.rattention.opaque import expanded, fla_kernel
+        from orchard.papers.rattention.method.opaque import expanded, fla_kernel
 
         if kernel := fla_kernel("gated_delta_rule", "chunk_gated_delta_rule", v, backend):
-            return expanded(kernel, q, k, v, state, log_decay, beta)
+            return expanded(kernel, q, k, v, start_state(k, v, state, torch.float32), log_decay, beta)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         strength = parts.cut(beta)[..., None]

@@ -15,7 +15,7 @@ answers, as examples of the format; no key is asked for twice.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +28,14 @@ from orchard.config import REQUIRED
 from orchard.data import ResumableLoader
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.rattention.ruler_tok import VOCAB_SIZE, Examples, generate
+from orchard.papers.rattention.data.ruler_tokens import VOCAB_SIZE, Examples, generate
 from orchard.runs import Run, Workspace
 from orchard.train.hardware import Hardware, choose
 from orchard.train.lm import AdamW
 from orchard.train.seeding import seed_everything
+
+if TYPE_CHECKING:
+    from orchard.train.loop import LanguageModel
 
 TRAIN, VALIDATION, TEST = range(3)  # streams of random numbers that never meet
 TOKENS_AT_ONCE = {"cpu": 2**14, "cuda": 2**17, "mps": 2**15}  # in one forward pass of an evaluation
@@ -70,8 +73,7 @@ class TrainRuler(Run):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one, to the last step, then test."""
-        from orchard.papers.rattention.ruler_training import AnswerModel  # Lightning takes seconds to import
-        from orchard.train.loop import train_loop
+        from orchard.train.loop import train_loop  # Lightning takes seconds to import
         from orchard.train.metrics import Monitor, ThroughputMeter
 
         cfg = self.cfg
@@ -92,7 +94,7 @@ class TrainRuler(Run):
             loss = float(np.mean([nats for _, nats in scores.values()]))
             return {"validation_loss": loss, "validation_accuracy": float(np.mean(list(accuracy.values()))), **accuracy}
 
-        module = AnswerModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+        module = answer_module(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         train_loop(module, ResumableLoader(stream, 1, cfg.seed), cfg, work, hardware, [meter, monitor])
         work.log(str(meter))
@@ -162,6 +164,18 @@ def answer_losses(model: Decoder, batch: dict[str, Tensor]) -> Float[Tensor, " a
     features = model.features(batch["tokens"][:, :-1])[batch["row"], batch["column"]]
     target = batch["tokens"][batch["row"], batch["column"] + 1]
     return F.cross_entropy(model.logits(features).float(), target, reduction="none")
+
+
+def answer_module(model: Decoder, optim: AdamW, steps: int, fused: bool) -> LanguageModel:
+    """The LightningModule that trains a decoder on batches of :class:`TrainingBatches`."""
+    from orchard.train.loop import LanguageModel  # Lightning takes seconds to import
+
+    class AnswerModel(LanguageModel):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            """Nats per answer token, each sequence with the same weight."""
+            return (answer_losses(self.model, batch) * batch["weight"]).sum()
+
+    return AnswerModel(model, optim, steps, fused)
 
 
 def examples(cfg: TrainRuler.Config, stream: int, task: str, length: int, count: int) -> Examples:

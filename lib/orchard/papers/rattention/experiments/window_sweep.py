@@ -1,4 +1,4 @@
-"""The window sweep on real text: learning rates, every arm and seed, and the tidy tables they give.
+"""The window sweep on real text: learning rates, every arm and seed, the tidy tables they give, and the evidence of C7 and C8.
 
 The learning rate of each family is chosen on a grid by validation loss.
 """
@@ -6,16 +6,21 @@ The learning rate of each family is chosen on a grid by validation loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import torch
 
-from orchard.papers.rattention.data import copy_distance, strata
-from orchard.papers.rattention.profiles import Profile, chosen, family, model, run_config
+from orchard.papers.rattention.data.strata import copy_distance, strata
+from orchard.papers.rattention.experiments.profiles import Profile, chosen, family, model, run_config
 from orchard.runs import Finished, Runner, Setting
+from orchard.stats import paired_bootstrap
 from orchard.train import TrainLM
+
+Tables = Callable[[str], pd.DataFrame]
+DOUBLINGS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 
 
 def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -122,3 +127,76 @@ def units_table(cells: list[tuple[dict[str, str], int, Finished]], profile: Prof
 def _strata(text: bytes, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
     """The strata of test windows; every arm is scored on the same ones."""
     return strata(copy_distance(np.frombuffer(text, dtype=np.int32).reshape(shape)), length)
+
+
+def trained_arm(setting: Setting, run: Runner, name: str) -> tuple[TrainLM.Config, Finished]:
+    """The run of the window sweep that trains an arm at its family's best learning rate, at the first seed."""
+    profile, seeds = chosen(setting)
+    rate = best_rates(setting, run)[family(name)]
+    label = f"{name} seed {seeds[0]} lr {rate:g}"
+    cfg = run_config(model(name, profile), profile, setting, seeds[0], rate, label)
+    return cfg, run([cfg])[0]
+
+
+def memory_table(setting: Setting, names: Sequence[str], lengths: Sequence[int] = DOUBLINGS) -> pd.DataFrame:
+    """Bytes of the tensors of real fp32 caches for one sequence, by arm and tokens; and of the local layers alone."""
+    profile, _ = chosen(setting)
+    rows = []
+    for name in names:
+        decoder = model(name, profile).build()
+        for length in lengths:
+            layers = decoder.new_cache(1, length, device="cpu", dtype=torch.float32).layers
+            local = sum(layer.bytes() for i, layer in enumerate(layers, start=1) if i % 4)  # the global one is the 4th
+            parts = {name: sum(layer.bytes() for layer in layers)}
+            if not name.startswith("full"):
+                parts[f"{name.replace('@', ' ')}, local layers"] = local
+            rows += [{"arm": arm, "tokens": length, "bytes": size, "seed": 0} for arm, size in parts.items()]
+    return pd.DataFrame(rows)
+
+
+def bits(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Bits per byte of each unit, for every value of ``by``, from rows of nats and bytes."""
+    sums = table.groupby([by, "seed", "unit"], sort=False)[["nats", "bytes"]].sum()
+    return (sums["nats"] / np.log(2) / sums["bytes"].where(sums["bytes"] > 0)).rename("value").reset_index()
+
+
+def difference(table: pd.DataFrame, by: str, first: str, second: str, part: str) -> pd.DataFrame:
+    """Paired differences ``first`` - ``second`` in bits per byte, unit by unit; units without a byte in the stratum are left out."""
+    values = bits(table, by).pivot(index=["seed", "unit"], columns=by, values="value")
+    paired = (values[first] - values[second]).dropna().rename("value").reset_index()
+    return paired.assign(part=part)[["part", "seed", "unit", "value"]]
+
+
+def interval(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, float]:
+    """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval: effect, low, high."""
+    paired = difference(units, by, first, second, first)
+    found = paired_bootstrap(paired["value"].to_numpy(), paired["seed"].to_numpy())
+    return {"effect": found.estimate, "low": found.low, "high": found.high}
+
+
+def far(table: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Rows of the strata that lie wholly beyond a window: copying predicts the token, from further back than the window reaches."""
+    lows = table["stratum"].str.extract(r"^(\d+)–")[0].astype(float)
+    return table[lows > window]
+
+
+def sweep_far(baseline: str, tables: Tables) -> pd.DataFrame:
+    """``baseline``@w against rattn@w on the far stratum, for every window w <= T/4 that has both."""
+    units, sweep = tables("window_sweep_units"), tables("window_sweep")
+    length = int(units.loc[units["stratum"].str.contains("–"), "stratum"].str.split("–").str[1].astype(int).max())
+    arms = set(sweep["arm"])
+    windows = [
+        int(w)
+        for w in sorted(sweep["window"].dropna().unique())
+        if w <= length // 4 and {f"{baseline}@{w:g}", f"rattn@{w:g}"} <= arms
+    ]
+    parts = [difference(far(units, w), "arm", f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["part", "seed", "unit", "value"])
+
+
+def against_full(tables: Tables) -> pd.DataFrame:
+    """rattn@T/8 against full attention with rotary positions, on all text."""
+    units = tables("window_sweep_units")
+    length = int(units.loc[units["stratum"].str.contains("–"), "stratum"].str.split("–").str[1].astype(int).max())
+    name = f"rattn@{length // 8}"
+    return difference(units, "arm", name, "full_rope", f"{name} − full_rope")

@@ -1,6 +1,6 @@
 """RATTENTION in a decoder that you already have: a `transformers` model of Llama's shape (Llama, Mistral, Qwen2, Qwen3).
 
-    from orchard.papers.rattention.conversion import to_rattention
+    from orchard.papers.rattention.integrations.conversion import to_rattention
 
     model = LlamaForCausalLM(config)            # or from_pretrained(...)
     to_rattention(model, window=511)            # three of every four layers; returns their numbers
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from orchard.errors import BadInput
 from orchard.nn import RMSNorm
-from orchard.papers.rattention.method import RAttention, ResidualCache
+from orchard.papers.rattention.method.attention import RAttention, ResidualCache
 
 PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not change with the length of the text

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from orchard.kernels.residual import no_autocast
-from orchard.papers.rattention.recurrences import start_state
 
 
 @torch.compiler.disable
@@ -50,11 +49,14 @@ def expanded(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    state: Tensor | None,
+    start: Tensor,
     log_decay: Tensor,
     beta: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Their kernels want as many kv heads as query heads and no scale; of the equal states of a group one is kept."""
+    """Their kernels want as many kv heads as query heads and no scale; of the equal states of a group one is kept.
+
+    start: the state before the first token, fp32, [batch, kv_heads, features, value_dim].
+    """
     groups = q.shape[2] // k.shape[2]
 
     def each(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -63,7 +65,7 @@ def expanded(
     gates = {"g": each(log_decay, torch.float32)}
     if beta is not None:
         gates["beta"] = each(beta, v.dtype)
-    start = start_state(k, v, state, torch.float32).repeat_interleave(groups, dim=1).contiguous()
+    start = start.repeat_interleave(groups, dim=1).contiguous()
     with no_autocast(q):
         output, final = kernel(
             q.to(v.dtype).contiguous(), each(k, v.dtype), each(v, v.dtype), **gates, scale=1.0, initial_state=start,

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from orchard.nn import Decoder
-from orchard.papers.rattention.profiles import PROFILES, family, model
-from orchard.papers.rattention.ruler_run import TrainRuler
-from orchard.papers.rattention.ruler_tok import RULER_TASKS, TASKS
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, TASKS
+from orchard.papers.rattention.experiments.profiles import PROFILES, family, model
+from orchard.papers.rattention.runs.ruler import TrainRuler
 from orchard.runs import Finished, Runner, Setting
 from orchard.stats import spearman
 from orchard.train import AdamW
@@ -155,14 +154,6 @@ def ruler_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     )
 
 
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "ruler_tuning": tuning,
-    "ruler": ruler,
-    "ruler_units": ruler_units,
-    "ruler_curves": ruler_curves,
-}
-
-
 def steps_to_reach(curves: pd.DataFrame, accuracy: float = REACHED) -> pd.DataFrame:
     """The first validated step at which each task is answered with ``accuracy`` at length T, per arm, seed and task; missing if never."""
     columns = [name for name in curves.columns if name.startswith("accuracy ")]
@@ -204,10 +195,3 @@ def smaller_windows(tables: Tables) -> pd.DataFrame:
         rho = spearman(arms["window"].to_numpy(), arms["accuracy"].to_numpy()).rho
         rows.append({"part": f"{multiple}T", "seed": seed, "unit": task, "value": 0.0 if np.isnan(rho) else rho})
     return pd.DataFrame(rows, columns=EVIDENCE_COLUMNS)
-
-
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
-    "C9": partial(against, ("full_rope", "full_rnope", "swa@{half}")),
-    "C10": partial(against, ("swa@{eighth}", "swa_mem@{eighth}")),
-    "C11": smaller_windows,
-}

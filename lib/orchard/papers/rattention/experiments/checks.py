@@ -1,0 +1,37 @@
+"""What holds by definition and what the paper prints: tables, and the evidence of the exact claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from orchard.papers.rattention.runs import checks, shapes
+from orchard.paths import root
+from orchard.runs import Runner, Setting, tabulated, tabulation
+
+Tables = Callable[[str], pd.DataFrame]
+
+
+def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, seed, unit, value."""
+    tables = [root() / "papers" / "rattention" / "published.csv"]
+    return tabulated(
+        run, tabulation(checks.exact_checks, "exact checks", tables), tabulation(checks.kernel_checks, "exact checks of the kernels")
+    )  # fmt: skip
+
+
+def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per published size and arm: parameters, FLOPs per token, cache, training FLOPs."""
+    return tabulated(run, tabulation(shapes.paper_shapes, "published shapes"))
+
+
+def published(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The paper's tables, with the provenance of every number."""
+    return checks.published()
+
+
+def exact(claim: str, tables: Tables) -> pd.DataFrame:
+    """Rows of the deterministic checks that belong to a claim."""
+    table = tables("exact_checks")
+    return table[table["claim"] == claim].drop(columns="claim")

@@ -1,7 +1,7 @@
 """What is changed in rattn@T/8, one thing at a time, and what each change is worth on real text (03_ablate; Table 4).
 
 Every variant has the base's parameters but for what its note says, the same tokens in the same order, and the learning
-rate that was tuned for the base; those that decide claims C12 and C13 are tuned on a grid around it (`Size.factors`).
+rate that was tuned for the base; those that decide claims C12 and C13 are tuned on a grid around it (`Ablation.factors`).
 What the variants compute stands in `method/variants.py`, here is how each is made from the base.
 """
 
@@ -16,9 +16,11 @@ from typing import Any
 import pandas as pd
 
 from orchard.config import replace
+from orchard.evidence import Tables, together
 from orchard.nn import Attention, Decoder
-from orchard.papers.rattention.experiments.profiles import Profile, chosen, family, model, run_config
-from orchard.papers.rattention.experiments.window_sweep import Tables, best_rates, difference, units_table
+from orchard.papers.rattention.experiments import window_sweep
+from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, widening
+from orchard.papers.rattention.experiments.window_sweep import difference, units_table
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.method.variants import (
     GatedDelta,
@@ -34,27 +36,9 @@ from orchard.papers.rattention.method.variants import (
 )
 from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
+from orchard.runs.grid import best_of
 from orchard.train import TrainLM
 
-
-@dataclass(frozen=True)
-class Size:
-    """How long the variants train in a profile, and on how much text they are scored."""
-
-    steps: int
-    batch_size: int
-    seeds: tuple[int, ...]
-    eval_windows: int
-    factors: tuple[float, ...]  # grid around the base's learning rate for the variants in TUNED
-    drift_tokens: int  # length of the text over which a bf16 state is compared with an fp32 one
-
-
-# Smoke shows that everything runs, in about a minute. The gpu sizes are estimated for ten minutes, not measured.
-SIZES = {
-    "smoke": Size(steps=16, batch_size=4, seeds=(0,), eval_windows=16, factors=(1.0,), drift_tokens=128),
-    "gpu": Size(steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024),
-    "paper": Size(steps=95_367, batch_size=1024, seeds=(0,), eval_windows=0, factors=(1.0,), drift_tokens=32_768),
-}
 RATIO_LAYERS = 12  # at least: 6, 3, 2 and 1 global layers at 1:1, 1:3, 1:5 and 1:7
 
 
@@ -196,9 +180,15 @@ def described() -> pd.DataFrame:
     return pd.DataFrame([{"group": c.group, "variant": name, "change": c.says} for name, c in VARIANTS.items()])
 
 
+def variants_of(setting: Setting) -> list[str]:
+    """The variants that a profile trains."""
+    return list(PROFILES[setting.profile].ablation.variants or VARIANTS)
+
+
 def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.Config:
     """The run that trains a variant."""
-    profile, size = chosen(setting)[0], SIZES[setting.profile]
+    profile = PROFILES[setting.profile]
+    size = profile.ablation
     cfg = run_config(variant(name, profile), profile, setting, seed, rate, f"ablation {name} seed {seed} lr {rate:g}")
     return cfg.set(
         steps=size.steps, batch_size=size.batch_size, eval_windows=size.eval_windows, validate_every=size.steps,
@@ -208,24 +198,25 @@ def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.
 
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each variant: its family's, or the best on the variant's own grid, at the first seed."""
-    size, seed = SIZES[setting.profile], _seeds(setting)[0]
-    tuned = best_rates(setting, run)
-    found = dict.fromkeys(VARIANTS, tuned["rattn"]) | {"−RLA": tuned[family("swa")]}
-    if len(size.factors) > 1:
-        grid = [(name, factor * tuned["rattn"]) for name in TUNED for factor in size.factors]
-        done = run([variant_run(name, setting, seed, rate) for name, rate in grid])
-        losses = {cell: d.result["validation_loss"] for cell, d in zip(grid, done, strict=True)}
-        found |= {name: min((cell for cell in grid if cell[0] == name), key=losses.__getitem__)[1] for name in TUNED}
-    return found
+    tuned, seed = window_sweep.rates(setting, run).chosen, _seeds(setting)[0]
+    factors = PROFILES[setting.profile].ablation.factors
+    found = best_of(
+        {name: [factor * tuned["rattn"] for factor in factors] for name in TUNED},
+        lambda name, rate: variant_run(name, setting, seed, rate),
+        lambda done: done.result["validation_loss"],
+        run,
+        widen=widening(setting),
+    )
+    return dict.fromkeys(VARIANTS, tuned["rattn"]) | {"−RLA": tuned["swa"]} | found.chosen
 
 
 def _seeds(setting: Setting) -> tuple[int, ...]:
-    return setting.seeds or SIZES[setting.profile].seeds
+    return setting.seeds or PROFILES[setting.profile].ablation.seeds
 
 
 def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, float, Finished]]:
     chosen_rates = rates(setting, run)
-    cells = [(name, seed, chosen_rates[name]) for name in VARIANTS for seed in _seeds(setting)]
+    cells = [(name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in _seeds(setting)]
     done = run([variant_run(name, setting, seed, rate) for name, seed, rate in cells])
     return [(*cell, d) for cell, d in zip(cells, done, strict=True)]
 
@@ -241,16 +232,15 @@ def ablation(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant, seed, test window and stratum: nats and bytes."""
-    profile, _ = chosen(setting)
-    return units_table([({"variant": v}, s, d) for v, s, _, d in _ablated(setting, run)], profile)
+    cells = (({"variant": v}, s, d) for v, s, _, d in _ablated(setting, run))
+    return units_table(cells, PROFILES[setting.profile].seq_len)
 
 
 def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
-    profile, size = chosen(setting)[0], SIZES[setting.profile]
-    seed = _seeds(setting)[0]
-    base = variant_run("base", setting, seed, rates(setting, run)["base"])
-    cfg = StateDrift.Config(model=base, tokens=size.drift_tokens, head_dim=profile.head_dim, label="state drift")
-    return dict(run([cfg])[0].result)
+    profile = PROFILES[setting.profile]
+    base = variant_run("base", setting, _seeds(setting)[0], rates(setting, run)["base"])
+    tokens = profile.ablation.drift_tokens
+    return run([StateDrift.Config(model=base, tokens=tokens, head_dim=profile.head_dim, label="state drift")])[0].result
 
 
 def state_drift(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -267,4 +257,4 @@ def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
 def ablated(variants: tuple[str, ...], tables: Tables) -> pd.DataFrame:
     """The base against variants, on all text; a part each, named by the variant."""
     units = tables("ablation_units")
-    return pd.concat([difference(units, "variant", "base", v, v) for v in variants])
+    return together(difference(units, "variant", "base", name, name) for name in variants)

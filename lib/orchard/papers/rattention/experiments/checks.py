@@ -1,16 +1,12 @@
-"""What holds by definition and what the paper prints: tables, and the evidence of the exact claims."""
+"""What holds by definition and what the paper prints, as tables."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pandas as pd
 
 from orchard.papers.rattention.runs import checks, shapes
 from orchard.paths import root
 from orchard.runs import Runner, Setting, tabulated, tabulation
-
-Tables = Callable[[str], pd.DataFrame]
 
 
 def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -29,9 +25,3 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
     return checks.published()
-
-
-def exact(claim: str, tables: Tables) -> pd.DataFrame:
-    """Rows of the deterministic checks that belong to a claim."""
-    table = tables("exact_checks")
-    return table[table["claim"] == claim].drop(columns="claim")

@@ -1,4 +1,4 @@
-"""The efficiency experiments: sizes per profile, tidy tables, and what decides C14 and C15.
+"""The efficiency experiments: tidy tables, and what decides C14 and C15.
 
 Each measurement is one run and is asked for alone, so that nothing of ours computes beside it. A table says on which machine it was made:
 times of one machine are not compared with those of another.
@@ -7,151 +7,102 @@ times of one machine are not compared with those of another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from orchard.papers.rattention.experiments.profiles import PROFILES, chosen
+from orchard.evidence import Tables, rows, together
+from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.papers.rattention.experiments.window_sweep import trained, window_sweep
 from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Finished, Runner, Setting, measurement
+from orchard.runs.measurement import with_machine
 
-Tables = Callable[[str], pd.DataFrame]
-EVIDENCE_COLUMNS = ["part", "seed", "unit", "value"]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured at a profile. Heads and widths are those of the profile's model."""
-
-    gpu: bool
-    lengths: tuple[int, ...]  # of the operations
-    tokens: int  # per call of an operation
-    rounds: int
-    step_lengths: tuple[int, ...]
-    step_layers: int
-    step_batch: int
-    step_rounds: int
-    tile_length: int | None  # None: no tiles, they are those of the Triton kernels
-    contexts: tuple[int, ...]  # of decoding
-    decode_batch: int
-    decode_tokens: int
-    window: int = 512  # of the operations and layers
-    memory_lengths: tuple[int, ...] = (4096, 8192, 16384)
-    memory_window: int = 512
-
-
-SIZES: dict[str, Sizes] = {
-    "smoke": Sizes(
-        gpu=False, lengths=(256, 1024, 4096), tokens=4096, rounds=3, step_lengths=(128, 256), step_layers=4, step_batch=2, step_rounds=20,
-        tile_length=None, contexts=(256, 1024, 4096), decode_batch=2, decode_tokens=15, window=128,
-    ),
-    "gpu": Sizes(
-        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10,
-        step_lengths=(4096, 8192), step_layers=8, step_batch=8,
-        step_rounds=20, tile_length=8192, contexts=(1024, 4096, 16384, 65536), decode_batch=8, decode_tokens=50,
-    ),
-    "paper": Sizes(
-        gpu=True, lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536), tokens=65536, rounds=10,
-        step_lengths=(4096, 8192), step_layers=4, step_batch=2,
-        step_rounds=20, tile_length=8192, contexts=(4096, 8192, 16384, 32768), decode_batch=8, decode_tokens=50,
-    ),
-}  # fmt: skip
+COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "device", "hardware"]
 
 
 def _shape(setting: Setting) -> dict[str, Any]:
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+    profile = PROFILES[setting.profile]
     fields = ("dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim")
-    return {"gpu": sizes.gpu, **{name: getattr(profile, name) for name in fields}}
-
-
-def _table(done: Finished) -> pd.DataFrame:
-    """Rows of a measurement with the machine: device (cpu or cuda) and hardware, its name."""
-    machine = done.provenance["hardware"]
-    return pd.DataFrame(done.result["rows"]).assign(device=machine["device"], hardware=machine["name"])
+    return {"gpu": profile.timing.gpu, **{name: getattr(profile, name) for name in fields}}
 
 
 def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
     """Forward and backward times, one row per round: measurement (operation, step, tile or tile pair), name, length, batch, round, ms.
 
-    Without a time, `reason` says why. Operations at equal tokens per call and window 512; steps are those of whole decoders, for C14;
-    tiles exist on a GPU only, for C15: name is "C x m".
+    Without a time, `reason` says why. Operations have equal tokens per call; steps are those of whole decoders, for C14; tiles exist
+    on a GPU only, for C15: name is "C x m".
     """
-    sizes, shape = SIZES[setting.profile], _shape(setting)
-    operations = run([Operations.Config(
-        **shape, rounds=sizes.rounds, lengths=list(sizes.lengths), tokens=sizes.tokens, window=sizes.window, label="operations",
-    )])[0]  # fmt: skip
-    steps = run([Steps.Config(
-        **shape, rounds=sizes.step_rounds, lengths=list(sizes.step_lengths), num_layers=sizes.step_layers,
-        batch=sizes.step_batch, label="training steps",
-    )])[0]  # fmt: skip
+    size, shape = PROFILES[setting.profile].timing, _shape(setting)
+    operations = Operations.Config(
+        **shape,
+        rounds=size.rounds,
+        lengths=list(size.lengths),
+        tokens=size.tokens,
+        window=size.window,
+        label="operations",
+    )
+    steps = Steps.Config(
+        **shape, rounds=size.step_rounds, lengths=list(size.step_lengths), num_layers=size.step_layers,
+        batch=size.step_batch, label="training steps",
+    )  # fmt: skip
     parts = [
-        _table(operations).assign(measurement="operation"),
-        _table(steps).rename(columns={"arm": "name"}).assign(measurement="step"),
+        with_machine(run([operations])[0]).assign(measurement="operation"),
+        with_machine(run([steps])[0]).assign(measurement="step"),
     ]
-    if sizes.tile_length is not None:
+    if size.tile_length is not None:
         parts += _tiles(run([Tiles.Config(
-            **shape, rounds=sizes.rounds, length=sizes.tile_length, batch=max(1, sizes.tokens // sizes.tile_length), window=sizes.window,
+            **shape, rounds=size.rounds, length=size.tile_length, batch=max(1, size.tokens // size.tile_length), window=size.window,
             label="tiles of the kernels",
         )])[0])  # fmt: skip
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(ms=1e3 * table["seconds"].astype(float), reason=table["reason"].fillna(""))
-    columns = ["measurement", "name", "length", "batch", "round", "ms", "reason", "device", "hardware"]
-    return table[[*columns, *(c for c in ("C", "m") if c in table)]]
+    return table[[*COLUMNS, *(c for c in ("C", "m") if c in table)]]
 
 
 def _tiles(done: Finished) -> list[pd.DataFrame]:
-    machine = done.provenance["hardware"]
-    same = {
-        "length": done.config["length"],
-        "batch": done.config["batch"],
-        "device": machine["device"],
-        "hardware": machine["name"],
-    }
-    tiles = _table(done).assign(measurement="tile", **same)
+    same = {name: done.config[name] for name in ("length", "batch")}
+    tiles = with_machine(done).assign(measurement="tile", **same)
     tiles["name"] = tiles["C"].astype(str) + " x " + tiles["m"].astype(str)
-    pairs = []
-    for which, seconds in done.result["pairs"].items():
-        chunk, per_state = done.result[which]
-        rows = pd.DataFrame({"round": np.arange(len(seconds)), "seconds": seconds})
-        pairs.append(rows.assign(measurement="tile pair", name=which, C=chunk, m=per_state, **same))
-    return [tiles, *pairs]
+    pairs = [
+        {"name": which, "C": done.result[which][0], "m": done.result[which][1], "round": turn, "seconds": seconds}
+        for which, times in done.result["pairs"].items() for turn, seconds in enumerate(times)
+    ]  # fmt: skip
+    return [tiles, with_machine(done, pairs).assign(measurement="tile pair", **same)]
 
 
 def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
     """Relative RMS error of residual linear attention as it runs here, against fp64: dtype, what, error."""
     cfg = Accuracy.Config(**_shape(setting), length=1024, window=128, label="accuracy of the kernel")
-    return _table(run([cfg])[0])
+    return with_machine(run([cfg])[0])
 
 
 def decode(setting: Setting, run: Runner) -> pd.DataFrame:
     """Latency of one token and bytes of real caches against context: arm, context, batch, cache_bytes (per sequence), ms."""
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
-    arms = ["full_rope", f"swa@{profile.eighth}", f"rattn@{profile.eighth}"]
-    return _decode(setting, run, arms, list(sizes.contexts), "decoding")
+    profile = PROFILES[setting.profile]
+    return _decode(setting, run, profile.main_arms, profile.timing.contexts, "decoding")
 
 
-def _decode(setting: Setting, run: Runner, arms: list[str], contexts: list[int], label: str) -> pd.DataFrame:
-    profile, sizes = PROFILES[setting.profile], SIZES[setting.profile]
+def _decode(
+    setting: Setting, run: Runner, arms: tuple[str, ...], contexts: tuple[int, ...], label: str
+) -> pd.DataFrame:
+    profile = PROFILES[setting.profile]
     cfg = Decode.Config(
-        **_shape(setting), num_layers=profile.num_layers, arms=arms, contexts=contexts, batch=sizes.decode_batch,
-        rounds=sizes.decode_tokens, label=label,
+        **_shape(setting), num_layers=profile.num_layers, arms=list(arms), contexts=list(contexts), batch=profile.timing.decode_batch,
+        rounds=profile.timing.decode_tokens, label=label,
     )  # fmt: skip
-    return _table(run([cfg])[0])
+    return with_machine(run([cfg])[0])
 
 
 def memory(setting: Setting, run: Runner) -> pd.DataFrame:
     """Peak memory of one forward of the local layer on the CPU: arm, mode, length, bytes."""
-    sizes = SIZES[setting.profile]
+    size = PROFILES[setting.profile].timing
     cfg = Memory.Config(
-        **(_shape(setting) | {"gpu": False}), arms=[f"swa@{sizes.memory_window}", f"rattn@{sizes.memory_window}"],
-        lengths=list(sizes.memory_lengths),
-        label="memory of a forward pass",
+        **(_shape(setting) | {"gpu": False}), arms=[f"{kind}@{size.memory_window}" for kind in ("swa", "rattn")],
+        lengths=list(size.memory_lengths), label="memory of a forward pass",
     )  # fmt: skip
-    return _table(run([cfg])[0])
+    return with_machine(run([cfg])[0])
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,67 +119,60 @@ def timing(setting: Setting, run: Runner) -> pd.DataFrame:
     kv_bytes are those of real caches that hold the training length, per sequence; training seconds follow from the tokens per
     second that the run noted. Runs that shared the machine's cores were slower than one alone.
     """
-    profile, _ = chosen(setting)
+    profile = PROFILES[setting.profile]
     sweep = window_sweep(setting, run)[["arm", "family", "window", "seed", "bits_per_byte", "tokens"]]
-    rates = [
-        done.provenance.get("throughput", {}).get("tokens_per_s") for *_, done in trained(setting, run, profile.arms())
-    ]
-    decoded = _decode(setting, run, profile.arms(), [profile.seq_len], "decoding, every arm")
-    costs = decoded.rename(columns={"cache_bytes": "kv_bytes", "ms": "decode_ms"})[
-        ["arm", "kv_bytes", "decode_ms", "hardware"]
-    ]
-    table = sweep.assign(train_tokens_per_s=rates).merge(costs, on="arm", how="left")
+    cells = trained(setting, run, profile.arms)
+    rates = [done.provenance.get("throughput", {}).get("tokens_per_s") for *_, done in cells]
+    decoded = _decode(setting, run, profile.arms, (profile.seq_len,), "decoding, every arm")
+    costs = decoded.rename(columns={"cache_bytes": "kv_bytes", "ms": "decode_ms"})
+    table = sweep.assign(train_tokens_per_s=rates).merge(
+        costs[["arm", "kv_bytes", "decode_ms", "hardware"]], on="arm", how="left"
+    )
     return table.assign(train_s=table["tokens"] / table["train_tokens_per_s"])
 
 
-def medians(table: pd.DataFrame, measurement: str) -> pd.DataFrame:
-    """Median milliseconds by name (rows) and length (columns)."""
-    part = table[table["measurement"] == measurement]
-    return part.pivot_table(index="name", columns="length", values="ms", aggfunc="median", sort=False)
+def medians(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Median milliseconds of a kind of measurement by name (rows) and length (columns)."""
+    found = measurement.medians(table[table["measurement"] == kind], ["name", "length"], "ms")
+    return found.pivot(index="name", columns="length", values="ms").reindex(pd.unique(found["name"]))
 
 
-def paired(table: pd.DataFrame, measurement: str, first: str, second: str, length: int) -> pd.Series:
+def paired(table: pd.DataFrame, kind: str, first: str, second: str, length: int) -> pd.Series:
     """The ratio of `first` to `second` within each round; empty where one was not measured."""
-    part = table[(table["measurement"] == measurement) & (table["length"] == length)].dropna(subset=["ms"])
-    wide = part.pivot(index="round", columns="name", values="ms")
-    return (wide[first] / wide[second]).dropna() if {first, second} <= set(wide) else pd.Series(dtype=float)
+    part = table[(table["measurement"] == kind) & (table["length"] == length)]
+    return measurement.ratios(part, second, value="ms").get(first, pd.Series(dtype=float)).dropna()
 
 
-# What the kernels are held to on a GPU: numerator, denominator, what the ratio is called, and the least ratio by length.
-TARGETS: tuple[tuple[str, str, str, Callable[[int], float | None]], ...] = (
-    ("fla", "residual", "fla's linear attention / our residual linear attention", lambda length: 1.0),
-    (
-        "fla kernel",
-        "residual",
-        "fla's kernel alone, features given / our residual linear attention",
-        lambda length: 1.0,
-    ),
-    (
-        "full layer",
-        "rattn layer",
-        "full attention layer / RATTENTION layer",
-        lambda length: {4096: 1.0, 32768: 5.0}.get(length),
-    ),
-    (
-        "full",
-        "rattn layer",
-        "full attention without projections / RATTENTION layer",
-        lambda length: {4096: 1.0, 32768: 5.0}.get(length),
-    ),
-    ("window layer", "rattn layer", "sliding-window layer / RATTENTION layer", lambda length: None),
+# What the kernels are held to on a GPU: numerator, denominator, what the ratio is called, and the least ratio by length (None: by any).
+LAYER = {4096: 1.0, 32768: 5.0}
+TARGETS: tuple[tuple[str, str, str, dict[int | None, float]], ...] = (
+    ("fla", "residual", "fla's linear attention / our residual linear attention", {None: 1.0}),
+    ("fla kernel", "residual", "fla's kernel alone, features given / our residual linear attention", {None: 1.0}),
+    ("full layer", "rattn layer", "full attention layer / RATTENTION layer", {**LAYER}),
+    ("full", "rattn layer", "full attention without projections / RATTENTION layer", {**LAYER}),
+    ("window layer", "rattn layer", "sliding-window layer / RATTENTION layer", {}),
 )
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
     """Median ratios of the operations, above 1 where ours is faster: what, length, ratio, target, met. Targets are those of a GPU."""
-    rows, on_gpu = [], (table["device"] == "cuda").all()
-    for first, second, what, target in TARGETS:
-        for length in map(int, sorted(table.loc[table["measurement"] == "operation", "length"].unique())):
+    found, on_gpu = [], (table["device"] == "cuda").all()
+    lengths = sorted(table.loc[table["measurement"] == "operation", "length"].unique())
+    for first, second, what, targets in TARGETS:
+        for length in map(int, lengths):
             ratio = float(paired(table, "operation", first, second, length).median())
-            goal = (target(length) if on_gpu else None) or math.nan
-            met = "" if math.isnan(goal) else "not measured" if np.isnan(ratio) else "yes" if ratio >= goal else "no"
-            rows.append({"what": what, "length": length, "ratio": ratio, "target": goal, "met": met})
-    return pd.DataFrame(rows)
+            target = targets.get(length, targets.get(None, math.nan)) if on_gpu else math.nan
+            row = {"what": what, "length": length, "ratio": ratio, "target": target}
+            found.append({**row, "met": _met(ratio, target)})
+    return pd.DataFrame(found)
+
+
+def _met(ratio: float, target: float) -> str:
+    if math.isnan(target):
+        return ""
+    if math.isnan(ratio):
+        return "not measured"
+    return "yes" if ratio >= target else "no"
 
 
 ERROR_LIMITS = {"bfloat16": 5e-3, "float32": 1e-5}  # relative root mean square
@@ -239,26 +183,6 @@ def worst_errors(table: pd.DataFrame) -> pd.DataFrame:
     worst = table.groupby("dtype", sort=False)["error"].max().reset_index()
     worst["limit"] = worst["dtype"].map(ERROR_LIMITS)
     return worst.assign(met=np.where(worst["error"] <= worst["limit"], "yes", "no"))
-
-
-def step_ratios(tables: Tables) -> pd.DataFrame:
-    """Evidence of C14: forward and backward time of rattn@T/8 over swa@T/2, a part for every T, a unit for every pair."""
-    table = tables("throughput")
-    parts = []
-    for length in map(int, table.loc[table["measurement"] == "step", "length"].unique()):
-        ratio = paired(table, "step", f"rattn@{length // 8}", f"swa@{length // 2}", length)
-        parts.append(pd.DataFrame({"part": f"T = {length}", "seed": 0, "unit": ratio.index, "value": ratio.to_numpy()}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EVIDENCE_COLUMNS)
-
-
-def tile_gain(tables: Tables) -> pd.DataFrame:
-    """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
-    table = tables("throughput")
-    pairs = table[table["measurement"] == "tile pair"]
-    if pairs.empty:
-        return pd.DataFrame(columns=EVIDENCE_COLUMNS)
-    ratio = paired(table, "tile pair", "best", "base", int(pairs["length"].iloc[0]))
-    return pd.DataFrame({"part": "best tile", "seed": 0, "unit": ratio.index, "value": 1 - ratio.to_numpy()})
 
 
 def tiles(table: pd.DataFrame) -> pd.DataFrame:
@@ -283,3 +207,21 @@ def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     base = found[found["arm"] == "swa"].set_index(["source", "setting"])["seconds"].rename("base")
     found = found.join(base, on=["source", "setting"])
     return found.assign(ratio=found["seconds"] / found["base"]).drop(columns="base")
+
+
+def step_ratios(tables: Tables) -> pd.DataFrame:
+    """Evidence of C14: forward and backward time of rattn@T/8 over swa@T/2, a part for every T, a unit for every pair."""
+    table = tables("throughput")
+    parts = []
+    for length in map(int, table.loc[table["measurement"] == "step", "length"].unique()):
+        ratio = paired(table, "step", f"rattn@{length // 8}", f"swa@{length // 2}", length)
+        parts.append(rows(f"T = {length}", 0, ratio.index, ratio))
+    return together(parts)
+
+
+def tile_gain(tables: Tables) -> pd.DataFrame:
+    """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
+    table = tables("throughput")
+    lengths = pd.unique(table.loc[table["measurement"] == "tile pair", "length"])
+    ratios = [paired(table, "tile pair", "best", "base", length) for length in lengths]
+    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in ratios)

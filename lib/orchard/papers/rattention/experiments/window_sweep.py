@@ -6,60 +6,71 @@ The learning rate of each family is chosen on a grid by validation loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 import torch
 
+from orchard.evidence import Tables, interval, paired, together
 from orchard.papers.rattention.data.strata import copy_distance, strata
-from orchard.papers.rattention.experiments.profiles import Profile, chosen, family, model, run_config
+from orchard.papers.rattention.experiments.profiles import FAMILIES, chosen, family, model, run_config, widening
 from orchard.runs import Finished, Runner, Setting
-from orchard.stats import paired_bootstrap
+from orchard.runs.grid import Best, best_of
 from orchard.train import TrainLM
 
-Tables = Callable[[str], pd.DataFrame]
 DOUBLINGS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+Cell = tuple[str, int, TrainLM.Config, Finished]  # arm, seed, its config and its finished run
+
+
+def rates(setting: Setting, run: Runner) -> Best:
+    """The learning rate of each family: a grid at the first seed, judged by validation loss."""
+    profile, seeds = chosen(setting)
+    arms = dict(zip(FAMILIES, profile.main_arms, strict=True))
+    short = replace(profile, steps=profile.tuning_steps)
+
+    def trial(name: str, rate: float) -> TrainLM.Config:
+        decoder = model(arms[name], profile)
+        return run_config(decoder, short, setting, seeds[0], rate, f"tuning {arms[name]} lr {rate:g}")
+
+    grids = dict.fromkeys(FAMILIES, profile.learning_rates)
+    return best_of(grids, trial, lambda done: done.result["validation_loss"], run, widen=widening(setting))
 
 
 def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of one arm per family on the grid of learning rates, at the first seed."""
+    """Validation loss of one arm per family on the grid: arm, family, learning_rate, seed, validation_loss, chosen, widened."""
     profile, seeds = chosen(setting)
-    grid = [(name, rate) for name in profile.main_arms for rate in profile.learning_rates]
-    runs = run(
-        [run_config(model(n, profile), profile, setting, seeds[0], r, f"{n} seed {seeds[0]} lr {r:g}") for n, r in grid]
-    )
-    return pd.DataFrame(
-        [{"arm": n, "family": family(n), "learning_rate": r, "seed": seeds[0], "validation_loss": done.result["validation_loss"]}
-         for (n, r), done in zip(grid, runs, strict=True)]
-    )  # fmt: skip
+    table = rates(setting, run).table.rename(columns={"value": "learning_rate", "score": "validation_loss"})
+    arms = table["family"].map(dict(zip(FAMILIES, profile.main_arms, strict=True)))
+    return table.assign(arm=arms, seed=seeds[0])
 
 
-def best_rates(setting: Setting, run: Runner) -> dict[str, float]:
-    """The learning rate of each family with the lowest validation loss."""
-    table = tuning(setting, run)
-    best = table.loc[table.groupby("family")["validation_loss"].idxmin()]
-    return dict(zip(best["family"], best["learning_rate"], strict=True))
-
-
-def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[tuple[str, int, TrainLM.Config, Finished]]:
+def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[Cell]:
+    """Arms at their family's best rate, at every seed."""
     profile, seeds = chosen(setting)
-    rates = best_rates(setting, run)
-    cells = [(name, seed) for name in arms for seed in seeds]
-    cfgs = [
-        run_config(model(n, profile), profile, setting, s, rates[family(n)], f"{n} seed {s} lr {rates[family(n)]:g}")
-        for n, s in cells
-    ]
-    return [(n, s, cfg, done) for (n, s), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
+    rate = rates(setting, run).chosen
+    cells = [(name, seed, rate[family(name)]) for name in arms for seed in seeds]
+    cfgs = [run_config(model(n, profile), profile, setting, s, r, f"{n} seed {s} lr {r:g}") for n, s, r in cells]
+    return [(n, s, cfg, done) for (n, s, _), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
 
 
-def _facts(cells: list[tuple[str, int, TrainLM.Config, Finished]]) -> pd.DataFrame:
+def trained_arm(setting: Setting, run: Runner, name: str) -> tuple[TrainLM.Config, Finished]:
+    """An arm at the first seed: its config and its finished run."""
+    return trained(replace(setting, seeds=chosen(setting)[1][:1]), run, [name])[0][2:]
+
+
+def _facts(cells: Iterable[Cell]) -> pd.DataFrame:
     columns = ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token", "cache_bytes")
     return pd.DataFrame(
         [{"arm": n, "family": n.split("@")[0], "window": _window(n), "seed": s, "learning_rate": cfg.optim.learning_rate,
           **{k: done.result[k] for k in columns}} for n, s, cfg, done in cells]
     )  # fmt: skip
+
+
+def _window(name: str) -> float:
+    return float(name.partition("@")[2] or math.nan)
 
 
 def training(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -80,47 +91,30 @@ def training_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
-    return _facts(trained(setting, run, chosen(setting)[0].arms()))
+    return _facts(trained(setting, run, chosen(setting)[0].arms))
 
 
 def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed, test window and copy-distance stratum: nats and bytes. What intervals are computed from."""
-    return _units(setting, run, chosen(setting)[0].arms())
+    return _units(setting, run, chosen(setting)[0].arms)
 
 
 def _units(setting: Setting, run: Runner, arms: Sequence[str]) -> pd.DataFrame:
-    return units_table([({"arm": n}, s, done) for n, s, _, done in trained(setting, run, arms)], chosen(setting)[0])
+    cells = trained(setting, run, arms)
+    return units_table((({"arm": n}, s, done) for n, s, _, done in cells), chosen(setting)[0].seq_len)
 
 
-def _window(name: str) -> float:
-    label = name.partition("@")[2]
-    return float(label) if label else math.nan
-
-
-def units_table(cells: list[tuple[dict[str, str], int, Finished]], profile: Profile) -> pd.DataFrame:
+def units_table(cells: Iterable[tuple[dict[str, str], int, Finished]], length: int) -> pd.DataFrame:
     """One row per cell, test window and copy-distance stratum: nats and bytes."""
-    rows = []
+    tables = []
     for names, seed, done in cells:
         scores = done.tensors("eval")
-        nll = scores["nll"].double().numpy()
-        text = scores["tokens"].numpy()
-        masks = _strata(text.tobytes(), text.shape, profile.seq_len)
-        for stratum, mask in masks.items():
-            count = mask.sum(axis=1)
-            nats = np.where(mask, nll, 0.0).sum(axis=1)
-            rows.append(
-                pd.DataFrame(
-                    {
-                        **names,
-                        "seed": seed,
-                        "unit": np.arange(len(nll)),
-                        "stratum": stratum,
-                        "nats": nats,
-                        "bytes": count,
-                    }
-                )
-            )
-    return pd.concat(rows, ignore_index=True)
+        nll, text = scores["nll"].double().numpy(), scores["tokens"].numpy()
+        for stratum, mask in _strata(text.tobytes(), text.shape, length).items():
+            sums = {"nats": np.where(mask, nll, 0.0).sum(axis=1), "bytes": mask.sum(axis=1)}
+            about = {**names, "seed": seed, "unit": np.arange(len(nll)), "stratum": stratum}
+            tables.append(pd.DataFrame({**about, **sums}))
+    return pd.concat(tables, ignore_index=True)
 
 
 @lru_cache(maxsize=8)
@@ -129,21 +123,11 @@ def _strata(text: bytes, shape: tuple[int, int], length: int) -> dict[str, np.nd
     return strata(copy_distance(np.frombuffer(text, dtype=np.int32).reshape(shape)), length)
 
 
-def trained_arm(setting: Setting, run: Runner, name: str) -> tuple[TrainLM.Config, Finished]:
-    """The run of the window sweep that trains an arm at its family's best learning rate, at the first seed."""
-    profile, seeds = chosen(setting)
-    rate = best_rates(setting, run)[family(name)]
-    label = f"{name} seed {seeds[0]} lr {rate:g}"
-    cfg = run_config(model(name, profile), profile, setting, seeds[0], rate, label)
-    return cfg, run([cfg])[0]
-
-
 def memory_table(setting: Setting, names: Sequence[str], lengths: Sequence[int] = DOUBLINGS) -> pd.DataFrame:
     """Bytes of the tensors of real fp32 caches for one sequence, by arm and tokens; and of the local layers alone."""
-    profile, _ = chosen(setting)
     rows = []
     for name in names:
-        decoder = model(name, profile).build()
+        decoder = model(name, chosen(setting)[0]).build()
         for length in lengths:
             layers = decoder.new_cache(1, length, device="cpu", dtype=torch.float32).layers
             local = sum(layer.bytes() for i, layer in enumerate(layers, start=1) if i % 4)  # the global one is the 4th
@@ -155,22 +139,19 @@ def memory_table(setting: Setting, names: Sequence[str], lengths: Sequence[int] 
 
 
 def bits(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Bits per byte of each unit, for every value of ``by``, from rows of nats and bytes."""
+    """Bits per byte of each unit, for every value of ``by``, from rows of nats and bytes; missing where a unit has no byte."""
     sums = table.groupby([by, "seed", "unit"], sort=False)[["nats", "bytes"]].sum()
     return (sums["nats"] / np.log(2) / sums["bytes"].where(sums["bytes"] > 0)).rename("value").reset_index()
 
 
 def difference(table: pd.DataFrame, by: str, first: str, second: str, part: str) -> pd.DataFrame:
-    """Paired differences ``first`` - ``second`` in bits per byte, unit by unit; units without a byte in the stratum are left out."""
-    values = bits(table, by).pivot(index=["seed", "unit"], columns=by, values="value")
-    paired = (values[first] - values[second]).dropna().rename("value").reset_index()
-    return paired.assign(part=part)[["part", "seed", "unit", "value"]]
+    """Paired differences ``first`` - ``second`` in bits per byte, unit by unit, from rows of nats and bytes."""
+    return paired(bits(table, by), by, first, second, units=["unit"], value="value", part=part)
 
 
-def interval(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, float]:
+def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, float]:
     """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval: effect, low, high."""
-    paired = difference(units, by, first, second, first)
-    found = paired_bootstrap(paired["value"].to_numpy(), paired["seed"].to_numpy())
+    found = interval(difference(units, by, first, second, first))
     return {"effect": found.estimate, "low": found.low, "high": found.high}
 
 
@@ -180,23 +161,22 @@ def far(table: pd.DataFrame, window: int) -> pd.DataFrame:
     return table[lows > window]
 
 
+def _length(units: pd.DataFrame) -> int:
+    """The training length: where the farthest stratum ends."""
+    return int(units["stratum"].str.extract(r"–(\d+)$")[0].astype(float).max())
+
+
 def sweep_far(baseline: str, tables: Tables) -> pd.DataFrame:
     """``baseline``@w against rattn@w on the far stratum, for every window w <= T/4 that has both."""
-    units, sweep = tables("window_sweep_units"), tables("window_sweep")
-    length = int(units.loc[units["stratum"].str.contains("–"), "stratum"].str.split("–").str[1].astype(int).max())
-    arms = set(sweep["arm"])
-    windows = [
-        int(w)
-        for w in sorted(sweep["window"].dropna().unique())
-        if w <= length // 4 and {f"{baseline}@{w:g}", f"rattn@{w:g}"} <= arms
-    ]
-    parts = [difference(far(units, w), "arm", f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows]
-    return pd.concat(parts) if parts else pd.DataFrame(columns=["part", "seed", "unit", "value"])
+    units = tables("window_sweep_units")
+    windows = sorted({int(w) for w in map(_window, pd.unique(units["arm"])) if w <= _length(units) // 4})
+    return together(
+        difference(far(units, w), "arm", f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows
+    )  # fmt: skip
 
 
 def against_full(tables: Tables) -> pd.DataFrame:
     """rattn@T/8 against full attention with rotary positions, on all text."""
     units = tables("window_sweep_units")
-    length = int(units.loc[units["stratum"].str.contains("–"), "stratum"].str.split("–").str[1].astype(int).max())
-    name = f"rattn@{length // 8}"
+    name = f"rattn@{_length(units) // 8}"
     return difference(units, "arm", name, "full_rope", f"{name} − full_rope")

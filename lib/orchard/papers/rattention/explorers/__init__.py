@@ -1,1 +1,1 @@
-"""Figures that a slider moves: the weights and the state of a layer, and a question to a trained model."""
+"""Models under sliders, with their static twins: a layer's weights and state, a question of RULER-lite, a completion."""

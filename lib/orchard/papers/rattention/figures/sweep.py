@@ -1,23 +1,16 @@
-"""Figures of training and the window sweep, the published sweep beside it, and what a trained arm writes and holds."""
+"""Figures of training and the window sweep, the published sweep beside it, and the caches of the arms."""
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.nn import Sampling
-from orchard.papers.rattention.experiments.window_sweep import interval
+from orchard.papers.rattention.experiments.window_sweep import effect
 from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY
-from orchard.train import TextModel
-
-SHOWN = 10  # candidates for the next token
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -53,7 +46,7 @@ def window_sweep(table: pd.DataFrame) -> Figure:
 def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
     """Every other arm minus ``base`` in bits per byte, with a 95 % interval over seeds and test windows."""
     names = [name for name in pd.unique(units["arm"]) if name != base]
-    return pd.DataFrame([{"label": name, **interval(units, "arm", name, base)} for name in names])
+    return pd.DataFrame([{"label": name, **effect(units, "arm", name, base)} for name in names])
 
 
 def noninferiority(table: pd.DataFrame) -> Figure:
@@ -115,46 +108,6 @@ def memory(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def next_token_table(
-    saved: TextModel, prompt: str, temperature: float = 0.8, top_k: int = 50, top_p: float = 1.0
-) -> pd.DataFrame:
-    """The likeliest tokens after a prompt with the chance that each has to be drawn: columns token, probability."""
-    with torch.no_grad():
-        logits = saved.model.logits(saved.model.features(saved.encode(prompt))[:, -1])
-    chances = Sampling(temperature, top_k, top_p).probabilities(logits)[0]
-    best = (chances / chances.sum()).topk(SHOWN)
-    return pd.DataFrame(
-        {"token": [repr(saved.tokenizer.table[int(i)])[1:] for i in best.indices], "probability": best.values.tolist()}
-    )
-
-
-def completion(
-    saved: TextModel, prompt: str, temperature: float = 0.8, top_k: int = 50, top_p: float = 1.0, seed: int = 0
-) -> Figure:
-    """Left: the chances of the next token. Right: the text that is drawn from them, one token after the other."""
-    figure, (left, right) = plot.figure(width=7.0, height=2.6, columns=2)
-    with plot.use_style():
-        table = next_token_table(saved, prompt, temperature, top_k, top_p)[::-1]
-        left.barh(table["token"], table["probability"], color="#0173b2")
-        left.set(xlim=(0, 1), xlabel="probability", ylabel="next token")
-        text = prompt + saved.complete(prompt, 160, temperature, seed, top_k=top_k, top_p=top_p)
-        shown = "\n".join(
-            part for line in text.splitlines() for part in textwrap.wrap(line, 40, drop_whitespace=False) or [""]
-        )
-        right.text(
-            0,
-            1,
-            shown.replace("$", r"\$"),
-            va="top",
-            family="monospace",
-            fontsize=6,
-            transform=right.transAxes,
-            clip_on=True,
-        )
-        right.set_axis_off()
-    return figure
-
-
 STATES: dict[str, float] = {
     "bf16 per kv head": costs.state_tokens(costs.SHAPES["3B"]),
     "fp32 per kv head": costs.state_tokens(costs.SHAPES["3B"], state_bytes=4),
@@ -190,40 +143,32 @@ def published_pareto(
 ) -> Figure:
     """Published quality against derived memory; the arms with this window stand out, where the paper has a value."""
     table = published_pareto_table(published, context, batch, state)
+    table = table.assign(gib=table["bytes"] / 2**30)
     figure, (axes,) = plot.figure(height=2.8)
     said = []
     for family, name in (("RAtt", "rattn"), ("SWA", "swa"), ("Full", "full")):
         look, part = plot.looks([name])[name], table[table["family"] == family].sort_values("window")
         axes.plot(
-            part["bytes"], part["value"], color=GREY, linewidth=0.6, marker=look.marker, markerfacecolor="white",
+            part["gib"], part["value"], color=GREY, linewidth=0.6, marker=look.marker, markerfacecolor="white",
             label=f"{family} (paper)",
         )  # fmt: skip
         if family == "Full":
             continue
         now = part[part["window"] == window]
-        axes.plot(now["bytes"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
-        found = [f"{value:.1f} % at {_binary(held)}" for value, held in zip(now["value"], now["bytes"], strict=True)]
+        axes.plot(now["gib"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
+        found = [f"{value:.1f} % at {held:.3g} GiB" for value, held in zip(now["value"], now["gib"], strict=True)]
         said.append(f"{family}@{window}: {(found or ['no value'])[0]}")
-    span = table["bytes"].max() / table["bytes"].min()
+    span = table["gib"].max() / table["gib"].min()
     if span > 2:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5) if span < 3 else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _binary(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.margins(x=0.12, y=0.12)
     axes.set_title("\n".join(said))
-    axes.set_xlabel(f"cache of 3B, {batch} × {context} tokens\nstate: {state}")
+    axes.set_xlabel(f"cache of 3B (GiB), {batch} × {context} tokens\nstate: {state}")
     axes.set_ylabel("MMLU, 5-shot, published (%)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def _binary(count: float) -> str:
-    """Bytes with three digits and a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"

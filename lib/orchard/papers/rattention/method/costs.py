@@ -86,14 +86,9 @@ class KVBudget:
 
 
 def kv_budget(
-    context: int,
-    window: int | None,
-    ratio: int = 3,
-    dtype: str = "bf16",
-    shape: Shape = SHAPES["3B"],
-    state: str | None = "fp32",
-    per_query_head: bool = False,
-) -> KVBudget:
+    context: int, window: int | None, ratio: int = 3, dtype: str = "bf16", shape: Shape = SHAPES["3B"],
+    state: str | None = "fp32", per_query_head: bool = False,
+) -> KVBudget:  # fmt: skip
     """What a model of `ratio` local layers per global one holds after `context` tokens.
 
     window: left context of the local layers; None for full attention in all layers, -1 for linear attention alone.
@@ -130,8 +125,8 @@ def compute_matched_window(window: int, head_dim: int, groups: int, chunk_size: 
 
 
 def state_tokens(shape: Shape, state_bytes: int = 2, kv_bytes: int = 2, per_query_head: bool = False) -> float:
-    """The RLA state [2d, d] of a layer, counted in tokens of KV cache: d at equal type, 2d in fp32 beside bf16, G times
-    that when stored once per query head, as the official code does."""
+    """The RLA state [2d, d] of a layer in tokens of KV cache: d at equal type, 2d in fp32 beside bf16, G times that per query head,
+    as the official code stores it."""
     copies = shape.num_heads if per_query_head else shape.num_kv_heads
     return copies * 2 * shape.head_dim**2 * state_bytes / (shape.kv_elements_per_token * kv_bytes)
 
@@ -150,13 +145,8 @@ def kv_tokens(context: int, window: int | None, state: int | float = 0.0, period
     return (context + (period - 1) * local) / period
 
 
-def kv_token_ratio(context: int, window: int | None, state: int | float = 0.0, period: int = 4) -> float:
-    """KV cache relative to full attention in every layer, a fraction."""
-    return kv_tokens(context, window, state, period) / context
-
-
 def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_window: int | None = 4095) -> float:
-    """1 - KV cache / KV cache of sliding-window layers with `baseline_window`, a fraction."""
+    """1 - KV cache / KV cache of sliding-window layers with `baseline_window` (None: of full attention), a fraction."""
     return 1 - kv_tokens(context, window, state) / kv_tokens(context, baseline_window)
 
 
@@ -169,55 +159,28 @@ def kv_bytes(
     period: int = 4,
 ) -> float:
     """Bytes of KV cache and state of one sequence, all layers."""
-    tokens = kv_tokens(context, window, state, period)
-    return shape.num_layers * shape.kv_elements_per_token * bytes_per_element * tokens
-
-
-def step_time(
-    shape: Shape,
-    context: int,
-    batch: int | float,
-    window: int | None,
-    state: int | float = 0.0,
-    hardware: Hardware = H100,
-    bytes_per_element: int = 2,
-    period: int = 4,
-) -> float:
-    """Seconds of one decode step of the whole batch: KV traffic, then the slower of compute and bf16 weights."""
-    traffic = batch * kv_bytes(shape, context, window, state, bytes_per_element, period) / hardware.bandwidth
-    parameters = shape.matmul_parameters
-    return traffic + max(2 * batch * parameters / hardware.flops, 2 * parameters / hardware.bandwidth)
+    return (
+        shape.num_layers * shape.kv_elements_per_token * bytes_per_element * kv_tokens(context, window, state, period)
+    )
 
 
 def step_time_cut(
-    shape: Shape,
-    context: int,
-    batch: int | float,
-    window: int = 511,
-    state: int | float | None = None,
-    baseline_window: int = 4095,
-    hardware: Hardware = H100,
-    bytes_per_element: int = 2,
-    period: int = 4,
-) -> float:
-    """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction.
+    shape: Shape, context: int, batch: int | float, window: int = 511, state: int | float | None = None,
+    baseline_window: int = 4095, hardware: Hardware = H100, bytes_per_element: int = 2, period: int = 4,
+) -> float:  # fmt: skip
+    """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction; by the formula above, with bf16 weights.
 
     `batch=math.inf` gives the limit: compute grows with the batch as traffic does, so the cut of the traffic is not
     reached. `state=None` is a bf16 state per kv head.
     """
-    state = state_tokens(shape) if state is None else state
-    if math.isinf(batch):
-        compute = 2 * shape.matmul_parameters / hardware.flops
-        ours, theirs = (
-            kv_bytes(shape, context, w, s, bytes_per_element, period) / hardware.bandwidth + compute
-            for w, s in ((window, state), (baseline_window, 0.0))
-        )
-    else:
-        ours, theirs = (
-            step_time(shape, context, batch, w, s, hardware, bytes_per_element, period)
-            for w, s in ((window, state), (baseline_window, 0.0))
-        )
-    return 1 - ours / theirs
+
+    def seconds(window: int, state: int | float) -> float:
+        """Of one sequence's share of a step: its KV traffic, then the slower of its compute and its share of the weights."""
+        traffic = kv_bytes(shape, context, window, state, bytes_per_element, period) / hardware.bandwidth
+        parameters = shape.matmul_parameters
+        return traffic + max(2 * parameters / hardware.flops, 2 * parameters / hardware.bandwidth / batch)
+
+    return 1 - seconds(window, state_tokens(shape) if state is None else state) / seconds(baseline_window, 0.0)
 
 
 def savings_table(contexts: tuple[int, ...] = (4096, 8192, 16384, 32768), window: int = 511) -> pd.DataFrame:

@@ -8,24 +8,20 @@ q [batch, time, heads, features] and k [batch, time, kv_heads, features] are fea
 value_dim]; log a and b [batch, time, kv_heads]; S [batch, kv_heads, features, value_dim]. Sums are fp32. With a = 1 the
 first is plain linear attention. Sources: Dao and Gu 2024, arXiv 2405.21060; Yang et al. 2024, arXiv 2412.06464. The
 paper's "Mamba2" row (its Table 4) does not say how its gates are made.
-
-On a GPU half-precision inputs go to the Triton kernels of flash-linear-attention where that package is installed; the
-forms below are what trains elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from orchard.kernels.residual import accumulator, no_autocast
 
-BACKENDS = ("auto", "torch", "fla")
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -39,7 +35,7 @@ def recurrent(
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """The definition, token by token; without `beta` nothing is erased. Returns the outputs and the last state."""
     wide = accumulator(q)
-    now = start_state(k, v, state, wide)
+    now = _start_state(k, v, state, wide)
     outputs = []
     for t in range(q.shape[1]):
         if log_decay is not None:
@@ -60,17 +56,11 @@ def scalar_decay(
     log_decay: Float[Tensor, "batch time kv_heads"] | None = None,
     state: Float[Tensor, "#batch kv_heads features value_dim"] | None = None,
     chunk: int = 64,
-    backend: str = "auto",
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """Linear attention whose state fades by a_t; `log_decay=None` is a = 1. With g the sum of log a within a chunk:
 
     O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
-    if log_decay is not None and _may_use_fla(v, backend):
-        from orchard.papers.rattention.method.opaque import expanded, fla_kernel
-
-        if kernel := fla_kernel("simple_gla", "chunk_simple_gla", v, backend):
-            return expanded(kernel, q, k, v, start_state(k, v, state, torch.float32), log_decay)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
@@ -89,18 +79,12 @@ def gated_delta(
     beta: Float[Tensor, "batch time kv_heads"],
     state: Float[Tensor, "#batch kv_heads features value_dim"] | None = None,
     chunk: int = 64,
-    backend: str = "auto",
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """The gated delta rule; |k| must be at most 1, or the state grows. Within a chunk the corrections of later tokens
     by earlier ones are one triangular system (the WY form):
 
         (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
     """
-    if _may_use_fla(v, backend):
-        from orchard.papers.rattention.method.opaque import expanded, fla_kernel
-
-        if kernel := fla_kernel("gated_delta_rule", "chunk_gated_delta_rule", v, backend):
-            return expanded(kernel, q, k, v, start_state(k, v, state, torch.float32), log_decay, beta)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         strength = parts.cut(beta)[..., None]
@@ -125,22 +109,23 @@ def residual(
     window: int,
     state: Float[Tensor, "#batch kv_heads features value_dim"] | None,
     *gates: Float[Tensor, "batch time kv_heads"],
-    **options: Any,
+    chunk: int = 64,
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
     """`form`, read `window` + 1 tokens late: o_t = q_t S_{t - window - 1}. Queries before that read `state` alone."""
     lead = min(window + 1, q.shape[1])
     read = q.shape[1] - lead
     with no_autocast(q):
-        start = start_state(k, v, state, accumulator(q))
+        start = _start_state(k, v, state, accumulator(q))
         early = torch.einsum("bthgf,bhfd->bthgd", q[:, :lead].to(start).unflatten(2, (k.shape[2], -1)), start)
         early = early.flatten(2, 3).to(v.dtype)
         if not read:
             return early, start
-        late, final = form(q[:, lead:], k[:, :read], v[:, :read], *(g[:, :read] for g in gates), state=start, **options)
+        gates = tuple(gate[:, :read] for gate in gates)
+        late, final = form(q[:, lead:], k[:, :read], v[:, :read], *gates, state=start, chunk=chunk)
         return torch.cat([early, late], dim=1), final
 
 
-def start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:
+def _start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:
     shape = (len(k), k.shape[2], k.shape[3], v.shape[3])
     return torch.zeros(shape, dtype=wide, device=k.device) if state is None else state.to(wide).expand(shape)
 
@@ -151,40 +136,31 @@ class _Chunks:
     Tokens added at the end have k = v = 0 and a = 1, so they leave the state alone.
     """
 
-    def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None, chunk: int
-    ) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, state: Tensor | None, chunk: int) -> None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: a chunk holds at least one token")
         self.wide, self.dtype, self.time, self.size = accumulator(q), v.dtype, q.shape[1], min(chunk, q.shape[1])
-        self.state = start_state(k, v, state, self.wide)
-        self.q = self.cut(q.unflatten(2, (k.shape[2], -1))).movedim(4, 3)  # [batch, kv_heads, chunks, G, tokens, dim]
+        self.state = _start_state(k, v, state, self.wide)
+        grouped = rearrange(q, "b t (h g) d -> b t h g d", h=k.shape[2])
+        self.q = rearrange(self.cut(grouped), "b h n c g d -> b h n g c d")
         self.k, self.v = self.cut(k), self.cut(v)
         self.count = self.k.shape[2]
-        steps = self.cut(torch.zeros(k.shape[:3], device=k.device) if log_decay is None else log_decay)
-        decay = steps.cumsum(-1)
+        steps = self.cut(torch.zeros(k.shape[:3], device=k.device) if decay is None else decay)
+        total = steps.cumsum(-1)
         later = torch.ones(self.size, self.size, dtype=torch.bool, device=q.device).triu(1)
-        self.passed = decay.exp()  # from before the chunk to each token
-        self.left = (decay[..., -1:] - decay).exp()  # from each token to the end
-        self.whole = decay[..., -1].exp()[..., None, None]
-        gaps = decay[..., :, None] - decay[..., None, :]
+        self.passed = total.exp()  # from before the chunk to each token
+        self.left = (total[..., -1:] - total).exp()  # from each token to the end
+        self.whole = total[..., -1].exp()[..., None, None]
+        gaps = total[..., :, None] - total[..., None, :]
         self.between = gaps.masked_fill(later, -torch.inf).exp()  # masked before exp: gaps of later tokens are positive
 
     def cut(self, x: Tensor) -> Tensor:
         """[batch, time, kv_heads, ...] -> [batch, kv_heads, chunks, tokens, ...]"""
-        missing = -self.time % self.size
-        x = F.pad(x.to(self.wide), (0, 0) * (x.ndim - 2) + (0, missing))
-        return x.unflatten(1, (-1, self.size)).movedim(3, 1)
+        x = F.pad(x.to(self.wide), (0, 0) * (x.ndim - 2) + (0, -self.time % self.size))
+        return rearrange(x, "b (n c) h ... -> b h n c ...", c=self.size)
 
     def read(self, before: Tensor, values: Tensor) -> Tensor:
         """Outputs from the state before each chunk and the values within it."""
         scores = self.q @ self.k[:, :, :, None].transpose(-1, -2) * self.between[:, :, :, None]
         out = (self.q * self.passed[:, :, :, None, :, None]) @ before[:, :, :, None] + scores @ values[:, :, :, None]
-        out = out.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)
-        return out[:, : self.time].to(self.dtype)
-
-
-def _may_use_fla(v: Tensor, backend: str) -> bool:
-    if backend not in BACKENDS:
-        raise ValueError(f"recurrence backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    return backend == "fla" or (backend == "auto" and v.is_cuda)
+        return rearrange(out, "b h n g c d -> b (n c) (h g) d")[:, : self.time].to(self.dtype)

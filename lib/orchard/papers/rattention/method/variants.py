@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ from orchard.kernels.residual import feature_dim, feature_map, no_autocast, resi
 from orchard.nn import Attention, Cache, Packed, RMSNorm, RollingCache, attention
 from orchard.papers.rattention.method.attention import RAttention, default_chunk
 from orchard.papers.rattention.method.recurrences import gated_delta, residual, scalar_decay
+
+Branch = tuple[Tensor, Tensor]  # its outputs and its state
 
 
 def refuse_packed(layer: nn.Module, packed: Packed | None) -> None:
@@ -30,23 +33,21 @@ def refuse_packed(layer: nn.Module, packed: Packed | None) -> None:
         )
 
 
+def empty_state(
+    batch: int, kv_heads: int, features: int, value_dim: int, device: torch.device | str, dtype: torch.dtype
+) -> Float[Tensor, "batch kv_heads features value_dim"]:
+    """Zeros, in fp32 or wider whatever the cache's type."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return torch.zeros(batch, kv_heads, features, value_dim, device=device, dtype=wide)
+
+
 class VariantCache(RollingCache):
     """A ring of raw keys (with their `extra` channels behind them) and values, and the fp32 state of older tokens."""
 
-    def __init__(
-        self,
-        batch: int,
-        slots: int,
-        kv_heads: int,
-        head_dim: int,
-        extra: int,
-        state: Float[Tensor, "batch kv_heads features value_dim"],
-        *,
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(batch, slots - 1, kv_heads, head_dim, device=device, dtype=dtype)
-        self.k = torch.zeros(batch, slots, kv_heads, head_dim + extra, device=device, dtype=dtype)
+    def __init__(self, state: Tensor, slots: int, head_dim: int, extra: int, dtype: torch.dtype) -> None:
+        batch, kv_heads = state.shape[:2]  # [batch, kv_heads, features, value_dim]
+        super().__init__(batch, slots - 1, kv_heads, head_dim, device=state.device, dtype=dtype)
+        self.k = torch.zeros(batch, slots, kv_heads, head_dim + extra, device=state.device, dtype=dtype)
         self.state = state
 
 
@@ -88,11 +89,13 @@ class Variant(RAttention):
             raise TypeError(
                 f"{type(self).__name__} got a {type(cache).__name__}: make the cache with its own new_cache()"
             )
-        q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
-        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        q, k, v = (self.heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         branch_q, extra = self.branch_inputs(x, q)
         return self.o_proj(self.mix(q, branch_q, torch.cat([k, extra.to(k.dtype)], dim=-1), v, cache).flatten(-2))
+
+    def heads(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time heads head_dim"]:
+        """The heads of a projection's output."""
+        return rearrange(x, "b t (h d) -> b t h d", d=self.head_dim)
 
     def mix(self, q: Tensor, branch_q: Tensor, k: Tensor, v: Tensor, cache: VariantCache | None) -> Tensor:
         """Both branches over the new tokens; `k` carries the extra channels behind the key."""
@@ -134,9 +137,7 @@ class Variant(RAttention):
         """What phi sees of a query or key: the raw one."""
         return x
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         """The branch, read `window` + 1 tokens late; outputs and state."""
         q = q if self.q_scale is None else q * self.q_scale
         k = k if self.k_scale is None else k * self.k_scale
@@ -158,14 +159,10 @@ class Variant(RAttention):
         """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
         if batch < 1 or max_length < 1:
             raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
-        shape = (batch, self.num_kv_heads, self.features, self.value_dim)
-        state = torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        start = self.initial_state()
-        slots = max(self.window + 1, self.delay)
-        return VariantCache(
-            batch, slots, self.num_kv_heads, self.head_dim, self.extra, state if start is None else state + start.detach(),
-            device=device, dtype=dtype,
-        )  # fmt: skip
+        state = empty_state(batch, self.num_kv_heads, self.features, self.value_dim, device, dtype)
+        if (start := self.initial_state()) is not None:
+            state = state + start.detach()
+        return VariantCache(state, max(self.window + 1, self.delay), self.head_dim, self.extra, dtype)
 
     def cache_bytes(self, length: int, bytes_per_element: int) -> int:
         """Bytes per sequence after `length` tokens: the ring, and the state once a token was folded."""
@@ -220,12 +217,9 @@ class OwnProjections(Variant):
             nn.init.normal_(projection.weight, std=cfg.dim**-0.5)
 
     def branch_inputs(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        own = self.branch_k(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        return self.branch_q(x).unflatten(-1, (self.num_heads, self.head_dim)), own
+        return self.heads(self.branch_q(x)), self.heads(self.branch_k(x))
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         return super().recur(q, extra, v, extra, window, state)
 
 
@@ -268,9 +262,7 @@ class JointDenominator(Variant):
         self.value_dim = self.head_dim + 1  # the denominator is the sum for a value of one
         self.window_share = nn.Parameter(torch.zeros(self.num_heads))  # c = sigmoid of it
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
         return residual(scalar_decay, q, k, with_one(v.to(q.dtype)), window, state, chunk=self.tokens_per_chunk)
 
@@ -301,9 +293,7 @@ class Taylor(Variant):
         self.rank = taylor_rank(self.head_dim)
         self.features = taylor_dim(self.rank)
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = taylor_features(q[..., : self.rank]), taylor_features(k[..., : self.rank])
         return residual(scalar_decay, q, k, v, window, state, chunk=self.tokens_per_chunk)
 
@@ -315,14 +305,13 @@ class ScalarDecay(Variant):
     """
 
     class Config(Variant.Config):
-        recurrence_backend: str = "auto"  # see recurrences.py
+        pass
 
     gates = 1
     unused: tuple[str, ...] = ("use_qk_scale",)
 
     def __init__(self, cfg: ScalarDecay.Config) -> None:
         super().__init__(cfg)
-        self.recurrence_backend = cfg.recurrence_backend
         self.extra = self.gates
         self.branch_gate = nn.Linear(cfg.dim, self.gates * self.num_kv_heads)
         nn.init.normal_(self.branch_gate.weight, std=0.02)
@@ -334,12 +323,9 @@ class ScalarDecay(Variant):
     def branch_inputs(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         return q, F.logsigmoid(self.branch_gate(x).unflatten(-1, (self.num_kv_heads, self.gates)))
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        options = {"chunk": self.tokens_per_chunk, "backend": self.recurrence_backend}
-        return residual(scalar_decay, q, k, v, window, state, extra[..., 0], **options)
+        return residual(scalar_decay, q, k, v, window, state, extra[..., 0], chunk=self.tokens_per_chunk)
 
 
 class GatedDelta(ScalarDecay):
@@ -358,13 +344,11 @@ class GatedDelta(ScalarDecay):
         super().__init__(cfg)
         self.features = self.head_dim
 
-    def recur(
-        self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         with no_autocast(q):
             q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
-        options = {"chunk": self.tokens_per_chunk, "backend": self.recurrence_backend}
-        return residual(gated_delta, q, k, v, window, state, extra[..., 0], extra[..., 1].float().exp(), **options)
+        decay, beta = extra[..., 0], extra[..., 1].float().exp()
+        return residual(gated_delta, q, k, v, window, state, decay, beta, chunk=self.tokens_per_chunk)
 
 
 class RandomWindow(Variant):
@@ -394,16 +378,6 @@ class RandomWindow(Variant):
 
         window = draw_window(self.windows)
         return window, window + 1
-
-
-class HeadSplitCache(RollingCache):
-    """The window of the first half of the heads, the state of the second."""
-
-    def __init__(self, batch: int, window: int, kv_heads: int, head_dim: int, features: int, *,
-                 device: torch.device | str, dtype: torch.dtype) -> None:  # fmt: skip
-        super().__init__(batch, window, kv_heads, head_dim, device=device, dtype=dtype)
-        wide = torch.promote_types(dtype, torch.float32)
-        self.state = torch.zeros(batch, kv_heads, features, head_dim, device=device, dtype=wide)
 
 
 class HeadSplit(Attention):
@@ -447,7 +421,7 @@ class HeadSplit(Attention):
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """[o_swa, o_la] along the heads."""
         refuse_packed(self, packed)
-        if cache is not None and not isinstance(cache, HeadSplitCache):
+        if cache is not None and not isinstance(cache, VariantCache):
             raise TypeError(f"HeadSplit got a {type(cache).__name__}: make the cache with its own new_cache()")
         (q, far_q), (k, far_k), (v, far_v) = (x.chunk(2, dim=2) for x in (q, k, v))
         state = None if cache is None else cache.state
@@ -457,15 +431,12 @@ class HeadSplit(Attention):
         both = torch.cat([super().attend(q, k, v, cache), la.to(v.dtype)], dim=2)
         return both if self.output_norm is None else self.output_norm(both)
 
-    def new_cache(
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
-    ) -> HeadSplitCache:
-        """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
+    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> VariantCache:
+        """The window of the first half of the heads, the state of the second; its size does not depend on `max_length`."""
         if batch < 1 or max_length < 1:
             raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
-        return HeadSplitCache(
-            batch, self.window, self.num_kv_heads // 2, self.head_dim, self.features, device=device, dtype=dtype
-        )
+        state = empty_state(batch, self.num_kv_heads // 2, self.features, self.head_dim, device, dtype)
+        return VariantCache(state, self.window + 1, self.head_dim, 0, dtype)
 
     def cache_bytes(self, length: int, bytes_per_element: int) -> int:
         """Half of a window's keys and values, and half of a state."""
@@ -523,7 +494,7 @@ def exponential_window(
         q, k, v = q.float() * dim**-0.5, k.float(), with_one(v.float())
         k, v = (F.pad(x, (0, 0, 0, 0, max(window - offset, 0), padding)) for x in (k, v))
         k, v = (x[:, max(offset - window, 0) :].unfold(1, window + size, size) for x in (k, v))  # [b, n, h, dim, keys]
-        q = F.pad(q, (0, 0, 0, 0, 0, padding)).unflatten(1, (-1, size)).unflatten(3, (-1, groups))
+        q = rearrange(F.pad(q, (0, 0, 0, 0, 0, padding)), "b (n q) (h g) d -> b n q h g d", q=size, g=groups)
         scores = torch.einsum("bnqhgd,bnhdk->bnhgqk", q, k)
         place = torch.arange(window + size, device=q.device)
         distance = torch.arange(size, device=q.device)[:, None] + window - place
@@ -532,4 +503,4 @@ def exponential_window(
         scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
         weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
         out = torch.einsum("bnhgqk,bnhdk->bnqhgd", weights, v)
-        return out.flatten(3, 4).flatten(1, 2)[:, :queries]
+        return rearrange(out, "b n q h g d -> b (n q) (h g) d")[:, :queries]

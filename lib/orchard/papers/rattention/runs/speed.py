@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import runpy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,38 +36,24 @@ from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.kernels.residual.naive import quadratic
 from orchard.nn import Decoder, DecoderCache, attention
 from orchard.papers.rattention.method.models import arm
-from orchard.runs import Run, Workspace
+from orchard.runs import Workspace
+from orchard.runs.measurement import Measurement, timed
 from orchard.timing import Step, interleaved, peak_bytes
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
 
 
-class Measurement(Run):
-    """A run whose result is about this machine. The shape is that of one layer."""
+class LayerMeasurement(Measurement):
+    """A measurement of one layer, or of decoders made of it."""
 
-    class Config(Run.Config):
-        gpu: bool = False  # sizes that only a GPU can measure: refuses to run elsewhere
+    class Config(Measurement.Config):
         dim: int = REQUIRED
         num_heads: int = REQUIRED
         num_kv_heads: int = REQUIRED
         head_dim: int = REQUIRED
         ffn_dim: int = REQUIRED
         rounds: int = REQUIRED
-        seed: int = 0
-
-    def hardware(self, work: Workspace, device: str | None = None) -> Hardware:
-        """The machine, noted in the provenance. Raises BadInput where a GPU is needed and there is none."""
-        wanted = device or work.device
-        hardware = choose("cpu" if choose(wanted).device == "mps" else wanted)
-        if self.cfg.gpu and hardware.device != "cuda":
-            raise BadInput(
-                f"{self.cfg.label or type(self).__name__} has sizes for a GPU and would run on {hardware.device}: use profile smoke, "
-                "or compute it on a GPU and bring it here with `orchard runs export` and `orchard runs import`"
-            )
-        work.notes["hardware"] = hardware.as_dict()
-        torch.manual_seed(self.cfg.seed)
-        return hardware
 
     def model(self, name: str, num_layers: int = 4) -> Any:
         """The decoder config of an arm at this shape, for bytes."""
@@ -82,6 +69,11 @@ class Measurement(Run):
         return layer
 
 
+def first_line(error: Exception) -> str:
+    """An error as a reason in a table."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
 def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], parameters: Sequence[Tensor] = ()) -> Step:
     """One call: the function of `inputs`, and the gradients of its weighted sum in inputs and parameters."""
     inputs = [x.detach().requires_grad_() for x in inputs]
@@ -94,10 +86,10 @@ def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], para
     return step
 
 
-class Operations(Measurement):
+class Operations(LayerMeasurement):
     """Every operation at every length; rows name, length, batch, round, seconds, and a reason where there is no time."""
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         lengths: list[int] = REQUIRED
         tokens: int = REQUIRED  # per call, at every length
         window: int = 512  # tokens of the window, the current one included
@@ -106,7 +98,7 @@ class Operations(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Lengths one after the other; peers of one length in turn."""
-        hardware = self.hardware(work)
+        hardware = choose(self.begin(work))
         rows: list[dict[str, Any]] = []
         for length in self.cfg.lengths:
             batch = max(1, self.cfg.tokens // length)
@@ -116,17 +108,17 @@ class Operations(Measurement):
                     step = make()
                     step()
                 except (ImportError, RuntimeError) as error:  # no such library, no such kernel here, out of memory
-                    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                    rows.append(
-                        {"name": name, "length": length, "batch": batch, "round": 0, "seconds": None, "reason": reason}
-                    )
+                    missing = {
+                        "length": length,
+                        "batch": batch,
+                        "round": 0,
+                        "seconds": None,
+                        "reason": first_line(error),
+                    }
+                    rows.append({"name": name, **missing})
                 else:
                     ready[name] = step
-            for name, times in interleaved(ready, self.cfg.rounds, hardware.device).items():
-                rows += [
-                    {"name": name, "length": length, "batch": batch, "round": turn, "seconds": seconds, "reason": ""}
-                    for turn, seconds in enumerate(times)
-                ]
+            rows += timed(ready, self.cfg.rounds, hardware.device, length=length, batch=batch, reason="")
             work.log(f"length {length}: {', '.join(ready)}")
             _forget_graphs(hardware)
         return {"rows": rows}
@@ -197,27 +189,17 @@ def _features(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
 
 def _fla_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """fla's chunked linear attention: its Triton kernels on a GPU, its plain form elsewhere. ImportError without fla."""
-    return _fla_triton() if device == "cuda" else _fla_plain()
+    if device == "cuda":
+        from fla.ops.linear_attn import chunk_linear_attn
 
-
-def _fla_triton() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    from fla.ops.linear_attn import chunk_linear_attn
-
-    return lambda q, k, v: chunk_linear_attn(q, k, v, scale=1.0, normalize=False)[0]
-
-
-def _fla_plain() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """fla's `naive_chunk_linear_attn`, from its file: importing the package takes seconds and asks for a GPU."""
+        return lambda q, k, v: chunk_linear_attn(q, k, v, scale=1.0, normalize=False)[0]
     package = importlib.util.find_spec("fla")
     if package is None or package.origin is None:
         raise ImportError("flash-linear-attention is not installed")
+    # From its file: importing the package takes seconds and asks for a GPU.
     file = Path(package.origin).parent / "ops" / "linear_attn" / "naive.py"
-    spec = importlib.util.spec_from_file_location("fla_linear_attn_naive", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda q, k, v: module.naive_chunk_linear_attn(q, k, v, scale=1.0)
+    plain = runpy.run_path(str(file))["naive_chunk_linear_attn"]
+    return lambda q, k, v: plain(q, k, v, scale=1.0)
 
 
 def _forget_graphs(hardware: Hardware) -> None:
@@ -234,10 +216,10 @@ def _autocast(function: Callable[..., Tensor], hardware: Hardware) -> Callable[.
     return run
 
 
-class Steps(Measurement):
-    """Forward and backward of decoders with a loss, as in training: rows arm, length, batch, round, seconds."""
+class Steps(LayerMeasurement):
+    """Forward and backward of decoders with a loss, as in training: rows name, length, batch, round, seconds."""
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         num_layers: int = REQUIRED
         lengths: list[int] = REQUIRED
         batch: int = 1
@@ -246,17 +228,13 @@ class Steps(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Full attention, swa@T/2 and rattn@T/8 at every length."""
-        hardware = self.hardware(work)
+        hardware = choose(self.begin(work))
         rows: list[dict[str, Any]] = []
         for length in self.cfg.lengths:
             names = ("full_rope", f"swa@{length // 2}", f"rattn@{length // 8}")
             tokens = torch.randint(0, 257, (self.cfg.batch, length + 1), device=hardware.device)
             steps = {name: self._step(name, tokens, hardware) for name in names}
-            for name, times in interleaved(steps, self.cfg.rounds, hardware.device, warmup=3).items():
-                rows += [
-                    {"arm": name, "length": length, "batch": self.cfg.batch, "round": turn, "seconds": seconds}
-                    for turn, seconds in enumerate(times)
-                ]
+            rows += timed(steps, self.cfg.rounds, hardware.device, 3, length=length, batch=self.cfg.batch)
             del steps
             _forget_graphs(hardware)
         return {"rows": rows}
@@ -269,10 +247,10 @@ class Steps(Measurement):
         return lambda: torch.autograd.grad(losses(tokens), parameters)
 
 
-class Tiles(Measurement):
+class Tiles(LayerMeasurement):
     """The Triton kernels for every C and m: rows C, m, round, seconds, reason; then the pairs that decide claim C15."""
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         length: int = REQUIRED
         batch: int = REQUIRED
         window: int = 512
@@ -284,12 +262,11 @@ class Tiles(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Times every tile that fits, then the best against the largest C with m = 1, in pairs of their own."""
-        cfg, hardware = self.cfg, self.hardware(work)
-        q = torch.randn(
-            cfg.batch, cfg.length, cfg.num_heads, cfg.head_dim, device=hardware.device, dtype=torch.bfloat16
-        )
-        shape = (cfg.batch, cfg.length, cfg.num_kv_heads, cfg.head_dim)
-        inputs = [q, *(torch.randn(shape, device=hardware.device, dtype=torch.bfloat16) for _ in range(2))]
+        cfg, device = self.cfg, self.begin(work)
+        inputs = [
+            torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device, dtype=torch.bfloat16)
+            for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
+        ]
         steps: dict[tuple[int, int], Step] = {}
         rows: list[dict[str, Any]] = []
         for tile in itertools.product(cfg.chunks, cfg.tiles_per_state):
@@ -300,18 +277,17 @@ class Tiles(Measurement):
                 if type(error).__name__ not in ("OutOfResources", "OutOfMemoryError", "PTXASError", "CompilationError"):
                     raise
                 steps.pop(tile, None)
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                rows.append({"C": tile[0], "m": tile[1], "round": 0, "seconds": None, "reason": reason})
+                rows.append({"C": tile[0], "m": tile[1], "round": 0, "seconds": None, "reason": first_line(error)})
         if not steps:
-            raise BadInput(f"no tile of the kernels fits on {hardware.name}: {rows[0]['reason']}")
-        names = {f"{c} {m}": (c, m) for c, m in steps}
-        times = interleaved({name: steps[tile] for name, tile in names.items()}, cfg.rounds, hardware.device)
-        for name, (c, m) in names.items():
+            raise BadInput(f"no tile of the kernels fits on this GPU: {rows[0]['reason']}")
+        tiles = {f"{c} {m}": (c, m) for c, m in steps}
+        times = interleaved({name: steps[tile] for name, tile in tiles.items()}, cfg.rounds, device)
+        for name, (c, m) in tiles.items():
             rows += [{"C": c, "m": m, "round": i, "seconds": s, "reason": ""} for i, s in enumerate(times[name])]
         base = max(tile for tile in steps if tile[1] == 1)
-        best = min(names, key=lambda name: sorted(times[name])[len(times[name]) // 2])
-        pairs = interleaved({"best": steps[names[best]], "base": steps[base]}, cfg.pairs, hardware.device)
-        return {"rows": rows, "best": list(names[best]), "base": list(base), "pairs": pairs}
+        best = tiles[min(tiles, key=lambda name: statistics.median_high(times[name]))]
+        pairs = interleaved({"best": steps[best], "base": steps[base]}, cfg.pairs, device)
+        return {"rows": rows, "best": list(best), "base": list(base), "pairs": pairs}
 
     def _step(self, tile: tuple[int, int], inputs: list[Tensor]) -> Step:
         window = self.cfg.window - 1
@@ -325,10 +301,10 @@ def with_tile(q: Tensor, k: Tensor, v: Tensor, window: int, tile: tuple[int, int
     return fused(q, k, v, window, tile=tile)[0]
 
 
-class Accuracy(Measurement):
+class Accuracy(LayerMeasurement):
     """Relative RMS error of the operation as it runs here against the definition in fp64: rows dtype, what, error."""
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         rounds: int = 1
         length: int = REQUIRED
         window: int = REQUIRED
@@ -338,17 +314,16 @@ class Accuracy(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Output and the gradients in q, k and v; both forms get the same rounded inputs."""
-        hardware = self.hardware(work)
+        cfg, device = self.cfg, self.begin(work)
         rows: list[dict[str, Any]] = []
         for dtype in (torch.bfloat16, torch.float32):
-            heads = (self.cfg.num_heads, self.cfg.num_kv_heads, self.cfg.num_kv_heads)
             inputs = [
-                torch.randn(self.cfg.batch, self.cfg.length, h, self.cfg.head_dim, device=hardware.device).to(dtype)
-                for h in heads
+                torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device).to(dtype)
+                for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
             ]
             weight = torch.randn_like(inputs[0])
-            exact = _values(quadratic, [x.double() for x in inputs], weight.double(), self.cfg.window - 1)
-            found = _values(residual_linear_attention, inputs, weight, self.cfg.window - 1)
+            exact = _values(quadratic, [x.double() for x in inputs], weight.double(), cfg.window - 1)
+            found = _values(residual_linear_attention, inputs, weight, cfg.window - 1)
             for what, ours, truth in zip(("o", "dq", "dk", "dv"), found, exact, strict=True):
                 error = float((ours.double() - truth).norm() / truth.norm())
                 rows.append({"dtype": str(dtype).removeprefix("torch."), "what": what, "error": error})
@@ -363,7 +338,7 @@ def _values(
     return [output.detach(), *torch.autograd.grad(output, inputs, weight)]
 
 
-class Decode(Measurement):
+class Decode(LayerMeasurement):
     """Decoding one token after a prompt: rows arm, context, batch, cache_bytes (per sequence), ms (median over `rounds` tokens).
 
     The timed tokens are the last of `context`: caches have room for so many and no more, and the bytes of their tensors are
@@ -371,7 +346,7 @@ class Decode(Measurement):
     elsewhere fp32; not compiled, so that small models are bound by the calls of Python and not by memory.
     """
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         num_layers: int = REQUIRED
         arms: list[str] = REQUIRED
         contexts: list[int] = REQUIRED
@@ -382,26 +357,26 @@ class Decode(Measurement):
     @torch.inference_mode()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Contexts one after the other; the arms of one context in turn."""
-        cfg, hardware = self.cfg, self.hardware(work)
-        dtype = torch.bfloat16 if hardware.device == "cuda" else torch.float32
-        models = {name: self.model(name, cfg.num_layers).build().to(hardware.device, dtype).eval() for name in cfg.arms}
+        cfg, device = self.cfg, self.begin(work)
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        models = {name: self.model(name, cfg.num_layers).build().to(device, dtype).eval() for name in cfg.arms}
         rows = []
         for context in cfg.contexts:
             if context < cfg.rounds + 2:
                 raise BadInput(
                     f"{cfg.label}: a context of {context} has no room for a prompt and {cfg.rounds} + 1 tokens after it"
                 )
-            prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=hardware.device)
+            prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=device)
             caches, seconds = {}, dict[str, list[float]]()
             for name, model in models.items():
-                caches[name] = model.new_cache(cfg.batch, context, device=hardware.device, dtype=dtype)
+                caches[name] = model.new_cache(cfg.batch, context, device=device, dtype=dtype)
                 model.features(prompt, caches[name])
                 model(prompt[:, :1], caches[name])  # warm up
                 seconds[name] = []
             for turn in range(cfg.rounds):
                 first = turn % len(cfg.arms)
                 for name in cfg.arms[first:] + cfg.arms[:first]:
-                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], hardware))
+                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], device))
             rows += [
                 {"arm": name, "context": context, "batch": cfg.batch, "cache_bytes": caches[name].bytes() // cfg.batch,
                  "ms": 1e3 * statistics.median(seconds[name])} for name in cfg.arms
@@ -410,22 +385,22 @@ class Decode(Measurement):
         return {"rows": rows}
 
 
-def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, hardware: Hardware) -> float:
+def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, device: str) -> float:
     """Seconds from one token to the logits of the next."""
     start = time.perf_counter()
     model(token, cache)
-    if hardware.device == "cuda":
+    if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-class Memory(Measurement):
+class Memory(LayerMeasurement):
     """Peak of live allocations above its inputs during one forward of a local layer on the CPU: rows arm, mode, length, bytes.
 
     Modes: "inference" keeps nothing, "training" keeps what the backward pass needs.
     """
 
-    class Config(Measurement.Config):
+    class Config(LayerMeasurement.Config):
         rounds: int = 1
         arms: list[str] = REQUIRED
         lengths: list[int] = REQUIRED
@@ -435,7 +410,7 @@ class Memory(Measurement):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Every arm, mode and length; always on the CPU, which has no allocator that hides a quadratic tensor."""
-        self.hardware(work, "cpu")
+        self.begin(work, "cpu")
         rows = []
         for name in self.cfg.arms:
             layer = self.layer(name)

@@ -15,7 +15,7 @@ from orchard.papers.sbp.data import Documents
 from orchard.papers.sbp.embedding import TfidfEmbedder
 from orchard.papers.sbp.pairing import Pair
 from orchard.papers.sbp.text import FirstDocuments, TextCorpus, folder_tokenizer
-from orchard.runs.run import identity
+from orchard.runs import identity
 
 WORDS = ["river", "stone", "cloud", "seed", "bread", "lamp", "paper", "glass", "horse", "wind"]
 

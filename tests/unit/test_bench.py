@@ -11,14 +11,15 @@ import pytest
 from orchard import bench
 from orchard.cli import main
 from orchard.errors import BadInput
-from orchard.papers.rattention.experiments import speed
+from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.runs import Setting
 from orchard.series import output_folder
 
 
 def test_a_paper_is_measured_printed_and_saved(monkeypatch, capsys):
-    small = replace(speed.SIZES["smoke"], lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1)
-    monkeypatch.setitem(speed.SIZES, "smoke", small)
+    profile = PROFILES["smoke"]
+    timing = replace(profile.timing, lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1)
+    monkeypatch.setitem(PROFILES, "smoke", replace(profile, timing=timing))
     bench.bench_paper("rattention", device="cpu")
     said = capsys.readouterr().out
     for words in (

@@ -10,6 +10,7 @@ from functools import partial
 
 import pandas as pd
 
+from orchard.evidence import Evidence, exact
 from orchard.papers.rattention.experiments import ablations, checks, long_context, speed, window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.papers.rattention.runs.shapes import paper_shapes
@@ -31,7 +32,6 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "ablation_units": ablations.ablation_units,
     "state_drift": ablations.state_drift,
     "state_dtype_loss": ablations.state_dtype_loss,
-    "ruler_tuning": long_context.tuning,
     "ruler": long_context.ruler,
     "ruler_units": long_context.ruler_units,
     "ruler_curves": long_context.ruler_curves,
@@ -39,12 +39,11 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "accuracy": speed.accuracy,
     "decode": speed.decode,
     "memory": speed.memory,
-    "timing": speed.timing,
 }
 
 # A claim that is missing here is one whose experiment is not part of this series yet; its verdict says so.
-EVIDENCE: dict[str, Callable[[Callable[[str], pd.DataFrame]], pd.DataFrame]] = {
-    **{claim: partial(checks.exact, claim) for claim in ("C1", "C2", "C3", "C4", "C4b", "C5", "C6", "C16", "C17")},
+EVIDENCE: dict[str, Evidence] = {
+    **{id_: exact("exact_checks", claim=id_) for id_ in ("C1", "C2", "C3", "C4", "C4b", "C5", "C6", "C16", "C17")},
     "C7": partial(window_sweep.sweep_far, "swa"),
     "C7b": partial(window_sweep.sweep_far, "swa_mem"),
     "C8": window_sweep.against_full,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
+from orchard.data import published as numbers
 from orchard.papers.rattention.runs import checks, shapes
-from orchard.paths import root
 from orchard.runs import Runner, Setting, tabulated, tabulation
 
 
 def exact_checks(setting: Setting, run: Runner) -> pd.DataFrame:
     """Deterministic checks of the method and closed forms, independent of profile and data: claim, part, seed, unit, value."""
-    tables = [root() / "papers" / "rattention" / "published.csv"]
-    return tabulated(
-        run, tabulation(checks.exact_checks, "exact checks", tables), tabulation(checks.kernel_checks, "exact checks of the kernels")
-    )  # fmt: skip
+    own = tabulation(checks.exact_checks, "exact checks", [numbers.published_file("rattention")])
+    return tabulated(run, own, tabulation(checks.kernel_checks, "exact checks of the kernels"))
 
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -24,4 +22,4 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
-    return checks.published()
+    return numbers.published("rattention")

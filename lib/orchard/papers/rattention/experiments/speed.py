@@ -14,7 +14,6 @@ import pandas as pd
 
 from orchard.evidence import Tables, rows, together
 from orchard.papers.rattention.experiments.profiles import PROFILES
-from orchard.papers.rattention.experiments.window_sweep import trained, window_sweep
 from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
 from orchard.runs import Finished, Runner, Setting, measurement
 from orchard.runs.measurement import with_machine
@@ -81,16 +80,9 @@ def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
 def decode(setting: Setting, run: Runner) -> pd.DataFrame:
     """Latency of one token and bytes of real caches against context: arm, context, batch, cache_bytes (per sequence), ms."""
     profile = PROFILES[setting.profile]
-    return _decode(setting, run, profile.main_arms, profile.timing.contexts, "decoding")
-
-
-def _decode(
-    setting: Setting, run: Runner, arms: tuple[str, ...], contexts: tuple[int, ...], label: str
-) -> pd.DataFrame:
-    profile = PROFILES[setting.profile]
     cfg = Decode.Config(
-        **_shape(setting), num_layers=profile.num_layers, arms=list(arms), contexts=list(contexts), batch=profile.timing.decode_batch,
-        rounds=profile.timing.decode_tokens, label=label,
+        **_shape(setting), num_layers=profile.num_layers, arms=list(profile.main_arms), contexts=list(profile.timing.contexts),
+        batch=profile.timing.decode_batch, rounds=profile.timing.decode_tokens, label="decoding",
     )  # fmt: skip
     return with_machine(run([cfg])[0])
 
@@ -111,24 +103,6 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
         {"arm": arm, "mode": mode, "exponent": fitted_exponent(part["length"].tolist(), part["bytes"].tolist())}
         for (arm, mode), part in table.groupby(["arm", "mode"], sort=False)
     ])  # fmt: skip
-
-
-def timing(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The window sweep with what was measured: arm, family, window, seed, bits_per_byte, kv_bytes, decode_ms, train_tokens_per_s, train_s.
-
-    kv_bytes are those of real caches that hold the training length, per sequence; training seconds follow from the tokens per
-    second that the run noted. Runs that shared the machine's cores were slower than one alone.
-    """
-    profile = PROFILES[setting.profile]
-    sweep = window_sweep(setting, run)[["arm", "family", "window", "seed", "bits_per_byte", "tokens"]]
-    cells = trained(setting, run, profile.arms)
-    rates = [done.provenance.get("throughput", {}).get("tokens_per_s") for *_, done in cells]
-    decoded = _decode(setting, run, profile.arms, (profile.seq_len,), "decoding, every arm")
-    costs = decoded.rename(columns={"cache_bytes": "kv_bytes", "ms": "decode_ms"})
-    table = sweep.assign(train_tokens_per_s=rates).merge(
-        costs[["arm", "kv_bytes", "decode_ms", "hardware"]], on="arm", how="left"
-    )
-    return table.assign(train_s=table["tokens"] / table["train_tokens_per_s"])
 
 
 def medians(table: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -15,11 +15,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,8 +73,8 @@ def probe(model: Decoder, text: str, layer: int = 0) -> Probe:
     for block in model.layers[:layer]:
         x = block(x)
     x = model.layers[layer].attention_norm(x)
-    q = found.q_proj(x).unflatten(-1, (found.num_heads, found.head_dim))
-    k, v = (p(x).unflatten(-1, (found.num_kv_heads, found.head_dim)) for p in (found.k_proj, found.v_proj))
+    maps = (found.q_proj, found.k_proj, found.v_proj)
+    q, k, v = (rearrange(map_(x), "b t (h d) -> b t h d", d=found.head_dim) for map_ in maps)
     return Probe(found, q, k, v, tuple(bytes([byte]).decode("ascii", "replace") for byte in ids[0].tolist()))
 
 
@@ -95,17 +95,17 @@ def token_weights(
         raise ValueError(
             "token_weights: use_learned_init adds a state that belongs to no token; use a layer without it"
         )
-    groups, time = layer.num_heads // layer.num_kv_heads, q.shape[1]
+    time, groups = q.shape[1], layer.num_heads // layer.num_kv_heads
     positions = torch.arange(time, device=q.device)
-    values = v.repeat_interleave(groups, dim=2)
+    values = repeat(v, "b s h d -> b s (h g) d", g=groups)
 
     def scores(queries: Tensor, keys: Tensor) -> Tensor:
-        return torch.einsum("bthd,bshd->bhts", queries, keys.repeat_interleave(groups, dim=2))
+        return einsum(queries, repeat(keys, "b s h d -> b s (h g) d", g=groups), "b t h d, b s h d -> b h t s")
 
     def normed(weights: Tensor, norm: RMSNorm | None) -> Tensor:
         if norm is None:
             return weights
-        output = torch.einsum("bhts,bshd->bhtd", weights, values)
+        output = einsum(weights, values, "b h t s, b s h d -> b h t d")
         return weights * torch.rsqrt(output.square().mean(dim=-1, keepdim=True) + norm.eps)
 
     near = window_mask(positions, positions, layer.window)
@@ -121,10 +121,13 @@ def weighted_values(
     layer: RAttention, weights: tuple[Tensor, Tensor], v: Float[Tensor, "batch time kv_heads head_dim"]
 ) -> Float[Tensor, "batch time heads head_dim"]:
     """g_swa * (a v) + g_rla * (b v): what `layer.attend` must return."""
-    values = v.repeat_interleave(layer.num_heads // layer.num_kv_heads, dim=2)
-    sums = [torch.einsum("bhts,bshd->bthd", part, values) for part in weights]
-    norms = (layer.swa_norm, layer.rla_norm)
-    return sum((s if norm is None else s * norm.gain for s, norm in zip(sums, norms, strict=True)), torch.zeros(()))
+    values = repeat(v, "b s h d -> b s (h g) d", g=layer.num_heads // layer.num_kv_heads)
+    swa, rla = (einsum(part, values, "b h t s, b s h d -> b t h d") for part in weights)
+    return _gained(swa, layer.swa_norm) + _gained(rla, layer.rla_norm)
+
+
+def _gained(x: Tensor, norm: RMSNorm | None) -> Tensor:
+    return x if norm is None else x * norm.gain
 
 
 @torch.no_grad()
@@ -211,18 +214,11 @@ def state_spectrum_table(
     nothing leaves gives no rows.
     """
     keys, values = phi(probe.k[0] * scale, feature_map), probe.v[0].to(torch.float32)
-    positions: Any = (
-        np.unique(np.linspace(window + 1, len(keys) - 1, points).round().astype(int)) if window < len(keys) - 1 else []
-    )
-    state, states, folded = torch.zeros(keys.shape[1], keys.shape[2], values.shape[2]), [], 0
-    for position in positions:
-        left = int(position) - window
-        state = state + torch.einsum("shf,shd->hfd", keys[folded:left], values[folded:left])
-        folded = left
-        states.append(state)
     columns = ["head", "position", "index", "value", "effective_rank", "top_share", "constant_share"]
-    if not states:
+    if window >= len(keys) - 1:
         return pd.DataFrame(columns=columns)
+    positions = np.unique(np.linspace(window + 1, len(keys) - 1, points).round().astype(int))
+    states = [einsum(keys[:end], values[:end], "s h f, s h d -> h f d") for end in positions - window]
     stacked = torch.stack(states)  # [points, heads, features, d]
     s = torch.linalg.svdvals(stacked)
     shares = s / s.sum(-1, keepdim=True)
@@ -231,9 +227,8 @@ def state_spectrum_table(
     top, constant = s[..., 0].square() / energy, stacked.mean(-2).square().sum(-1) * stacked.shape[-2] / energy
     point, head, index = (axis.ravel() for axis in np.indices(s.shape))
     per_state = (x.numpy()[point, head] for x in (rank, top, constant))
-    return pd.DataFrame(
-        dict(zip(columns, (head, np.asarray(positions)[point], index + 1, s.numpy().ravel(), *per_state), strict=True))
-    )
+    values_of = (head, positions[point], index + 1, s.numpy().ravel(), *per_state)
+    return pd.DataFrame(dict(zip(columns, values_of, strict=True)))
 
 
 @plot.use_style()

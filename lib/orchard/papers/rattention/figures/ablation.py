@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -17,13 +16,6 @@ from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
 
 ROW = 0.145  # inches
 ALL = "all text"
-READERS = {
-    "sliding window": "#0173b2",
-    "linear attention": "#de8f05",
-    "both": "#029e73",
-    "neither": "#d55e00",
-    "future": "#ececec",
-}
 # Rows of the paper's Table 4 and our variants. What its Mamba2 and Hymba rows are made of it does not say.
 TABLE_4 = {
     "ReLU": "relu",
@@ -77,24 +69,6 @@ def ablation(table: pd.DataFrame) -> Figure:
     others = ", ".join(name for name in pd.unique(table["against"]) if name != "base")
     axes.set_xlabel("change in test loss (bits/byte)" + (f"\n* against {others}, not the base" if others else ""))
     return made
-
-
-def reading_table(length: int, window: int, delay: int) -> pd.DataFrame:
-    """Which branch of a `Variant` lets query t see key s: columns query, key, branch."""
-    query, key = np.meshgrid(np.arange(length), np.arange(length), indexing="ij")
-    near, far = (query - key <= window) & (key <= query), query - key >= delay
-    branch = np.select(
-        [key > query, near & far, near, far], ["future", "both", "sliding window", "linear attention"], "neither"
-    )
-    return pd.DataFrame({"query": query.ravel(), "key": key.ravel(), "branch": branch.ravel()})
-
-
-def reading(length: int = 24, window: int = 5, delay: int = 6) -> Figure:
-    """Where the branch starts: delay = window + 1 partitions the past, less reads tokens twice, more leaves a gap."""
-    return plot.heat_map(
-        reading_table(length, window, delay), row="query", column="key", value="branch", x_label="key position s",
-        y_label="query position t", value_label="read by", colours=READERS,
-    )  # fmt: skip
 
 
 def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

@@ -96,17 +96,6 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
     return made
 
 
-def task_map(table: pd.DataFrame, multiple: int) -> Figure:
-    """Accuracy by task and arm at one multiple of T, mean over seeds."""
-    grid = table[table["multiple"] == multiple].pivot_table(index="task", columns="arm", values="accuracy", sort=False)
-    made, (axes,) = plot.figure(1.8 + 0.5 * len(grid.columns), 1.1 + 0.2 * len(grid))
-    with plot.use_style():
-        rows = [task if task in RULER_TASKS else f"{task} (ours)" for task in grid.index]
-        made.colorbar(_grid(axes, grid, rows), ax=axes, label=f"accuracy at {multiple}T", pad=0.02)
-        axes.tick_params(axis="x", rotation=45)
-    return made
-
-
 def _grid(axes: Axes, grid: pd.DataFrame, rows: list[str]) -> ScalarMappable:
     """Accuracies as colours from 0 to 1, the numbers written in."""
     numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}

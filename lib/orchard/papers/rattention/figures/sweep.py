@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.rattention.experiments.window_sweep import effect
-from orchard.papers.rattention.method import costs
-from orchard.plot.style import GREY
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -105,70 +102,4 @@ def memory(table: pd.DataFrame) -> Figure:
         y_label="cache (KiB, fp32)",
     )  # fmt: skip
     figure.axes[0].set_yscale("log", base=2)
-    return figure
-
-
-STATES: dict[str, float] = {
-    "bf16 per kv head": costs.state_tokens(costs.SHAPES["3B"]),
-    "fp32 per kv head": costs.state_tokens(costs.SHAPES["3B"], state_bytes=4),
-    "bf16 per query head": costs.state_tokens(costs.SHAPES["3B"], per_query_head=True),
-}  # the state of 3B, counted in tokens of bf16 cache
-
-
-def published_pareto_table(
-    published: pd.DataFrame, context: int = 4096, batch: int = 1, state: str = "bf16 per kv head"
-) -> pd.DataFrame:
-    """The paper's Figure 4 on a memory axis: columns family, window (W; missing for Full), value (MMLU, %), bytes.
-
-    Quality is what the paper printed for 3B at a context of 4096; bytes are `costs.kv_bytes` of `batch` sequences at
-    `context`. W = 0 is linear attention alone.
-    """
-    if state not in STATES:
-        raise ValueError(f"state={state!r} is not known: use one of {', '.join(STATES)}")
-    shape, rows = costs.SHAPES["3B"], []
-    for _, row in published[published["table"] == "Figure 4"].iterrows():
-        family, _, label = str(row["arm"]).partition("@")
-        if family == "Linear":  # the same value as RAtt@0
-            continue
-        window = int(label) - 1 if label else None
-        held = costs.kv_bytes(shape, context, window, STATES[state] if family == "RAtt" else 0.0)
-        rows.append({"family": family, "window": label and int(label), "value": row["value"], "bytes": batch * held})
-    table = pd.DataFrame(rows)
-    return table.assign(window=pd.to_numeric(table["window"]))
-
-
-@plot.use_style()
-def published_pareto(
-    published: pd.DataFrame, window: int = 512, context: int = 4096, batch: int = 1, state: str = "bf16 per kv head"
-) -> Figure:
-    """Published quality against derived memory; the arms with this window stand out, where the paper has a value."""
-    table = published_pareto_table(published, context, batch, state)
-    table = table.assign(gib=table["bytes"] / 2**30)
-    figure, (axes,) = plot.figure(height=2.8)
-    said = []
-    for family, name in (("RAtt", "rattn"), ("SWA", "swa"), ("Full", "full")):
-        look, part = plot.looks([name])[name], table[table["family"] == family].sort_values("window")
-        axes.plot(
-            part["gib"], part["value"], color=GREY, linewidth=0.6, marker=look.marker, markerfacecolor="white",
-            label=f"{family} (paper)",
-        )  # fmt: skip
-        if family == "Full":
-            continue
-        now = part[part["window"] == window]
-        axes.plot(now["gib"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
-        found = [f"{value:.1f} % at {held:.3g} GiB" for value, held in zip(now["value"], now["gib"], strict=True)]
-        said.append(f"{family}@{window}: {(found or ['no value'])[0]}")
-    span = table["gib"].max() / table["gib"].min()
-    if span > 2:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5) if span < 3 else (1,)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.margins(x=0.12, y=0.12)
-    axes.set_title("\n".join(said))
-    axes.set_xlabel(f"cache of 3B (GiB), {batch} × {context} tokens\nstate: {state}")
-    axes.set_ylabel("MMLU, 5-shot, published (%)")
-    figure.legend(loc="outside lower center", ncols=3)
     return figure

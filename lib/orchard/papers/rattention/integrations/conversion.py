@@ -38,7 +38,7 @@ def to_rattention(
     feature_map: str = "softmax",
     output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8),  # noqa: B008  # a value, copied when it is used
 ) -> list[int]:
-    """Replace the attention of `layers` (None: all but every fourth, section 3.2) in place; returns their numbers.
+    """Replace the attention of `layers` (None: all but every fourth) in place; returns their numbers.
 
     `window` counts the tokens of left context, 0 or more. Raises BadInput for a model of another shape or a number that
     is no layer; the model is then as it was.

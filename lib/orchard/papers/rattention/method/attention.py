@@ -64,6 +64,8 @@ class ResidualCache(RollingCache):
         if initial_state is not None:
             self.state = self.state + initial_state.detach().to(self.state)
 
+    check_cut = Cache.check_cut  # what was folded into a state stays there
+
 
 def residual_linear_attention_step(
     q: Float[Tensor, "batch 1 heads head_dim"],
@@ -73,7 +75,7 @@ def residual_linear_attention_step(
     q_scale: Float[Tensor, " head_dim"] | None = None,
     k_scale: Float[Tensor, " head_dim"] | None = None,
 ) -> Float[Tensor, "batch 1 heads head_dim"]:
-    """One token (section 3.6): the token that leaves the window is folded into the state, the new one takes its slot,
+    """One token: the token that leaves the window is folded into the state, the new one takes its slot,
     then the state is read. Changes `cache`; the optional scales are those of `RAttention`, for phi alone."""
     check(q, k, cache.slots - 1, cache.feature_map)
     leaving_k, leaving_v = k, v
@@ -93,12 +95,24 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
     return x if scale is None else x * scale
 
 
+def check_new_cache(batch: int, max_length: int, spare: int) -> None:
+    """Raise ValueError for a cache of a layer with a state that cannot be made."""
+    if batch < 1 or max_length < 1:
+        raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+    if spare:
+        raise ValueError(
+            f"new_cache(spare={spare}): the layer keeps a state, which cannot be cut back: leave spare at 0"
+        )
+
+
 class RAttention(Attention):
     """The hybrid layer. Rotary, qk-norm and head_dim^-0.5 belong to the window branch; phi sees raw q and k.
 
     `window` is required: 0 or more tokens of left context, or -1 for linear attention alone (no window branch, so no
     rotary and no qk-norm either).
     """
+
+    only_causal = True
 
     class Config(Attention.Config):
         feature_map: str = "softmax"
@@ -200,11 +214,10 @@ class RAttention(Attention):
         return rla.to(v.dtype), final
 
     def new_cache(
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
     ) -> ResidualCache:
         """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
-        if batch < 1 or max_length < 1:
-            raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+        check_new_cache(batch, max_length, spare)
         return ResidualCache(
             batch, self.window, self.num_kv_heads, self.head_dim, self.feature_map, self.initial_state(),
             device=device, dtype=dtype,
@@ -217,7 +230,7 @@ class RAttention(Attention):
 
     def flops_per_token(self, length: int) -> float:
         """As Attention, plus 2H F d (read) + 2Hk F d (fold) + 2H C (F + d) (within a chunk of C) for each token beyond
-        the window; F features. The chunked form computes whole C x C tiles, so they are counted whole (section 3.7)."""
+        the window; F features. The chunked form computes whole C x C tiles, so they are counted whole."""
         active = max(length - self.window - 1, 0)
         chunk = min(self.tokens_per_chunk, active)
         states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.head_dim
@@ -226,7 +239,7 @@ class RAttention(Attention):
 
 
 def local_global(local: Block.Config, global_: Block.Config, num_layers: int, period: int = 4) -> list[Block.Config]:
-    """One config per layer: layer l, counted from 1, is `global_` if l mod period = 0, else `local` (section 3.2)."""
+    """One config per layer: layer l, counted from 1, is `global_` if l mod period = 0, else `local` as in the paper."""
     if num_layers < 1 or period < 1:
         raise ValueError(f"local_global(num_layers={num_layers}, period={period}): both must be at least 1")
     return [(local if layer % period else global_).clone() for layer in range(1, num_layers + 1)]

@@ -1,4 +1,4 @@
-"""What decoding costs: KV cache, RLA state, FLOPs and the paper's step-time formula, as closed forms (section 3.7).
+"""What decoding costs: KV cache, RLA state, FLOPs and the paper's step-time formula, as closed forms.
 
     KV tokens per layer, mean    (T + (p-1) min(T, w+1 + s [T > w+1])) / p        p = 4: one global layer in four
     step time                    B KV / BW + max(2 B P / F, bytes(P) / BW)
@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a model of the paper (its specification table, section 3.2). The vocabulary is not published."""
+    """The shape of a model of the paper (its specification table). The vocabulary is not published."""
 
     name: str
     dim: int
@@ -150,20 +148,6 @@ def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_wind
     return 1 - kv_tokens(context, window, state) / kv_tokens(context, baseline_window)
 
 
-def kv_bytes(
-    shape: Shape,
-    context: int,
-    window: int | None,
-    state: int | float = 0.0,
-    bytes_per_element: int = 2,
-    period: int = 4,
-) -> float:
-    """Bytes of KV cache and state of one sequence, all layers."""
-    return (
-        shape.num_layers * shape.kv_elements_per_token * bytes_per_element * kv_tokens(context, window, state, period)
-    )
-
-
 def step_time_cut(
     shape: Shape, context: int, batch: int | float, window: int = 511, state: int | float | None = None,
     baseline_window: int = 4095, hardware: Hardware = H100, bytes_per_element: int = 2, period: int = 4,
@@ -176,40 +160,9 @@ def step_time_cut(
 
     def seconds(window: int, state: int | float) -> float:
         """Of one sequence's share of a step: its KV traffic, then the slower of its compute and its share of the weights."""
-        traffic = kv_bytes(shape, context, window, state, bytes_per_element, period) / hardware.bandwidth
+        token = shape.num_layers * shape.kv_elements_per_token * bytes_per_element
+        traffic = token * kv_tokens(context, window, state, period) / hardware.bandwidth
         parameters = shape.matmul_parameters
         return traffic + max(2 * parameters / hardware.flops, 2 * parameters / hardware.bandwidth / batch)
 
     return 1 - seconds(window, state_tokens(shape) if state is None else state) / seconds(baseline_window, 0.0)
-
-
-def savings_table(contexts: tuple[int, ...] = (4096, 8192, 16384, 32768), window: int = 511) -> pd.DataFrame:
-    """KV saving against SWA-4k per context and way of storing the state: columns model, context, state, saving."""
-    rows = []
-    for shape in SHAPES.values():
-        states = {
-            "not counted": 0.0,
-            "bf16 per kv head": state_tokens(shape),
-            "fp32 per kv head": state_tokens(shape, state_bytes=4),
-            "bf16 per query head": state_tokens(shape, per_query_head=True),
-        }
-        rows += [
-            {"model": shape.name, "context": context, "state": name, "saving": kv_saving(context, window, state)}
-            for context in contexts
-            for name, state in states.items()
-        ]
-    return pd.DataFrame(rows)
-
-
-def step_time_table(
-    contexts: tuple[int, ...] = (4096, 8192, 16384, 32768),
-    batches: tuple[int | float, ...] = (1, 8, 32, 128, 512, math.inf),
-    window: int = 511,
-) -> pd.DataFrame:
-    """Step-time cut against SWA-4k on an H100, bf16 state: columns model, context, batch, cut (Figure 7)."""
-    return pd.DataFrame([
-        {"model": shape.name, "context": context, "batch": batch, "cut": step_time_cut(shape, context, batch, window)}
-        for shape in SHAPES.values()
-        for context in contexts
-        for batch in batches
-    ])  # fmt: skip

@@ -10,7 +10,7 @@
 
 This is about local layers; every 4th layer is global: full attention, without position embedding but in full_rope.
 W counts the current token, as the paper's labels do: W = 512 is the left context w = 511. All arms have the same
-parameters but for the two RMS gains of each RAttention layer (one in `la`). Section 6.1; shapes of section 3.2.
+parameters but for the two RMS gains of each RAttention layer (one in `la`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from orchard.kernels.residual import feature_dim, feature_map, no_autocast, residual_linear_attention
 from orchard.nn import Attention, Cache, Packed, RMSNorm, RollingCache, attention
-from orchard.papers.rattention.method.attention import RAttention, default_chunk
+from orchard.papers.rattention.method.attention import RAttention, check_new_cache, default_chunk
 from orchard.papers.rattention.method.recurrences import gated_delta, residual, scalar_decay
 
 Branch = tuple[Tensor, Tensor]  # its outputs and its state
@@ -49,6 +49,8 @@ class VariantCache(RollingCache):
         super().__init__(batch, slots - 1, kv_heads, head_dim, device=state.device, dtype=dtype)
         self.k = torch.zeros(batch, slots, kv_heads, head_dim + extra, device=state.device, dtype=dtype)
         self.state = state
+
+    check_cut = Cache.check_cut  # what was folded into a state stays there
 
 
 class Variant(RAttention):
@@ -154,11 +156,10 @@ class Variant(RAttention):
         return swa + (rla if self.rla_norm is None else self.rla_norm(rla))
 
     def new_cache(  # type: ignore[override]  # a cache of its own kind: forward() takes no other
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
     ) -> VariantCache:
         """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
-        if batch < 1 or max_length < 1:
-            raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+        check_new_cache(batch, max_length, spare)
         state = empty_state(batch, self.num_kv_heads, self.features, self.value_dim, device, dtype)
         if (start := self.initial_state()) is not None:
             state = state + start.detach()
@@ -388,6 +389,8 @@ class HeadSplit(Attention):
     In the spirit of Hymba (Dong et al. 2024, arXiv 2411.13676); how the paper's "Hymba" row is built is not said.
     """
 
+    only_causal = True
+
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)
@@ -433,8 +436,7 @@ class HeadSplit(Attention):
 
     def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> VariantCache:
         """The window of the first half of the heads, the state of the second; its size does not depend on `max_length`."""
-        if batch < 1 or max_length < 1:
-            raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+        check_new_cache(batch, max_length, spare)
         state = empty_state(batch, self.num_kv_heads // 2, self.features, self.head_dim, device, dtype)
         return VariantCache(state, self.window + 1, self.head_dim, 0, dtype)
 
@@ -446,7 +448,7 @@ class HeadSplit(Attention):
     def flops_per_token(self, length: int) -> float:
         """Projections, half of the window's scores, and linear attention for the other half of the heads."""
         heads, kv_heads, chunk = self.num_heads // 2, self.num_kv_heads // 2, min(self.tokens_per_chunk, length)
-        projections = 2 * self.dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
+        projections = sum(map_.flops() for map_ in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
         states = 2 * (heads + kv_heads) * self.features * self.head_dim
         tiles = 2 * heads * chunk * (self.features + self.head_dim)
         return projections + (super().flops_per_token(length) - projections) / 2 + states + tiles

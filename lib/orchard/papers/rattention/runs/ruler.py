@@ -2,7 +2,7 @@
 
     loss = mean over sequences of  - 1/n sum over the n answer tokens of log p(token | true tokens before it)
 
-Lengths are uniform on T/2 … T, one per batch; every batch holds the same number of sequences of each task. Section 6.3.
+Lengths are uniform on T/2 … T, one per batch; every batch holds the same number of sequences of each task.
 
 **What is scored is what greedy decoding gives.** An answer that is one item counts when every token of it is the argmax given the
 prompt and the true tokens before it. Greedy decoding gives the answer in exactly those cases: by induction, as long as its tokens
@@ -15,7 +15,7 @@ answers, as examples of the format; no key is asked for twice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,19 +29,16 @@ from orchard.data import ResumableLoader
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import VOCAB_SIZE, Examples, generate
-from orchard.runs import Run, Workspace
-from orchard.train.hardware import Hardware, choose
-from orchard.train.lm import AdamW
+from orchard.runs import Workspace
+from orchard.train.hardware import Hardware
+from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
-
-if TYPE_CHECKING:
-    from orchard.train.loop import LanguageModel
 
 TRAIN, VALIDATION, TEST = range(3)  # streams of random numbers that never meet
 TOKENS_AT_ONCE = {"cpu": 2**14, "cuda": 2**17, "mps": 2**15}  # in one forward pass of an evaluation
 
 
-class TrainRuler(Run):
+class TrainRuler(TrainingRun):
     """Train a model from scratch on RULER-lite and score it at multiples of its training length.
 
     Result: ``validation_loss`` (nats per answer token) and ``validation_accuracy`` at T, mean over tasks; ``accuracy`` (by task, then
@@ -51,42 +48,28 @@ class TrainRuler(Run):
     The test examples depend on the seed, the task and the length, never on the model.
     """
 
-    class Config(Run.Config):
+    class Config(TrainingRun.Config):
         model: Decoder.Config = REQUIRED  # vocab_size is set from the tasks
         tasks: list[str] = REQUIRED
         needles: str = "words"  # or "pair": one token each
         length: int = REQUIRED  # T
         batch_size: int = REQUIRED  # sequences per step, divided equally among the tasks
-        steps: int = REQUIRED
-        optim: AdamW.Config = AdamW.Config()
-        seed: int = 0  # of the initial weights, the training sequences and the test sequences
-        clip: float = 1.0
-        log_every: int = 10
-        validate_every: int = 50
         validation_examples: int = 32  # sequences per task
         multiples: list[int] = [1, 2, 4, 8]  # of T, at which the checkpoint is tested
         test_examples: int = 64  # sequences per task and length
-        checkpoint_every: int = 100
 
-    preload = "orchard.train.loop"
+    sizes = (*TrainingRun.sizes, "length", "batch_size", "validation_examples", "test_examples")
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one, to the last step, then test."""
-        from orchard.train.loop import train_loop  # Lightning takes seconds to import
-        from orchard.train.metrics import Monitor, ThroughputMeter
+        from orchard.train.loop import LanguageModel  # Lightning takes seconds to import
 
-        cfg = self.cfg
-        hardware = choose(work.device)
-        work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
+        cfg, hardware = self.cfg, self.set_up(work)
         seed_everything(cfg.seed)
         model: Decoder = cfg.model.set(vocab_size=VOCAB_SIZE[cfg.needles]).build()
         stream = TrainingBatches(cfg)
         validation = [examples(cfg, VALIDATION, task, cfg.length, cfg.validation_examples) for task in cfg.tasks]
-        meter = ThroughputMeter(
-            cfg.batch_size * (3 * cfg.length // 4), model.flops_per_token(cfg.length), hardware
-        )  # tokens of an average batch
 
         def validate() -> dict[str, float]:
             scores = {part.task: score(model, part, hardware) for part in validation}
@@ -94,22 +77,19 @@ class TrainRuler(Run):
             loss = float(np.mean([nats for _, nats in scores.values()]))
             return {"validation_loss": loss, "validation_accuracy": float(np.mean(list(accuracy.values()))), **accuracy}
 
-        module = answer_module(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
-        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
-        train_loop(module, ResumableLoader(stream, 1, cfg.seed), cfg, work, hardware, [meter, monitor])
-        work.log(str(meter))
-        work.notes["throughput"] = meter.read()
+        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss=answer_loss)
+        loader = ResumableLoader(stream, 1, cfg.seed, cfg.accumulate)
+        tokens, flops = cfg.batch_size * (3 * cfg.length // 4), model.flops_per_token(cfg.length)
+        measured = self.train(work, hardware, module, loader, validate, tokens=tokens, flops=flops, dynamic=True)
 
-        measured = monitor.last[1] if monitor.last and monitor.last[0] == cfg.steps else validate()
-        weights = {name: p.cpu().contiguous() for name, p in model.state_dict().items()}
-        save_file(weights, work.folder / "model.safetensors")
+        save_weights(model, work.folder / "model.safetensors")
         columns, accuracy = test(model, cfg, hardware)
         save_file(columns, work.folder / "eval.safetensors")
         return {
             "validation_loss": measured["validation_loss"],
             "validation_accuracy": measured["validation_accuracy"],
             "accuracy": accuracy,
-            "tokens": cfg.batch_size * sum(stream.length_of(number) for number in range(cfg.steps)),
+            "tokens": cfg.batch_size * sum(stream.length_of(number) for number in range(cfg.batches)),
             "parameters": model.num_parameters(),
         }
 
@@ -123,12 +103,10 @@ class TrainingBatches:
                 f"batch_size is {cfg.batch_size} for {len(cfg.tasks)} tasks: every task has the same number of sequences "
                 "in a batch, so give a multiple"
             )
-        if cfg.steps < 1:
-            raise BadInput(f"steps is {cfg.steps}: train for at least one step")
         self.cfg, self.length = cfg, cfg.length
 
     def __len__(self) -> int:
-        return self.cfg.steps
+        return self.cfg.batches
 
     def length_of(self, number: int) -> int:
         """Length of a batch, uniform on T/2 … T."""
@@ -166,16 +144,9 @@ def answer_losses(model: Decoder, batch: dict[str, Tensor]) -> Float[Tensor, " a
     return F.cross_entropy(model.logits(features).float(), target, reduction="none")
 
 
-def answer_module(model: Decoder, optim: AdamW, steps: int, fused: bool) -> LanguageModel:
-    """The LightningModule that trains a decoder on batches of :class:`TrainingBatches`."""
-    from orchard.train.loop import LanguageModel  # Lightning takes seconds to import
-
-    class AnswerModel(LanguageModel):
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            """Nats per answer token, each sequence with the same weight."""
-            return (answer_losses(self.model, batch) * batch["weight"]).sum()
-
-    return AnswerModel(model, optim, steps, fused)
+def answer_loss(model: Decoder, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """Nats per answer token, each sequence with the same weight."""
+    return (answer_losses(model, batch) * batch["weight"]).sum()
 
 
 def examples(cfg: TrainRuler.Config, stream: int, task: str, length: int, count: int) -> Examples:

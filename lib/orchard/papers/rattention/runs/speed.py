@@ -128,9 +128,8 @@ class Operations(LayerMeasurement):
         cfg, device = self.cfg, hardware.device
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         q = torch.randn(batch, length, cfg.num_heads, cfg.head_dim, device=device, dtype=dtype)
-        k, v = (
-            torch.randn(batch, length, cfg.num_kv_heads, cfg.head_dim, device=device, dtype=dtype) for _ in range(2)
-        )
+        kv = (batch, length, cfg.num_kv_heads, cfg.head_dim)
+        k, v = (torch.randn(kv, device=device, dtype=dtype) for _ in range(2))
         x = torch.randn(batch, length, cfg.dim, device=device, dtype=dtype)
         window = cfg.window - 1
 

@@ -1,4 +1,4 @@
-"""The explorers show the layer itself: weights reproduce its output, the spectrum is that of its state, bytes are those of costs."""
+"""The explorers show the layer itself: weights reproduce its output, the spectrum is that of its state."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from orchard.kernels.residual import FEATURE_MAPS
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import Decoder, RMSNorm, Rotary
 from orchard.papers.rattention.explorers import layer as explorers
-from orchard.papers.rattention.figures import sweep
-from orchard.papers.rattention.method import costs
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.method.models import arm
-from orchard.papers.rattention.runs import checks
 
 TEXT = "for t in range(time):  # é\n\tfolded = t - 1"
 
@@ -175,22 +172,6 @@ def test_for_independent_values_the_constant_feature_holds_one_part_in_e() -> No
     assert last["constant_share"] == pytest.approx(np.exp(-1), abs=0.08)
 
 
-def test_published_points_have_the_bytes_of_the_cost_model() -> None:
-    published = checks.published()
-    table = sweep.published_pareto_table(published, context=8192, batch=3, state="fp32 per kv head")
-    assert len(table) == 12
-    at = table.set_index(["family", "window"])
-    shape = costs.SHAPES["3B"]
-    state = costs.state_tokens(shape, state_bytes=4)
-    assert at.loc[("RAtt", 512), "bytes"] == 3 * costs.kv_bytes(shape, 8192, 511, state)
-    assert at.loc[("RAtt", 0), "bytes"] == 3 * costs.kv_bytes(shape, 8192, -1, state)
-    assert at.loc[("SWA", 2048), "bytes"] == 3 * costs.kv_bytes(shape, 8192, 2047)
-    assert table[table["family"] == "Full"]["bytes"].item() == 3 * costs.kv_bytes(shape, 8192, None)
-    assert at.loc[("RAtt", 512), "value"] == 42.2
-    with pytest.raises(ValueError, match="state='fp8' is not known: use one of bf16 per kv head"):
-        sweep.published_pareto_table(published, state="fp8")
-
-
 def shown(figure: Figure) -> str:
     figure.draw_without_rendering()
     return " ".join(axes.get_title(loc="left") for axes in figure.axes)
@@ -206,11 +187,3 @@ def test_every_extreme_draws(probed: explorers.Probe) -> None:
         assert f"window of {window + 1}" in shown(explorers.state_spectrum(probed, window))
     long = explorers.probe(small(), TEXT * 3)
     assert "t = 100" in shown(explorers.received(long, 100, 16, 16))
-
-
-def test_the_published_point_moves_and_says_where_there_is_none() -> None:
-    published = checks.published()
-    held = costs.kv_bytes(costs.SHAPES["3B"], 4096, 511) / 2**20
-    assert f"SWA@512: 33.4 % at {held:.3g} MiB" in shown(sweep.published_pareto(published))
-    assert "SWA@64: no value" in shown(sweep.published_pareto(published, window=64, context=128))
-    assert "RAtt@2048: no value" in shown(sweep.published_pareto(published, window=2048, context=131072, batch=256))

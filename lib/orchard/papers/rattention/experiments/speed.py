@@ -118,12 +118,12 @@ def paired(table: pd.DataFrame, kind: str, first: str, second: str, length: int)
 
 
 # What the kernels are held to on a GPU: numerator, denominator, what the ratio is called, and the least ratio by length (None: by any).
-LAYER = {4096: 1.0, 32768: 5.0}
+LAYER: dict[int | None, float] = {4096: 1.0, 32768: 5.0}
 TARGETS: tuple[tuple[str, str, str, dict[int | None, float]], ...] = (
     ("fla", "residual", "fla's linear attention / our residual linear attention", {None: 1.0}),
     ("fla kernel", "residual", "fla's kernel alone, features given / our residual linear attention", {None: 1.0}),
-    ("full layer", "rattn layer", "full attention layer / RATTENTION layer", {**LAYER}),
-    ("full", "rattn layer", "full attention without projections / RATTENTION layer", {**LAYER}),
+    ("full layer", "rattn layer", "full attention layer / RATTENTION layer", LAYER),
+    ("full", "rattn layer", "full attention without projections / RATTENTION layer", LAYER),
     ("window layer", "rattn layer", "sliding-window layer / RATTENTION layer", {}),
 )
 
@@ -196,6 +196,6 @@ def step_ratios(tables: Tables) -> pd.DataFrame:
 def tile_gain(tables: Tables) -> pd.DataFrame:
     """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
     table = tables("throughput")
-    lengths = pd.unique(table.loc[table["measurement"] == "tile pair", "length"])
-    ratios = [paired(table, "tile pair", "best", "base", length) for length in lengths]
-    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in ratios)
+    lengths = map(int, pd.unique(table.loc[table["measurement"] == "tile pair", "length"]))
+    found = [paired(table, "tile pair", "best", "base", length) for length in lengths]
+    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import pandas as pd
 import torch
@@ -42,7 +43,7 @@ def completion(
         shown = "\n".join(
             part for line in text.splitlines() for part in textwrap.wrap(line, 40, drop_whitespace=False) or [""]
         )
-        look = {"va": "top", "family": "monospace", "fontsize": 6, "clip_on": True}
+        look: dict[str, Any] = {"va": "top", "family": "monospace", "fontsize": 6, "clip_on": True}
         right.text(0, 1, shown.replace("$", r"\$"), transform=right.transAxes, **look)
         right.set_axis_off()
     return figure

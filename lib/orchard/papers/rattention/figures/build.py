@@ -65,11 +65,12 @@ def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> p
 def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
     """The linear branch is silent until the window is full; then the norm lifts it to unit size at once."""
     table = norm_jump_table(length, window, scale)
-    labels = {"x_label": "position t (tokens)", "y_label": "RMS of the linear branch"}
-    return plot.learning_curves(table, x="position", y="rms", **labels)
+    return plot.learning_curves(
+        table, x="position", y="rms", x_label="position t (tokens)", y_label="RMS of the linear branch"
+    )
 
 
 def feature_entropy(scale: float = 1.0) -> Figure:
     """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
-    labels = {"x_label": "standard deviation of the input", "y_label": "entropy of φ (nats)"}
-    return plot.learning_curves(feature_map_table(scale), x="scale", y="entropy", **labels)
+    table, label = feature_map_table(scale), "standard deviation of the input"
+    return plot.learning_curves(table, x="scale", y="entropy", x_label=label, y_label="entropy of φ (nats)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def _log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _octaves(axes: Axes, ticks: Sequence[float], number: str, unit: float = 1) -> None:
+def _octaves(axes: Axes, ticks: Sequence[float], number: str, unit: float = 1.0) -> None:
     """A binary logarithmic x axis with these ticks, counted in a unit."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
@@ -77,7 +78,7 @@ def step_bars(relative: pd.DataFrame) -> Figure:
         for shift, arm in ((-0.2, "full"), (0.2, "rattn")):
             change = 100 * (float(part.loc[arm, "ratio"]) - 1)
             colour = GREY if source == "paper" else ARM_COLOURS[arm]
-            look = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
+            look: dict[str, Any] = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
             bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
             axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5)
     axes.axhline(0, color=INK, linewidth=0.8)
@@ -106,7 +107,7 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     sns.lineplot(peaks, x="length", y="mib", hue="arm", style="mode", palette=colours, markers=True, ax=right)
     right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
     right.set_ylim(peaks["mib"].min() / 1.3, peaks["mib"].max() * 8)  # room for the legend
-    _octaves(right, sorted(memory["length"].unique()), "{:g}")
+    _octaves(right, sorted(map(float, memory["length"].unique())), "{:g}")
     _log(right)
     right.legend(loc="upper left", ncols=2)
     return made
@@ -148,14 +149,12 @@ def calculator(
                 period=ratio + 1,
             ) for c in contexts
         ]  # fmt: skip
-        look = (
-            {"color": PALETTE[0], "linewidth": 1.8, "zorder": 3} if size == batch else {"color": GREY, "linewidth": 0.9}
-        )
-        right.plot(contexts, cuts, **look)
+        colour, width = (PALETTE[0], 1.8) if size == batch else (GREY, 0.9)
+        right.plot(contexts, cuts, color=colour, linewidth=width, zorder=1 + width)
         peak = contexts[int(np.argmax(cuts))], max(cuts)
         right.annotate(f"B = {size}", peak, xytext=(4, 1), textcoords="offset points", fontsize=6.5)
     right.axvline(context, color=INK, linewidth=0.6, linestyle=":")
-    _octaves(right, [1024, 4096, 16384, 65536], "{:g}k", 1024)
+    _octaves(right, [1024.0, 4096.0, 16384.0, 65536.0], "{:g}k", 1024.0)
     right.set_xlabel("context (tokens)")
     right.set_ylabel(f"cut in step time on {hardware} (%)")
     return made

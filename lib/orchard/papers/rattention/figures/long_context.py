@@ -30,7 +30,7 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """
     made, (left, right) = plot.figure(6.8, 2.9, columns=2)
     with plot.use_style():
-        _lines(left, task_means(table))
+        _lines(task_means(table), left)
         points = published[published["metric"] == "RULER"]
         points = points.assign(multiple=points["context"] / points["context"].min())
         plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
@@ -43,12 +43,9 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 def task_curves(table: pd.DataFrame, task: str) -> Figure:
     """Accuracy on one task against length, every arm."""
-    made, (axes,) = plot.figure(height=2.9)
+    made = _lines(table[table["task"] == task])
     with plot.use_style():
-        _lines(axes, table[table["task"] == task])
-        axes.get_legend().remove()
-        axes.set_title(task_title(task))
-        made.legend(loc="outside lower center", ncols=3)
+        made.axes[0].set_title(task_title(task))
     return made
 
 
@@ -57,11 +54,12 @@ def task_title(task: str) -> str:
     return task if task in RULER_TASKS else f"{task} (ours, no RULER task)"
 
 
-def _lines(axes: Axes, table: pd.DataFrame) -> None:
+def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
     shown = table.assign(accuracy=100 * table["accuracy"])
-    plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes)
-    _length_axis(axes, table["multiple"].unique())
+    made = plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes)
+    _length_axis(axes or made.axes[0], table["multiple"].unique())
+    return made
 
 
 def _length_axis(axes: Axes, multiples: np.ndarray) -> None:

@@ -434,7 +434,9 @@ class HeadSplit(Attention):
         both = torch.cat([super().attend(q, k, v, cache), la.to(v.dtype)], dim=2)
         return both if self.output_norm is None else self.output_norm(both)
 
-    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> VariantCache:
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
+    ) -> VariantCache:
         """The window of the first half of the heads, the state of the second; its size does not depend on `max_length`."""
         check_new_cache(batch, max_length, spare)
         state = empty_state(batch, self.num_kv_heads // 2, self.features, self.head_dim, device, dtype)

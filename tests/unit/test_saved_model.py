@@ -16,8 +16,9 @@ from orchard.config import REQUIRED, Config, Configurable
 from orchard.data import BPETokenizer, ByteTokenizer, LocalText, Tokenizer
 from orchard.nn import Attention, Block, Decoder, FeedForward
 from orchard.papers.rattention.method.models import arm
-from orchard.runs import Finished, Run
-from orchard.train import TextModel, TrainLM, load_saved, save_model
+from orchard.runs import Finished, Run, Store
+from orchard.train import TextModel, TrainLM, load_model, load_saved, save_model
+from orchard.train.lm import load_tokenizer
 from orchard.train.saved import SavedModelError, config_of
 
 
@@ -98,6 +99,38 @@ def test_the_model_of_a_run(tmp_path: Path) -> None:
     assert loaded.config == tiny().config
     tokens = torch.randint(0, 257, (1, 20))
     assert torch.equal(loaded.model(tokens), trained(tokens))
+
+
+def test_the_tokenizer_of_a_run_is_the_one_it_trained_with(tmp_path: Path) -> None:
+    """As on a machine that imported the run: the corpus is another one here, or none."""
+    layer = Block.Config(attention=Attention.Config(num_heads=2), feed_forward=FeedForward.Config(hidden_dim=16))
+    cfg = TrainLM.Config(
+        model=Decoder.Config(dim=8, layers=[layer]), source=corpus(tmp_path / "text"), tokenizer=BPETokenizer.Config(vocab_size=270),
+        seq_len=8, batch_size=4, steps=1, eval_windows=2,
+    )  # fmt: skip
+    done = Store(tmp_path / "store").compute(cfg, "cpu")
+    text = "the cat on a mat"
+    trained = cfg.tokenizer.build(source=cfg.source.build()).encode(text)
+    for file in (tmp_path / "text").iterdir():
+        file.write_text(f"{file.name}: " + "zebras zip past zigzag zones " * 12)
+    assert cfg.tokenizer.build(source=cfg.source.build()).encode(text) != trained
+    assert TextModel.of_run(done).tokenizer.encode(text) == trained
+    shutil.rmtree(tmp_path / "text")
+    assert TextModel.of_run(done).tokenizer.encode(text) == trained
+    assert load_model(done, cfg).vocab_size == 270
+
+
+def test_a_run_without_its_tokenizer_says_that_it_is_trained_anew(tmp_path: Path) -> None:
+    cfg = TrainLM.Config(
+        model=tiny().config, source=corpus(tmp_path / "text"), tokenizer=BPETokenizer.Config(vocab_size=270), seq_len=8,
+        batch_size=1, steps=1,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"keeps no tokenizer\.json: its tokenizer is trained anew"):
+        tokenizer = load_tokenizer(Finished(tmp_path), cfg)
+    assert tokenizer.encode("the cat") == cfg.tokenizer.build(source=cfg.source.build()).encode("the cat")
+    cfg.set(tokenizer=ByteTokenizer.Config())
+    shutil.rmtree(tmp_path / "text")
+    assert load_tokenizer(Finished(tmp_path), cfg).vocab_size == 257  # needs no corpus, and no warning
 
 
 def test_a_run_that_trained_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from gpu_recipe import two_steps
 from orchard.errors import BadInput, OrchardError
-from orchard.nn import Attention, Block, Decoder, FeedForward, compilation
+from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm, compilation
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, Linear, TrainLM, choose, fit
 from orchard.train.callbacks import ClipGradients
@@ -172,6 +172,43 @@ def test_modules_learn_at_rates_of_their_own_and_frozen_parameters_not_at_all() 
     assert placed[id(next(model.norm.parameters()))] == (1e-3, 0.0)
     assert id(other.bias) not in placed
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) + 1
+
+
+def test_weight_decay_is_for_what_multiplies_as_a_matrix_does() -> None:
+    class LlamaRMSNorm(torch.nn.Module):  # as `transformers` has it
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2, 3))
+
+    class State(torch.nn.Module):  # a module that nobody knows
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.scale = torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(3))
+
+    experts = MixtureOfExperts.Config(dim=4, hidden_dim=4, num_experts=2)
+    modules = torch.nn.ModuleDict(
+        {"linear": torch.nn.Linear(2, 3), "embedding": torch.nn.Embedding(2, 3), "heads": RMSNorm.Config(dim=[2, 4]).build(),
+         "layer_norm": torch.nn.LayerNorm((2, 3)), "llama": LlamaRMSNorm(), "state": State(), "mixture": experts.build()}
+    )  # fmt: skip
+    names = {id(parameter): name for name, parameter in modules.named_parameters()}
+    groups = {
+        group["weight_decay"]: group["params"]
+        for group in AdamW.Config().build().optimizer(modules, False).param_groups
+    }
+    assert {names[id(parameter)] for parameter in groups[0.1]} == {
+        "linear.weight", "embedding.weight", "state.start", "mixture.gate.weight", "mixture.experts.gate_up_proj",
+        "mixture.experts.down_proj",
+    }  # fmt: skip
+    assert {names[id(parameter)] for parameter in groups[0.0]} == {
+        "linear.bias", "heads.gain", "layer_norm.weight", "layer_norm.bias", "llama.weight", "state.scale",
+    }  # fmt: skip
+
+
+def test_a_parameter_that_two_modules_share_is_trained_once() -> None:
+    model = decoder()
+    groups = parameter_groups([(torch.nn.ModuleList([model.embedding, model]), 1.0), (model, 2.0)], 0.1)
+    assert {group["lr"] for group in groups} == {1.0}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("compile", [True, False])

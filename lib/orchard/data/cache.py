@@ -7,6 +7,7 @@ reported and built again, and of two processes that ask at once one builds and t
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -25,7 +26,7 @@ class DataError(BadInput):
     """Data that cannot be found, read or used; the message names the value, the place and the fix."""
 
 
-INDEX = "index.json"  # {file name: [bytes, SHA-256]}
+INDEX = ".index.json"  # {file name: [bytes, SHA-256]}
 
 
 def sha256(data: bytes | str) -> str:
@@ -101,6 +102,11 @@ def cached(kind: str, key: Any, build: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise DataError(
+                f"cannot lock {folder}: its file system has no locks ({error.strerror}). Set ORCHARD_CACHE, and ORCHARD_STORE "
+                "if it is there too, to folders on another file system"
+            ) from None
         raise DataError(
             f"cannot write the cache folder {folder}: {error}. Make room there or set ORCHARD_CACHE to another folder"
         ) from None

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from orchard.config import REQUIRED, Config
@@ -33,7 +33,8 @@ from orchard.nn.generation import PREFILL_CHUNK
 from orchard.runs import Finished
 from orchard.runs.run import to_json
 from orchard.runs.store import write
-from orchard.train.lm import TrainLM, load_model
+from orchard.train.lm import TrainLM, load_model, load_tokenizer
+from orchard.train.run import save_tensors
 from orchard.values import name_of
 
 FORMAT = "orchard language model 1"
@@ -64,7 +65,7 @@ class TextModel:
             raise SavedModelError(
                 f"run {run.id} ({run.label}) is a {type(cfg).__qualname__}: it trained no language model"
             )
-        tokenizer = cfg.tokenizer.build(source=cfg.source.build())
+        tokenizer = load_tokenizer(run, cfg)
         config = cfg.model.clone().set(vocab_size=tokenizer.vocab_size)
         notes = {"run": run.id, "label": run.label, "seq_len": cfg.seq_len, "result": run.result}
         return cls(config, load_model(run, cfg), tokenizer, notes)
@@ -115,8 +116,7 @@ def save_model(folder: str | Path, saved: TextModel) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        save_file(weights, part / "model.safetensors")
-        (part / "model.safetensors").chmod(0o644)  # for others to read too, as the other files
+        save_tensors(weights, part / "model.safetensors")
         if (text := saved.tokenizer.to_json()) is not None:
             write(part / "tokenizer.json", text)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(part.iterdir())}

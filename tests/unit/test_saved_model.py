@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from orchard.config import REQUIRED, Config, Configurable
 from orchard.data import BPETokenizer, ByteTokenizer, LocalText, Tokenizer
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.rattention.arms import arm
+from orchard.papers.rattention.method.models import arm
 from orchard.runs import Finished, Run, Store
 from orchard.train import TextModel, TrainLM, load_model, load_saved, save_model
 from orchard.train.lm import load_tokenizer

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchard.papers.sbp.filtering import Filter, provenance_table
-from orchard.papers.sbp.rules import Rules
-from orchard.papers.sbp.synthesis import Synthesise
+from orchard.papers.sbp.method.rules import Rules
+from orchard.papers.sbp.runs.filter import Filter, provenance_table
+from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.runs import Finished, Store
 from toy_sbp import Ragged, sampled, tuned
 

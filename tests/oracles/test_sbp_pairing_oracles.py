@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchard.papers.sbp.embedding import TfidfEmbedder
-from orchard.papers.sbp.search import ExactSearch, FaissSearch
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.method.embedding import TfidfEmbedder
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch
 from orchard.runs import Workspace
 
 TOLERANCE = 1e-6

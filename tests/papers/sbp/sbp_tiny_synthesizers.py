@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchard.papers.sbp import analysis, closeness, concepts, partners, quality, sizes
-from orchard.papers.sbp.arms import Study
-from orchard.papers.sbp.profiles import PROFILES, Cell, Regular, Size
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments import analysis, concepts, pairs, partners, quality
+from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Regular
+from orchard.papers.sbp.method.models import Size
 from orchard.runs import Finished, Run, Runner, Setting, Store
 
 SETTING = Setting("smoke")
@@ -67,8 +68,8 @@ def use(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
     def studies(setting: Setting, run: Runner, *named: str) -> list[tuple[Cell, Study]]:
         return [row for row in cells if not named or row[0].variant in named]
 
-    for module in (closeness, concepts, partners, quality, sizes):
+    for module in (concepts, pairs, partners, quality):
         monkeypatch.setattr(module, "studies", studies)
-    for module in (closeness, concepts, partners, quality):
+    for module in (concepts, pairs, partners, quality):
         monkeypatch.setattr(module, "synthetic_arms", lambda setting, cell: ARMS)
     monkeypatch.setitem(analysis.SIZES, "smoke", TINY)

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from orchard.claims import decide, load_claims
-from orchard.papers.sbp import ablations, figures
-from orchard.papers.sbp.arms import Study, study
-from orchard.papers.sbp.ensemble import Distill, Ensemble
-from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import PROFILES, Cell
-from orchard.papers.sbp.published import published
-from orchard.papers.sbp.synthesis import Synthesise
-from orchard.papers.sbp.tuning import precision
+from orchard.papers.sbp.data.published import published
+from orchard.papers.sbp.experiments import ablations
+from orchard.papers.sbp.experiments.arms import Study, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.figures import ablations as figures
+from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.synthesise import Synthesise
+from orchard.papers.sbp.runs.tune import precision
 from orchard.paths import root
 from orchard.runs import Finished, Setting
 from sbp_runs import FakeRuns, tiny

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from orchard.papers.sbp import bounds
-from orchard.papers.sbp.bounds import concentration, em, em_excess, excess, known_labels, known_labels_excess
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.invariants import tiny_laws
-from orchard.papers.sbp.laws import World
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.laws import World
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments.bounds import bounds as bounds_table
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.runs import bounds
+from orchard.papers.sbp.runs.bounds import concentration, em, em_excess, excess, known_labels, known_labels_excess
+from orchard.papers.sbp.runs.checks import tiny_laws
 from orchard.runs import Setting, Store
 
 
@@ -96,7 +97,7 @@ def test_the_run_holds_both_and_the_table_is_tidy(tmp_path: Path) -> None:
     class Fake:
         result = done.result
 
-    table = bounds.bounds(Setting("smoke"), lambda cfgs: [Fake() for _ in cfgs])  # type: ignore[misc, return-value]
+    table = bounds_table(Setting("smoke"), lambda cfgs: [Fake() for _ in cfgs])  # type: ignore[misc, return-value]
     assert set(table["bound"]) == {"labels", "em"}
     assert len(table) == 2 * 2 * 5
     assert not table.duplicated(["variant", "world", "bound", "documents"]).all()

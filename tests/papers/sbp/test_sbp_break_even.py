@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchard.papers.sbp.break_even import REPEATS, break_even, extra_passes, pays_from, worth
+from orchard.papers.sbp.method.costs import REPEATS, break_even, extra_passes, pays_from, worth
 
 
 def test_a_pass_is_worth_itself_and_many_are_worth_no_more_than_the_bound() -> None:

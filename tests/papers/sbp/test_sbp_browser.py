@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sbp_tiny_synthesizers import SETTING, runner, tiny
 
-from orchard.papers.sbp import browser
-from orchard.papers.sbp.profiles import Cell
+from orchard.papers.sbp.experiments.profiles import Cell
+from orchard.papers.sbp.explorers import samples as browser
 from orchard.widgets import explorer
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from orchard.papers.sbp import figures
-from orchard.papers.sbp import similarity as scored
-from orchard.papers.sbp.embedding import TfidfEmbedder
-from orchard.papers.sbp.information import PRECISIONS
-from orchard.papers.sbp.pairing import Pair
-from orchard.papers.sbp.similarity import KnownCopies, Similarity
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments import pairs as pairs_tables
+from orchard.papers.sbp.figures import build as figures
+from orchard.papers.sbp.method.embedding import TfidfEmbedder
+from orchard.papers.sbp.runs.bounds import PRECISIONS
+from orchard.papers.sbp.runs.pair import Pair
+from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity
 from orchard.runs import Finished, Run, Setting, Store
 
 
@@ -102,21 +102,21 @@ def test_tables_of_the_pairing_of_the_comparison(tmp_path: Path, monkeypatch: py
         exceedance=0.05,
         held_out=60,
     )
-    monkeypatch.setattr(scored, "_first_cells", lambda setting, run: [("indep", pairs)])
+    monkeypatch.setattr(pairs_tables, "_first_cells", lambda setting, run: [("indep", pairs)])
     store = Store(tmp_path)
 
     def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
         return [store.compute(cfg, "cpu") for cfg in cfgs]
 
-    bins = scored.similarity(Setting("smoke"), run)
+    bins = pairs_tables.similarity(Setting("smoke"), run)
     mass = ((bins["high"] - bins["low"]) * bins["density"]).groupby(bins["pairs"]).sum()
     assert mass.to_dict() == pytest.approx({"random": 1.0, "nearest": 1.0, "true": 1.0})
     assert isinstance(figures.similarity(bins), Figure)
-    row = scored.paired(Setting("smoke"), run).iloc[0]
+    row = pairs_tables.paired(Setting("smoke"), run).iloc[0]
     assert row["candidates"] == 150 * 5
     assert row["precision"] == pytest.approx(row["precision, random"], abs=0.1)
     assert row["genre, random"] == pytest.approx(0.25, abs=0.02)
     assert row["genre"] > 0.5  # there is nothing else to go by
-    table = scored.thresholds(Setting("smoke"), run)
+    table = pairs_tables.thresholds(Setting("smoke"), run)
     assert table["exceedance"].is_monotonic_increasing
     assert table["alpha"].is_monotonic_decreasing

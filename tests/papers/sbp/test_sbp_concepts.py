@@ -12,9 +12,10 @@ from scipy.stats import entropy
 
 from orchard.claims import decide, load_claims
 from orchard.errors import BadInput
-from orchard.papers.sbp import closeness, concepts, figures
-from orchard.papers.sbp.seeded import Draws, prompts, seed_numbers
-from orchard.papers.sbp.synthesis import sampled_documents
+from orchard.papers.sbp.experiments import concepts, pairs
+from orchard.papers.sbp.figures import analysis as figures
+from orchard.papers.sbp.runs.concepts import divergence, implied_law
+from orchard.papers.sbp.runs.synthesise import Draws, prompts, sampled_documents, seed_numbers
 from orchard.runs import Finished, Workspace
 from orchard.series import papers_folder
 
@@ -24,7 +25,7 @@ CLAIMS = {claim.id: claim for claim in load_claims(papers_folder("sbp"))}
 def test_implied_law_leaves_out_what_is_impossible() -> None:
     prior = np.array([0.5, 0.5])
     samples = np.array([[[1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]], [[np.nan, np.nan]] * 3])
-    law, possible = concepts.implied_law(samples, prior)
+    law, possible = implied_law(samples, prior)
     np.testing.assert_allclose(law, [[2.5 / 3, 0.5 / 3], [0.5, 0.5]])
     np.testing.assert_allclose(possible, [2 / 3, 0.0])
 
@@ -33,8 +34,8 @@ def test_divergence_is_that_of_scipy() -> None:
     random = np.random.default_rng(0)
     p, q = random.dirichlet(np.ones(7), size=5), random.dirichlet(np.ones(7), size=5)
     p[0, 0], p[0, 1] = 0.0, p[0, 1] + p[0, 0]
-    np.testing.assert_allclose(concepts.divergence(p, q), entropy(p, q, axis=1))
-    np.testing.assert_allclose(concepts.divergence(p, p), 0, atol=1e-12)
+    np.testing.assert_allclose(divergence(p, q), entropy(p, q, axis=1))
+    np.testing.assert_allclose(divergence(p, p), 0, atol=1e-12)
 
 
 def test_seeds_and_prompts() -> None:
@@ -85,11 +86,11 @@ def test_laws_of_tiny_synthesizers(tmp_path_factory: pytest.TempPathFactory, mon
     assert summary.loc["exact-posterior", "moved"] < 0.2
     figures.concept_drift(drifted, ["sbp-random", "uncond"]).draw_without_rendering()
 
-    near = closeness.closeness(SETTING, run)
+    near = pairs.closeness(SETTING, run)
     middle = near.groupby(["embedder", "kind"])["cosine"].median().unstack("embedder")
     assert (near["cosine"].abs() <= 1 + 1e-5).all()
-    assert (middle.loc[closeness.TRUE] > middle.loc[closeness.ANY]).all()
-    assert middle.loc["exact-posterior", "TF-IDF"] > middle.loc[closeness.ANY, "TF-IDF"]
+    assert (middle.loc[pairs.TRUE] > middle.loc[pairs.ANY]).all()
+    assert middle.loc["exact-posterior", "TF-IDF"] > middle.loc[pairs.ANY, "TF-IDF"]
     figures.distances(near).draw_without_rendering()
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from orchard.claims import decide, load_claims
-from orchard.papers.sbp import costs, figures, rounds
-from orchard.papers.sbp.arms import ARMS, Study, study
-from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import PROFILES, Cell
+from orchard.papers.sbp.experiments import costs, rounds
+from orchard.papers.sbp.experiments.arms import ARMS, Study, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.figures import ablations as figures
+from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.paths import root
 from orchard.runs import Setting
 from sbp_runs import FORWARD, SAMPLING, TUNING, FakeRuns, tiny

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Documents, Symbols, check_enough, document_batch, pair_batch
+from orchard.papers.sbp.method.documents import Documents, Symbols, check_enough, document_batch, pair_batch
 from toy_sbp import Ragged
 
 S = Symbols(20, bos=0, eos=1, sep=2, pad=3)

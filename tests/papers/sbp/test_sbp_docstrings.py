@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from orchard.errors import BadInput
-from orchard.papers.sbp import docstrings
-from orchard.papers.sbp.docstrings import RELATIONS, Docstrings, Relations, read_package, split_of, top_level
+from orchard.papers.sbp.data import docstrings
+from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations, read_package, split_of, top_level
 
 CODE = '''"""A module whose docstring is longer than forty characters."""
 class Base:

@@ -12,12 +12,14 @@ import torch
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.sbp import local_embedding, pretrain
-from orchard.papers.sbp.data import Documents, document_batch
-from orchard.papers.sbp.embedding import TfidfEmbedder, mean_states, unit
-from orchard.papers.sbp.local_embedding import LocalEmbedder, local_embedder
-from orchard.papers.sbp.profiles import Size, decoder
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.integrations import embedder as local_embedding
+from orchard.papers.sbp.integrations.embedder import LocalEmbedder, local_embedder
+from orchard.papers.sbp.method.documents import Documents, document_batch
+from orchard.papers.sbp.method.embedding import TfidfEmbedder, unit
+from orchard.papers.sbp.method.models import Size, decoder
+from orchard.papers.sbp.runs import pretrain
+from orchard.papers.sbp.runs.embedding import mean_states
 from orchard.runs import Workspace
 
 WORLD = ConceptWorld.Config(documents=30, held_out=7, concepts=5, words=40)

@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from orchard.papers.sbp import ablations
-from orchard.papers.sbp.arms import study
-from orchard.papers.sbp.data import document_batch
-from orchard.papers.sbp.ensemble import Ensemble, ensemble_nll, mean_probabilities
-from orchard.papers.sbp.pretrain import document_nll
-from orchard.papers.sbp.profiles import PROFILES, Cell, decoder
+from orchard.papers.sbp.experiments import ablations
+from orchard.papers.sbp.experiments.arms import Study, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.method.documents import document_batch
+from orchard.papers.sbp.method.models import decoder
+from orchard.papers.sbp.runs.ensemble import Ensemble, ensemble_nll, mean_probabilities
+from orchard.papers.sbp.runs.pretrain import document_nll
 from orchard.runs import Setting, Store
 from sbp_runs import tiny
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> ablations.Study:
+def world(monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setitem(PROFILES, "smoke", tiny())
     return study(Setting("smoke"), Cell("dep", 0, 0), tiny().start)
 
 
-def test_probabilities_are_averaged_not_losses(world: ablations.Study) -> None:
+def test_probabilities_are_averaged_not_losses(world: Study) -> None:
     corpus = world.corpus.build()
     models = []
     for seed in (0, 1):
@@ -45,7 +46,7 @@ def test_probabilities_are_averaged_not_losses(world: ablations.Study) -> None:
     assert float(by_hand.sum()) == pytest.approx(both.sum(), rel=1e-5)
 
 
-def test_a_distilled_model_from_real_runs(world: ablations.Study, tmp_path: Path) -> None:
+def test_a_distilled_model_from_real_runs(world: Study, tmp_path: Path) -> None:
     store = Store(tmp_path)
     members = [world.repetition(), world.with_(seed=1).repetition()]
     ensemble = store.compute(Ensemble.Config(members=members, eval_documents=10), "cpu")

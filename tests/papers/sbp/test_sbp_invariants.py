@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from orchard.claims import decide, load_claims
-from orchard.papers.sbp import cloze
-from orchard.papers.sbp.bounds import known_labels
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.information import Information, gain, log_ratio, true_pairs
-from orchard.papers.sbp.invariants import above_bayes, enumeration, equal_counts, k11, tiny_laws, within_entropy
-from orchard.papers.sbp.similarity import reachable, same_label
-from orchard.papers.sbp.world import VARIANTS, ConceptWorld
+from orchard.papers.sbp.data.world import VARIANTS, ConceptWorld
+from orchard.papers.sbp.experiments.checks import above_bayes, equal_counts, k11, within_entropy
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.runs import cloze
+from orchard.papers.sbp.runs.bounds import Information, gain, known_labels, log_ratio, true_pairs
+from orchard.papers.sbp.runs.checks import enumeration, tiny_laws
+from orchard.papers.sbp.runs.similarity import reachable, same_label
 from orchard.runs import Store
 from orchard.series import papers_folder
 

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from orchard.claims import decide, load_claims
-from orchard.papers.sbp import joint, regular
-from orchard.papers.sbp.arms import ARMS, study
-from orchard.papers.sbp.figures import against, recovery
-from orchard.papers.sbp.profiles import PROFILES, Cell, Regular, cells
+from orchard.papers.sbp.experiments import comparison as joint
+from orchard.papers.sbp.experiments import regularisation as regular
+from orchard.papers.sbp.experiments.arms import ARMS, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Regular, cells
+from orchard.papers.sbp.figures.training import against, recovery
 from orchard.runs import Run, Setting
 from orchard.series import papers_folder
 

@@ -12,11 +12,11 @@ from sbp_local_models import save_model, save_tokenizer
 
 from orchard.errors import BadInput
 from orchard.nn import Sampling
-from orchard.papers.sbp.data import Documents, document_batch
-from orchard.papers.sbp.local_lm import LocalDecoder, local_model
-from orchard.papers.sbp.pretrain import pair_nll
-from orchard.papers.sbp.sampling import sample_documents
-from orchard.papers.sbp.text import folder_tokenizer
+from orchard.papers.sbp.data.text import folder_tokenizer
+from orchard.papers.sbp.integrations.decoder import LocalDecoder, local_model
+from orchard.papers.sbp.method.documents import Documents, document_batch
+from orchard.papers.sbp.method.sampling import sample_documents
+from orchard.papers.sbp.runs.pretrain import pair_nll
 
 
 def built(folder: Path) -> LocalDecoder:

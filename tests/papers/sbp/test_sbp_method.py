@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from orchard.papers.sbp import method
-from orchard.papers.sbp.counting import bodies, convergence_table, distance, embedded, every_body, listed_world
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.embedding import unit
-from orchard.papers.sbp.method import CountTable, Document
-from orchard.papers.sbp.mix import Mix
-from orchard.papers.sbp.pairing import kept_pairs
-from orchard.papers.sbp.rules import REASONS, Rules, repetition
-from orchard.papers.sbp.search import ExactSearch
-from orchard.papers.sbp.shingles import jaccard
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.method import naive as method
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.embedding import unit
+from orchard.papers.sbp.method.naive import CountTable, Document
+from orchard.papers.sbp.method.ngrams import jaccard
+from orchard.papers.sbp.method.pairing import kept_pairs
+from orchard.papers.sbp.method.rules import REASONS, Rules, repetition
+from orchard.papers.sbp.method.search import ExactSearch
+from orchard.papers.sbp.runs.checks import bodies, convergence_table, distance, embedded, every_body, listed_world
+from orchard.papers.sbp.runs.mix import Mix
 from orchard.runs import Store
 
 NEAR_DUP = ConceptWorld.Config(

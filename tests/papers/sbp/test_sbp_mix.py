@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.drawn import DrawnPairs
-from orchard.papers.sbp.mix import Mix, MixBatches
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.runs.mix import Mix, MixBatches
+from orchard.papers.sbp.runs.pair import DrawnPairs
 from orchard.runs import Run, Store, Workspace
 from toy_sbp import Ragged
 

@@ -6,10 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchard.papers.sbp import bench, figures, pair_report, pairing_speed, regular
-from orchard.papers.sbp.pair_report import EMBEDDERS, inequality
-from orchard.papers.sbp.pairing_speed import Peak, Sizes, growth, vectors_of, words_of
-from orchard.papers.sbp.profiles import PROFILES, Regular
+from orchard.papers.sbp import cli as bench
+from orchard.papers.sbp.experiments import pairs as pair_report
+from orchard.papers.sbp.experiments import regularisation as regular
+from orchard.papers.sbp.experiments import speed as pairing_speed
+from orchard.papers.sbp.experiments.pairs import EMBEDDERS, inequality
+from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
+from orchard.papers.sbp.experiments.speed import growth
+from orchard.papers.sbp.figures import stages as figures
+from orchard.papers.sbp.runs.speed import Peak, vectors_of, words_of
 from orchard.runs import Runner, Setting, execute
 
 
@@ -62,7 +67,7 @@ def test_the_tables_of_the_smoke_worlds() -> None:
 
 # ------------------------------------------------------------ speed and memory
 
-SMALL = Sizes(clustered=(120, 400), uniform=(120,), dim=16)
+SMALL = {"clustered": [120, 400], "uniform": [120]}
 
 
 def test_vectors_are_clustered_or_not() -> None:
@@ -97,7 +102,8 @@ def test_growth_from_the_fewest_to_the_most() -> None:
 
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pairing_speed.SIZES, "smoke", SMALL)
+    monkeypatch.setitem(pairing_speed.PAIRING, "smoke", SMALL)
+    monkeypatch.setattr(pairing_speed, "DIM", 16)
     table = pairing_speed.pairing_speed(Setting(), runner())
     assert table["what"].tolist() == ["exact", "FAISS", "rules"] * 3
     assert (table["processor_seconds"] > 0).all()
@@ -107,6 +113,7 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairing_speed, "SCALE", SMALL)
+    monkeypatch.setattr(pairing_speed, "DIM", 16)
     parts = bench.pairing()
     assert [name for _, name, _, _ in parts] == ["pairing", "pairing_growth"]
     assert len(parts[0][2]) == 9

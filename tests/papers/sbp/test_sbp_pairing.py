@@ -11,14 +11,14 @@ from safetensors.numpy import load_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp import pairing
-from orchard.papers.sbp.data import Corpus, Documents, Symbols
-from orchard.papers.sbp.drawn import DrawnPairs
-from orchard.papers.sbp.duplicates import NearDuplicates
-from orchard.papers.sbp.embedding import Embedder, TfidfEmbedder, unit
-from orchard.papers.sbp.pairing import Pair, kept_pairs, precision_curve, random_scores, threshold, within_degree
-from orchard.papers.sbp.search import ExactSearch, FaissSearch, Neighbours, Search
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.method import pairing
+from orchard.papers.sbp.method.documents import Corpus, Documents, Symbols
+from orchard.papers.sbp.method.embedding import Embedder, TfidfEmbedder, unit
+from orchard.papers.sbp.method.ngrams import NearDuplicates
+from orchard.papers.sbp.method.pairing import kept_pairs, precision_curve, random_scores, threshold, within_degree
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours, Search
+from orchard.papers.sbp.runs.pair import DrawnPairs, Pair
 from orchard.runs import Workspace
 
 CORPORA: dict[str, Any] = {}  # what `Given` holds: documents cannot stand in a config

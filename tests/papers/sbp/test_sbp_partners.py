@@ -11,8 +11,11 @@ from sbp_tiny_synthesizers import SETTING, corpus, runner, use
 
 from orchard.claims import decide, load_claims
 from orchard.errors import BadInput
-from orchard.papers.sbp import figures, partners
-from orchard.papers.sbp.data import Documents
+from orchard.papers.sbp.experiments import partners
+from orchard.papers.sbp.figures import analysis as figures
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.runs.partners import ExactPartners
+from orchard.papers.sbp.runs.partners import partners as partners_of
 from orchard.runs import Store
 from orchard.series import papers_folder
 
@@ -29,7 +32,7 @@ def test_mixture_by_hand() -> None:
 
 def test_partners_share_the_label_and_are_others() -> None:
     documents = corpus().build().documents("test")
-    second, true, random = partners.partners(documents, 30, 0)
+    second, true, random = partners_of(documents, 30, 0)
     assert len(second) == len(true) == len(random) == 30
     assert second.labels is not None
     assert true.labels is not None
@@ -41,17 +44,17 @@ def test_partners_share_the_label_and_are_others() -> None:
 
 def test_documents_without_partner_are_left_out() -> None:
     documents = Documents.of([[i] for i in range(5)], np.array([0, 1, 0, 2, 3]))
-    second, true, _ = partners.partners(documents, 10, 0)
+    second, true, _ = partners_of(documents, 10, 0)
     assert [second[i][0] for i in range(2)] == [0, 2]
     assert [true[i][0] for i in range(2)] == [2, 0]
     with pytest.raises(BadInput, match="none of 3 held-out documents shares its concept with another: hold out more"):
-        partners.partners(documents.take([0, 1, 3]), 10, 0)
+        partners_of(documents.take([0, 1, 3]), 10, 0)
     with pytest.raises(BadInput, match="nobody knows which documents of this corpus belong together"):
-        partners.partners(Documents.of([[1], [1]]), 10, 0)
+        partners_of(Documents.of([[1], [1]]), 10, 0)
 
 
 def test_without_information_a_partner_tells_nothing(tmp_path: Path) -> None:
-    cfg = partners.ExactPartners.Config(corpus=corpus("indep"), documents=20)
+    cfg = ExactPartners.Config(corpus=corpus("indep"), documents=20)
     nll = Store(tmp_path).compute(cfg, "cpu").tensors("nll")
     for kind in ("true", "random"):
         np.testing.assert_allclose(nll[kind], nll["alone"])

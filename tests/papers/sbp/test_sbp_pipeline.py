@@ -13,8 +13,9 @@ from sbp_local_models import save_model
 from test_sbp_text import jsonl
 
 from orchard.errors import BadInput
-from orchard.papers.sbp import pipeline, synthesis
-from orchard.papers.sbp.pipeline import Options, plan, run, write_out
+from orchard.papers.sbp.experiments import pipeline
+from orchard.papers.sbp.experiments.pipeline import Options, plan, run, write_out
+from orchard.papers.sbp.runs import synthesise as synthesis
 from orchard.runs import Store
 
 QUICK: dict[str, Any] = {
@@ -125,7 +126,7 @@ def test_a_threshold_that_leaves_no_pair(finished: Any) -> None:
 def test_a_local_model_takes_the_same_way(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from orchard.papers.sbp.local_lm import save_synthesizer
+    from orchard.papers.sbp.experiments.pipeline import save_synthesizer
 
     folder = save_model(tmp_path / "llama")
     options = Options(**QUICK | {"model": str(folder), "tokenizer": None, "learning_rate": 1e-2})

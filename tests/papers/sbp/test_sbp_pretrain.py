@@ -8,9 +8,9 @@ import torch
 
 from orchard.data import OrderedLoader
 from orchard.nn import Decoder
-from orchard.papers.sbp.data import Batch, Documents, Symbols, document_batch
-from orchard.papers.sbp.mix import Mix, MixBatches
-from orchard.papers.sbp.pretrain import counted_losses, document_nll, in_parts, load_pretrained
+from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, document_batch
+from orchard.papers.sbp.runs.mix import Mix, MixBatches
+from orchard.papers.sbp.runs.pretrain import counted_losses, document_nll, in_parts, load_pretrained
 from orchard.runs import Store
 from toy_sbp import Ragged, model, pretrained
 
@@ -69,7 +69,7 @@ def test_dropout_is_on_in_training_and_off_where_documents_are_scored() -> None:
 def test_long_documents_are_scored_in_parts_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, documents = built().eval(), Ragged.Config(count=11).build().documents("train")
     whole = document_nll(decoder, documents, S)
-    monkeypatch.setattr("orchard.papers.sbp.pretrain.SCORED_AT_ONCE", 30)
+    monkeypatch.setattr("orchard.papers.sbp.runs.pretrain.SCORED_AT_ONCE", 30)
     assert len(in_parts(documents.lengths)) == 6
     assert document_nll(decoder, documents, S) == pytest.approx(whole, rel=1e-6)
     assert len(document_nll(decoder, documents.take([]), S)) == 0

@@ -11,14 +11,16 @@ import pytest
 from sbp_tiny_synthesizers import SETTING, corpus, runner, use
 
 from orchard.claims import decide, load_claims
-from orchard.papers.sbp import figures, quality, sizes
-from orchard.papers.sbp.controls import ExactPosterior, _Control
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.measuring import Measure, mean_law, same_concept
-from orchard.papers.sbp.novelty import duplicates, longest_span, nearest_jaccard, novel_rate
-from orchard.papers.sbp.published import published
-from orchard.papers.sbp.quality import RANDOM, REAL, judged, rate
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.published import published
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments import quality
+from orchard.papers.sbp.experiments import quality as sizes
+from orchard.papers.sbp.experiments.quality import RANDOM, REAL, judged, rate
+from orchard.papers.sbp.figures import analysis as figures
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.ngrams import duplicates, longest_span, nearest_jaccard, novel_rate
+from orchard.papers.sbp.runs.controls import ExactPosterior, _Control
+from orchard.papers.sbp.runs.measure import Measure, mean_law, same_concept
 from orchard.runs import Store
 from orchard.series import papers_folder
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchard.papers.sbp import figures
-from orchard.papers.sbp.docstrings import RELATIONS
-from orchard.papers.sbp.real_text import SIZES, by_arm, corpus
-from orchard.papers.sbp.text import TextCorpus
+from orchard.papers.sbp.data.docstrings import RELATIONS
+from orchard.papers.sbp.data.text import TextCorpus
+from orchard.papers.sbp.experiments.real_text import SIZES, by_arm, corpus
+from orchard.papers.sbp.figures import real_text as figures
 from orchard.runs import Setting
 
 ARMS = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchard.papers.sbp import figures, rounds
-from orchard.papers.sbp.arms import Study, study
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.profiles import PROFILES, Cell
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments import rounds
+from orchard.papers.sbp.experiments.arms import Study, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.figures import ablations as figures
+from orchard.papers.sbp.method.documents import Documents
 from orchard.runs import Run, Setting, Store
 from sbp_runs import tiny
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchard.papers.sbp.data import Corpus, Documents, Symbols
-from orchard.papers.sbp.rules import (
+from orchard.papers.sbp.method.documents import Corpus, Documents, Symbols
+from orchard.papers.sbp.method.rules import (
     DUPLICATE,
     GopherRules,
     Rules,

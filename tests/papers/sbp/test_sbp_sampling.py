@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 
 from orchard.nn import Decoder, Sampling
-from orchard.papers.sbp import sampling as module
-from orchard.papers.sbp.profiles import Size, decoder
-from orchard.papers.sbp.sampling import draw, sample_documents
-from orchard.papers.sbp.sampling_speed import sample_without_cache
+from orchard.papers.sbp.method import sampling as module
+from orchard.papers.sbp.method.models import Size, decoder
+from orchard.papers.sbp.method.sampling import draw, sample_documents
+from orchard.papers.sbp.runs.speed import sample_without_cache
 
 STOP = 1
 

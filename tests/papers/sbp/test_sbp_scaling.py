@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchard.papers.sbp import figures, scaling
-from orchard.papers.sbp.arms import Study, of_documents, study
-from orchard.papers.sbp.joint import COMPARED
-from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import PROFILES, Cell
-from orchard.papers.sbp.published import published
+from orchard.papers.sbp.data.published import published
+from orchard.papers.sbp.experiments import scaling
+from orchard.papers.sbp.experiments.arms import Study, of_documents, study
+from orchard.papers.sbp.experiments.comparison import COMPARED
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.figures import scaling as figures
+from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.runs import Setting
 from sbp_runs import FakeRuns, tiny
 

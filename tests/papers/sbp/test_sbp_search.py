@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from orchard.errors import BadInput
-from orchard.papers.sbp import search as module
-from orchard.papers.sbp.pairing_speed import vectors_of
-from orchard.papers.sbp.search import ExactSearch, FaissSearch, exact_neighbours, recall
+from orchard.papers.sbp.method import search as module
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, exact_neighbours, recall
+from orchard.papers.sbp.runs.speed import vectors_of
 
 
 def clustered(count: int, dim: int = 32, seed: int = 0) -> np.ndarray:

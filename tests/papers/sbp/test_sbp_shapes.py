@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchard.papers.sbp.experiments import paper_shapes
+from orchard.papers.sbp.runs.shapes import paper_shapes
 
 
 def test_parameters_and_budgets_of_the_published_scales() -> None:

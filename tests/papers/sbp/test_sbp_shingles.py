@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.duplicates import NearDuplicates
-from orchard.papers.sbp.shingles import hashes, jaccard
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.ngrams import NearDuplicates, hashes, jaccard
 
 BODIES = st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=8)
 

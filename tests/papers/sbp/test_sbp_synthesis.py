@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.sbp import figures, synthesis
-from orchard.papers.sbp.controls import ExactPosterior, Paraphrase
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.filtering import Filter, provenance_table
-from orchard.papers.sbp.rules import REASONS, GopherRules, Rules
-from orchard.papers.sbp.sampling_speed import SamplingSpeed, ratios, rules_on_real
-from orchard.papers.sbp.synthesis import sampled_documents
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments.samples import rules_on_real
+from orchard.papers.sbp.experiments.speed import ratios
+from orchard.papers.sbp.figures import stages as figures
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.rules import REASONS, GopherRules, Rules
+from orchard.papers.sbp.runs import synthesise as synthesis
+from orchard.papers.sbp.runs.controls import ExactPosterior, Paraphrase
+from orchard.papers.sbp.runs.filter import Filter, provenance_table
+from orchard.papers.sbp.runs.speed import SamplingSpeed
+from orchard.papers.sbp.runs.synthesise import sampled_documents
 from orchard.runs import Setting, Store
 from toy_sbp import Ragged, sampled, tuned
 

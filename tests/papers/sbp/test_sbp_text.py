@@ -11,10 +11,10 @@ from sbp_local_models import save_model
 
 from orchard.data import BPETokenizer, DataError, LocalText, text_source
 from orchard.errors import BadInput
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.embedding import TfidfEmbedder
-from orchard.papers.sbp.pairing import Pair
-from orchard.papers.sbp.text import FirstDocuments, TextCorpus, folder_tokenizer
+from orchard.papers.sbp.data.text import FirstDocuments, TextCorpus, folder_tokenizer
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.embedding import TfidfEmbedder
+from orchard.papers.sbp.runs.pair import Pair
 from orchard.runs.run import identity
 
 WORDS = ["river", "stone", "cloud", "seed", "bread", "lamp", "paper", "glass", "horse", "wind"]
@@ -132,7 +132,7 @@ def test_values_out_of_range(tmp_path: Path) -> None:
 
 
 def test_documents_shorter_than_an_n_gram_are_not_new() -> None:
-    from orchard.papers.sbp.real_text import novelty
+    from orchard.papers.sbp.experiments.real_text import novelty
 
     real = Documents.of([[1, 2, 3, 4], [5, 6]])
     assert novelty(Documents.of([[1, 2, 3], [9]]), real, 2) == 0.0

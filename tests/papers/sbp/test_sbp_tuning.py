@@ -8,9 +8,9 @@ import torch
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.sbp.data import Batch, Documents, Symbols, pair_batch
-from orchard.papers.sbp.pretrain import counted_losses, document_nll, load_pretrained, pair_nll
-from orchard.papers.sbp.tuning import TuningSequences, load_synthesizer, pairs_of
+from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, pair_batch
+from orchard.papers.sbp.runs.pretrain import counted_losses, document_nll, load_pretrained, pair_nll
+from orchard.papers.sbp.runs.tune import TuningSequences, load_synthesizer, pairs_of
 from orchard.runs import Finished, Store
 from toy_sbp import Ragged, model, pretrained, tuned
 

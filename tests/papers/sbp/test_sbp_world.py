@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from orchard.errors import BadInput
-from orchard.papers.sbp import laws as sbp_laws
-from orchard.papers.sbp.data import Documents
-from orchard.papers.sbp.invariants import every_document, tiny_laws
-from orchard.papers.sbp.laws import World, draw, logsumexp
-from orchard.papers.sbp.world import VARIANTS, ConceptWorld
+from orchard.papers.sbp.data import laws as sbp_laws
+from orchard.papers.sbp.data.laws import World, draw, logsumexp
+from orchard.papers.sbp.data.world import VARIANTS, ConceptWorld
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.runs.checks import every_document, tiny_laws
 
 SMALL = {"concepts": 12, "words": 40, "content": 12, "documents": 130, "pool": 3, "held_out": 70}
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from orchard import plot
-from orchard.papers.sbp.costs import STAGES, SYNTHESIS, break_even
+from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS, break_even
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
 
 CHECKPOINTS = ("best", "last")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.joint import TUNED
+from orchard.papers.sbp.experiments.comparison import TUNED
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 

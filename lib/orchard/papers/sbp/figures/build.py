@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from orchard import plot
-from orchard.papers.sbp.information import true_pairs
-from orchard.papers.sbp.laws import EVERY, World
-from orchard.papers.sbp.world import laws
+from orchard.papers.sbp.data.laws import EVERY, World
+from orchard.papers.sbp.data.world import laws
+from orchard.papers.sbp.runs.bounds import true_pairs
 from orchard.plot.style import GREY, INK, PALETTE
 
 PAIRS = {"random": PALETTE[7], "nearest": PALETTE[0], "true": PALETTE[1]}  # colours of kinds of pairs

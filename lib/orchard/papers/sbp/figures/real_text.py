@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.sbp.break_even import break_even, pays_from
-from orchard.papers.sbp.docstrings import RELATIONS
-from orchard.papers.sbp.real_text import by_arm
+from orchard.papers.sbp.data.docstrings import RELATIONS
+from orchard.papers.sbp.experiments.real_text import by_arm
+from orchard.papers.sbp.method.costs import break_even, pays_from
 from orchard.plot.style import INK, PALETTE
 
 TEXTS = {"held-out documents": plot.Look(INK, "D")}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.sbp.costs import ARM
+from orchard.papers.sbp.experiments.costs import ARM
 from orchard.papers.sbp.figures.ablations import TWO_LINES, WIDE, line, y_of
 from orchard.plot.style import GREY, INK, check_columns
 

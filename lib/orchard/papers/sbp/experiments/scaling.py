@@ -1,0 +1,97 @@
+"""Scaling: held-out loss against unique documents and against compute.
+
+Every N has its own D, drawn from the same world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and as many
+epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: no
+arm has it better than another, and away from that N none has it at its best. Two lines need no network: what N documents can tell, with
+their concepts known and found by EM (`bounds`). Bayes is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.comparison import COMPARED, excess_curve, mean_excess, studies
+from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
+from orchard.papers.sbp.experiments.profiles import Cell, world
+from orchard.papers.sbp.runs.bounds import bounds_of
+from orchard.runs import Runner, Setting
+
+
+@dataclass(frozen=True)
+class Sizes:
+    documents: tuple[int, ...]  # of D; the last is the profile's
+    cells: int  # of `dep`
+
+
+SIZES = {
+    "smoke": Sizes((28, 56, 112), 1),
+    "gpu": Sizes((2_048, 4_096, 8_192, 16_384, 32_768), 3),
+    "paper": Sizes((32_768,), 1),
+}
+
+
+def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:
+    sizes = SIZES[setting.profile]
+    return [
+        (cell, count, of_documents(setting, cell, chosen, count))
+        for cell, chosen in studies(setting, run, "dep")[: sizes.cells]
+        for count in sizes.documents
+    ]
+
+
+def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per N, cell and arm: documents, unique_tokens (of D), variant, world, seed, arm, ``last`` and ``best`` (nats above
+    Bayes), training_flops, and flops, with embedding, tuning and sampling."""
+    wanted = [(cell, count, chosen, arm) for cell, count, chosen in _studies(setting, run) for arm in COMPARED]
+    done = run([chosen.arm(arm) for _, _, chosen, arm in wanted])
+    rows = []
+    for (cell, count, chosen, arm), finished in zip(wanted, done, strict=True):
+        own = costs_of(chosen.arm(arm), run)
+        rows.append({
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
+            **mean_excess(chosen, finished), "training_flops": own["training"],
+            "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def compute_curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell, arm and evaluation at the profile's N: variant, world, seed, arm, step, flops so far, with and without those
+    spent before the training began (``flops``, ``training_flops``), excess (nats per test document above Bayes)."""
+    chosen_cells = studies(setting, run, "dep")[: SIZES[setting.profile].cells]
+    wanted = [(cell, chosen, arm, chosen.arm(arm)) for cell, chosen in chosen_cells for arm in COMPARED]
+    tables = []
+    for (cell, chosen, arm, cfg), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
+        own = costs_of(cfg, run)
+        before = sum(own[stage] for stage in SYNTHESIS)
+        curve = excess_curve(chosen, done)
+        spent = own["training"] * curve["step"] / cfg.mix.steps
+        tables.append(curve.assign(arm=arm, training_flops=spent, flops=before + spent, **cell.columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per N, cell and line: documents, unique_tokens (of D), variant, world, seed, line (``labels known``, ``EM``), excess (nats
+    per test document above Bayes)."""
+    wanted = _studies(setting, run)
+    worlds = [world(setting, cell.variant, cell.world, count) for cell, count, _ in wanted]
+    done = run(
+        [bounds_of(cfg, chosen.profile.held_out, chosen.name) for cfg, (*_, chosen) in zip(worlds, wanted, strict=True)]
+    )
+    return pd.DataFrame([
+        {
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
+            "excess": finished.result[field],
+        }
+        for (cell, count, chosen), finished in zip(wanted, done, strict=True)
+        for line, field in (("labels known", "labels"), ("EM", "em"))
+    ])  # fmt: skip
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "scaling": scaling, "compute_curves": compute_curves, "learnable": learnable,
+}  # fmt: skip

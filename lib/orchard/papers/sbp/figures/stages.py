@@ -1,0 +1,151 @@
+"""Figures of the stages: degrees, time and memory of pairing; how fast each way to sample is, and what the rules reject of each arm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from orchard import plot
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+
+
+def _check(table: pd.DataFrame, chart: str, *columns: str) -> None:
+    check_columns(table, {name: name for name in columns}, chart)
+
+
+@use_style()
+def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
+    """Share of documents with at least so many pairs, by stage: a panel per embedder. Grey: as many pairs with ends anywhere."""
+    _check(table, "hub_degrees", "variant", "pairs by", "stage", "degree", "documents")
+    part = table[table["variant"] == (table["variant"].iloc[0] if variant is None else variant)]
+    kinds = list(pd.unique(part["pairs by"]))
+    made, panels = plot.figure(COLUMN, 0.6 + 1.7 * len(kinds), rows=len(kinds))
+    for axes, kind in zip(panels, kinds, strict=True):
+        for number, (stage, rows) in enumerate(part[part["pairs by"] == kind].groupby("stage", sort=False)):
+            look = {
+                "color": PALETTE[number],
+                "linewidth": (5.0, 2.6, 1.0)[number % 3],
+            }  # stages that agree lie on one another
+            _at_least(axes, rows, str(stage), **look)
+        before = part[(part["pairs by"] == kind) & (part["stage"] == part["stage"].iloc[0])]
+        mean = float((before["degree"] * before["documents"]).sum() / before["documents"].sum())
+        degrees = np.arange(int(scipy.stats.poisson.isf(1 / before["documents"].sum(), mean)) + 1)
+        axes.step(
+            degrees, scipy.stats.poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)"
+        )
+        axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("share of documents")
+        axes.set_title(str(kind))
+    panels[-1].set_xlabel("at least so many pairs")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return made
+
+
+def _at_least(axes: object, rows: pd.DataFrame, label: str, **look: object) -> None:
+    count = rows.groupby("degree")["documents"].sum().sort_index()
+    share = count[::-1].cumsum()[::-1] / count.sum()
+    axes.step(share.index, share, where="pre", label=label, **look)  # type: ignore[attr-defined]
+
+
+@use_style()
+def pairing_speed(table: pd.DataFrame) -> Figure:
+    """Processor seconds and peak memory against the number of documents; FAISS with its recall, random vectors dashed."""
+    _check(table, "pairing_speed", "vectors", "documents", "what", "processor_seconds", "peak")
+    made, panels = plot.figure(COLUMN, 4.2, rows=2)
+    names = list(pd.unique(table["what"]))
+    for kind, line in (("clustered", "-"), ("uniform", "--")):
+        for number, name in enumerate(names):
+            rows = table[(table["vectors"] == kind) & (table["what"] == name)].sort_values("documents")
+            if rows.empty or (kind == "uniform" and name == "rules"):
+                continue
+            words = name if kind == "clustered" else f"{name}, random vectors"
+            for axes, value in ((panels[0], rows["processor_seconds"]), (panels[1], rows["peak"] / 2**20)):
+                axes.plot(rows["documents"], value, line, color=PALETTE[number], marker="os^"[number % 3], label=words)
+            if name == "FAISS" and kind == "clustered":
+                for _, row in rows.iterrows():
+                    panels[0].annotate(
+                        f"{row['recall']:.3f}", (row["documents"], row["processor_seconds"]), xytext=(0, -4),
+                        textcoords="offset points", ha="center", va="top", fontsize=6, color=PALETTE[number],
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+                    )  # fmt: skip
+    ticks = sorted(table["documents"].unique())
+    for axes, label in zip(panels, ("processor seconds", "peak memory (MiB)"), strict=True):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+        axes.set_ylabel(label)
+    panels[0].set_yscale("log")
+    panels[0].margins(y=0.15)
+    panels[1].set_ylim(bottom=0)
+    panels[1].set_xlabel("documents (numbers at FAISS: recall at 8)")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return made
+
+
+REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
+
+
+@plot.use_style()
+def sampling_speed(times: pd.DataFrame) -> Figure:
+    """Tokens per second of every way to sample, on a logarithmic axis: the median as a bar, a dot per round."""
+    check_columns(times, {"way": "way", "tokens_per_s": "tokens_per_s"}, "sampling_speed")
+    ways = list(pd.unique(times["way"]))
+    made, (axes,) = plot.figure(COLUMN, 0.7 + 0.28 * len(ways))
+    least = float(times["tokens_per_s"].min())
+    for place, way in enumerate(reversed(ways)):
+        rates = times.loc[times["way"] == way, "tokens_per_s"].to_numpy()
+        median = float(np.median(rates))
+        axes.barh(place, median, color=PALETTE[0 if way == ways[0] else 9], height=0.7)
+        axes.plot(rates, np.full(len(rates), place), ".", color=INK, markersize=3.5)
+        axes.annotate(
+            f"{median:,.0f}", (max(median, float(rates.max())), place), (4, 0), textcoords="offset points", va="center", fontsize=7
+        )  # fmt: skip
+    axes.set_yticks(range(len(ways)), list(reversed(ways)))
+    axes.set_xscale("log")
+    axes.set_xlim(10 ** np.floor(np.log10(least)), 6 * float(times["tokens_per_s"].max()))
+    axes.set_xlabel(f"sampled tokens per second ({times['device'].iloc[0]})")
+    axes.grid(False, axis="y")
+    return made
+
+
+@plot.use_style()
+def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
+    """Rejected documents of each arm by the first rule that they break, in per cent, mean over seeds; of one variant, the first."""
+    check_columns(table, {"arm": "arm", "reason": "reason", "share": "share", "variant": "variant"}, "rejection_rates")
+    chosen = variant or str(table["variant"].iloc[0])
+    part = table[(table["variant"] == chosen) & (table["reason"] != "kept")]
+    wide = part.pivot_table(index="arm", columns="reason", values="share", sort=False) * 100
+    all_reasons = [reason for reason in dict.fromkeys(table["reason"]) if reason != "kept"]
+    colours = {reason: PALETTE[REASON_COLOURS[i % len(REASON_COLOURS)]] for i, reason in enumerate(all_reasons)}
+    wide = wide.loc[:, (wide > 0).any()]
+    made, (axes,) = plot.figure(COLUMN, 1.15 + 0.24 * len(wide))
+    places = np.arange(len(wide))[::-1]
+    left = np.zeros(len(wide))
+    for reason in [reason for reason in all_reasons if reason in wide]:
+        widths = wide[reason].fillna(0.0).to_numpy()
+        axes.barh(
+            places,
+            widths,
+            left=left,
+            color=colours[reason],
+            height=0.75,
+            label=reason,
+            edgecolor="white",
+            linewidth=0.4,
+        )
+        left += widths
+    for place, total in zip(places, left, strict=True):
+        axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(places, list(wide.index))
+    axes.set_xlim(0, max(float(left.max()) * 1.18, 1.0))
+    axes.set_xlabel(f"sampled documents rejected (%), world {chosen!r}")
+    axes.grid(False, axis="y")
+    if len(wide.columns):
+        made.legend(loc="outside lower center", ncols=3)
+    return made

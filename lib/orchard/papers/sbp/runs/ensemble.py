@@ -1,0 +1,110 @@
+"""The strong baseline of data-constrained training: an ensemble of repetition models, and one model distilled from it.
+
+    ensemble      p(x_t) = 1/K sum_k p_k(x_t)                  models that differ in their seed alone
+    distillation  loss = (1 - w) * -log p(x_t) + w * - sum_v q(v) log p(v)      q: the ensemble, on the documents of D
+
+Neither reads a document that is not in D. An ensemble costs K trainings, and K forward passes for every token that is ever scored;
+the distilled model costs K + 1 trainings (and the teachers' forward passes), and one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orchard.config import REQUIRED
+from orchard.nn import Decoder
+from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, document_batch
+from orchard.papers.sbp.runs.pretrain import Pretrain, counted_losses, in_parts, lightning_module, load_pretrained
+from orchard.runs import Run, Workspace
+from orchard.train import choose
+
+
+class Ensemble(Run):
+    """Score held-out documents with the mean of several models' probabilities, each at its last checkpoint.
+
+    Result: ``members``, ``training_flops``. Files: ``eval.safetensors`` as that of `pretrain.Pretrain`, with one evaluation.
+    """
+
+    class Config(Run.Config):
+        members: list[Pretrain.Config] = REQUIRED
+        eval_documents: int = 500
+
+    preload = "orchard.papers.sbp.runs.pretrain"
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        cfg = self.cfg
+        device = choose(work.device).device
+        corpus = cfg.members[0].mix.corpus.build()
+        done = [work.result_of(member) for member in cfg.members]
+        models = [load_pretrained(run, member).to(device) for run, member in zip(done, cfg.members, strict=True)]
+        scores = {
+            name: torch.from_numpy(ensemble_nll(models, corpus.documents(name).head(cfg.eval_documents), corpus.symbols))[None]
+            for name in ("validation", "test")
+        }  # fmt: skip
+        step = torch.tensor([cfg.members[0].mix.steps])
+        save_file(
+            {"step": step, **{name: nats.float() for name, nats in scores.items()}}, work.folder / "eval.safetensors"
+        )
+        return {"members": len(models), "training_flops": sum(run.result["training_flops"] for run in done)}
+
+
+@torch.no_grad()
+def ensemble_nll(models: Sequence[Decoder], documents: Documents, symbols: Symbols) -> Float64[np.ndarray, "documents"]:
+    """-log of the mean probability, token by token, summed over every document, in nats."""
+    device = models[0].embedding.weight.device
+    found = []
+    for part in in_parts(documents.lengths):
+        batch = document_batch(documents.take(part), symbols)
+        batch = Batch(batch.tokens.to(device), batch.counts.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logs = -torch.stack([counted_losses(model, batch).double() for model in models])
+        nats = torch.zeros(batch.counts.shape, dtype=torch.float64, device=device)
+        nats[batch.counts] = np.log(len(models)) - torch.logsumexp(logs, dim=0)
+        found.append(nats.sum(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+class Distill(Pretrain):
+    """Pretraining that also learns from what an ensemble predicts at every token that counts."""
+
+    class Config(Pretrain.Config):
+        teachers: list[Pretrain.Config] = REQUIRED
+        weight: float = 0.5  # of the teachers in the loss
+
+    cfg: Config
+
+    def lightning_module(self, work: Workspace) -> Any:
+        """The module of pretraining with the loss of distillation; teachers are no part of it, so no checkpoint holds them."""
+        teachers = [load_pretrained(work.result_of(one), one) for one in self.cfg.teachers]
+        weight = self.cfg.weight
+
+        class Distilled(lightning_module()):  # type: ignore[misc]
+            def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+                read = Batch(batch["tokens"], batch["counts"])
+                with torch.no_grad():
+                    target = mean_probabilities([teacher.to(read.tokens.device) for teacher in teachers], read)
+                logits = counted_logits(self.model, read)
+                hard = F.cross_entropy(logits, read.tokens[:, 1:][read.counts])
+                return (1 - weight) * hard + weight * F.cross_entropy(logits, target)
+
+        return Distilled
+
+
+def counted_logits(model: Decoder, batch: Batch) -> Float[Tensor, "counted vocab"]:
+    """What predicts the tokens that count."""
+    logits: Tensor = model.logits(model.features(batch.tokens[:, :-1])[batch.counts]).float()
+    return logits
+
+
+def mean_probabilities(models: Sequence[Decoder], batch: Batch) -> Float[Tensor, "counted vocab"]:
+    """The ensemble's law of every token that counts."""
+    return torch.stack([counted_logits(model, batch).softmax(dim=-1) for model in models]).mean(dim=0)

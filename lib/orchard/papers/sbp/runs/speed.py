@@ -1,0 +1,272 @@
+"""How fast documents are sampled; how long pairing takes and how much memory, against the number of documents.
+
+    batched, cached         all at once: sorted, from one cache (`method.sampling.sample_documents`)
+    batched, no cache       a batch whose every token reads all tokens before it again
+    one by one, cached      the same function, one document at a time
+    one by one, no cache    what a loop over documents does: the naive version, which says what all of them must give
+
+All four draw from the same law with the same uniform numbers, so they write the same documents. Measured as `orchard.timing` says.
+
+    concept vectors: e = unit(s * (t + c + x)),  s_i = i^-1/2      t of the topic, c of the concept, x of the document, all standard normal
+
+Pairing is timed on vectors with one concept for every 50 documents, with frequencies like rank^-1/2, and about as many topics as concepts
+in a topic: neighbours are mostly of the same concept, and the spectrum decays, as it does for real embeddings. Random vectors on the
+sphere have neither; they are measured beside them as the worst case, in which no index can help.
+
+FAISS includes everything: building the index, choosing how many cells to look into, and measuring the recall against exact search.
+Processor seconds add up over threads; peak memory is what the process grew by (resident, sampled), vectors and documents not counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from jaxtyping import Float32, Int64, Integer
+
+from orchard import timing
+from orchard.config import REQUIRED
+from orchard.nn import Decoder, Sampling
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.pairing import kept_pairs, random_scores, threshold
+from orchard.papers.sbp.method.sampling import draw, sample_documents
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours, Search
+from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
+from orchard.runs import Run, Workspace
+from orchard.timing import interleaved
+from orchard.train import choose
+
+FAST, SLOW = "batched, cached", "one by one, no cache"
+
+
+@torch.no_grad()
+def sample_without_cache(
+    model: Decoder,
+    prompts: Sequence[Integer[np.ndarray, "_"]],
+    cap: int,
+    sampling: Sampling,
+    generator: torch.Generator,
+    stop: int,
+    at_once: int = 1,
+) -> tuple[list[Integer[np.ndarray, "_"]], np.ndarray]:
+    """What `method.sampling.sample_documents` does, with the whole sequence read for every token. Pads stand on the right, unseen."""
+    device = model.embedding.weight.device
+    uniforms = torch.rand(len(prompts), cap, generator=generator, device=device, dtype=torch.float64)
+    bodies: list[np.ndarray] = []
+    for start in range(0, len(prompts), at_once):
+        part = prompts[start : start + at_once]
+        lengths = torch.tensor([len(prompt) for prompt in part], device=device)
+        longest = max(map(len, part))
+        tokens = torch.full((len(part), longest + cap), stop, device=device)
+        for row, prompt in enumerate(part):
+            tokens[row, : len(prompt)] = torch.from_numpy(prompt).to(device)
+        rows = torch.arange(len(part), device=device)
+        done = torch.zeros(len(part), dtype=torch.bool, device=device)
+        for age in range(cap):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                features = model.features(tokens[:, : longest + age])
+                logits = model.logits(features[rows, lengths + age - 1])
+            new = draw(logits, sampling, uniforms[start : start + at_once, age]).masked_fill(done, stop)
+            tokens[rows, lengths + age] = new
+            done |= new == stop
+            if bool(done.all()):
+                break
+        made = tokens.cpu().numpy()
+        bodies += [made[row, len(prompt) : len(prompt) + cap] for row, prompt in enumerate(part)]
+    ends = [np.flatnonzero(body == stop) for body in bodies]
+    cut = [body[: end[0]] if len(end) else body for body, end in zip(bodies, ends, strict=True)]
+    return cut, np.array([len(end) > 0 for end in ends], dtype=bool)
+
+
+class SamplingSpeed(Run):
+    """Rows way, documents, tokens, round, seconds: four ways to sample from one synthesizer, in turn."""
+
+    class Config(Run.Config):
+        tuned: Tune.Config = REQUIRED
+        batched: int = REQUIRED
+        batched_no_cache: int = REQUIRED
+        alone: int = REQUIRED
+        alone_no_cache: int = REQUIRED
+        rounds: int = REQUIRED
+        seed: int = 0
+
+    preload = "orchard.papers.sbp.runs.tune"
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Every way samples documents of the same seeds, the first ones of them."""
+        cfg = self.cfg
+        hardware = choose(work.device if choose(work.device).device != "mps" else "cpu")
+        work.notes["hardware"] = hardware.as_dict()
+        corpus = cfg.tuned.pretrained.mix.corpus.build()
+        symbols, real = corpus.symbols, corpus.documents("train")
+        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(hardware.device)
+        seeds = np.random.default_rng([cfg.seed, 9]).integers(len(real), size=cfg.batched)
+        prompts = [np.array([symbols.bos, *real[i], symbols.sep, symbols.bos]) for i in seeds]
+        ways: dict[str, tuple[Callable[..., Any], int, int]] = {
+            FAST: (sample_documents, cfg.batched, cfg.batched),
+            "batched, no cache": (sample_without_cache, cfg.batched_no_cache, cfg.batched_no_cache),
+            "one by one, cached": (sample_documents, cfg.alone, 1),
+            SLOW: (sample_without_cache, cfg.alone_no_cache, 1),
+        }
+
+        tokens: dict[str, int] = {}
+
+        def sample(name: str) -> None:
+            function, count, at_once = ways[name]
+            generator = torch.Generator(hardware.device).manual_seed(cfg.seed)
+            bodies, ended = function(
+                model, prompts[:count], corpus.cap + 1, Sampling(1.0), generator, symbols.eos, at_once=at_once
+            )
+            tokens[name] = sum(map(len, bodies)) + int(ended.sum())
+
+        times = interleaved({name: partial(sample, name) for name in ways}, cfg.rounds, hardware.device)
+        rows = [
+            {"way": name, "documents": ways[name][1], "tokens": tokens[name], "round": turn, "seconds": seconds}
+            for name in ways
+            for turn, seconds in enumerate(times[name])
+        ]
+        return {"rows": rows}
+
+
+K, EXCEEDANCE = 8, 1e-3
+PER_CONCEPT, LENGTH = 50, 28  # documents, tokens of a document
+SEARCHES: dict[str, Search.Config] = {"exact": ExactSearch.Config(), "FAISS": FaissSearch.Config()}
+
+
+class PairingSpeed(Run):
+    """Rows of :func:`measured`."""
+
+    class Config(Run.Config):
+        clustered: list[int] = REQUIRED
+        uniform: list[int] = REQUIRED
+        dim: int = REQUIRED
+        threads: int = 1
+        seed: int = 0
+
+    preload = "orchard.papers.sbp.runs.embedding"
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Measure, smallest first."""
+        return {"rows": list(measured(self.cfg, work.log))}
+
+
+def measured(cfg: PairingSpeed.Config, log: Callable[[str], None] = print) -> Iterator[dict[str, Any]]:
+    """Rows vectors, documents, what, seconds, processor_seconds, peak (bytes), recall (at 8), probes, cells, threads.
+
+    What is a search, exact or FAISS, or the rules after FAISS: threshold, near-duplicates, caps.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(cfg.threads)
+    try:
+        for kind, counts in (("clustered", cfg.clustered), ("uniform", cfg.uniform)):
+            for count in counts:
+                random = np.random.default_rng([cfg.seed, count])
+                vectors, concepts = vectors_of(kind, count, cfg.dim, random)
+                about = {"vectors": kind, "documents": count, "threads": cfg.threads}
+                for name, search in SEARCHES.items():
+                    found, cost = _measured(_search(search, vectors, cfg.threads))
+                    report = {key: found.report.get(key) for key in ("recall", "probes", "cells")}
+                    log(f"{kind}, {count} documents, {name}: {cost['seconds']:.1f} s, recall {report['recall']:.3f}")
+                    yield {**about, "what": name, **cost, **report, "used": found.report["search"]}
+                documents = words_of(concepts, random)
+                _, cost = _measured(_rules(documents, vectors, found, random))
+                yield {**about, "what": "rules", **cost}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _search(search: Search.Config, vectors: np.ndarray, threads: int) -> Callable[[], Neighbours]:
+    return lambda: search.build().neighbours(vectors, K, threads=threads)
+
+
+def _rules(
+    documents: Documents, vectors: np.ndarray, found: Neighbours, random: np.random.Generator
+) -> Callable[[], object]:
+    def rules() -> object:
+        alpha = threshold(random_scores(vectors, random), EXCEEDANCE)
+        return kept_pairs(documents, np.arange(len(documents)), found, alpha, K, 0.6)
+
+    return rules
+
+
+def _measured(step: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    kept: list[Any] = []
+    with Peak() as peak:
+        start = time.perf_counter()
+        processor = timing.seconds(lambda: kept.append(step()), 1, "cpu")
+        seconds = time.perf_counter() - start
+    return kept[0], {"seconds": seconds, "processor_seconds": processor, "peak": peak.bytes}
+
+
+class Peak:
+    """The most that the resident memory of this process grows by inside the block, looked at every five milliseconds.
+
+    FAISS and numpy allocate beside PyTorch, whose own count (`timing.peak_bytes`) therefore says too little here.
+    """
+
+    def __enter__(self) -> Peak:
+        _release()
+        self._process = psutil.Process()
+        self._before = self._most = self._process.memory_info().rss
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._over.wait(5e-3):
+            self._most = max(self._most, self._process.memory_info().rss)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._most = max(self._most, self._process.memory_info().rss)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes above what was resident at the start."""
+        return self._most - self._before
+
+
+def _release() -> None:
+    """Give back what malloc keeps of earlier measurements, or the next one would seem to need nothing. glibc alone has a call for it."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def vectors_of(
+    kind: str, count: int, dim: int, random: np.random.Generator
+) -> tuple[Float32[np.ndarray, "documents dim"], Int64[np.ndarray, "documents"]]:
+    """Unit vectors, clustered as the head of the module says or uniform on the sphere, and the concept of each."""
+    concepts = max(1, count // PER_CONCEPT)
+    frequency = np.arange(1, concepts + 1) ** -0.5
+    concept = random.choice(concepts, size=count, p=frequency / frequency.sum())
+    rows = random.standard_normal((count, dim), dtype=np.float32)
+    if kind == "clustered":
+        topics = max(1, round(concepts**0.5))
+        centres = random.standard_normal((concepts, dim), dtype=np.float32)
+        centres += random.standard_normal((topics, dim), dtype=np.float32)[random.integers(topics, size=concepts)]
+        rows += centres[concept]
+        rows *= np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows, concept.astype(np.int64)
+
+
+def words_of(concepts: Int64[np.ndarray, "documents"], random: np.random.Generator) -> Documents:
+    """A body for every document: 28 of the 64 words of its concept."""
+    tokens = 64 * concepts[:, None] + random.integers(64, size=(len(concepts), LENGTH))
+    return Documents(tokens.reshape(-1).astype(np.int32), np.arange(len(concepts) + 1, dtype=np.int64) * LENGTH)

@@ -60,8 +60,7 @@ def run(
 ) -> None:  # fmt: skip
     """All five stages on one text; writes OUT.parquet and OUT.json."""
     from orchard.errors import BadInput
-    from orchard.papers.sbp import pipeline
-    from orchard.papers.sbp.local_lm import save_synthesizer
+    from orchard.papers.sbp.experiments import pipeline
     from orchard.runs import Store
 
     places = pipeline.places(out)
@@ -78,7 +77,7 @@ def run(
     done = pipeline.run(chosen, Store(store), device, _say)
     made = pipeline.write_out(chosen, done, out, licence)
     if save_model is not None:
-        save_synthesizer(done["tune"], chosen.tune, save_model)
+        pipeline.save_synthesizer(done["tune"], chosen.tune, save_model)
     for row in pipeline.documents(chosen, done).head(3).itertuples():
         _say(f"from {row.seed_name}: {str(row.text)[:200]!r}")
     for warning in made["warnings"]:

@@ -22,7 +22,8 @@ PAIRING: dict[str, dict[str, Any]] = {  # documents, by kind of vectors
     "gpu": {"clustered": [5_000, 10_000, 30_000], "uniform": [10_000]},
     "paper": {"clustered": [5_000, 10_000, 30_000], "uniform": [10_000]},
 }
-SCALE: dict[str, Any] = {"clustered": [10_000, 30_000, 100_000], "uniform": [10_000, 30_000], "threads": 2}  # of `orchard bench sbp`
+# of `orchard bench sbp`
+SCALE: dict[str, Any] = {"clustered": [10_000, 30_000, 100_000], "uniform": [10_000, 30_000], "threads": 2}
 DIM = 256  # of the vectors that are paired
 
 

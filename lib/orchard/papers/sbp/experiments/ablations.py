@@ -21,51 +21,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import Tables, mean_excess, studies
 from orchard.papers.sbp.experiments.costs import ARM
-from orchard.papers.sbp.experiments.profiles import Cell
+from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
-from orchard.papers.sbp.runs.mix import ORDERS
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import Tune, precision
 from orchard.runs import Run, Runner, Setting
 
 SCRATCH = "from scratch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Values besides the comparison's own, which every ablation has too."""
-
-    documents: int | None  # of D; None: the profile's
-    cells: int  # of `dep`
-    neighbours: tuple[int, ...] = ()
-    thresholds: tuple[float, ...] = ()
-    temperatures: tuple[float, ...] = ()
-    top_ps: tuple[float, ...] = ()
-    orders: tuple[str, ...] = ()
-    truths: tuple[float, ...] = (0.0, 1.0)
-    shares: tuple[float, ...]
-    share_cells: int
-    members: int  # of an ensemble: seeds of one world
-    scratch: bool  # also a synthesizer from scratch, which takes as long as a pretraining
-    distilled: bool
-
-
-SIZES = {
-    "smoke": Sizes(
-        documents=None, cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
-        shares=(0.0, 0.375, 0.75), share_cells=1, members=2, scratch=False, distilled=False,
-    ),
-    "gpu": Sizes(
-        documents=None, cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
-        orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_cells=3,
-        members=2, scratch=True, distilled=True,
-    ),
-    "paper": Sizes(documents=None, cells=1, shares=(), share_cells=1, members=2, scratch=True, distilled=False),
-}  # fmt: skip
+MEMBERS = 2  # of an ensemble: seeds of one world
 
 
 @dataclass(frozen=True)
@@ -90,38 +57,38 @@ def _paired(study: Study, name: str, **changes: Any) -> Tune.Config:
     return study.tune(study.nearest(embedder, name, **changes), name)
 
 
-def neighbours(study: Study, sizes: Sizes) -> Iterator[Point]:
+def neighbours(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Partners of a document, at most."""
     for k in sorted({study.profile.neighbours, *sizes.neighbours}):
         yield _point(study, f"{k}", _paired(study, f"k = {k}", k=k))
 
 
-def threshold(study: Study, sizes: Sizes) -> Iterator[Point]:
+def threshold(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Share of random pairs that score above alpha."""
     for share in sorted({study.profile.exceedance, *sizes.thresholds}):
         yield _point(study, f"{share:g}", _paired(study, f"exceedance {share:g}", exceedance=share))
 
 
-def temperature(study: Study, sizes: Sizes) -> Iterator[Point]:
+def temperature(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Of sampling."""
     for value in sorted({1.0, *sizes.temperatures}):
         yield _point(study, f"{value:g}", _tuned(study), temperature=value)
 
 
-def top_p(study: Study, sizes: Sizes) -> Iterator[Point]:
+def top_p(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Sampling from the likeliest tokens with this probability together; 1 leaves none out."""
     for value in sorted(sizes.top_ps):
         yield _point(study, f"{value:g}", _tuned(study), top_p=value)
     yield _point(study, "1", _tuned(study))
 
 
-def order(study: Study, sizes: Sizes) -> Iterator[Point]:
+def order(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Of synthetic and real documents."""
     for value in ("mixed", *sizes.orders):
         yield _point(study, value.replace("_", " "), _tuned(study), {"order": value})
 
 
-def synthesizer(study: Study, sizes: Sizes) -> Iterator[Point]:
+def synthesizer(study: Study, sizes: Ablations) -> Iterator[Point]:
     """What the synthesizer begins from. New weights learn at the rate of pretraining, and for as many steps as the repetition model
     and the tuning take together: otherwise they would only be trained less."""
     yield _point(study, "repetition model", _tuned(study))
@@ -133,7 +100,7 @@ def synthesizer(study: Study, sizes: Sizes) -> Iterator[Point]:
     yield _point(study, SCRATCH, new)
 
 
-ABLATIONS: dict[str, Callable[[Study, Sizes], Iterator[Point]]] = {
+ABLATIONS: dict[str, Callable[[Study, Ablations], Iterator[Point]]] = {
     "k": neighbours, "threshold": threshold, "temperature": temperature, "top-p": top_p, "order": order, "synthesizer": synthesizer,
 }  # fmt: skip
 
@@ -142,18 +109,12 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell, ablation and value: variant, world, seed, ablation, value, ``own`` (the comparison's own value), ``last`` and
     ``best`` (nats above Bayes), ``pair_loss`` of its synthesizer on held-out pairs (nats per second document, pairs differ between
     values of k and threshold). The rows of ablation "none" are repetition. Ablations of one value alone are left out."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].ablations
     wanted: list[tuple[dict[str, Any], Study, Pretrain.Config, Tune.Config | None]] = []
-    for cell, chosen in studies(setting, run, "dep")[: sizes.cells]:
-        study = of_documents(setting, cell, chosen, sizes.documents)
+    for cell, study in studies(setting, run, "dep")[: sizes.cells]:
         own = study.arm(ARM).fingerprint()
         wanted.append(
-            (
-                {**cell.columns, "ablation": "none", "value": "repetition", "own": False},
-                study,
-                study.repetition(),
-                None,
-            )
+            ({**cell.columns, "ablation": "none", "value": "repetition", "own": False}, study, study.repetition(), None)
         )
         for name, make in ABLATIONS.items():
             points = list(make(study, sizes))
@@ -171,7 +132,7 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
 def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell and pairing: variant, world, seed, pairs (drawn, or neighbours), ``truth`` asked for, measured ``precision``,
     ``last`` and ``best`` (nats above Bayes)."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].ablations
     wanted = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
         for truth in sizes.truths:
@@ -200,10 +161,9 @@ def at_share(study: Study, share: float, greatest: float) -> Pretrain.Config:
 def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell, size and share: variant, world, seed, size (smaller, larger), parameters, share, ``last`` and ``best`` (nats
     above Bayes). Both have the regularisation tuned for repetition at the profile's own size."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].ablations
     wanted = []
-    for cell, chosen in studies(setting, run, "dep")[: sizes.share_cells]:
-        study = of_documents(setting, cell, chosen, sizes.documents)
+    for cell, study in studies(setting, run, "dep")[: sizes.share_cells]:
         shapes = sorted((study.profile.size, study.profile.other_size), key=lambda shape: shape.dim)
         for size, shape in zip(("smaller", "larger"), shapes, strict=True):
             sized = study.with_(size=shape, name=f"{study.name}, {size} model")
@@ -230,13 +190,13 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
     """What D gives without synthetic documents: one row per world and model: variant, world, seed, arm (repetition of each seed, SBP of
     the first, their ensemble, distilled), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
     is one of last checkpoints, and has no other)."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].ablations
     by_world: dict[int, list[tuple[Cell, Study]]] = {}
     for cell, study in studies(setting, run, "dep"):
         by_world.setdefault(cell.world, []).append((cell, study))
     wanted: list[tuple[Cell, Study, str, int, Run.Config]] = []
     for found in by_world.values():
-        chosen = found[: sizes.members]
+        chosen = found[:MEMBERS]
         members = [study.repetition() for _, study in chosen]
         wanted += [(cell, study, "repetition", 1, cfg) for (cell, study), cfg in zip(chosen, members, strict=True)]
         cell, study = chosen[0]

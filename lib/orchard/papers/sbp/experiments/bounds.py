@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from orchard.papers.sbp.data.world import VARIANTS
-from orchard.papers.sbp.experiments import comparison
+from orchard.papers.sbp.experiments.comparison import COMPARED, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, world
 from orchard.papers.sbp.runs.bounds import Information, bounds_of
 from orchard.papers.sbp.runs.cloze import Cloze
 from orchard.runs import Runner, Setting
 
 
-@dataclass(frozen=True)
-class Size:
-    """Documents of D per concept."""
-
-    per_concept: tuple[int, ...]
-
-
-SIZES = {"smoke": Size((2, 4, 8, 16, 64)), "gpu": Size((2, 4, 8, 16, 32)), "paper": Size(())}
-
-
 def bounds(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant, world, size of D and bound: variant, world, seed (of the world), documents, per_concept, tokens, bound
     (``labels`` or ``em``), excess (nats per test document above Bayes), bayes."""
     profile = PROFILES[setting.profile]
-    wanted = []
-    for variant in profile.variants:
-        for number in profile.worlds:
-            for each in SIZES[setting.profile].per_concept:
-                count = each * profile.concepts
-                cfg = world(setting, variant, number, count)
-                wanted.append(
-                    (variant, number, bounds_of(cfg, profile.held_out, f"{variant}, world {number}, {count} documents"))
-                )
+    wanted = [
+        (variant, number, each * profile.concepts)
+        for variant in profile.variants
+        for number in profile.worlds
+        for each in profile.per_concept
+    ]
+    cfgs = [
+        bounds_of(world(setting, variant, number, count), profile.held_out, f"{variant}, world {number}, {count} documents")
+        for variant, number, count in wanted
+    ]  # fmt: skip
     rows = []
-    for (variant, number, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
+    for (variant, number, _), done in zip(wanted, run(cfgs), strict=True):
         facts = {key: done.result[key] for key in ("documents", "per_concept", "tokens", "bayes")}
-        for bound in ("labels", "em"):
-            rows.append(
-                {
-                    "variant": variant,
-                    "world": number,
-                    "seed": number,
-                    **facts,
-                    "bound": bound,
-                    "excess": done.result[bound],
-                }
-            )
+        about = {"variant": variant, "world": number, "seed": number, **facts}
+        rows += [{**about, "bound": bound, "excess": done.result[bound]} for bound in ("labels", "em")]
     return pd.DataFrame(rows)
 
 
@@ -70,18 +51,15 @@ def information(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-ARMS = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")
-
-
 def cloze(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and cell: variant, world, seed, arm, accuracy (last checkpoint), items; arms ``Bayes`` and ``exact law`` too."""
-    wanted = [(cell, arm, chosen.arm(arm)) for cell, chosen in comparison.studies(setting, run) for arm in ARMS]
+    wanted = [(cell, arm, chosen.arm(arm)) for cell, chosen in studies(setting, run) for arm in COMPARED]
     cfgs = [Cloze.Config(pretrained=cfg, label=f"cloze; {cfg.label}") for *_, cfg in wanted]
     rows: list[dict[str, Any]] = []
     for (cell, arm, _), done in zip(wanted, run(cfgs), strict=True):
         where = {"variant": cell.variant, "world": cell.world, "seed": cell.seed, "items": done.result["items"]}
         found = {arm: done.result["accuracy"]}
-        if arm == ARMS[0]:
+        if arm == COMPARED[0]:
             found |= {"Bayes": done.result["ceiling"], "exact law": done.result["law"]}
         rows += [{**where, "arm": name, "accuracy": value} for name, value in found.items()]
     return pd.DataFrame(rows)

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 from orchard.papers.sbp.experiments import regularisation
 from orchard.papers.sbp.experiments.arms import ARMS, Study, study
-from orchard.papers.sbp.experiments.profiles import Cell, cells
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of, precision
 from orchard.runs import Finished, Runner, Setting
@@ -24,7 +24,6 @@ from orchard.runs import Finished, Runner, Setting
 Tables = Callable[[str], pd.DataFrame]
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
 TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
-EVERYWHERE = {"smoke": COMPARED, "gpu": ARMS, "paper": ARMS}  # arms of the cells after the first
 
 
 def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
@@ -42,7 +41,7 @@ def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
 def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
     """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
     first = cell == cells(setting, "dep")[0]
-    return ARMS if first else EVERYWHERE[setting.profile]
+    return ARMS if first or PROFILES[setting.profile].all_arms else COMPARED
 
 
 def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:

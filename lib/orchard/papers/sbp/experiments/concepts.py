@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
-from orchard.papers.sbp.experiments.analysis import EXACT, SIZES, analysed, synthetic_arms
+from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
 from orchard.papers.sbp.experiments.comparison import TUNED, Tables, studies
-from orchard.papers.sbp.experiments.profiles import Cell
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
 from orchard.papers.sbp.method.documents import Corpus
 from orchard.papers.sbp.runs.concepts import ConceptLaw
@@ -33,7 +33,7 @@ from orchard.runs import Finished, Runner, Setting
 
 def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """The concept laws of the exact law and of every tuned synthesizer, in the cells that have samples without a seed."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].analysis
     wanted: list[tuple[Cell, str, ConceptLaw.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         arms = [arm for arm in synthetic_arms(setting, cell) if arm in TUNED]

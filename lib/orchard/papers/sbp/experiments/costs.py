@@ -13,15 +13,13 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import Tables, arms_of, document_excess, studies
-from orchard.papers.sbp.experiments.profiles import Regular
-from orchard.papers.sbp.method.costs import extra_passes
+from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
@@ -31,25 +29,6 @@ from orchard.runs import Run, Runner, Setting
 STAGES = ("training", "embedding", "tuning", "sampling", "base model")
 SYNTHESIS = ("embedding", "tuning", "sampling")  # what synthesis adds for somebody who has the base model
 ARM = "sbp-nn-lm"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is trained for longer. ``weight_decays``: factors of the tuned one, the best on validation documents is kept. ``longer``: the
-    references that train for longer; K10 needs repetition alone."""
-
-    cells: int  # of `dep`
-    documents: int | None  # of D; None: the profile's
-    charged: tuple[str, ...]  # without, with: the base model's training
-    weight_decays: tuple[float, ...]
-    longer: tuple[str, ...] = ("repetition", "oracle")
-
-
-SIZES = {
-    "smoke": Sizes(1, None, ("without base",), (1.0,), ("repetition",)),
-    "gpu": Sizes(6, None, ("without base", "with base"), (0.5, 1.0, 2.0)),
-    "paper": Sizes(1, None, ("without base",), (1.0,)),
-}
 
 
 def costs_of(cfg: Pretrain.Config, run: Runner) -> dict[str, float]:
@@ -123,10 +102,8 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     SBP is the same in all three. The references train for longer, on more passes over what they have, and may choose their weight decay
     anew among the profile's factors, on validation documents.
     """
-    sizes, tables = SIZES[setting.profile], []
-    chosen_cells = [
-        (cell, of_documents(setting, cell, study, sizes.documents)) for cell, study in studies(setting, run, "dep")[: sizes.cells]
-    ]  # fmt: skip
+    sizes, tables = PROFILES[setting.profile].matched, []
+    chosen_cells = studies(setting, run, "dep")[: sizes.cells]
     run([study.arm(name) for _, study in chosen_cells for name in ("repetition", "oracle", ARM)])
     trials: list[tuple[int, str, str, Study, Pretrain.Config]] = []
     for place, (_, study) in enumerate(chosen_cells):
@@ -170,22 +147,6 @@ def _regularised(study: Study, name: str, factor: float) -> Pretrain.Config:
 
     oracle = scaled(study.oracle_regular or study.regular)
     return study.with_(regular=scaled(study.regular), oracle_regular=oracle).arm(name)
-
-
-def break_even(
-    repeats: float, share: float = 0.375, kept: float = 0.8, pairs: float = 8.0, epochs: float = 1.0
-) -> float:
-    """How many passes over D repetition makes with the FLOPs of an SBP of ``repeats`` passes' worth of tokens, base model apart.
-
-    Args:
-        repeats: budget / tokens of D.
-        share: of the budget, synthetic.
-        kept: share of the sampled tokens that the rules keep.
-        pairs: per document of D, each of two documents.
-        epochs: of tuning over the pairs.
-    """
-    tuning = 2 * pairs * epochs  # passes over D: a pair has two documents
-    return repeats + float(extra_passes(np.array([repeats]), share, kept, tuning, charged=False)[0])
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"costs": costs, "flop_matched": flop_matched}

@@ -1,4 +1,4 @@
-"""Pairs of the comparison: what similarity finds, who is whose partner how often, and how near pairs and samples are.
+"""Pairs of the comparison: what similarity finds, and who is whose partner how often.
 
     Gini           0 where all documents have the same degree, near 1 where a few have all of it:  sum_i (2 i - n - 1) g_(i) / (n sum g)
 
@@ -9,37 +9,29 @@ A synthesizer would write about them most of the time. Chance is the reference: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Integer
 
-from orchard.papers.sbp.experiments import comparison
-from orchard.papers.sbp.experiments.analysis import SIZES, synthetic_arms
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
-from orchard.papers.sbp.method.embedding import Embedder, TfidfEmbedder
-from orchard.papers.sbp.runs.closeness import Closeness
-from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pair import Pair
 from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity, same_label
-from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs import Finished, Runner, Setting
 
 EMBEDDERS = {"sbp-nn-lm": "states of the repetition model", "sbp-nn-tfidf": "TF-IDF"}
 STAGES = {"nearest_in": "among the k nearest", "both": "both directions", "out": "within the caps"}
-TOP = 8
 
 
-def pairings(setting: Setting, run: Runner) -> list[tuple[Cell, Study, str, Finished]]:
-    """The first cell of every variant with the pairs of each embedder: runs of the comparison, but for TF-IDF outside `dep`."""
+def first_cells(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
+    """The first cell of every variant, or of the named ones."""
     first: dict[str, tuple[Cell, Study]] = {}
-    for cell, chosen in studies(setting, run):
+    for cell, chosen in studies(setting, run, *variants):
         first.setdefault(cell.variant, (cell, chosen))
-    wanted = [(cell, chosen, arm) for cell, chosen in first.values() for arm in EMBEDDERS]
-    configs: list[Any] = [chosen.pairs(arm) for _, chosen, arm in wanted]
-    return [(*want, done) for want, done in zip(wanted, run(configs), strict=True)]
+    return list(first.values())
 
 
 def hubs(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -64,23 +56,11 @@ def degrees(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def top_hubs(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The documents that are among the nearest of most others: variant, pairs by, document, its degrees by stage, and how it begins."""
-    rows = []
-    for cell, chosen, arm, done in pairings(setting, run):
-        corpus = chosen.corpus.build()
-        documents, found = corpus.documents("train"), done.tensors("degrees")
-        for i in np.argsort(-found["nearest_in"].numpy(), kind="stable")[:TOP]:
-            degree = {words: int(found[name][i]) for name, words in STAGES.items()}
-            begins = corpus.text(documents[i])[:60]
-            rows.append({**cell.columns, "pairs by": EMBEDDERS[arm], "document": int(i), **degree, "begins": begins})
-    return pd.DataFrame(rows)
-
-
 def _degrees(setting: Setting, run: Runner) -> list[tuple[Cell, str, str, np.ndarray]]:
     """Cell, pairs by, stage and the degree of every document of D."""
+    wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in first_cells(setting, run) for arm in EMBEDDERS]
     found = []
-    for cell, _, arm, done in pairings(setting, run):
+    for (cell, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted if cfg is not None]), strict=True):
         tensors = done.tensors("degrees")
         found += [(cell, EMBEDDERS[arm], words, tensors[name].numpy()) for name, words in STAGES.items()]
     return found
@@ -103,18 +83,14 @@ EDGES = np.linspace(-1.0, 1.0, 81)  # of the bins of cosines
 VARIANTS = ("dep", "indep", "hier")  # where pairs can be scored, or must be at chance
 
 
-def _first_cells(setting: Setting, run: Runner) -> list[tuple[str, Pair.Config]]:
+def _pairs(setting: Setting, run: Runner) -> list[tuple[str, Pair.Config]]:
     """The pairing of the comparison in the first cell of each variant."""
-    first: dict[str, Pair.Config] = {}
-    for cell, chosen in comparison.studies(setting, run, *VARIANTS):
-        pairs = chosen.pairs("sbp-nn-lm")
-        if cell.variant not in first and isinstance(pairs, Pair.Config):
-            first[cell.variant] = pairs
-    return list(first.items())
+    found = [(cell.variant, chosen.pairs("sbp-nn-lm")) for cell, chosen in first_cells(setting, run, *VARIANTS)]
+    return [(variant, pairs) for variant, pairs in found if isinstance(pairs, Pair.Config)]
 
 
-def _similarities(setting: Setting, run: Runner) -> list[tuple[str, Any]]:
-    found = _first_cells(setting, run)
+def _similarities(setting: Setting, run: Runner) -> list[tuple[str, Finished]]:
+    found = _pairs(setting, run)
     done = run([Similarity.Config(pairs=pairs, label=f"similarity; {pairs.label}") for _, pairs in found])
     return [(variant, finished) for (variant, _), finished in zip(found, done, strict=True)]
 
@@ -142,7 +118,7 @@ def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:
 def paired(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant: alpha of the comparison's own pairing, how many pairs each rule left out, and the share of pairs that have
     one concept (``precision``) and one genre (``genre``), beside those of random pairs."""
-    found = _first_cells(setting, run)
+    found = _pairs(setting, run)
     done = run([pairs for _, pairs in found])
     rows = []
     for (variant, pairs), finished in zip(found, done, strict=True):
@@ -167,39 +143,7 @@ def near_duplicates(setting: Setting, run: Runner) -> pd.DataFrame:
     return table.assign(kind=table["edits"].map(words))
 
 
-TRUE, ANY, NEAREST = "true pairs of D", "random pairs of D", "neighbours of D"
-
-
-def closeness(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per embedder, kind of pair and pair of the first cell: ``cosine``. Kinds: three of D, and each arm's samples with their
-    seeds."""
-    cell, chosen = studies(setting, run, "dep")[0]
-    arms = [arm for arm in synthetic_arms(setting, cell) if arm != "uncond"]
-    names = {"true": TRUE, "random": ANY, "nearest": NEAREST, **{f"sampled_{i}": arm for i, arm in enumerate(arms)}}
-    embedders = embedders_of(chosen)
-    done = run([
-        Closeness.Config(
-            corpus=chosen.corpus, embedder=embedder, pairs=cast(Run.Config, chosen.pairs("sbp-nn-lm")),
-            sampled=[chosen.sampled(arm) for arm in arms], most=SIZES[setting.profile].distances,
-            seed=cell.seed, label=f"distances by {name}; {chosen.name}",
-        )
-        for name, embedder in embedders.items()
-    ])  # fmt: skip
-    tables = []
-    for embedder, found in zip(embedders, done, strict=True):
-        values = found.tensors("cosines")
-        tables += [
-            pd.DataFrame({"embedder": embedder, "kind": names[name], "cosine": values[name].numpy()}) for name in names
-        ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def embedders_of(chosen: Study) -> dict[str, Embedder.Config]:
-    """The embedder that chose the pairs, and one that did not."""
-    return {"repetition model": LMEmbedder.Config(pretrained=chosen.repetition()), "TF-IDF": TfidfEmbedder.Config()}
-
-
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "hubs": hubs, "degrees": degrees, "top_hubs": top_hubs, "similarity": similarity,
-    "thresholds": thresholds, "paired": paired, "near_duplicates": near_duplicates, "closeness": closeness,
+    "hubs": hubs, "degrees": degrees, "similarity": similarity,
+    "thresholds": thresholds, "paired": paired, "near_duplicates": near_duplicates,
 }  # fmt: skip

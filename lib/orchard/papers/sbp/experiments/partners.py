@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.papers.sbp.experiments.analysis import EXACT, SIZES, analysed, synthetic_arms
+from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
 from orchard.papers.sbp.experiments.comparison import TUNED, Tables, studies
-from orchard.papers.sbp.experiments.profiles import Cell
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
 
@@ -26,7 +26,7 @@ from orchard.runs import Finished, Run, Runner, Setting
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """The exact law and the tuned synthesizers of every cell."""
-    count = SIZES[setting.profile].partners
+    count = PROFILES[setting.profile].analysis.partners
     wanted: list[tuple[Cell, str, Run.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         own = {"documents": count, "seed": cell.seed}

@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from orchard.papers.sbp.experiments.analysis import SIZES, Sizes, analysed, synthetic_arms
+from orchard.papers.sbp.experiments.analysis import analysed, synthetic_arms
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import Tables, studies
-from orchard.papers.sbp.experiments.profiles import Cell
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.method.ngrams import NEAR
 from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
 from orchard.papers.sbp.runs.synthesise import Draws
@@ -55,18 +55,18 @@ STATES = ("raw", "kept")
 
 def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """Real documents and every synthetic corpus of every cell, measured."""
-    sizes = SIZES[setting.profile]
     wanted: list[tuple[Cell, str, Measure.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
-        wanted.append((cell, REAL, measure(chosen, sizes, REAL)))
+        wanted.append((cell, REAL, measure(chosen, REAL)))
         for arm in synthetic_arms(setting, cell):
-            wanted.append((cell, arm, measure(chosen, sizes, arm, sampled=chosen.sampled(arm))))
+            wanted.append((cell, arm, measure(chosen, arm, sampled=chosen.sampled(arm))))
     done = run([cfg for *_, cfg in wanted])
     return [(cell, name, found) for (cell, name, _), found in zip(wanted, done, strict=True)]
 
 
-def measure(chosen: Study, sizes: Sizes, name: str, **fields: Any) -> Measure.Config:
+def measure(chosen: Study, name: str, **fields: Any) -> Measure.Config:
     """The run that measures documents of a study."""
+    sizes = chosen.profile.analysis
     return Measure.Config(
         corpus=chosen.corpus, documents=sizes.documents, duplicates_at=sizes.duplicates_at, seed=chosen.seed,
         label=f"quality of {name}; {chosen.name}", **fields,
@@ -179,7 +179,7 @@ def ladder(setting: Setting, chosen: Study) -> list[Tune.Config]:
     """Synthesizers of a study: smaller models tuned for as long as the profile says, then its own size, tuned for longer and longer.
 
     All of them are tuned on the pairs of the study's own arm, so that the pairs are no part of what is compared."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].analysis
     pairs, most = chosen.pairs(ARM), chosen.profile.tuning_steps
     small = [chosen.with_(size=size, name=f"{chosen.name}, width {size.dim}") for size in sizes.smaller]
     steps = [max(1, round(share * most)) for share in sizes.shares]
@@ -195,7 +195,7 @@ def ladder(setting: Setting, chosen: Study) -> list[Tune.Config]:
 def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and metric: ``parameters``, ``steps`` of tuning, ``flops`` (pretraining and tuning), ``loss`` on
     held-out pairs (nats per document), and ``rate`` of raw samples with its Wilson interval."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].analysis
     wanted: list[tuple[dict[str, Any], Tune.Config, Measure.Config, Measure.Config]] = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
         for tuned in ladder(setting, chosen):
@@ -209,7 +209,7 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
                 corpus=chosen.corpus, sampled=drawn, documents=sizes.size_samples, duplicates_at=sizes.size_samples,
                 seed=cell.seed, label=f"quality of {name}",
             )  # fmt: skip
-            wanted.append((cell.columns, tuned, own, measure(chosen, sizes, REAL)))
+            wanted.append((cell.columns, tuned, own, measure(chosen, REAL)))
     rows = []
     measured, real = run([row[2] for row in wanted]), run([row[3] for row in wanted])
     tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.data import BPETokenizer, Source, Tokenizer, text_source
-from orchard.papers.sbp.data.docstrings import RELATIONS, STDLIB, Docstrings, Relations
+from orchard.data import Source, text_source
+from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
 from orchard.papers.sbp.data.text import TextCorpus
 from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.profiles import PROFILES, Profile, Regular
+from orchard.papers.sbp.experiments.profiles import TEXT
 from orchard.papers.sbp.method.documents import Documents
-from orchard.papers.sbp.method.models import M10, TINY
 from orchard.papers.sbp.method.ngrams import hashes
 from orchard.papers.sbp.runs.mix import kept_documents
 from orchard.papers.sbp.runs.partners import PartnerGap
@@ -31,55 +30,12 @@ from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 
-EVERYTHING = (  # profile gpu; those that are installed
-    STDLIB, "numpy", "scipy", "pandas", "matplotlib", "sklearn", "torch", "transformers", "sympy", "networkx", "datasets",
-    "lightning", "huggingface_hub", "pyarrow", "IPython", "jinja2", "rich", "fsspec", "statsmodels",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TextSize:
-    """Sizes of a profile. ``sizes`` replaces fields of the series' profile."""
-
-    packages: tuple[str, ...]
-    max_bytes: int | None  # of source, a package
-    tokenizer: Tokenizer.Config
-    cap: int  # tokens
-    length: int  # tokens of a document with eos, about: configs do not depend on what a machine has installed
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    grams: tuple[int, ...]  # lengths whose novelty is measured, in tokens
-    sizes: Profile
-
-
-_ARMS = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")
-_GPU = TextSize(
-    EVERYTHING, None, BPETokenizer.Config(vocab_size=4096), 256, 100, (*_ARMS, "sbp-nn-tfidf"), (0, 1, 2), (2, 3, 5, 8, 13),
-    replace(
-        PROFILES["gpu"], documents=1_200, pool=20, held_out=1_000, size=M10, batch=64, start=Regular(0.5, 0.1, 1e-3),
-        weight_decays=(0.5, 1.0, 2.0), oracle_weight_decays=(0.1, 0.5), exceedance=1e-2, tuning_batch=64, sampling_batch=4096,
-    ),
-)  # fmt: skip
-SIZES: dict[str, TextSize] = {
-    "smoke": TextSize(
-        (STDLIB,), 3_600_000, BPETokenizer.Config(vocab_size=512), 48, 35, _ARMS, (0,), (1, 2, 3, 5, 8),
-        replace(
-            PROFILES["smoke"], documents=64, pool=12, held_out=100, size=TINY, batch=12, start=Regular(4.0, 0.0, 8e-3),
-            weight_decays=(2.0, 4.0, 8.0, 16.0), oracle_weight_decays=(0.3, 1.0, 3.0), exceedance=3e-2, tuning_steps=30, tuning_batch=16,
-            sampling_batch=384, evaluations=5,
-        ),
-    ),
-    "gpu": _GPU,
-    "paper": _GPU,
-}  # fmt: skip
-
-
 # --------------------------------------------------------------------- the study
 
 
 def corpus(setting: Setting) -> TextCorpus.Config:
     """The corpus of a setting: docstrings, or what ``setting.data`` names."""
-    size = SIZES[setting.profile]
+    size = TEXT[setting.profile]
     source: Source.Config = (
         Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
         if setting.data == "embedded"
@@ -92,7 +48,7 @@ def corpus(setting: Setting) -> TextCorpus.Config:
 
 def base(setting: Setting, seed: int) -> Study:
     """The study of a seed, before anything is tuned. The budget is that of as many repeats as the pool has times the documents of D."""
-    size, text = SIZES[setting.profile], corpus(setting)
+    size, text = TEXT[setting.profile], corpus(setting)
     profile = size.sizes
     name = "real text" if setting.data == "embedded" else setting.data
     steps = profile.pool * profile.documents // profile.batch
@@ -102,12 +58,12 @@ def base(setting: Setting, seed: int) -> Study:
 
 def seeds(setting: Setting) -> tuple[int, ...]:
     """The seeds of the models."""
-    return SIZES[setting.profile].seeds if setting.seeds is None else setting.seeds
+    return TEXT[setting.profile].seeds if setting.seeds is None else setting.seeds
 
 
 def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per trial of the first seed: arm, weight_decay, validation and test loss (nats per document), chosen."""
-    profile, start = SIZES[setting.profile].sizes, base(setting, seeds(setting)[0])
+    profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
     grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
     trials = [(arm, replace(profile.start, weight_decay=value)) for arm, grid in grids.items() for value in grid]
     cfgs = [start.with_(regular=regular, oracle_regular=regular).arm(arm) for arm, regular in trials]
@@ -123,19 +79,19 @@ def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
 def studies(setting: Setting, run: Runner) -> list[Study]:
     """The studies of all seeds, regularised."""
     found = regularisation(setting, run).query("chosen").groupby("arm")["weight_decay"].first()
-    start = SIZES[setting.profile].sizes.start
+    start = TEXT[setting.profile].sizes.start
     best, oracle = (replace(start, weight_decay=float(found[arm])) for arm in ("repetition", "oracle"))
     return [base(setting, seed).with_(regular=best, oracle_regular=oracle) for seed in seeds(setting)]
 
 
 def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
     """The arms whose synthesizer is tuned on pairs, with their pairs."""
-    found = {arm: study.pairs(arm) for arm in SIZES[setting.profile].arms}
+    found = {arm: study.pairs(arm) for arm in TEXT[setting.profile].arms}
     return {arm: pairs for arm, pairs in found.items() if pairs is not None}
 
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Study, str, Pretrain.Config, Finished]]:
-    wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in SIZES[setting.profile].arms]
+    wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in TEXT[setting.profile].arms]
     return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
 
 
@@ -237,7 +193,7 @@ def real_text_novelty(setting: Setting, run: Runner) -> pd.DataFrame:
         for arm in paired(setting, study):
             texts[arm] = kept_documents(run([study.filtered(study.sampled(arm), arm)])[0])
         for name, documents in texts.items():
-            for n in SIZES[setting.profile].grams:
+            for n in TEXT[setting.profile].grams:
                 rows.append({"seed": study.seed, "text": name, "n": n, "novel": novelty(documents, real, n)})
     return pd.DataFrame(rows)
 

@@ -18,25 +18,15 @@ import pandas as pd
 from jaxtyping import Float64
 
 from orchard.papers.sbp.data.laws import logsumexp
-from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import mean_excess, studies
+from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.filter import Filter
 from orchard.papers.sbp.runs.mix import kept_documents
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.runs import Runner, Setting
-
-
-@dataclass(frozen=True)
-class Sizes:
-    rounds: int
-    documents: int | None  # of D; None: the profile's
-    cells: int  # of `dep`
-    judged: int  # synthetic documents of each round
-
-
-SIZES = {"smoke": Sizes(2, None, 1, 900), "gpu": Sizes(4, None, 3, 5_000), "paper": Sizes(1, None, 1, 1)}
 
 
 @dataclass(frozen=True)
@@ -64,11 +54,9 @@ def rounds_of(study: Study, count: int) -> list[Round]:
 def rounds(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell and round: variant, world, seed, round, ``last`` and ``best`` of the model (nats above Bayes), and of its
     synthetic documents (round 0: of D): ``distinct`` share of trigrams, ``entropy`` of their concepts (nats), ``well_formed`` share."""
-    sizes = SIZES[setting.profile]
+    sizes = PROFILES[setting.profile].rounds
     rows = []
-    chosen = [
-        (cell, of_documents(setting, cell, study, sizes.documents)) for cell, study in studies(setting, run, "dep")[: sizes.cells]
-    ]  # fmt: skip
+    chosen = studies(setting, run, "dep")[: sizes.cells]
     wanted = [(cell, study, one) for cell, study in chosen for one in rounds_of(study, sizes.rounds)]
     done = run([one.model for *_, one in wanted])
     for (cell, study, one), finished in zip(wanted, done, strict=True):

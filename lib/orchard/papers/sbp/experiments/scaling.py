@@ -9,37 +9,23 @@ their concepts known and found by EM (`bounds`). Bayes is zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pandas as pd
 
 from orchard.papers.sbp.experiments.arms import Study, of_documents
-from orchard.papers.sbp.experiments.comparison import COMPARED, excess_curve, mean_excess, studies
+from orchard.papers.sbp.experiments.comparison import COMPARED, mean_excess, studies
 from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
-from orchard.papers.sbp.experiments.profiles import Cell, world
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
 from orchard.papers.sbp.runs.bounds import bounds_of
 from orchard.runs import Runner, Setting
 
 
-@dataclass(frozen=True)
-class Sizes:
-    documents: tuple[int, ...]  # of D; the last is the profile's
-    cells: int  # of `dep`
-
-
-SIZES = {
-    "smoke": Sizes((28, 56, 112), 1),
-    "gpu": Sizes((2_048, 4_096, 8_192, 16_384, 32_768), 3),
-    "paper": Sizes((32_768,), 1),
-}
-
-
 def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:
-    sizes = SIZES[setting.profile]
+    profile = PROFILES[setting.profile]
     return [
         (cell, count, of_documents(setting, cell, chosen, count))
-        for cell, chosen in studies(setting, run, "dep")[: sizes.cells]
-        for count in sizes.documents
+        for cell, chosen in studies(setting, run, "dep")[: profile.scaling_cells]
+        for count in profile.scaling
     ]
 
 
@@ -57,21 +43,6 @@ def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
             "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def compute_curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per cell, arm and evaluation at the profile's N: variant, world, seed, arm, step, flops so far, with and without those
-    spent before the training began (``flops``, ``training_flops``), excess (nats per test document above Bayes)."""
-    chosen_cells = studies(setting, run, "dep")[: SIZES[setting.profile].cells]
-    wanted = [(cell, chosen, arm, chosen.arm(arm)) for cell, chosen in chosen_cells for arm in COMPARED]
-    tables = []
-    for (cell, chosen, arm, cfg), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
-        own = costs_of(cfg, run)
-        before = sum(own[stage] for stage in SYNTHESIS)
-        curve = excess_curve(chosen, done)
-        spent = own["training"] * curve["step"] / cfg.mix.steps
-        tables.append(curve.assign(arm=arm, training_flops=spent, flops=before + spent, **cell.columns))
-    return pd.concat(tables, ignore_index=True)
 
 
 def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -93,5 +64,5 @@ def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "scaling": scaling, "compute_curves": compute_curves, "learnable": learnable,
+    "scaling": scaling, "learnable": learnable,
 }  # fmt: skip

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from orchard import plot
-from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS, break_even
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
+from orchard.plot.style import COLUMN, GREY, PALETTE, Look, check_columns
 
 CHECKPOINTS = ("best", "last")
 TWO_LINES = "loss above Bayes\n(nats/document)"
@@ -182,24 +182,6 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     handles, names = panels[1].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
-    return made
-
-
-@plot.use_style()
-def break_even_curve(share: float = 0.375, kept: float = 0.8, epochs: float = 1.0) -> Figure:
-    """How many passes over D repetition makes with the FLOPs of an SBP, against the passes that SBP's budget is worth."""
-    made, (axes,) = plot.figure(height=2.2)
-    repeats = np.linspace(1, 40, 100)
-    axes.plot(repeats, repeats, color=INK, linewidth=0.8, linestyle=":", label="equal tokens")
-    axes.plot(
-        repeats, [break_even(value, share, kept, epochs=epochs) for value in repeats.tolist()], color=PALETTE[0], label="equal FLOPs"
-    )  # fmt: skip
-    at = break_even(20.0, share, kept, epochs=epochs)
-    axes.plot(20, at, "o", color=PALETTE[0], label="_")
-    axes.annotate(f"20 → {at:.0f}", (20, at), textcoords="offset points", xytext=(-6, 4), ha="right", fontsize=7)
-    axes.set_xlabel("budget of SBP (passes over D)")
-    axes.set_ylabel("passes of repetition")
-    made.legend(loc="outside lower center", ncols=2)
     return made
 
 

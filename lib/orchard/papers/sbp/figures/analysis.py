@@ -103,16 +103,12 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
     return made
 
 
-def _spans(axes: Axes, names: Sequence[str], values: np.ndarray, colours: Sequence[str] | None = None) -> None:
+def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
     """A row for each name: a line from the first to the last value, a point at the middle one."""
     for place, (name, row) in enumerate(zip(names, values, strict=True)):
-        colour = ARM_COLOURS.get(name, INK) if colours is None else colours[place]
-        axes.hlines(place, row[0], row[-1], color=colour, linewidth=1.2)
-        if len(row) == 5:
-            axes.hlines(place, row[1], row[3], color=colour, linewidth=3.5)
-        axes.plot(
-            row[len(row) // 2], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5
-        )
+        colour = ARM_COLOURS[name]
+        axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
+        axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
     axes.set_yticks(range(len(names)), list(names))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -295,21 +291,4 @@ def concept_drift(
     right.set_xlabel("pairs − D (points)")
     right.set_ylabel("samples − D (points)")
     right.legend(loc="best")
-    return made
-
-
-@plot.use_style()
-def distances(table: pd.DataFrame) -> Figure:
-    """Cosines by kind of pair: 5 to 95 % (thin), quartiles (thick), median; one panel per embedder."""
-    embedders = list(dict.fromkeys(table["embedder"]))
-    kinds = list(dict.fromkeys(table["kind"]))
-    made, panels = plot.figure(6.8, 0.75 + 0.21 * len(kinds), columns=len(embedders))
-    for panel, embedder in zip(panels, embedders, strict=True):
-        part = table[table["embedder"] == embedder].groupby("kind")["cosine"]
-        values = np.array([part.get_group(kind).quantile([0.05, 0.25, 0.5, 0.75, 0.95]) for kind in kinds])
-        _spans(panel, kinds, values, [ARM_COLOURS.get(kind, REAL) for kind in kinds])
-        if panel is not panels[0]:
-            panel.set_yticklabels([])
-        panel.set_title(f"embedded by {embedder}" if embedder == "TF-IDF" else f"embedded by the {embedder}")
-        panel.set_xlabel("cosine of the two documents")
     return made

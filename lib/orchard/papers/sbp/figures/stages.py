@@ -1,4 +1,4 @@
-"""Figures of the stages: degrees, time and memory of pairing; how fast each way to sample is, and what the rules reject of each arm."""
+"""Figures of the stages: degrees of pairing; how fast each way to sample is, and what the rules reject of each arm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import scipy
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+
+REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
 
 
 def _check(table: pd.DataFrame, chart: str, *columns: str) -> None:
@@ -49,46 +51,6 @@ def _at_least(axes: object, rows: pd.DataFrame, label: str, **look: object) -> N
     count = rows.groupby("degree")["documents"].sum().sort_index()
     share = count[::-1].cumsum()[::-1] / count.sum()
     axes.step(share.index, share, where="pre", label=label, **look)  # type: ignore[attr-defined]
-
-
-@use_style()
-def pairing_speed(table: pd.DataFrame) -> Figure:
-    """Processor seconds and peak memory against the number of documents; FAISS with its recall, random vectors dashed."""
-    _check(table, "pairing_speed", "vectors", "documents", "what", "processor_seconds", "peak")
-    made, panels = plot.figure(COLUMN, 4.2, rows=2)
-    names = list(pd.unique(table["what"]))
-    for kind, line in (("clustered", "-"), ("uniform", "--")):
-        for number, name in enumerate(names):
-            rows = table[(table["vectors"] == kind) & (table["what"] == name)].sort_values("documents")
-            if rows.empty or (kind == "uniform" and name == "rules"):
-                continue
-            words = name if kind == "clustered" else f"{name}, random vectors"
-            for axes, value in ((panels[0], rows["processor_seconds"]), (panels[1], rows["peak"] / 2**20)):
-                axes.plot(rows["documents"], value, line, color=PALETTE[number], marker="os^"[number % 3], label=words)
-            if name == "FAISS" and kind == "clustered":
-                for _, row in rows.iterrows():
-                    panels[0].annotate(
-                        f"{row['recall']:.3f}", (row["documents"], row["processor_seconds"]), xytext=(0, -4),
-                        textcoords="offset points", ha="center", va="top", fontsize=6, color=PALETTE[number],
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
-                    )  # fmt: skip
-    ticks = sorted(table["documents"].unique())
-    for axes, label in zip(panels, ("processor seconds", "peak memory (MiB)"), strict=True):
-        axes.set_xscale("log")
-        axes.set_xticks(ticks)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-        axes.set_ylabel(label)
-    panels[0].set_yscale("log")
-    panels[0].margins(y=0.15)
-    panels[1].set_ylim(bottom=0)
-    panels[1].set_xlabel("documents (numbers at FAISS: recall at 8)")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return made
-
-
-REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
 
 
 @plot.use_style()

@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.papers.sbp.data.laws import draw
 from orchard.papers.sbp.method.documents import Corpus, Documents
-from orchard.papers.sbp.runs.measure import in_pieces
 from orchard.papers.sbp.runs.synthesise import Draws, sampled_documents, seed_numbers
 from orchard.runs import Run, Workspace
 
@@ -49,19 +47,19 @@ class ConceptLaw(Run):
         corpus: Any = cfg.corpus.build()
         world, documents = corpus.world, corpus.documents(cfg.split)
         first = documents.take(seed_numbers(documents, cfg.seeds, cfg.seed))
-        posterior = in_pieces(world.posterior, first)
+        posterior = world.posterior(first)
         if cfg.sampled is None:
             random = np.random.default_rng([cfg.seed, 13])
             concepts = draw(posterior, np.repeat(np.arange(len(first)), cfg.each), 1, random)[:, 0]
             made = Documents.of(world.sample(concepts, random))
         else:
             made = sampled_documents(work.result_of(cfg.sampled))[0]
-        of_samples = in_pieces(world.posterior, made).reshape(len(first), cfg.each, -1)
+        of_samples = world.posterior(made).reshape(len(first), cfg.each, -1)
         implied, possible = implied_law(of_samples, world.prior)
         tensors = {
             "kl": divergence(posterior, implied), "possible": possible, "posterior": posterior, "implied": implied
         }  # fmt: skip
-        save_file({name: torch.from_numpy(value) for name, value in tensors.items()}, work.folder / "laws.safetensors")
+        save_file(tensors, work.folder / "laws.safetensors")
         return {"documents": len(made)}
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
@@ -53,9 +52,7 @@ class _Control(Run):
             "tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "batch": np.zeros(count, np.int64),
             "ended": np.ones(count, bool), "sampling_seed": np.array([self.cfg.seed]),
         }  # fmt: skip
-        save_file(
-            {name: torch.from_numpy(value) for name, value in tensors.items()}, work.folder / "synthetic.safetensors"
-        )
+        save_file(tensors, work.folder / "synthetic.safetensors")
         return {
             "documents": count,
             "batches": 1,

@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.papers.sbp.method.documents import Corpus, Documents
-from orchard.papers.sbp.method.rules import GopherRules, Rules, real_rejections
+from orchard.papers.sbp.method.rules import REASONS, Rules
 from orchard.papers.sbp.runs.synthesise import sampled_documents
 from orchard.runs import Finished, Run, Workspace
 
 
 class RealRules(Run):
-    """What the rules would do to real documents. Result: ``rejections``, held-out documents by reason, as if they had been sampled;
-    ``broken``, the share of D that breaks each rule, Gopher's among them."""
+    """What the rules would do to real documents. Result: ``rejections``, held-out documents by reason, as if they had been sampled."""
 
     class Config(Run.Config):
         corpus: Corpus.Config = REQUIRED
@@ -31,10 +29,8 @@ class RealRules(Run):
         real, held_out = corpus.documents("train"), corpus.documents("test").head(self.cfg.held_out)
         rules: Rules = Rules.Config().build(real=real, corpus=corpus)
         reason = rules.judge(held_out, np.ones(len(held_out), bool), np.full(len(held_out), -1))
-        counts = np.bincount(reason, minlength=len(rules.reasons)).tolist()
-        gopher: GopherRules = GopherRules.Config().build(real=real, corpus=corpus)
-        broken = {name: float(share) for name, share in real_rejections(gopher, real).items()}
-        return {"rejections": dict(zip(rules.reasons, counts, strict=True)), "broken": broken}
+        counts = np.bincount(reason, minlength=len(REASONS)).tolist()
+        return {"rejections": dict(zip(REASONS, counts, strict=True))}
 
 
 class Filter(Run):
@@ -60,11 +56,8 @@ class Filter(Run):
         row = np.flatnonzero(reason == 0)
         kept = documents.take(row)
         tensors = {"tokens": kept.tokens, "offsets": kept.offsets, "row": row, "seed": seeds[row], "batch": batch[row]}
-        save_file(
-            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()},
-            work.folder / "kept.safetensors",
-        )
-        rejections = dict(zip(rules.reasons, np.bincount(reason, minlength=len(rules.reasons)).tolist(), strict=True))
+        save_file(tensors, work.folder / "kept.safetensors")
+        rejections = dict(zip(REASONS, np.bincount(reason, minlength=len(REASONS)).tolist(), strict=True))
         return {"rejections": rejections, "kept_tokens": int((kept.lengths + 1).sum())}
 
 

@@ -8,13 +8,11 @@ No model runs here. What is good and what is bad is decided in `experiments.qual
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.papers.sbp.data.laws import logsumexp
@@ -81,7 +79,7 @@ class Measure(Run):
         seed_posterior = posterior if cfg.sampled is None else np.zeros((len(first), posterior.shape[1]))
         if cfg.sampled is not None:
             used = np.unique(seeds[seeds >= 0])
-            seed_posterior[used] = in_pieces(corpus.world.posterior, first.take(used))
+            seed_posterior[used] = corpus.world.posterior(first.take(used))
         measured["same"] = same_concept(posterior, seed_posterior, seeds)
         if cfg.sampled is None:  # the other anchor: pairs of anybody
             measured["same_random"] = same_concept(posterior, seed_posterior, others)
@@ -94,10 +92,7 @@ class Measure(Run):
         possible = np.isfinite(posterior).all(axis=1)
         laws = {"raw": mean_law(posterior[possible]), "kept": mean_law(posterior[possible & kept])}
         for name, tensors in (("measured", measured), ("laws", laws)):
-            save_file(
-                {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
-                work.folder / f"{name}.safetensors",
-            )
+            save_file(tensors, work.folder / f"{name}.safetensors")
         return {"repetition_bound": rules.bound, "documents": len(documents)}
 
 
@@ -105,7 +100,7 @@ def exact(
     world: Any, documents: Documents
 ) -> tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents concepts"]]:
     """log P(d) and P(c | d) from one evaluation of the law."""
-    joint = in_pieces(world.log_given_concept, documents) + np.log(world.prior)
+    joint = world.log_given_concept(documents) + np.log(world.prior)
     log_p = logsumexp(joint)
     with np.errstate(invalid="ignore"):
         return log_p, np.exp(joint - log_p[:, None])
@@ -137,11 +132,3 @@ def same_concept(
 def mean_law(posterior: Float64[np.ndarray, "documents concepts"]) -> Float64[np.ndarray, "concepts"]:
     """The mean posterior; NaN where there is no document."""
     return posterior.mean(axis=0) if len(posterior) else np.full(posterior.shape[1], np.nan)
-
-
-def in_pieces(law: Callable[..., np.ndarray], *documents: Documents) -> np.ndarray:
-    """A function of documents (of pairs, where there are two), some documents at a time."""
-    pieces = [
-        np.arange(start, min(start + AT_ONCE, len(documents[0]))) for start in range(0, len(documents[0]), AT_ONCE)
-    ]
-    return np.concatenate([law(*(part.take(piece) for part in documents)) for piece in pieces or [np.arange(0)]])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from orchard.config import REQUIRED
@@ -87,13 +87,8 @@ class Mix(Run):
         last = int(cfg.budget - starts[-1])
         length[-1] = last
         is_synthetic = document >= len(real)
-        save_file(
-            {
-                "document": torch.from_numpy(document), "partner": torch.from_numpy(partner),
-                "ends": torch.from_numpy(ends), "last": torch.tensor(last),
-            },
-            work.folder / "order.safetensors",
-        )  # fmt: skip
+        order = {"document": document, "partner": partner, "ends": ends, "last": np.array(last)}
+        save_file(order, work.folder / "order.safetensors")
         real_tokens = int(length[~is_synthetic].sum())
         unique = int(sizes[: len(real)].sum())
         return {

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
@@ -94,19 +93,15 @@ class Pair(Run):
                         f"{found.report['wanted']:.0%} were wanted: raise FaissSearch.Config.sample or probes, or use ExactSearch"
                     )
                 near = np.where(found.near < 0, -1, numbers[found.near])
-                _save(work, "random", score=scores, near=near, nearest=found.score, searched=numbers)
-                _save(work, "degrees", **degrees(near, found.score, alpha, pairs, len(documents)))
+                found_near = {"score": scores, "near": near, "nearest": found.score, "searched": numbers}
+                save_file(found_near, work.folder / "random.safetensors")
+                counted = degrees(near, found.score, alpha, pairs, len(documents))
+                save_file(counted, work.folder / "degrees.safetensors")
             name = "pairs" if split == "train" else split
-            _save(work, name, first=pairs["first"], second=pairs["second"], score=pairs["score"])
+            kept_ones = {field: pairs[field] for field in ("first", "second", "score")}
+            save_file(kept_ones, work.folder / f"{name}.safetensors")
             result[name] = counts
         return result
-
-
-def _save(work: Workspace, name: str, **tensors: np.ndarray) -> None:
-    save_file(
-        {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
-        work.folder / f"{name}.safetensors",
-    )
 
 
 def check_whole(documents: Documents, split: str) -> None:
@@ -187,10 +182,7 @@ class DrawnPairs(Run):
         result = {}
         for number, (name, documents) in enumerate(splits.items()):
             first, second = drawn(documents, cfg.truth, cfg.k, np.random.default_rng([cfg.seed, 5, number]))
-            save_file(
-                {"first": torch.from_numpy(first), "second": torch.from_numpy(second)},
-                work.folder / f"{name}.safetensors",
-            )
+            save_file({"first": first, "second": second}, work.folder / f"{name}.safetensors")
             result[name] = {"pairs": len(first)}
         return result
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int64
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.papers.sbp.method.documents import Corpus, Documents
-from orchard.papers.sbp.runs.measure import in_pieces
 from orchard.papers.sbp.runs.pair import drawn
 from orchard.papers.sbp.runs.pretrain import document_nll, pair_nll
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer, pairs_of, precision
@@ -37,7 +35,7 @@ class _Partners(Run):
 
     def save(self, work: Workspace, **nll: Float64[np.ndarray, "documents"]) -> None:
         """``nll.safetensors``: nats per document."""
-        save_file({name: torch.from_numpy(value) for name, value in nll.items()}, work.folder / "nll.safetensors")
+        save_file(nll, work.folder / "nll.safetensors")
 
 
 class ExactPartners(_Partners):
@@ -51,8 +49,8 @@ class ExactPartners(_Partners):
         second, true, random = partners(corpus.documents("test"), self.cfg.documents, self.cfg.seed)
         world = corpus.world
         self.save(
-            work, alone=-in_pieces(world.log_marginal, second), true=-in_pieces(world.log_conditional, second, true),
-            random=-in_pieces(world.log_conditional, second, random),
+            work, alone=-world.log_marginal(second), true=-world.log_conditional(second, true),
+            random=-world.log_conditional(second, random),
         )  # fmt: skip
         return {"entropy": float(world.entropy())}
 
@@ -133,5 +131,5 @@ class PartnerGap(Run):
             "alone": document_nll(model, after, symbols),
             "second": second,
         }
-        save_file({name: torch.from_numpy(value) for name, value in nll.items()}, work.folder / "nll.safetensors")
+        save_file(nll, work.folder / "nll.safetensors")
         return {"pairs": len(first)}

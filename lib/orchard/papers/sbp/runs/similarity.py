@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.papers.sbp.data.world import ConceptWorld
@@ -68,8 +67,7 @@ class Similarity(Run):
         together = documents.labels[a] == documents.labels[b]
         true = np.einsum("nd,nd->n", vectors[a[together]], vectors[b[together]])
         shown = {"random": scores[:SHOWN], "nearest": score[:SHOWN], "true": true}
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in shown.items()}
-        save_file(tensors, work.folder / "scores.safetensors")
+        save_file(shown, work.folder / "scores.safetensors")
         return {"rows": rows, "chance": chance}
 
 

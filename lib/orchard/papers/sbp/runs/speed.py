@@ -1,4 +1,4 @@
-"""How fast documents are sampled; how long pairing takes and how much memory, against the number of documents.
+"""How fast documents are sampled, and how long pairing takes against the number of documents.
 
     batched, cached         all at once: sorted, from one cache (`method.sampling.sample_documents`)
     batched, no cache       a batch whose every token reads all tokens before it again
@@ -11,36 +11,27 @@ All four draw from the same law with the same uniform numbers, so they write the
 
 Pairing is timed on vectors with one concept for every 50 documents, with frequencies like rank^-1/2, and about as many topics as concepts
 in a topic: neighbours are mostly of the same concept, and the spectrum decays, as it does for real embeddings. Random vectors on the
-sphere have neither; they are measured beside them as the worst case, in which no index can help.
-
-FAISS includes everything: building the index, choosing how many cells to look into, and measuring the recall against exact search.
-Processor seconds add up over threads; peak memory is what the process grew by (resident, sampled), vectors and documents not counted.
+sphere have neither; they are measured beside them as the worst case, in which no index can help. FAISS includes everything: building the
+index, choosing how many cells to look into, and measuring the recall against exact search.
 """
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from jaxtyping import Float32, Int64, Integer
 
-from orchard import timing
 from orchard.config import REQUIRED
 from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.pairing import kept_pairs, random_scores, threshold
 from orchard.papers.sbp.method.sampling import draw, sample_documents
-from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours, Search
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Run, Workspace
 from orchard.timing import interleaved
@@ -139,113 +130,30 @@ class SamplingSpeed(Run):
         return {"rows": rows}
 
 
-K, EXCEEDANCE = 8, 1e-3
+K, DIM, THREADS = 8, 256, 2
 PER_CONCEPT, LENGTH = 50, 28  # documents, tokens of a document
-SEARCHES: dict[str, Search.Config] = {"exact": ExactSearch.Config(), "FAISS": FaissSearch.Config()}
 
 
-class PairingSpeed(Run):
-    """Rows of :func:`measured`."""
-
-    class Config(Run.Config):
-        clustered: list[int] = REQUIRED
-        uniform: list[int] = REQUIRED
-        dim: int = REQUIRED
-        threads: int = 1
-        seed: int = 0
-
-    preload = "orchard.papers.sbp.runs.embedding"
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """Measure, smallest first."""
-        return {"rows": list(measured(self.cfg, work.log))}
-
-
-def measured(cfg: PairingSpeed.Config, log: Callable[[str], None] = print) -> Iterator[dict[str, Any]]:
-    """Rows vectors, documents, what, seconds, processor_seconds, peak (bytes), recall (at 8), probes, cells, threads.
+def pairing_times(kind: str, count: int) -> Iterator[dict[str, Any]]:
+    """Rows vectors, documents, threads, what, seconds, recall (at 8), probes and cells, of so many vectors of a kind.
 
     What is a search, exact or FAISS, or the rules after FAISS: threshold, near-duplicates, caps.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(cfg.threads)
-    try:
-        for kind, counts in (("clustered", cfg.clustered), ("uniform", cfg.uniform)):
-            for count in counts:
-                random = np.random.default_rng([cfg.seed, count])
-                vectors, concepts = vectors_of(kind, count, cfg.dim, random)
-                about = {"vectors": kind, "documents": count, "threads": cfg.threads}
-                for name, search in SEARCHES.items():
-                    found, cost = _measured(_search(search, vectors, cfg.threads))
-                    report = {key: found.report.get(key) for key in ("recall", "probes", "cells")}
-                    log(f"{kind}, {count} documents, {name}: {cost['seconds']:.1f} s, recall {report['recall']:.3f}")
-                    yield {**about, "what": name, **cost, **report, "used": found.report["search"]}
-                documents = words_of(concepts, random)
-                _, cost = _measured(_rules(documents, vectors, found, random))
-                yield {**about, "what": "rules", **cost}
-    finally:
-        torch.set_num_threads(before)
-
-
-def _search(search: Search.Config, vectors: np.ndarray, threads: int) -> Callable[[], Neighbours]:
-    return lambda: search.build().neighbours(vectors, K, threads=threads)
-
-
-def _rules(
-    documents: Documents, vectors: np.ndarray, found: Neighbours, random: np.random.Generator
-) -> Callable[[], object]:
-    def rules() -> object:
-        alpha = threshold(random_scores(vectors, random), EXCEEDANCE)
-        return kept_pairs(documents, np.arange(len(documents)), found, alpha, K, 0.6)
-
-    return rules
-
-
-def _measured(step: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    kept: list[Any] = []
-    with Peak() as peak:
+    random = np.random.default_rng([0, count])
+    vectors, concepts = vectors_of(kind, count, DIM, random)
+    documents = words_of(concepts, random)
+    about = {"vectors": kind, "documents": count, "threads": THREADS}
+    found = Neighbours(np.empty((0, K), np.int64), np.empty((0, K), np.float32))
+    for name, search in (("exact", ExactSearch.Config()), ("FAISS", FaissSearch.Config())):
         start = time.perf_counter()
-        processor = timing.seconds(lambda: kept.append(step()), 1, "cpu")
+        found = search.build().neighbours(vectors, K, threads=THREADS)
         seconds = time.perf_counter() - start
-    return kept[0], {"seconds": seconds, "processor_seconds": processor, "peak": peak.bytes}
-
-
-class Peak:
-    """The most that the resident memory of this process grows by inside the block, looked at every five milliseconds.
-
-    FAISS and numpy allocate beside PyTorch, whose own count (`timing.peak_bytes`) therefore says too little here.
-    """
-
-    def __enter__(self) -> Peak:
-        _release()
-        self._process = psutil.Process()
-        self._before = self._most = self._process.memory_info().rss
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def _look(self) -> None:
-        while not self._over.wait(5e-3):
-            self._most = max(self._most, self._process.memory_info().rss)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        self._most = max(self._most, self._process.memory_info().rss)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes above what was resident at the start."""
-        return self._most - self._before
-
-
-def _release() -> None:
-    """Give back what malloc keeps of earlier measurements, or the next one would seem to need nothing. glibc alone has a call for it."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+        report = {key: found.report.get(key) for key in ("recall", "probes", "cells")}
+        yield {**about, "what": name, "seconds": seconds, **report}
+    start = time.perf_counter()
+    alpha = threshold(random_scores(vectors, random), 1e-3)
+    kept_pairs(documents, np.arange(count), found, alpha, K, 0.6)
+    yield {**about, "what": "rules", "seconds": time.perf_counter() - start}
 
 
 def vectors_of(

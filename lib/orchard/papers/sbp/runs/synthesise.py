@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Sampling
 from orchard.papers.sbp.method.documents import Documents, Symbols, check_enough
-from orchard.papers.sbp.method.rules import Rules
+from orchard.papers.sbp.method.rules import REASONS, Rules
 from orchard.papers.sbp.method.sampling import sample_documents
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Workspace
@@ -75,7 +75,7 @@ class Synthesise(Run):
         rules: Rules = cfg.rules.build(real=real, corpus=corpus)
         sampling = Sampling(cfg.temperature, top_p=cfg.top_p)
         parts: list[dict[str, np.ndarray]] = []
-        reasons = np.zeros(len(rules.reasons), dtype=np.int64)
+        reasons = np.zeros(len(REASONS), dtype=np.int64)
         kept = sampled = prompted = 0
         ended_at_all = False
         while kept < cfg.tokens:
@@ -110,17 +110,13 @@ class Synthesise(Run):
             prompted += int((real.lengths[seeded] + 3).sum())
             parts.append(part)
             ended_at_all |= bool(part["ended"].any())
-            _check(
-                cfg, dict(zip(rules.reasons, reasons.tolist(), strict=True)), ended_at_all, sampled, kept, corpus.cap
-            )
+            _check(cfg, dict(zip(REASONS, reasons.tolist(), strict=True)), ended_at_all, sampled, kept, corpus.cap)
         seconds = float(sum(part["seconds"][0] for part in parts))
         work.notes["sampling"] = {"seconds": round(seconds, 2), "tokens_per_s": sampled / seconds}
         work.notes["synthesizer"] = tuned.id
         work.notes["hardware"] = hardware.as_dict()
         whole = parts_together(parts)
-        save_file(
-            {name: torch.from_numpy(value) for name, value in whole.items()}, work.folder / "synthetic.safetensors"
-        )
+        save_file(whole, work.folder / "synthetic.safetensors")
         flops = model.flops_per_token(2 * corpus.cap) * (sampled + prompted)
         return {
             "documents": len(whole["seed"]), "batches": len(parts), "tokens": sampled, "kept_tokens": kept,
@@ -154,7 +150,7 @@ def _check(cfg: Synthesise.Config, reasons: dict[str, int], ended: bool, sampled
 def _whole(file: Path) -> dict[str, np.ndarray] | None:
     """A batch that is on disk; None where there is none, or one that cannot be read, which is then sampled again."""
     try:
-        return {name: tensor.numpy() for name, tensor in load_file(file).items()}
+        return load_file(file)
     except (FileNotFoundError, SafetensorError):
         return None
 
@@ -162,7 +158,7 @@ def _whole(file: Path) -> dict[str, np.ndarray] | None:
 def _write(file: Path, tensors: dict[str, np.ndarray]) -> None:
     """A batch appears complete or not at all."""
     part = file.with_suffix(".part")
-    save_file({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}, part)
+    save_file(tensors, part)
     part.rename(file)
 
 
@@ -224,9 +220,7 @@ class Draws(Run):
             "tokens": made.tokens, "offsets": made.offsets, "seed": np.full(len(made), -1) if alone else seeds,
             "batch": np.zeros(len(made), np.int64), "ended": ended,
         }  # fmt: skip
-        save_file(
-            {name: torch.from_numpy(value) for name, value in tensors.items()}, work.folder / "synthetic.safetensors"
-        )
+        save_file(tensors, work.folder / "synthetic.safetensors")
         return {"documents": len(made), "tokens": int((made.lengths + ended).sum())}
 
 

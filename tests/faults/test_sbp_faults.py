@@ -41,7 +41,7 @@ def synthesis_killed_at(store: Path, batch: int, before_rename: bool) -> None:
         from pathlib import Path
         from orchard.runs import Store
         from toy_sbp import sampled
-        from orchard.papers.sbp.rules import Rules
+        from orchard.papers.sbp.method.rules import Rules
         cfg = sampled(rules=Rules.Config(copy=1.0, percentile=100.0))
         rename = Path.rename
         def rename_and_die(self, target):

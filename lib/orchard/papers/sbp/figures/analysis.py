@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
 from orchard.papers.sbp.experiments.comparison import TUNED
+from orchard.papers.sbp.figures.parts import rows
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
@@ -57,10 +59,7 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             marker, size = ("|", 7) if row["arm"] == "real" else ("D", 4)
             panel.plot(row["value"], len(sources) - 1, marker, color=GREY, markerfacecolor="white", markersize=size)
         panel.set_title(metric)
-        panel.set_yticks(range(len(sources)), sources if number % 3 == 0 else [])
-        panel.set_ylim(len(sources) - 0.4, -0.6)
-        panel.grid(False, axis="y")
-        panel.xaxis.set_major_locator(MaxNLocator(4))
+        rows(panel, sources, number % 3 == 0)
         panel.set_xlim(left=min(0, panel.get_xlim()[0]))
         if number >= 6:
             panel.set_xlabel("documents (%)")
@@ -109,10 +108,7 @@ def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
         colour = ARM_COLOURS[name]
         axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
         axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
-    axes.set_yticks(range(len(names)), list(names))
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    rows(axes, names)
 
 
 @plot.use_style()
@@ -159,10 +155,8 @@ def consequences(table: pd.DataFrame) -> Figure:
     right.axvline(own["exact_true"].mean(), color=INK, linewidth=0.8, linestyle="-")
     right.axvline(own["exact_alone"].mean(), color=INK, linewidth=0.8, linestyle="-.")
     right.set_xlabel("−log p(d₂ | d₁) (nats per document)")
-    for axes, names in ((left, arms), (right, [])):
-        axes.set_yticks(range(len(arms)), names or [""] * len(arms))
-        axes.set_ylim(len(arms) - 0.4, -0.6)
-        axes.grid(False, axis="y")
+    rows(left, arms)
+    rows(right, arms, named=False)
     shown = [
         Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="limit at this precision"),
         Line2D([], [], color=INK, linestyle="--", label="I(d₁; d₂)"), Line2D([], [], color="#cccccc", linewidth=3, label="H(c)"),
@@ -180,16 +174,12 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
     made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
-    random = np.random.default_rng(0)
-    for place, arm in enumerate(arms):
-        values = own.loc[own["arm"] == arm, "kl"].to_numpy()
-        spread = place + random.uniform(-0.22, 0.22, len(values))
-        axes.plot(values, spread, "o", color=ARM_COLOURS[arm], markersize=3, alpha=0.5, markeredgewidth=0)
-        axes.vlines(values.mean(), place - 0.36, place + 0.36, color=ARM_COLOURS[arm], linewidth=2)
-    axes.set_yticks(range(len(arms)), arms)
-    axes.set_ylim(len(arms) - 0.4, -0.6)
+    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": ARM_COLOURS, "legend": False, "ax": axes}
+    sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
+    sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
+    rows(axes, arms)
     axes.set_xlim(left=0)
-    axes.grid(False, axis="y")
+    axes.set_ylabel("")
     axes.set_xlabel("KL(P(c | d₁) ‖ concepts of samples) (nats)")
     return made
 

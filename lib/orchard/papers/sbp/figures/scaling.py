@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.sbp.figures.ablations import WIDE, line, y_of
+from orchard.papers.sbp.figures.parts import WIDE, line, y_of
 from orchard.plot.style import INK, check_columns
 
 BOUND_LINES = {"labels known": (0, (4, 2)), "EM": (0, (1, 1))}

@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
-import scipy
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import poisson
 
 from orchard import plot
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
 
 
-def _check(table: pd.DataFrame, chart: str, *columns: str) -> None:
-    check_columns(table, {name: name for name in columns}, chart)
-
-
-@use_style()
+@plot.use_style()
 def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
-    """Share of documents with at least so many pairs, by stage: a panel per embedder. Grey: as many pairs with ends anywhere."""
-    _check(table, "hub_degrees", "variant", "pairs by", "stage", "degree", "documents")
+    """Share of documents with more than so many pairs, by stage: a panel per embedder. Grey: as many pairs with ends anywhere."""
     part = table[table["variant"] == (table["variant"].iloc[0] if variant is None else variant)]
     kinds = list(pd.unique(part["pairs by"]))
     made, panels = plot.figure(COLUMN, 0.6 + 1.7 * len(kinds), rows=len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
-        for number, (stage, rows) in enumerate(part[part["pairs by"] == kind].groupby("stage", sort=False)):
-            look = {
-                "color": PALETTE[number],
-                "linewidth": (5.0, 2.6, 1.0)[number % 3],
-            }  # stages that agree lie on one another
-            _at_least(axes, rows, str(stage), **look)
-        before = part[(part["pairs by"] == kind) & (part["stage"] == part["stage"].iloc[0])]
-        mean = float((before["degree"] * before["documents"]).sum() / before["documents"].sum())
-        degrees = np.arange(int(scipy.stats.poisson.isf(1 / before["documents"].sum(), mean)) + 1)
-        axes.step(
-            degrees, scipy.stats.poisson.sf(degrees - 1, mean), where="pre", color=GREY, label="by chance (Poisson)"
-        )
+        own = part[part["pairs by"] == kind]
+        for number, (stage, one) in enumerate(own.groupby("stage", sort=False)):  # stages that agree lie on one another
+            sns.ecdfplot(
+                one, x="degree", weights="documents", complementary=True, ax=axes, color=PALETTE[number], label=str(stage),
+                linewidth=(5.0, 2.6, 1.0)[number % 3],
+            )  # fmt: skip
+        before = own[own["stage"] == own["stage"].iloc[0]]
+        mean, count = np.average(before["degree"], weights=before["documents"]), before["documents"].sum()
+        degrees = np.arange(int(poisson.isf(1 / count, mean)) + 1)
+        axes.step(degrees, poisson.sf(degrees, mean), where="post", color=GREY, label="by chance (Poisson)")
+        axes.set_xlabel("")
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("share of documents")
         axes.set_title(str(kind))
-    panels[-1].set_xlabel("at least so many pairs")
+    panels[-1].set_xlabel("more than so many pairs")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made
-
-
-def _at_least(axes: object, rows: pd.DataFrame, label: str, **look: object) -> None:
-    count = rows.groupby("degree")["documents"].sum().sort_index()
-    share = count[::-1].cumsum()[::-1] / count.sum()
-    axes.step(share.index, share, where="pre", label=label, **look)  # type: ignore[attr-defined]
 
 
 @plot.use_style()
@@ -91,16 +82,8 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     left = np.zeros(len(wide))
     for reason in [reason for reason in all_reasons if reason in wide]:
         widths = wide[reason].fillna(0.0).to_numpy()
-        axes.barh(
-            places,
-            widths,
-            left=left,
-            color=colours[reason],
-            height=0.75,
-            label=reason,
-            edgecolor="white",
-            linewidth=0.4,
-        )
+        style: dict[str, Any] = {"color": colours[reason], "height": 0.75, "edgecolor": "white", "linewidth": 0.4}
+        axes.barh(places, widths, left=left, label=reason, **style)
         left += widths
     for place, total in zip(places, left, strict=True):
         axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)

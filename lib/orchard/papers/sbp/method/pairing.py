@@ -10,8 +10,7 @@ and no document may be the first or the second of more than k pairs: hubs would 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int64, Integer
+from jaxtyping import Bool, Float32, Int64
 
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.ngrams import jaccard
@@ -106,29 +105,3 @@ def within_degree(ends: Int64[np.ndarray, "pairs"], cap: int) -> Bool[np.ndarray
     found = np.empty(len(ends), dtype=bool)
     found[order] = rank < cap
     return found
-
-
-def precision_curve(
-    first: Integer[np.ndarray, "pairs"],
-    second: Integer[np.ndarray, "pairs"],
-    score: Float[np.ndarray, "pairs"],
-    labels: Integer[np.ndarray, "documents"],
-    points: int = 200,
-) -> pd.DataFrame:
-    """How many pairs are true at every threshold: columns score, pairs, precision, recall, from the strictest threshold on.
-
-    A row is about the pairs that score at least ``score``, and equal scores come in together. A pair is true if its documents have the
-    same label. Recall is over all ordered pairs of different documents with the same label, candidates or not; NaN if there are none.
-    At most about ``points`` rows, evenly spaced in pairs.
-    """
-    order = np.argsort(-score, kind="stable")
-    ordered, true = score[order], np.cumsum(labels[first[order]] == labels[second[order]])
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else np.empty(0, np.int64)
-    if len(ends) > points:
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, points).round().astype(np.int64))]
-    sizes = np.unique(labels, return_counts=True)[1]
-    possible = int((sizes * (sizes - 1)).sum())
-    recall = true[ends] / possible if possible else np.full(len(ends), np.nan)
-    return pd.DataFrame(
-        {"score": ordered[ends], "pairs": ends + 1, "precision": true[ends] / (ends + 1), "recall": recall}
-    )

@@ -17,7 +17,7 @@ lab: $(VENV)/ready
 report: $(VENV)/ready
 	$(BIN)/orchard report
 
-test: $(VENV)/ready-dev
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready-dev

@@ -13,9 +13,14 @@ Each part passes, contradicts or straddles:
 | sign_test        | median over seeds and units | p < 0.05 for a median on the claimed side | p < 0.05 for another |
 
 ``supported``: at least ``parts_required`` parts pass. ``refuted``: so many contradict that this cannot happen.
-``inconclusive``: neither. ``out of reach here``: the profile is too small, seeds or parts are missing, or nothing was
+``inconclusive``: neither. ``gate not met``: what must hold for a verdict to count (the model is competent, the baseline is
+not broken) does not hold. ``out of reach here``: the profile is too small, seeds or parts are missing, or nothing was
 measured; no verdict is given then, however the numbers look. Effect and interval of a claim are those of the part that
 decides it: the ``parts_required``-th best one, which is the worst one when all parts are required.
+
+``claims.yaml`` says in words what a gate asks; a function of the paper (``experiments.GATES``, by the claim's id) reads the
+paper's tables and gives whether it holds and what was found. A verdict names its scale: the profile, and what the paper's
+``experiments.scale`` says of it.
 """
 
 from __future__ import annotations
@@ -38,12 +43,13 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
 }  # fmt: skip
 STATISTICS = ("exact", "paired_bootstrap", "sign_test")
-PROFILES = ("smoke", "gpu", "paper")  # smallest first
-VERDICTS = ("supported", "refuted", "inconclusive", "out of reach here")
+PROFILES = ("smoke", "laptop", "gpu", "paper")  # smallest first
+VERDICTS = ("supported", "refuted", "inconclusive", "gate not met", "out of reach here")
 COLUMNS = ("part", "seed", "unit", "value")
 SIGNIFICANCE = 0.05
 
 Outcome = Literal["passes", "contradicts", "straddles"]
+Gate = Callable[[], tuple[bool, str]]  # whether it holds, and what was found: "full attention recalls 0.98, 0.9 needed"
 
 
 class ClaimError(OrchardError):
@@ -69,6 +75,8 @@ class Claim:
     fixed: date  # when the threshold was fixed
     tolerance: float = 0.0  # only with ==
     parts_required: int | None = None  # None: all parts
+    gate: str = ""  # what must hold for the verdict to count
+    control: str = ""  # what must fail the rule
 
     @property
     def rule(self) -> str:
@@ -115,6 +123,7 @@ class Verdict:
     high: float
     reason: str
     parts: tuple[Part, ...] = ()
+    scale: str = ""  # the profile, and how large its models are; empty where nothing was decided
 
     @property
     def id(self) -> str:
@@ -192,15 +201,19 @@ def _check_field(name: str, value: object, place: str) -> None:
     elif name == "fixed":
         if type(value) is not date:
             refuse("a date such as 2026-11-23, without quotes")
-    elif not isinstance(value, str) or not value.strip():
+    elif not isinstance(value, str) or not (value.strip() or name in ("gate", "control")):
         refuse("a text; put it in quotes")
 
 
-def decide(claim: Claim, evidence: pd.DataFrame | None, profile: str) -> Verdict:
+def decide(
+    claim: Claim, evidence: pd.DataFrame | None, profile: str, gate: Gate | None = None, scale: str = ""
+) -> Verdict:
     """The verdict on ``claim`` from ``evidence`` measured at ``profile``; the rules are at the top of this file.
 
-    ``evidence`` is None when nobody has written how to measure the claim, and empty when nothing was measured.
-    Raises ``ClaimError`` for an unknown profile, missing columns, or two rows for one part, seed and unit.
+    ``evidence`` is None when nobody has written how to measure the claim, and empty when nothing was measured. ``gate`` is
+    asked when the verdict hangs on it; ``scale`` says how large the models of this profile are.
+    Raises ``ClaimError`` for an unknown profile, missing columns, two rows for one part, seed and unit, or a gate that the
+    claim names and nobody measures.
     """
     if profile not in PROFILES:
         raise ClaimError(f"profile {profile!r} does not exist: choose one of {', '.join(PROFILES)}")
@@ -234,16 +247,29 @@ def decide(claim: Claim, evidence: pd.DataFrame | None, profile: str) -> Verdict
         verdict, reason = "out of reach here", f"{needs}; here {score}"
     elif len(parts) < required:
         verdict, reason = "out of reach here", f"{_count(required, 'part')} needed, {len(parts)} measured"
-    elif claim.statistic != "exact" and fewest.seeds < claim.seeds:
+    elif fewest.seeds < claim.seeds:
         where = "" if len(parts) == 1 else f" in part {fewest.name}"
         verdict, reason = "out of reach here", f"{_count(claim.seeds, 'seed')} needed, {fewest.seeds} run{where}"
-    elif passed >= required:
-        verdict, reason = "supported", score
-    elif len(parts) - contradicted < required:
-        verdict, reason = "refuted", score
     else:
-        verdict, reason = "inconclusive", score
-    return Verdict(claim, verdict, deciding.effect, deciding.low, deciding.high, reason, tuple(parts))
+        verdict, reason = _decided(claim, gate, score, passed >= required, len(parts) - contradicted < required)
+    named = f"{profile} scale: {scale}" if scale else f"{profile} scale"
+    return Verdict(
+        claim, verdict, deciding.effect, deciding.low, deciding.high, reason, tuple(parts),
+        "" if verdict == "out of reach here" else named,
+    )  # fmt: skip
+
+
+def _decided(claim: Claim, gate: Gate | None, score: str, supported: bool, refuted: bool) -> tuple[str, str]:
+    """Verdict and reason where the evidence is whole: the gate first, then the rule."""
+    if claim.gate and gate is None:
+        raise ClaimError(f"claim {claim.id}: nobody measures its gate ({claim.gate}); add it to experiments.GATES")
+    holds, found = gate() if gate else (True, "")
+    if not holds:
+        return "gate not met", f"{found}; here {score}"
+    reason = f"{score}; {found}" if found else score
+    if supported:
+        return "supported", reason
+    return ("refuted" if refuted else "inconclusive"), reason
 
 
 def _check_evidence(claim: Claim, evidence: pd.DataFrame) -> None:
@@ -262,7 +288,7 @@ def _check_evidence(claim: Claim, evidence: pd.DataFrame) -> None:
 def _part(claim: Claim, name: str, rows: pd.DataFrame) -> Part:
     """Effect, interval and outcome of one part."""
     values = rows["value"].astype(float).tolist()
-    seeds = int(rows["seed"].nunique())
+    seeds = int(rows["seed"].nunique(dropna=False))
     outcome: Outcome = "straddles"
     if claim.statistic == "exact":
         worst = min(values, key=claim.margin)
@@ -296,10 +322,10 @@ def _nearest(claim: Claim, part: Part) -> float:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """One row per verdict: id, verdict, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
+    """One row per verdict: id, verdict, scale, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
     return pd.DataFrame([
         {
-            "id": found.id, "verdict": found.verdict, "rule": found.claim.rule,
+            "id": found.id, "verdict": found.verdict, "scale": found.scale, "rule": found.claim.rule,
             "threshold": found.claim.threshold, "effect": found.effect,
             "low": found.low, "high": found.high, "reason": found.reason, "metric": found.claim.metric,
             "published": found.claim.published, "source": found.claim.source, "notebook": found.claim.notebook,
@@ -317,12 +343,14 @@ def print_verdicts(verdicts: Iterable[Verdict]) -> None:
     from rich.text import Text
 
     verdicts = list(verdicts)
-    colours = dict(zip(VERDICTS, ("blue", "red", "yellow", "bright_black"), strict=True))
+    colours = dict(zip(VERDICTS, ("blue", "red", "yellow", "magenta", "bright_black"), strict=True))
     table = Table("", "claim", "verdict", "measured [95 % interval]", "rule", "why", box=SIMPLE_HEAD, pad_edge=False)
     for column in (0, 2, 3, 4):
         table.columns[column].no_wrap = True
     for found in verdicts:
         verdict = Text(found.verdict, style=f"bold {colours[found.verdict]}")
+        if found.scale:
+            verdict.append(f"\nat {found.scale.partition(':')[0]}", style="default")
         measured = Text(format_effect(found.effect, found.low, found.high))
         table.add_row(found.id, Text(found.claim.text), verdict, measured, found.claim.rule, Text(found.reason))
     console = Console(soft_wrap=False)
@@ -330,7 +358,9 @@ def print_verdicts(verdicts: Iterable[Verdict]) -> None:
         console.width = 120
     console.print(table)
     counts = [(sum(found.verdict == name for found in verdicts), name) for name in VERDICTS]
-    console.print(", ".join(f"{count} {name}" for count, name in counts if count) or "no claims", highlight=False)
+    summary = ", ".join(f"{count} {name}" for count, name in counts if count) or "no claims"
+    scales = sorted({found.scale for found in verdicts if found.scale})
+    console.print(f"{summary} ({'; '.join(scales)})" if scales else summary, highlight=False)
 
 
 def format_effect(effect: float, low: float, high: float) -> str:

@@ -40,7 +40,7 @@ app.add_typer(runs_app, name="runs")
 
 Slug = Annotated[str, typer.Argument(help="a paper; `orchard list` shows them")]
 Slugs = Annotated[list[str] | None, typer.Argument(help="papers; all of them by default")]
-ProfileOption = Annotated[str, typer.Option("--profile", help="smoke, gpu or paper")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="smoke (does it run), laptop (an evening), gpu or paper")]
 DataOption = Annotated[str, typer.Option("--data", help="embedded, a path, or a hub id owner/name")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
 EngineOption = Annotated[str, typer.Option("--engine", help="where runs are computed")]
@@ -191,7 +191,16 @@ def claims(slugs: Slugs = None) -> None:
             results = here or committed(slug, profile)
             if results:
                 print(f"{slug}, profile {profile}, {'from reports' if here else 'committed results'}")
-                rows = [[v["id"], v["verdict"], v["rule"], v["reason"]] for r in results for v in r["verdicts"]]
+                rows = [
+                    [
+                        v["id"],
+                        f"{v['verdict']} at {v['scale']}" if v.get("scale") else v["verdict"],
+                        v["rule"],
+                        v["reason"],
+                    ]
+                    for r in results
+                    for v in r["verdicts"]
+                ]
                 _table(
                     ["claim", "verdict", "rule", "why"],
                     sorted(rows, key=lambda row: (len(row[0].rstrip("abc")), row[0])),
@@ -202,7 +211,10 @@ def claims(slugs: Slugs = None) -> None:
 def report(
     publish: Annotated[
         str | None,
-        typer.Option(metavar="PROFILE", help="commit-ready: copy results and figures of this profile into the tree"),
+        typer.Option(
+            metavar="PROFILE",
+            help="commit-ready: copy results and figures of this profile (laptop or gpu) into the tree",
+        ),
     ] = None,
     slugs: Slugs = None,
 ) -> None:
@@ -210,11 +222,15 @@ def report(
     from orchard import publish as publishing
     from orchard import report as reporting
     from orchard import series
+    from orchard.claims import PROFILES
 
-    if publish:
-        for slug in slugs or series.slugs():
+    for slug in slugs or series.slugs():
+        if publish:
             for path in publishing.publish(slug, publish):
                 print(series.relative(path))
+        for profile in PROFILES:
+            for notebook in publishing.outdated(slug, profile):
+                print(f"{slug}, profile {profile}, committed results older than the code: {notebook}")
     print(f"report: {series.relative(reporting.build(series.reports_folder()))}")
 
 

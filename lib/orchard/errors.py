@@ -19,6 +19,10 @@ class BadInput(OrchardError):
     exit_code: ClassVar[int] = 2
 
 
+class Diverged(OrchardError):
+    """A training met a loss that is not finite: ``diverged at step S with learning rate R``. Its run is never finished."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """The hint that ends an "unknown name" message: ``did you mean 'x'? `` when one is close, then all known names."""
     names = sorted(known)

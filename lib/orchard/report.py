@@ -23,7 +23,7 @@ from typing import Any
 from orchard.notebooks.execution import write_atomically
 from orchard.notebooks.suite import EXECUTIONS
 
-SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "out of reach here": "–"}
+SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "gate not met": "⊘", "out of reach here": "–"}
 EMBEDDED_BYTES = 2_000_000  # a larger drawing is embedded as its PNG
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -191,10 +191,11 @@ def _verdict_table(verdicts: Sequence[dict[str, Any]]) -> str:
         published = (
             f'<br><span class="soft">published: {_text(claim["published"])}</span>' if claim.get("published") else ""
         )
+        scale = f'<br><span class="soft">at {_text(verdict["scale"])}</span>' if verdict.get("scale") else ""
         metric = f'<br><span class="soft">{_text(claim["metric"])}</span>' if claim.get("metric") else ""
         rows.append(
             f'<tr><td class="keep">{_text(verdict["id"])}</td><td>{_text(claim.get("text", ""))}{published}</td>'
-            f"<td>{_verdict(verdict['verdict'])}</td><td>{_text(format_effect(*numbers))}{metric}</td>"
+            f"<td>{_verdict(verdict['verdict'])}{scale}</td><td>{_text(format_effect(*numbers))}{metric}</td>"
             f'<td class="keep">{_text(verdict.get("rule", ""))}</td><td>{_text(verdict.get("reason", ""))}</td></tr>'
         )
     head = "<th></th><th>claim</th><th>verdict</th><th>measured [95 % interval]</th><th>rule</th><th>why</th>"
@@ -234,7 +235,8 @@ def _figure(group: Group, entry: Entry, name: str, reports: Path) -> str | None:
     picture = f"data:image/{kind};base64,{base64.b64encode(source.read_bytes()).decode()}"
     title = _text(name.replace("_", " "))
     data = f' · <a href="{_href(table, reports)}">data</a>' if table.exists() else ""
-    caption = f"<figcaption>{title} ({_link(entry, reports, entry.name)}{data})</figcaption>"
+    profile = _text(entry.result.get("profile", group.folder.name))
+    caption = f"<figcaption>{title}, profile {profile} ({_link(entry, reports, entry.name)}{data})</figcaption>"
     return f'<figure><img alt="{title}" src="{picture}">{caption}</figure>'
 
 

@@ -13,6 +13,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial, wraps
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,9 +25,10 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
 from orchard.data import Source, text_source
-from orchard.errors import BadInput, closest
+from orchard.errors import BadInput, OrchardError, closest
 from orchard.paths import root
-from orchard.runs import Finished, Run, Setting, Store, execute
+from orchard.runs import Finished, Run, Setting, Store, execute, identity
+from orchard.runs.device import resolve_device
 from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
 from orchard.runs.store import write
@@ -39,7 +42,9 @@ def slugs() -> list[str]:
     """Papers of this library, by slug."""
     folder = Path(__file__).parent / "papers"
     return sorted(
-        p.name for p in folder.iterdir() if (p / "experiments.py").exists() or (p / "experiments" / "__init__.py").exists()
+        p.name
+        for p in folder.iterdir()
+        if (p / "experiments.py").exists() or (p / "experiments" / "__init__.py").exists()
     )
 
 
@@ -75,8 +80,12 @@ def check_seeds(seeds: Any) -> tuple[int, ...] | None:
     listed = list(range(seeds)) if type(seeds) is int else seeds
     if listed is None:
         return None
-    if not isinstance(listed, Sequence) or not listed or not all(type(seed) is int for seed in listed):
-        raise BadInput(f"SEEDS = {seeds!r}: give None, a number of seeds (1 or more), or a list of whole numbers")
+    if not isinstance(listed, Sequence) or not listed or not all(type(seed) is int and seed >= 0 for seed in listed):
+        raise BadInput(
+            f"SEEDS = {seeds!r}: give None, a number of seeds (1 or more), or a list of whole numbers from 0 up"
+        )
+    if len(set(listed)) < len(listed):
+        raise BadInput(f"SEEDS = {seeds!r} names a seed twice: name each once")
     return tuple(listed)
 
 
@@ -91,15 +100,15 @@ class Series:
         self.store = Store(store)
         self.experiments = paper_module(slug, "experiments")
         self.profile = self.experiments.PROFILES[setting.profile]
-        self.output = output_folder(slug, setting)
+        self.output = output_folder(slug, setting, device)
         self._tables: dict[str, pd.DataFrame] = {}
-        self._runs: dict[str, Finished] = {}
+        self._runs: dict[str, Finished] = {}  # by the id that their config has here, corpus and code included
         self._figures: list[str] = []
         self._verdicts: dict[str, Verdict] = {}
 
     def run(self, cfgs: Sequence[Run.Config]) -> list[Finished]:
         """Finished runs of configs, in their order; missing ones are computed on the series' device and engine."""
-        keys = [cfg.fingerprint() for cfg in cfgs]
+        keys = [identity(cfg).id for cfg in cfgs]
         missing = {key: cfg for key, cfg in zip(keys, cfgs, strict=True) if key not in self._runs}
         done = execute(list(missing.values()), self.store, engine=self.engine, jobs=self.jobs, device=self.device)
         self._runs.update(zip(missing, done, strict=True))
@@ -116,7 +125,8 @@ class Series:
         wanted: list[Run.Config] = []
 
         def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
-            if missing := [c for c in cfgs if c.fingerprint() not in self._runs and self.store.get(c) is None]:
+            known = [(cfg, identity(cfg)) for cfg in cfgs]
+            if missing := [c for c, i in known if i.id not in self._runs and self.store.get(c, i) is None]:
                 wanted.extend(missing)
                 raise _NotYet
             return self.run(cfgs)
@@ -162,7 +172,12 @@ class Series:
 
     def explore(self, draw: Callable[..., Figure], **controls: Any) -> Explorer:
         """Controls for the arguments of a figure; see :func:`orchard.widgets.explorer`."""
-        return explorer(draw, **controls)
+
+        @wraps(draw)
+        def drawn(*args: Any, **values: Any) -> Figure:
+            return plot.mark_profile(draw(*args, **values), self.setting.profile)
+
+        return explorer(drawn, **controls)
 
     def runs_table(self) -> pd.DataFrame:
         """The runs this notebook has used: id, label, seconds, tokens per second."""
@@ -179,20 +194,23 @@ class Series:
 
     def show(self, figure: Figure, name: str, table: pd.DataFrame) -> None:
         """Display a figure and save it as ``.svg`` and ``.png`` with the table it draws as ``.csv``."""
+        plot.mark_profile(figure, self.setting.profile)
         plot.save(figure, self.output / "figures" / name, table)
         self._figures.append(name)
         plot.show(figure)
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
-        evidence = evidence_of(self.slug)
-        found = []
+        evidence, found = evidence_of(self.slug), []
+        gates = getattr(self.experiments, "GATES", {})
+        scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
                 if claim.id not in self._verdicts:
                     measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
-                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile)
+                    gate = partial(gates[claim.id], self.table) if claim.id in gates else None
+                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)
                 found.append(self._verdicts[claim.id])
         return found
 
@@ -205,9 +223,10 @@ class Series:
             "profile": self.setting.profile,
             "data": data_label(self.setting.data),
             "seeds": list(self.setting.seeds) if self.setting.seeds is not None else None,
+            "device": self.device,
             "verdicts": [verdict.as_dict() for verdict in verdicts],
             "figures": self._figures,
-            "runs": sorted({run.id for run in self._runs.values()}),
+            "runs": [{"label": label, "id": run, "recipe": recipe} for label, run, recipe in self._recipes()],
             "provenance": self._provenance(),
         }
         write_json(self.output / f"{self.notebook}.json", content)
@@ -217,6 +236,12 @@ class Series:
             print("This notebook decides no claim.")
         print(f"figures and results: {relative(self.output)}")
         return verdicts
+
+    def _recipes(self) -> list[tuple[str, str, str]]:
+        """Label, id and recipe (config and code) of the runs that were used: what tells later whether they are still those
+        of the code."""
+        known = {run.id: run.status for run in self._runs.values()}
+        return sorted((status["label"], run_id, status["identity"]["recipe"]) for run_id, status in known.items())
 
     def _provenance(self) -> dict[str, Any]:
         runs = [run.provenance for run in self._runs.values()]
@@ -229,8 +254,15 @@ class Series:
             )
             or [here["cpu"]],
             "trained_s": round(sum(p["wall_s"] for p in runs), 1),
-            "git": sorted({p["git"]["sha"] for p in runs if p.get("git")}),
+            "git": sorted({_commit(p.get("git")) for p in runs}),
         }
+
+
+def _commit(git: dict[str, Any] | None) -> str:
+    """The commit in a run's provenance, or why it is unknown (no git, a checkout of another owner)."""
+    if git and git.get("sha"):
+        return str(git["sha"])
+    return f"unknown: {(git or {}).get('why') or 'no git, or no checkout'}"
 
 
 def open_series(
@@ -283,14 +315,10 @@ def overview() -> pd.DataFrame:
     for slug in slugs():
         for profile in paper_module(slug, "experiments").PROFILES:
             files = sorted(output_folder(slug, Setting(profile)).glob("*.json"))
-            verdicts = [v["verdict"] for file in files for v in json.loads(file.read_text("utf-8"))["verdicts"]]
+            verdicts = [v["verdict"] for file in files for v in read_results(file)["verdicts"]]
             counts = {name: verdicts.count(name) for name in VERDICTS}
             rows.append({"paper": slug, "profile": profile, "notebooks with results": len(files), **counts})
     return pd.DataFrame(rows)
-
-
-class _NotYet(Exception):
-    """Further runs depend on results that are not computed yet."""
 
 
 def planned(
@@ -302,21 +330,38 @@ def planned(
 ) -> pd.DataFrame:
     """Runs that :func:`compute` needs: columns id, run, finished. Runs that depend on results not computed yet are left out."""
     series = _open(slug, "", profile, seeds, "auto", "local", data, store, None)
-    rows: dict[str, tuple[str, str, bool]] = {}
+    return pd.DataFrame(plan(_asked(series), series.store), columns=["id", "run", "finished"])
+
+
+def recipes(slug: str, profile: str) -> dict[str, set[str]]:
+    """Label -> recipes of the runs that a series asks for as its code is now. Runs that depend on results which are not in
+    the store are left out."""
+    found: dict[str, set[str]] = {}
+    for cfg in _asked(_open(slug, "", profile, None, "auto", "local", "embedded", None, None)):
+        found.setdefault(cfg.label, set()).add(identity(cfg).recipe)
+    return found
+
+
+class _NotYet(Exception):
+    """Further runs depend on results that are not computed yet."""
+
+
+def _asked(series: Series) -> list[Run.Config]:
+    """The runs that a series asks for, as far as the store knows the results on which further ones depend."""
+    asked: dict[str, Run.Config] = {}
 
     def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
-        found = plan(cfgs, series.store)
-        rows.update({row[0]: row for row in found})
-        if not all(row[2] for row in found):
+        known = [(cfg, identity(cfg)) for cfg in cfgs]
+        asked.update({ident.id: cfg for cfg, ident in known})
+        found = [run for cfg, ident in known if (run := series.store.get(cfg, ident))]
+        if len(found) < len(cfgs):
             raise _NotYet
-        return [run for cfg in cfgs if (run := series.store.get(cfg))]
+        return found
 
     for experiment in series.experiments.EXPERIMENTS.values():
-        try:
+        with suppress(_NotYet):
             experiment(series.setting, runner)
-        except _NotYet:
-            continue
-    return pd.DataFrame(rows.values(), columns=["id", "run", "finished"])
+    return list(asked.values())
 
 
 def papers_folder(slug: str) -> Path:
@@ -330,16 +375,39 @@ def reports_folder() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else root() / "reports"
 
 
-def output_folder(slug: str, setting: Setting) -> Path:
-    """Where a series in this setting writes results and figures."""
-    label = "" if setting.data == "embedded" else f"-{data_label(setting.data)}"
-    return reports_folder() / slug / f"{setting.profile}{label}"
+def output_folder(slug: str, setting: Setting, device: str = "auto") -> Path:
+    """Where a series in this setting writes results and figures.
+
+    Data, seeds and a device that are not the default ones have a folder of their own: ``smoke-text-1f0c2a9b`` ends with the
+    first digits of the manifest's SHA-256, because two corpora may have one name.
+    """
+    parts = [setting.profile]
+    if setting.data != "embedded":
+        parts.append(f"{data_label(setting.data)}-{text_source(setting.data).build().manifest().sha256[:8]}")
+    if setting.seeds is not None:
+        listed = "-".join(map(str, setting.seeds))
+        parts.append(f"seeds-{listed}" if len(listed) <= 40 else f"seeds-{sha256(listed.encode()).hexdigest()[:8]}")
+    if device not in ("auto", resolve_device("auto")):
+        parts.append(f"on-{device}")
+    return reports_folder() / slug / "-".join(parts)
 
 
 def data_label(data: str) -> str:
     """A short name for DATA that can stand in a file name."""
-    name = data if data == "embedded" else Path(data).name if Path(data).exists() else data.replace("/", "--")
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    path = Path(data)
+    name = data if data == "embedded" else path.resolve().name if path.exists() else data.replace("/", "--")
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a notebook. Raises ``OrchardError`` for a file that is cut or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        for verdict in content["verdicts"]:
+            verdict["id"], verdict["verdict"], verdict["rule"], verdict["reason"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OrchardError(f"{path} is damaged ({type(error).__name__}: {error}); run its notebook again") from None
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

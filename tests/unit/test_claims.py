@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +139,57 @@ def test_too_few_seeds_never_give_a_verdict() -> None:
     assert outcome(decide(rule, uneven, "smoke")) == ("out of reach here", "3 seeds needed, 1 run in part b")
 
 
+def test_an_exact_claim_needs_its_seeds_too() -> None:
+    rule = claim(seeds=2)
+    assert outcome(decide(rule, exact(a=[0.1]), "smoke")) == ("out of reach here", "2 seeds needed, 1 run")
+    both = pd.concat([exact(a=[0.1]), exact(a=[0.2]).assign(seed=1)])
+    assert decide(rule, both, "smoke").verdict == "supported"
+    assert decide(rule, exact(a=[0.9]), "smoke").verdict == "out of reach here"
+
+
+def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
+    asked: list[bool] = []
+
+    def gate(holds: bool) -> tuple[bool, str]:
+        asked.append(holds)
+        return holds, f"the baseline learns {'enough' if holds else 'nothing'}"
+
+    rule = claim(gate="the baseline learns", control="random masks")
+    found = decide(rule, exact(a=[0.1]), "smoke", partial(gate, False))
+    assert outcome(found) == ("gate not met", "the baseline learns nothing; here 1 of 1 part passes")
+    assert found.effect == 0.1
+    found = decide(rule, exact(a=[0.9]), "smoke", partial(gate, True))
+    assert outcome(found) == ("refuted", "0 of 1 part passes, 1 contradicts; the baseline learns enough")
+    assert asked == [False, True]
+    needs = dataclasses.replace(rule, profile="gpu")
+    assert decide(needs, exact(a=[0.1]), "laptop", partial(gate, True)).verdict == "out of reach here"
+    assert decide(rule, exact(), "smoke", partial(gate, True)).verdict == "out of reach here"
+    assert asked == [False, True]  # nothing hung on it
+    with pytest.raises(
+        ClaimError, match=r"nobody measures its gate \(the baseline learns\); add it to experiments.GATES"
+    ):
+        decide(rule, exact(a=[0.1]), "smoke")
+
+
+def test_a_verdict_names_its_scale(capsys: pytest.CaptureFixture[str]) -> None:
+    found = decide(claim(), exact(a=[0.1]), "laptop", scale="0.3 M parameters, 3 models")
+    assert found.scale == "laptop scale: 0.3 M parameters, 3 models"
+    assert found.as_dict()["scale"] == found.scale
+    assert decide(claim(), exact(a=[0.1]), "gpu").scale == "gpu scale"
+    assert decide(claim(profile="gpu"), exact(a=[0.1]), "laptop").scale == ""
+    print_verdicts([found])
+    shown = capsys.readouterr().out
+    assert "at laptop scale" in shown
+    assert "1 supported (laptop scale: 0.3 M parameters, 3 models)" in shown
+
+
 def test_a_small_profile_shows_what_it_measured_and_decides_nothing() -> None:
     rule = claim(comparison=">", threshold=0.0, statistic="paired_bootstrap", profile="gpu")
     found = decide(rule, noisy(seeds=2, a=1.0), "smoke")
     assert outcome(found) == ("out of reach here", "needs profile gpu, this is smoke; here 1 of 1 part passes")
     assert found.effect == pytest.approx(1.0, abs=0.05)
     assert decide(rule, noisy(seeds=2, a=1.0), "paper").verdict == "supported"
-    with pytest.raises(ClaimError, match="'tiny' does not exist: choose one of smoke, gpu, paper"):
+    with pytest.raises(ClaimError, match="'tiny' does not exist: choose one of smoke, laptop, gpu, paper"):
         decide(rule, None, "tiny")
 
 
@@ -188,6 +233,9 @@ def test_load_claims_reads_a_folder_or_a_file(tmp_path: Path) -> None:
     assert loaded == load_claims(tmp_path / "claims.yaml")
     assert loaded[0] == claim()
     assert loaded[1].parts_required == 2
+    assert (loaded[0].gate, loaded[0].control) == ("", "")
+    write(tmp_path, FIELDS | {"gate": "", "control": "random pairs"})
+    assert (load_claims(tmp_path)[0].gate, load_claims(tmp_path)[0].control) == ("", "random pairs")
 
 
 @pytest.mark.parametrize(
@@ -199,13 +247,14 @@ def test_load_claims_reads_a_folder_or_a_file(tmp_path: Path) -> None:
         ({"threshold": math.nan}, "nan is not a finite number"),
         ({"comparison": "=<"}, "field 'comparison': '=<' is not one of <, <=, >, >=, =="),
         ({"statistic": "t_test"}, "'t_test' is not one of exact, paired_bootstrap, sign_test"),
-        ({"profile": "tpu"}, "'tpu' is not one of smoke, gpu, paper"),
-        ({"profile": ["gpu"]}, "is not one of smoke, gpu, paper"),
+        ({"profile": "tpu"}, "'tpu' is not one of smoke, laptop, gpu, paper"),
+        ({"profile": ["gpu"]}, "is not one of smoke, laptop, gpu, paper"),
         ({"seeds": 0}, "0 is not a whole number from 1 up"),
         ({"seeds": True}, "True is not a whole number"),
         ({"fixed": "2026-11-23"}, "'2026-11-23' is not a date such as 2026-11-23, without quotes"),
         ({"text": 3}, "field 'text': 3 is not a text"),
         ({"id": 7}, "entry 1: field 'id': 7 is not a text"),
+        ({"gate": 3}, "field 'gate': 3 is not a text"),
         ({"tolerance": 0.1}, "field 'tolerance': only == has one"),
         ({"statistic": "sign_test", "comparison": "=="}, "a sign test cannot show equality"),
     ],

@@ -166,3 +166,28 @@ def test_without_a_stop_token_the_host_never_reads_from_the_device() -> None:
             decoder.generate(torch.randint(0, 19, (2, 4)), new, 0.8, seeded(), top_k=5, top_p=0.9)
         counts.append(reads.count)
     assert counts == [2, 2]  # lowest and highest id of the prompt
+
+
+def test_a_logits_processor_sees_the_ids_so_far_and_confines_what_is_drawn() -> None:
+    decoder, prompt = sharp(), torch.randint(0, 19, (2, 5))
+    seen = []
+
+    def even(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        seen.append(ids.shape[1])
+        odd = torch.arange(19) % 2 == 1
+        return logits.masked_fill(odd, float("-inf"))
+
+    for temperature in (0.0, 1.0):
+        new = decoder.generate(prompt, 6, temperature, seeded(), logits_processor=even)[:, 5:]
+        assert (new % 2 == 0).all()
+    assert seen == [5, 6, 7, 8, 9, 10] * 2
+    alone = generate_each(decoder, list(prompt), 6, Sampling(), logits_processor=even)
+    assert torch.equal(torch.stack(alone), decoder.generate(prompt, 6, logits_processor=even))
+
+
+def test_a_logits_processor_that_forbids_everything_or_changes_the_shape_is_named() -> None:
+    decoder, prompt = sharp(), torch.randint(0, 19, (2, 5))
+    with pytest.raises(ValueError, match=r"forbids every token after 5 tokens, in rows \[0, 1\]"):
+        decoder.generate(prompt, 2, logits_processor=lambda ids, logits: torch.full_like(logits, float("-inf")))
+    with pytest.raises(ValueError, match="one logit per token of the vocabulary"):
+        decoder.generate(prompt, 2, logits_processor=lambda ids, logits: logits[:, :3])

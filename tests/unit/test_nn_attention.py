@@ -140,7 +140,9 @@ def test_a_mask_made_in_inference_mode_serves_training() -> None:
     inputs = qkv(23, heads=2, kv_heads=2)
     with torch.inference_mode():
         attention(*inputs, 5, backend="sdpa")
-    assert not _mask(23, 23, 5, 0, torch.device("cpu")).is_inference()  # such a tensor may not be saved for backward
+    assert not _mask(
+        23, 23, 5, 0, torch.device("cpu"), True
+    ).is_inference()  # such a tensor may not be saved for backward
     assert _mask.cache_info().hits == 1
     run(inputs, window=5, backend="sdpa")
 

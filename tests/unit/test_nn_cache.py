@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchard.nn import Attention, Block, Decoder, FeedForward, FullCache, RMSNorm, RollingCache
+from orchard.nn import Attention, Block, Cache, Decoder, FeedForward, FullCache, RMSNorm, RollingCache
 
 
 def layer(window: int | None, kv_heads: int = 2, qk_norm: bool = False, backend: str = "auto") -> Attention:
@@ -158,3 +158,53 @@ def test_decoder_with_layers_of_different_windows() -> None:
     assert cache.position == 31
     assert cache.bytes() == sum(one.bytes() for one in cache.layers)
     assert decoder.cache_bytes(31, 4) == 2 * 12 * 4 * (3 + 31 + 1 + 31)
+
+
+def continued(decoder: Decoder, cache: object, tokens: torch.Tensor) -> torch.Tensor:
+    return torch.cat([decoder(token, cache) for token in tokens.split(1, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("windows", [(None, None), (3, None), (2, 4)])
+@torch.no_grad()
+def test_a_cache_that_was_cut_back_goes_on_as_if_nothing_had_come_after(windows: tuple[int | None, ...]) -> None:
+    block = [
+        Block.Config(attention=Attention.Config(num_heads=2, window=w), feed_forward=FeedForward.Config(hidden_dim=8))
+        for w in windows
+    ]
+    decoder = Decoder.Config(vocab_size=13, dim=8, layers=block).build()
+    tokens, drafted = torch.randint(0, 13, (2, 20)), torch.randint(0, 13, (2, 4))
+    expected = decoder(tokens)
+    cache = decoder.new_cache(2, 40, device="cpu", dtype=torch.float32, spare=4)
+    decoder(tokens[:, :9], cache)
+    for accepted in (0, 2, 4, 1):  # of the four drafted tokens, as in speculative decoding
+        start = cache.position
+        text = torch.cat([tokens[:, start : start + accepted], drafted[:, accepted:]], dim=1)
+        decoder(text, cache)
+        cache.cut(start + accepted)
+        logits = continued(decoder, cache, tokens[:, start + accepted : start + accepted + 1])
+        torch.testing.assert_close(logits, expected[:, start + accepted : start + accepted + 1], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_cut_that_would_need_lost_tokens_is_refused_and_changes_nothing() -> None:
+    blocks = [
+        Block.Config(attention=Attention.Config(num_heads=2, window=w), feed_forward=FeedForward.Config(hidden_dim=8))
+        for w in (None, 3)
+    ]
+    decoder = Decoder.Config(vocab_size=13, dim=8, layers=blocks).build()
+    cache = decoder.new_cache(1, 40, device="cpu", dtype=torch.float32, spare=1)
+    decoder(torch.randint(0, 13, (1, 12)), cache)
+    cache.cut(11)
+    with pytest.raises(ValueError, match=r"new_cache\(\.\.\., spare=3\)"):
+        cache.cut(8)
+    assert [layer.position for layer in cache.layers] == [11, 11]
+    with pytest.raises(ValueError, match=r"cut back to 0 \.\.\. 11"):
+        cache.cut(12)
+
+
+def test_a_state_says_that_it_cannot_be_cut() -> None:
+    class State(RollingCache):
+        check_cut = Cache.check_cut
+
+    with pytest.raises(ValueError, match="State cannot be cut back to 0: what it holds is a sum over all tokens"):
+        State(1, 3, 1, 4, device="cpu", dtype=torch.float32).cut(0)

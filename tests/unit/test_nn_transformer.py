@@ -219,3 +219,21 @@ def test_unset_field_is_named() -> None:
     cfg.layers[0].attention = Attention.Config()
     with pytest.raises(ValueError, match="num_heads"):
         cfg.build()
+
+
+@torch.no_grad()
+def test_embeddings_may_stand_for_tokens_or_before_them() -> None:
+    blocks = [
+        Block.Config(attention=Attention.Config(num_heads=2, window=w), feed_forward=FeedForward.Config(hidden_dim=8))
+        for w in (3, None)
+    ]
+    decoder = Decoder.Config(vocab_size=13, dim=8, layers=blocks).build()
+    tokens = torch.randint(0, 13, (2, 9))
+    expected, vectors = decoder(tokens), decoder.embed(tokens)
+    assert torch.equal(decoder(embeddings=vectors), expected)
+    assert torch.equal(decoder(tokens[:, 4:], embeddings=vectors[:, :4]), expected)
+    cache = decoder.new_cache(2, 9, device="cpu", dtype=torch.float32)
+    parts = [decoder(None, cache, embeddings=vectors[:, :4]), decoder(tokens[:, 4:], cache)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="at least one token, or one embedding"):
+        decoder()

@@ -215,3 +215,17 @@ def test_panels_share_one_figure() -> None:
     assert (len(left.lines), len(right.lines)) == (3, 0)
     assert left.get_legend() is not None
     assert not made.legends
+
+
+def test_the_profile_stands_above_the_figure_and_moves_nothing() -> None:
+    def boxes(made: Figure) -> list[list[float]]:
+        made.draw_without_rendering()
+        return [(axes.get_window_extent().extents / made.dpi).tolist() for axes in made.axes]
+
+    plain, marked = draw_sweep(sweep_table()), plot.mark_profile(draw_sweep(sweep_table()), "smoke")
+    np.testing.assert_allclose(boxes(marked), boxes(plain), atol=5e-3)
+    assert plot.mark_profile(marked, "smoke") is marked
+    assert [text.get_text() for text in marked.texts] == ["profile smoke: its numbers mean nothing"]
+    words, height = marked.texts[0].get_window_extent(), marked.get_size_inches()[1]
+    assert words.y0 / marked.dpi > height - style.STRIP
+    assert [text.get_text() for text in plot.mark_profile(draw_sweep(sweep_table()), "gpu").texts] == ["profile gpu"]

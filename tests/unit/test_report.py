@@ -12,8 +12,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from orchard import formula, report
+from orchard import formula, publish, report
 from orchard.claims import Claim, decide
+from orchard.errors import BadInput
 
 PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
 
@@ -90,6 +91,8 @@ def test_index_shows_failures_first_then_verdicts_notebooks_and_figures(reports:
     assert "3 notebooks, 1 failed" in text
     assert text.index("Failed notebooks") < text.index("cell 4: ValueError: <no>") < text.index("pear · smoke data")
     assert "✓ supported : 1 ✗ refuted : 1 – out of reach here : 1" in text
+    assert "✓ supported at smoke scale" in text
+    assert "pareto, profile smoke (" in text
     assert text.index("C9 ") < text.index("C9b ") < text.index("C10 ")
     assert "published: 42 [paper]" in text
     assert "<b>C10</b> & more" in text
@@ -164,3 +167,20 @@ def test_rows_are_drawn_one_below_the_other_and_unknown_tex_is_shown_as_source()
         formula.block(r"\begin{cases} a<b \end{cases}") == '<pre class="tex">\\begin{cases} a&lt;b \\end{cases}</pre>'
     )
     assert formula.inline(r"\undefined{x}").startswith("<code")
+
+
+def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = {"smoke": [{"verdicts": [verdict("C1", 0.1, 0.2)], "provenance": {"machines": ["EPYC (cpu)"]}}]}
+    monkeypatch.setattr(publish, "slugs", lambda: ["rattention"])
+    monkeypatch.setattr(publish, "committed", lambda slug, profile, folder=None: results.get(profile, []))
+    said = "from smoke: its numbers mean nothing; replaced by the next profile"
+    assert f"| smoke ({said}) | 1 | 0 |" in publish.results_table()
+    assert f"Profile `smoke` (figures and verdicts are {said}):" in publish.card_table("rattention")
+    results["laptop"] = results["smoke"]
+    assert "| laptop | 1 | 0 |" in publish.results_table()
+    assert publish.card_table("rattention").startswith("Profile `laptop`:")
+    assert "**supported** at smoke scale" in publish.card_table("rattention")
+    with pytest.raises(BadInput, match="results of the profile smoke are not published"):
+        publish.publish("rattention", "smoke")
+    with pytest.raises(BadInput, match="'tiny' does not exist"):
+        publish.publish("rattention", "tiny")

@@ -10,41 +10,19 @@ from all of them.
 from __future__ import annotations
 
 import collections
-import functools
-import importlib.metadata
-import importlib.util
 import math
-import os
-import platform
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orchard.data.cache import DataError, sha256
+from orchard.data.docstrings import STDLIB, package_folder, package_version, python_files
 from orchard.data.source import SHARES, SPLITS, Row, Source, folded, split_of
 
 PACKAGES = ("numpy", "scipy", "pandas", "matplotlib")  # those installed are read
-NOISE = (  # folders: tests, demos, tables, copies of other packages, and what only some Python versions have
-    *("test", "tests", "testing", "_testing", "idlelib", "turtledemo", "encodings", "pydoc_data", "externals"),
-    *("_vendor", "distutils", "lib2to3", "ensurepip", "_pyrepl", "site-packages", "dist-packages", "__pycache__"),
-)
-GENERATED = re.compile(r"_sysconfig.*|__config__\.py|_?version\.py|sitecustomize\.py")
-MAX_FILE = 200_000  # bytes
 HEADER = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")  # blank and comment lines at the start
-
-
-@functools.cache  # a process has imported what it has: an upgrade shows in the next one
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
-
-
-@functools.cache
-def _folder(package: str) -> str | None:
-    spec = importlib.util.find_spec(package)  # finds, does not import
-    return next(iter(spec.submodule_search_locations), None) if spec and spec.submodule_search_locations else None
 
 
 class EmbeddedText(Source):
@@ -57,16 +35,10 @@ class EmbeddedText(Source):
     machine_bound = True
 
     def _folders(self) -> dict[str, str]:
-        return {
-            "python": sysconfig.get_path("stdlib"),
-            **{name: found for name in PACKAGES if (found := _folder(name))},
-        }
+        return {name: folder for name in (STDLIB, *PACKAGES) if (folder := package_folder(name))}
 
     def _versions(self) -> dict[str, str]:
-        return {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in self._folders() if name != "python"},
-        }
+        return {name: package_version(name) for name in self._folders()}
 
     def stamp(self) -> Any:
         return [sys.version, self._folders(), self._versions()]
@@ -79,21 +51,14 @@ class EmbeddedText(Source):
             "versions": self._versions(),
         }
 
-    def _files(self) -> Iterator[tuple[str, str, int]]:
+    def _files(self) -> Iterator[tuple[str, Path, int]]:
         """(name, path, bytes) of every file that may be read."""
         for package, folder in self._folders().items():
-            for parent, folders, files in os.walk(folder):
-                folders[:] = [name for name in folders if name not in NOISE]
-                prefix = os.path.relpath(parent, folder).replace(os.sep, "/").removeprefix(".")
-                for file in files:
-                    if file.endswith(".py") and not GENERATED.fullmatch(file):
-                        path = os.path.join(parent, file)
-                        size = os.path.getsize(path)
-                        if 0 < size <= MAX_FILE:
-                            yield "/".join(filter(None, (package, prefix, file))), path, size
+            for name, path, size in python_files(folder):
+                yield f"{package}/{name}", path, size
 
     def rows(self) -> list[Row]:
-        chosen: list[tuple[str, str]] = []
+        chosen: list[tuple[str, Path]] = []
         limit = math.inf if self.cfg.max_bytes is None else self.cfg.max_bytes
         room = {split: SHARES[split] * limit for split in SPLITS}
         begun: set[str] = set()
@@ -108,7 +73,7 @@ class EmbeddedText(Source):
         texts: dict[str, str] = {}
         for name, path in sorted(chosen):
             try:
-                texts[name] = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+                texts[name] = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             except (UnicodeDecodeError, OSError):
                 continue
         if not texts:

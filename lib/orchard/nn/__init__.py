@@ -14,6 +14,7 @@ from orchard.nn.generation import Sampling, generate_each, stream
 from orchard.nn.moe import MixtureOfExperts, auxiliary_loss
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
+from orchard.nn.projection import Projection
 from orchard.nn.rotary import Rotary
 from orchard.nn.transformer import Block, Decoder, DecoderCache
 
@@ -27,6 +28,7 @@ __all__ = [
     "FullCache",
     "MixtureOfExperts",
     "Packed",
+    "Projection",
     "RMSNorm",
     "RollingCache",
     "Rotary",

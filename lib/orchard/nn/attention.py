@@ -1,10 +1,11 @@
-"""Causal attention: full, or over a sliding window; the caches that decoding needs.
+"""Attention, causal by default: full, or over a sliding window; the caches that decoding needs.
 
     o_t = sum_{i visible to t} softmax_i(q_t . k_i / sqrt(head_dim)) v_i
 
 **One window convention.** `window = w` is the number of tokens of left context; the current token is not counted.
 Token t sees the tokens t-w .. t, which are w+1 of them. None sees everything before it, 0 only itself. Libraries that
-count the token itself are converted by `window_including_self`, nowhere else.
+count the token itself are converted by `window_including_self`, nowhere else. Attention that is not causal sees as
+many tokens to the right.
 
 Tensors are [batch, time, heads, head_dim]; `H` query heads share `Hk` key-value heads in groups (query head h reads
 key-value head h // (H / Hk)). Sources: Vaswani et al. 2017, arXiv 1706.03762; Beltagy et al. 2020, arXiv 2004.05150
@@ -18,12 +19,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
+from orchard.nn.projection import Projection, projection
 from orchard.nn.rotary import Rotary
 
 BACKENDS = ("auto", "naive", "sdpa", "banded", "flex")
@@ -34,17 +37,20 @@ def window_including_self(window: int) -> int:
     return window + 1
 
 
-def visible_keys(length: int, window: int | None) -> int:
-    """How many (query, key) pairs a causal layer scores in a sequence of `length` tokens: sum_t min(t, w) + 1."""
+def visible_keys(length: int, window: int | None, causal: bool = True) -> int:
+    """How many (query, key) pairs a layer scores in a sequence of `length` tokens; causal: sum_t min(t, w) + 1."""
     w = length if window is None else min(window, length)
-    return w * (w + 1) // 2 + (length - w) * (w + 1)
+    seen = w * (w + 1) // 2 + (length - w) * (w + 1)
+    return seen if causal else 2 * seen - length
 
 
 def window_mask(
-    query_positions: Int[Tensor, " q"], key_positions: Int[Tensor, " k"], window: int | None
+    query_positions: Int[Tensor, " q"], key_positions: Int[Tensor, " k"], window: int | None, causal: bool = True
 ) -> Bool[Tensor, "q k"]:
-    """True where a query may see a key: 0 <= query position - key position <= window."""
+    """True where a query may see a key: 0 <= query position - key position <= window; not causal: |...| <= window."""
     distance = query_positions[:, None] - key_positions[None, :]
+    if not causal:
+        return torch.ones_like(distance, dtype=torch.bool) if window is None else distance.abs() <= window
     return (distance >= 0) if window is None else (distance >= 0) & (distance <= window)
 
 
@@ -56,13 +62,15 @@ def attention(
     query_offset: int = 0,
     backend: str = "auto",
     packed: Packed | None = None,
+    causal: bool = True,
 ) -> Float[Tensor, "batch queries heads value_dim"]:
-    """Causal attention of queries at positions query_offset, query_offset + 1, ... over keys at positions 0, 1, ...
+    """Attention of queries at positions query_offset, query_offset + 1, ... over keys at positions 0, 1, ...
 
     Backends: "naive" is the specification (every score, then the mask); "sdpa" gives PyTorch's fused kernel a mask;
     "banded" cuts the sequence into blocks, so that time and memory grow with length * window; "flex" is compiled
     FlexAttention, which skips the blocks outside the window (GPUs; no backward on the CPU); "auto" chooses.
-    With `packed` documents (batch 1, no offset) no query sees a key of another document.
+    With `packed` documents (batch 1, no offset) no query sees a key of another document. Not `causal`: every key, or
+    with a window those up to `window` away on either side.
     Raises ValueError for a negative window, heads that do not group, or a query without its own key.
     """
     if packed is not None:
@@ -73,15 +81,15 @@ def attention(
     if backend == "auto":
         backend = _choose(q.device.type, q.shape[1], window, query_offset, packed is not None)
     if backend == "flex":
-        return _flex(q, k, v, window, query_offset, packed)
+        return _flex(q, k, v, window, query_offset, packed, causal)
     if packed is not None:
         parts = zip(*(x.split(packed.lengths, dim=1) for x in (q, k, v)), strict=True)
-        return torch.cat([attention(a, b, c, window, 0, backend) for a, b, c in parts], dim=1)
+        return torch.cat([attention(a, b, c, window, 0, backend, causal=causal) for a, b, c in parts], dim=1)
     if backend == "naive":
-        return _naive(q, k, v, window, query_offset)
-    if backend == "banded" and window is not None:
+        return _naive(q, k, v, window, query_offset, causal)
+    if backend == "banded" and window is not None and causal:  # bands of the causal mask alone
         return _banded(q, k, v, window, query_offset)
-    return _sdpa(q, k, v, window, query_offset)
+    return _sdpa(q, k, v, window, query_offset, causal)
 
 
 def _check(q: Tensor, k: Tensor, window: int | None, query_offset: int, backend: str) -> None:
@@ -115,12 +123,12 @@ def _choose(device: str, queries: int, window: int | None, query_offset: int, pa
     return "banded" if window is not None and queries >= max(96, 2 * window) else "sdpa"
 
 
-def _naive(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int) -> Tensor:
+def _naive(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int, causal: bool) -> Tensor:
     groups = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
     queries = torch.arange(query_offset, query_offset + q.shape[1], device=q.device)
-    mask = window_mask(queries, torch.arange(k.shape[1], device=q.device), window)
+    mask = window_mask(queries, torch.arange(k.shape[1], device=q.device), window, causal)
     wide = torch.promote_types(q.dtype, torch.float32)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1, dtype=wide).to(q.dtype)
     return torch.einsum("bhqk,bkhd->bqhd", weights, v)
@@ -128,23 +136,25 @@ def _naive(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: in
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a mask made while decoding may be saved for a backward pass later
-def _mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device) -> Tensor:
+def _mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device, causal: bool) -> Tensor:
     positions = torch.arange(query_offset, query_offset + queries, device=device)
-    return window_mask(positions, torch.arange(keys, device=device), window)
+    return window_mask(positions, torch.arange(keys, device=device), window, causal)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int, causal: bool = True) -> Tensor:
     queries, keys = q.shape[1], k.shape[1]
-    unbounded = window is None or window >= query_offset + queries - 1
-    if queries == 1 and query_offset == keys - 1 and unbounded:
-        mask, causal = None, False  # one new token sees every key
-    elif query_offset == 0 and queries == keys and unbounded:
-        mask, causal = None, True
+    reach = query_offset + queries - 1 if causal else keys - 1
+    unbounded = window is None or window >= reach
+    if unbounded and (not causal or (queries == 1 and query_offset == keys - 1)):
+        mask, triangle = None, False  # every query sees every key
+    elif unbounded and query_offset == 0 and queries == keys:
+        mask, triangle = None, True
     else:
         make = _mask if queries * keys <= 2**24 else _mask.__wrapped__  # at most 8 x 16 MiB are kept
-        mask, causal = make(queries, keys, window, query_offset, q.device), False
+        mask, triangle = make(queries, keys, window, query_offset, q.device, causal), False
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, enable_gqa=grouped)
     return out.transpose(1, 2)
 
 
@@ -189,23 +199,28 @@ def _compiled_flex() -> Any:
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _block_mask(queries: int, keys: int, window: int | None, query_offset: int, device: torch.device) -> Any:
+def _block_mask(
+    queries: int, keys: int, window: int | None, query_offset: int, device: torch.device, causal: bool
+) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     reach = keys if window is None else window
+    ahead = 0 if causal else reach
     return create_block_mask(
-        lambda b, h, q, k: (q + query_offset >= k) & (q + query_offset - k <= reach),
+        lambda b, h, q, k: (q + query_offset - k >= -ahead) & (q + query_offset - k <= reach),
         None, None, queries, keys, device=str(device),
     )  # fmt: skip
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int, packed: Packed | None) -> Tensor:
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, query_offset: int, packed: Packed | None, causal: bool
+) -> Tensor:
     """FlexAttention with a block mask that is kept: per shape and window, or with the packed documents."""
     on_cpu = q.device.type == "cpu"
     if on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError('backend "flex" has no backward on the CPU: use "auto", or torch.no_grad()')
     shape = (q.shape[1], k.shape[1], window, query_offset)
-    mask = _block_mask(*shape, q.device) if packed is None else packed.block_mask(window)
+    mask = _block_mask(*shape, q.device, causal) if packed is None else packed.block_mask(window, causal)
     if on_cpu:  # the specification of the compiled kernel: compiling for the CPU takes longer than it saves
         from torch.nn.attention.flex_attention import flex_attention as flex
     else:
@@ -226,9 +241,28 @@ class Cache:
         """Store new tokens; return the keys and values that attention of these tokens runs over."""
         raise NotImplementedError(f"{type(self).__name__} does not hold plain keys and values")
 
+    def cut(self, position: int) -> None:
+        """Forget every token from `position` on, as if it had never been given. Raises ValueError where that cannot be."""
+        self.check_cut(position)
+        self.position = position
+
+    def check_cut(self, position: int) -> None:
+        """Raise ValueError unless the cache can be cut back to `position`; a kind that can overrides this."""
+        raise ValueError(
+            f"a {type(self).__name__} cannot be cut back to {position}: what it holds is a sum over all tokens. Keep a "
+            "copy.deepcopy() of it and go on from there"
+        )
+
     def bytes(self) -> int:
         """Bytes of the tensors held, for the whole batch."""
         return sum(x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, Tensor))
+
+
+def _check_position(cache: Cache, position: int) -> None:
+    if not 0 <= position <= cache.position:
+        raise ValueError(
+            f"cut({position}): the cache holds {cache.position} tokens, cut back to 0 ... {cache.position}"
+        )
 
 
 def _check_batch(new: Tensor, held: Tensor) -> None:
@@ -245,6 +279,9 @@ class FullCache(Cache):
         self.max_length = max_length
         self.k = torch.zeros(batch, max_length, heads, head_dim, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
+
+    def check_cut(self, position: int) -> None:
+        _check_position(self, position)
 
     def append(
         self, k: Float[Tensor, "batch time heads head_dim"], v: Float[Tensor, "batch time heads head_dim"]
@@ -264,12 +301,17 @@ class FullCache(Cache):
 
 
 class RollingCache(Cache):
-    """Keys and values of the last window + 1 tokens: token t lies in slot t mod (window + 1)."""
+    """Keys and values of the last window + 1 tokens, and of `spare` before them, by which it can be cut back.
+
+    Token t lies in slot t mod (window + 1 + spare).
+    """
 
     def __init__(
-        self, batch: int, window: int, heads: int, head_dim: int, *, device: torch.device | str, dtype: torch.dtype
-    ) -> None:
-        self.slots = window + 1
+        self, batch: int, window: int, heads: int, head_dim: int, *, device: torch.device | str, dtype: torch.dtype,
+        spare: int = 0,
+    ) -> None:  # fmt: skip
+        self.window, self.slots = window, window + 1 + spare
+        self._written = 0  # the most tokens ever held at once: what is older than `slots` before that is lost
         self.k = torch.zeros(batch, self.slots, heads, head_dim, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
 
@@ -280,7 +322,21 @@ class RollingCache(Cache):
             return torch.arange(0, device=self.k.device)
         last = self.position - 1
         held = last - (last - torch.arange(self.slots, device=self.k.device)) % self.slots
-        return held.clamp_min(-1)
+        return torch.where(held < self.oldest, -1, held)
+
+    @property
+    def oldest(self) -> int:
+        """Position of the first token that is still held."""
+        return max(0, self._written - self.slots)
+
+    def check_cut(self, position: int) -> None:
+        _check_position(self, position)
+        needed = max(0, position - self.window)
+        if needed < self.oldest:
+            raise ValueError(
+                f"cut({position}): tokens {needed} ... are needed then, and this rolling cache holds {self.oldest} ...: "
+                f"make it with new_cache(..., spare={self._written - position - 1}) or more"
+            )
 
     def past(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and positions of the last `count` tokens (fewer at the start), oldest first."""
@@ -304,6 +360,7 @@ class RollingCache(Cache):
         self.k[:, slots] = new_k.detach().to(self.k.dtype)
         self.v[:, slots] = new_v.detach().to(self.v.dtype)
         self.position = end
+        self._written = max(self._written, end)
 
     def append(
         self, k: Float[Tensor, "batch time heads head_dim"], v: Float[Tensor, "batch time heads head_dim"]
@@ -312,35 +369,47 @@ class RollingCache(Cache):
 
         One new token sees all filled slots, and softmax does not mind their order: they are returned as they lie.
         """
-        if k.shape[1] == 1:
+        if k.shape[1] == 1 and self.slots == self.window + 1:
             self.write(k, v)
             filled = min(self.position, self.slots)
             return self.k[:, :filled].to(k.dtype), self.v[:, :filled].to(v.dtype)
-        past_k, past_v, _ = self.past(self.slots - 1)
+        past_k, past_v, _ = self.past(self.window)
         self.write(k, v)
         return torch.cat((past_k.to(k.dtype), k), dim=1), torch.cat((past_v.to(v.dtype), v), dim=1)
 
 
 class Attention(nn.Module, Configurable):
-    """Projections, rotary, optional query-key norm, causal attention, output projection.
+    """Projections, rotary, optional query-key norm, attention, output projection.
 
     A paper's layer overrides `attend` (and, where they change, `new_cache`, `cache_bytes`, `flops_per_token`).
     """
+
+    only_causal = False  # a layer whose own `attend` knows no other order says True
 
     class Config(Configurable.Config):
         dim: int = REQUIRED
         num_heads: int = REQUIRED
         num_kv_heads: int | None = None  # None = num_heads
         head_dim: int | None = None  # None = dim / num_heads
-        window: int | None = None  # tokens of left context; None = full causal
+        window: int | None = None  # tokens of left context; None = all of them
+        causal: bool = True  # False: tokens to the right are seen as well, and there is no cache
         rotary: Rotary.Config | None = Rotary.Config()  # None = no position embedding
         qk_norm: RMSNorm.Config | None = None  # one gain of head_dim for queries, one for keys, after rotary
         backend: str = "auto"
+        q_proj: Projection.Config = Projection.Config()
+        k_proj: Projection.Config = Projection.Config()
+        v_proj: Projection.Config = Projection.Config()
+        o_proj: Projection.Config = Projection.Config()
         output_init_std: float | None = None  # pushed down by the decoder; None = 0.02 / sqrt(2), a single layer
 
     def __init__(self, cfg: Attention.Config) -> None:
         super().__init__()
         self.dim, self.num_heads, self.window, self.backend = cfg.dim, cfg.num_heads, cfg.window, cfg.backend
+        self.causal = cfg.causal
+        if self.only_causal and not cfg.causal:
+            raise ValueError(
+                f"{type(self).__name__}.Config.causal is False, but this layer is causal by its definition"
+            )
         self.num_kv_heads = cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads
         if cfg.num_heads < 1 or self.num_kv_heads < 1 or cfg.num_heads % self.num_kv_heads:
             raise ValueError(
@@ -361,14 +430,13 @@ class Attention(nn.Module, Configurable):
             raise ValueError(f"Attention.Config.backend is {cfg.backend!r}: choose one of {', '.join(BACKENDS)}")
 
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(cfg.dim, queries, bias=False)
-        self.k_proj = nn.Linear(cfg.dim, keys, bias=False)
-        self.v_proj = nn.Linear(cfg.dim, keys, bias=False)
-        self.o_proj = nn.Linear(queries, cfg.dim, bias=False)
-        for projection in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.normal_(projection.weight, std=cfg.dim**-0.5)
-        output_std = 0.02 / 2**0.5 if cfg.output_init_std is None else cfg.output_init_std
-        nn.init.normal_(self.o_proj.weight, std=output_std)
+        self.q_proj = projection(cfg.q_proj, cfg.dim, queries)
+        self.k_proj = projection(cfg.k_proj, cfg.dim, keys)
+        self.v_proj = projection(cfg.v_proj, cfg.dim, keys)
+        self.o_proj = projection(cfg.o_proj, queries, cfg.dim)
+        for map_ in (self.q_proj, self.k_proj, self.v_proj):
+            map_.initialise(cfg.dim**-0.5)
+        self.o_proj.initialise(0.02 / 2**0.5 if cfg.output_init_std is None else cfg.output_init_std)
         self.rotary = None if cfg.rotary is None else cfg.rotary.set(dim=self.head_dim).build()
         self.q_norm = None if cfg.qk_norm is None else cfg.qk_norm.set(dim=self.head_dim).build()
         self.k_norm = None if cfg.qk_norm is None else cfg.qk_norm.set(dim=self.head_dim).build()
@@ -384,10 +452,13 @@ class Attention(nn.Module, Configurable):
             raise ValueError(
                 "a cache and packed documents: decode documents as rows of a batch, or leave the cache out"
             )
-        q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
-        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        return self.o_proj(self.attend(q, k, v, cache, packed).flatten(-2))
+        if cache is not None and not self.causal:
+            raise ValueError(
+                "a cache for attention that is not causal: what it holds would change with every new token, leave it out"
+            )
+        maps = ((self.q_proj, self.num_heads), (self.k_proj, self.num_kv_heads), (self.v_proj, self.num_kv_heads))
+        q, k, v = (rearrange(map_(x), "b t (h d) -> b t h d", h=heads) for map_, heads in maps)
+        return self.o_proj(rearrange(self.attend(q, k, v, cache, packed), "b t h d -> b t (h d)"))
 
     def attend(
         self,
@@ -403,7 +474,7 @@ class Attention(nn.Module, Configurable):
         k = self.place(k, self.k_norm, positions, end)
         if cache is not None:
             k, v = cache.append(k, v)
-        return attention(q, k, v, self.window, k.shape[1] - q.shape[1], self.backend, packed)
+        return attention(q, k, v, self.window, k.shape[1] - q.shape[1], self.backend, packed, self.causal)
 
     def positions(
         self, q: Tensor, cache: Cache | None, packed: Packed | None = None
@@ -426,16 +497,23 @@ class Attention(nn.Module, Configurable):
             x = self.rotary(x, positions, length)
         return x if norm is None else norm(x)
 
-    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> Cache:
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
+    ) -> Cache:
         """An empty cache for `batch` sequences of up to `max_length` tokens.
 
-        With a window it keeps the last window + 1 tokens (and has no limit), unless all max_length fit in that.
+        With a window it keeps the last window + 1 tokens (and has no limit), unless all max_length fit in that, and
+        `spare` more, by which it can be cut back.
         """
+        if not self.causal:
+            raise ValueError("new_cache(): attention that is not causal has no cache, since new tokens change the old")
         if batch < 1 or max_length < 1:
             raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
         if self.window is None or max_length <= self.window:
             return FullCache(batch, max_length, self.num_kv_heads, self.head_dim, device=device, dtype=dtype)
-        return RollingCache(batch, self.window, self.num_kv_heads, self.head_dim, device=device, dtype=dtype)
+        return RollingCache(
+            batch, self.window, self.num_kv_heads, self.head_dim, device=device, dtype=dtype, spare=spare
+        )
 
     def cache_bytes(self, length: int, bytes_per_element: int) -> int:
         """Bytes of keys and values held per sequence after `length` tokens."""
@@ -447,5 +525,6 @@ class Attention(nn.Module, Configurable):
 
         Projections, scores and weighted values, with every visible key counted; norms, rotary and softmax are not.
         """
-        projections = 2 * self.dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-        return projections + 4 * self.num_heads * self.head_dim * visible_keys(length, self.window) / length
+        projections = sum(map_.flops() for map_ in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
+        visible = visible_keys(length, self.window, self.causal)
+        return projections + 4 * self.num_heads * self.head_dim * visible / length

@@ -9,16 +9,29 @@ Sources: Holtzman et al. 2020, arXiv 1904.09751 (nucleus); Fan et al. 2018, arXi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from orchard.nn.transformer import Decoder
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""(ids so far [batch, time], logits of the next token [batch, vocab]) -> logits [batch, vocab]; -inf forbids a token."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """What is asked of a decoder here."""
+
+    vocab_size: int
+    embedding: Any
+
+    def features(self, tokens: Any, cache: Any = None) -> Tensor: ...
+    def logits(self, features: Tensor) -> Tensor: ...
+    def new_cache(self, batch: int, max_length: int, *, device: Any, dtype: Any) -> Any: ...
+
 
 # Tokens of a prompt that are read at once. Their activations are what a long prompt costs beyond the caches. 16k tokens
 # through 3 local layers and a global one of dim 64 took 3.1 / 2.9 / 3.2 / 3.4 s on one CPU core in pieces of 128 / 512 /
@@ -65,34 +78,36 @@ class Sampling:
 
 
 def stream(
-    decoder: Decoder,
+    decoder: Decodes,
     tokens: Int[Tensor, "batch time"],
     max_new_tokens: int,
     sampling: Sampling,
     generator: torch.Generator | None = None,
     stop_token: int | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
+    logits_processor: LogitsProcessor | None = None,
 ) -> Iterator[Int[Tensor, "batch 1"]]:
-    """The new tokens one after the other, as they are made.
+    """The new tokens one after the other, as they are made. `logits_processor` may change the logits before each draw.
 
     After `stop_token` a row repeats it; the iterator ends when every row has stopped. Without a stop token the host
     never waits for the device. Raises ValueError for an empty prompt, ids outside the vocabulary, a prompt that with
     the new tokens is longer than the rotary embedding allows, `max_new_tokens` < 0, or `prefill_chunk` < 1.
     """
     _check(decoder, tokens, max_new_tokens, prefill_chunk)
-    options = (sampling, generator, stop_token, prefill_chunk)
+    options = (sampling, generator, stop_token, prefill_chunk, logits_processor)
     return _steps(decoder, tokens, max_new_tokens, *options) if max_new_tokens else iter(())
 
 
 @torch.no_grad()
 def _steps(
-    decoder: Decoder,
+    decoder: Decodes,
     tokens: Tensor,
     max_new_tokens: int,
     sampling: Sampling,
     generator: torch.Generator | None,
     stop_token: int | None,
     prefill_chunk: int,
+    logits_processor: LogitsProcessor | None,
 ) -> Iterator[Tensor]:
     weight = decoder.embedding.weight
     batch, time = tokens.shape
@@ -101,24 +116,45 @@ def _steps(
         last = decoder.features(piece, cache)[:, -1]  # no logits but those after the last token
     stopped = torch.zeros(batch, 1, dtype=torch.bool, device=tokens.device)
     for made in range(1, max_new_tokens + 1):
-        new = sampling.draw(decoder.logits(last), generator).to(tokens.dtype)
+        logits = decoder.logits(last)
+        if logits_processor is not None:
+            logits = _processed(logits_processor, tokens, logits)
+        new = sampling.draw(logits, generator).to(tokens.dtype)
         if stop_token is not None:
             new = new.masked_fill(stopped, stop_token)
             stopped = stopped | (new == stop_token)
         yield new
+        if logits_processor is not None:
+            tokens = torch.cat([tokens, new], dim=1)
         if made == max_new_tokens or (stop_token is not None and bool(stopped.all())):
             return
         last = decoder.features(new, cache)[:, -1]
 
 
+def _processed(logits_processor: LogitsProcessor, tokens: Tensor, logits: Tensor) -> Tensor:
+    changed = logits_processor(tokens, logits)
+    if changed.shape != logits.shape:
+        raise ValueError(
+            f"logits_processor gave {tuple(changed.shape)} for logits {tuple(logits.shape)}: give one logit per token of "
+            "the vocabulary"
+        )
+    stuck = changed.isneginf().all(dim=-1).nonzero().flatten().tolist()
+    if stuck:
+        raise ValueError(
+            f"logits_processor forbids every token after {tokens.shape[1]} tokens, in rows {stuck}: allow one"
+        )
+    return changed
+
+
 def generate_each(
-    decoder: Decoder,
+    decoder: Decodes,
     prompts: Sequence[Int[Tensor, "_"]],
     max_new_tokens: int,
     sampling: Sampling,
     generator: torch.Generator | None = None,
     stop_token: int | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
+    logits_processor: LogitsProcessor | None = None,
 ) -> list[Int[Tensor, "_"]]:
     """Continue prompts of different lengths; each result is what the prompt gives alone.
 
@@ -133,7 +169,8 @@ def generate_each(
     results: dict[int, Tensor] = {}
     for time, members in groups.items():
         batch = torch.stack([prompts[i] for i in members])
-        new = stream(decoder, batch, max_new_tokens, sampling, generator, stop_token, prefill_chunk)
+        options = (sampling, generator, stop_token, prefill_chunk, logits_processor)
+        new = stream(decoder, batch, max_new_tokens, *options)
         whole = torch.cat([batch, *new], dim=1)
         for i, row in zip(members, whole, strict=True):
             ends = (row[time:] == stop_token).nonzero() if stop_token is not None else row.new_empty(0)
@@ -141,7 +178,7 @@ def generate_each(
     return [results[i] for i in range(len(prompts))]
 
 
-def _check(decoder: Decoder, tokens: Tensor, max_new_tokens: int, prefill_chunk: int) -> None:
+def _check(decoder: Decodes, tokens: Tensor, max_new_tokens: int, prefill_chunk: int) -> None:
     if max_new_tokens < 0 or prefill_chunk < 1:
         raise ValueError(
             f"generate(max_new_tokens={max_new_tokens}, prefill_chunk={prefill_chunk}): give at least 0 new tokens, "

@@ -32,7 +32,7 @@ class Packed:
         counts = torch.tensor(self.lengths, device=cu_seqlens.device)
         self.document = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         self.positions = torch.arange(ends[-1], device=counts.device) - cu_seqlens[self.document]
-        self._block_masks: dict[int | None, Any] = {}
+        self._block_masks: dict[tuple[int | None, bool], Any] = {}
 
     def check(self, *tensors: Tensor) -> None:
         """Raise ValueError unless every tensor is [1, time, ...] with the time of the last boundary."""
@@ -43,15 +43,17 @@ class Packed:
                     f"{x.shape[1]} tokens: put all documents into one row"
                 )
 
-    def block_mask(self, window: int | None) -> Any:
-        """FlexAttention's mask: causal, within the window, within the document. Made once per window."""
-        if window not in self._block_masks:
+    def block_mask(self, window: int | None, causal: bool = True) -> Any:
+        """FlexAttention's mask: causal if asked for, within the window, within the document. Made once for each."""
+        key = window, causal
+        if key not in self._block_masks:
             from torch.nn.attention.flex_attention import create_block_mask
 
             document, time = self.document, len(self.document)
             reach = time if window is None else window
-            self._block_masks[window] = create_block_mask(
-                lambda b, h, q, k: (q >= k) & (q - k <= reach) & (document[q] == document[k]),
+            ahead = 0 if causal else reach
+            self._block_masks[key] = create_block_mask(
+                lambda b, h, q, k: (q - k >= -ahead) & (q - k <= reach) & (document[q] == document[k]),
                 None, None, time, time, device=str(document.device),
             )  # fmt: skip
-        return self._block_masks[window]
+        return self._block_masks[key]

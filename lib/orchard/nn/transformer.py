@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED, Configurable
 from orchard.nn.attention import Attention, Cache
 from orchard.nn.feedforward import FeedForward
-from orchard.nn.generation import PREFILL_CHUNK, Sampling, stream
+from orchard.nn.generation import PREFILL_CHUNK, LogitsProcessor, Sampling, stream
 from orchard.nn.moe import MixtureOfExperts
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
+from orchard.nn.projection import Projection, projection
 
 
 class Block(nn.Module, Configurable):
@@ -66,6 +67,12 @@ class DecoderCache(Cache):
     def position(self) -> int:  # type: ignore[override]
         return self.layers[0].position
 
+    def cut(self, position: int) -> None:
+        for layer in self.layers:  # all of them or none
+            layer.check_cut(position)
+        for layer in self.layers:
+            layer.cut(position)
+
     def bytes(self) -> int:
         return sum(layer.bytes() for layer in self.layers)
 
@@ -78,6 +85,7 @@ class Decoder(nn.Module, Configurable):
         dim: int = REQUIRED
         layers: list[Block.Config] = REQUIRED
         norm: RMSNorm.Config = RMSNorm.Config()
+        head: Projection.Config = Projection.Config()  # the output matrix, unless tied
         tie_embeddings: bool = False
 
     def __init__(self, cfg: Decoder.Config) -> None:
@@ -93,39 +101,57 @@ class Decoder(nn.Module, Configurable):
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.layers: Any = nn.ModuleList([layer.build() for layer in cfg.layers])
         self.norm = cfg.norm.set(dim=cfg.dim).build()
-        self.head: nn.Linear | None = None  # None: the embedding is the output matrix
+        self.head: Projection | None = None  # None: the embedding is the output matrix
         if not cfg.tie_embeddings:
-            self.head = nn.Linear(cfg.dim, cfg.vocab_size, bias=False)
-            nn.init.normal_(self.head.weight, std=cfg.dim**-0.5)
+            self.head = projection(cfg.head, cfg.dim, cfg.vocab_size)
+            self.head.initialise(cfg.dim**-0.5)
 
     def forward(
-        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None, packed: Packed | None = None
-    ) -> Float[Tensor, "batch time vocab"]:
+        self,
+        tokens: Int[Tensor, "batch time"] | None = None,
+        cache: DecoderCache | None = None,
+        packed: Packed | None = None,
+        *,
+        embeddings: Float[Tensor, "batch prefix dim"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
         """Logits of the next token at every position. With a cache, `tokens` follow the tokens it has seen; with
-        `packed`, the one row of `tokens` holds several documents, each modelled as if it were alone."""
-        return self.logits(self.features(tokens, cache, packed))
+        `packed`, the one row of `tokens` holds several documents, each modelled as if it were alone. `embeddings` are read
+        as they are (of an image, say), before the tokens where both are given."""
+        return self.logits(self.features(tokens, cache, packed, embeddings=embeddings))
 
     def features(
-        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None, packed: Packed | None = None
-    ) -> Float[Tensor, "batch time dim"]:
+        self,
+        tokens: Int[Tensor, "batch time"] | None = None,
+        cache: DecoderCache | None = None,
+        packed: Packed | None = None,
+        *,
+        embeddings: Float[Tensor, "batch prefix dim"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
         """What the output matrix reads: the last layer, normalised. For losses that never hold all logits."""
-        if tokens.shape[1] == 0:
-            raise ValueError("the decoder got an empty sequence: give at least one token")
+        parts = [] if embeddings is None else [embeddings]
+        if tokens is not None:
+            parts.append(self.embed(tokens))
+        if sum(part.shape[1] for part in parts) == 0:
+            raise ValueError("the decoder got an empty sequence: give at least one token, or one embedding")
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, None if cache is None else cache.layers[i], packed)
+        return self.norm(x)
+
+    def embed(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """The vectors of token ids. Raises ValueError for an id outside the vocabulary."""
         try:
-            x = self.embedding(tokens)
+            return self.embedding(tokens)
         except IndexError:  # on the CPU only; a GPU reports it as a device-side assertion
             low, high = int(tokens.min()), int(tokens.max())
             raise ValueError(
                 f"token ids run from {low} to {high}, but Decoder.Config.vocab_size is {self.vocab_size}: "
                 "use the vocabulary size of the tokenizer that made them"
             ) from None
-        for i, layer in enumerate(self.layers):
-            x = layer(x, None if cache is None else cache.layers[i], packed)
-        return self.norm(x)
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Multiply features by the output matrix."""
-        return F.linear(features, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(features, self.embedding.weight) if self.head is None else self.head(features)
 
     def generate(
         self,
@@ -138,6 +164,7 @@ class Decoder(nn.Module, Configurable):
         top_p: float | None = None,
         stop_token: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        logits_processor: LogitsProcessor | None = None,
     ) -> Int[Tensor, "batch longer"]:
         """Continue `tokens` by up to `max_new_tokens`, from caches (`orchard.nn.generation` says how, and raises).
 
@@ -145,18 +172,26 @@ class Decoder(nn.Module, Configurable):
         `orchard.nn.stream` gives the tokens as they are made, `generate_each` takes prompts of different lengths.
         """
         sampling = Sampling(temperature, top_k, top_p)
-        new = stream(self, tokens, max_new_tokens, sampling, generator, stop_token, prefill_chunk)
+        options = (sampling, generator, stop_token, prefill_chunk, logits_processor)
+        new = stream(self, tokens, max_new_tokens, *options)
         return torch.cat([tokens, *new], dim=1)
 
-    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> DecoderCache:
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
+    ) -> DecoderCache:
         """Empty caches for `batch` sequences of up to `max_length` tokens, all of their memory at once.
 
-        Raises ValueError when a layer's rotary embedding does not reach `max_length`.
+        `spare`: by how many tokens they can be cut back where a layer keeps a window alone.
+        Raises ValueError when a layer's rotary embedding does not reach `max_length`, TypeError when a layer keeps a state
+        and `spare` is not 0.
         """
         for layer in self.layers:
             if (rotary := getattr(layer.attention, "rotary", None)) is not None:
                 rotary.check_length(max_length)
-        layers = [layer.attention.new_cache(batch, max_length, device=device, dtype=dtype) for layer in self.layers]
+        more = {"spare": spare} if spare else {}
+        layers = [
+            layer.attention.new_cache(batch, max_length, device=device, dtype=dtype, **more) for layer in self.layers
+        ]
         return DecoderCache(layers)
 
     def cache_bytes(self, length: int, bytes_per_element: int) -> int:
@@ -165,7 +200,8 @@ class Decoder(nn.Module, Configurable):
 
     def flops_per_token(self, length: int) -> float:
         """Forward FLOPs per token at sequence length `length`, the output matrix included."""
-        return sum(layer.flops_per_token(length) for layer in self.layers) + 2 * self.dim * self.vocab_size
+        head = 2 * self.dim * self.vocab_size if self.head is None else self.head.flops()
+        return sum(layer.flops_per_token(length) for layer in self.layers) + head
 
     def num_parameters(self, embedding: bool = True, norms: bool = True) -> int:
         """Number of parameters; without `embedding` neither the embedding nor the output matrix counts."""

@@ -88,8 +88,10 @@ def reproduce(
     parameters = dict(parameters or {})
     slugs = list(dict.fromkeys(slugs)) or series.slugs()
     check_request(slugs, parameters)
-    setting = Setting(str(parameters.get("PROFILE", "smoke")), data=str(parameters.get("DATA", "embedded")))
-    todo = [(slug, path, series.output_folder(slug, setting)) for slug in slugs for path in notebooks_of(slug)]
+    seeds = series.check_seeds(parameters.get("SEEDS"))
+    setting = Setting(str(parameters.get("PROFILE", "smoke")), seeds, str(parameters.get("DATA", "embedded")))
+    folders = {slug: series.output_folder(slug, setting, str(parameters.get("DEVICE", "auto"))) for slug in slugs}
+    todo = [(slug, path, folders[slug]) for slug in slugs for path in notebooks_of(slug)]
     env = {"ORCHARD_OUTPUT": str(series.reports_folder())}  # the notebooks' own results go beside their copies
     stop = threading.Event()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchard.plot.charts import forest, heat_map, learning_curves, overlay_published, pareto, sweep
-from orchard.plot.style import Look, figure, looks, mimebundle, save, show, use_style
+from orchard.plot.style import Look, figure, looks, mark_profile, mimebundle, save, show, use_style
 
 __all__ = [
     "Look",
@@ -12,6 +12,7 @@ __all__ = [
     "heat_map",
     "learning_curves",
     "looks",
+    "mark_profile",
     "mimebundle",
     "overlay_published",
     "pareto",

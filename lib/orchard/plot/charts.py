@@ -207,7 +207,10 @@ def forest(
     extras = [name for name in ("threshold", "published", "verdict") if name in table.columns]
     axes, own = _axes(axes, len(extras) and 1, height=0.75 + 0.23 * len(table))
     axes.axvline(reference, color=INK, linewidth=0.8)
-    tints = {"supported": PALETTE[0], "refuted": PALETTE[3], "inconclusive": PALETTE[1], "out of reach here": "#c8c8c8"}
+    tints = {
+        "supported": PALETTE[0], "refuted": PALETTE[3], "inconclusive": PALETTE[1], "gate not met": PALETTE[4],
+        "out of reach here": "#c8c8c8",
+    }  # fmt: skip
     for place, (_, at) in enumerate(table.iterrows()):
         tint = tints.get(str(at.get("verdict")), PALETTE[0])
         axes.hlines(place, at["low"], at["high"], color=tint, linewidth=1.6)

@@ -27,6 +27,7 @@ PALETTE = (
 )  # fmt: skip  # seaborn.color_palette("colorblind"), spelled out because importing seaborn takes a second
 GREY = "#8a8a8a"  # published values, and nothing else
 INK = "#333333"
+STRIP = 0.1  # inches above a figure, for its profile
 
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -146,6 +147,26 @@ def figure(width: float = COLUMN, height: float = 2.4, rows: int = 1, columns: i
         made = Figure(figsize=(width, height))
         axes = made.subplots(rows, columns, squeeze=False)
     return made, list(axes.flat)
+
+
+def mark_profile(figure: Figure, profile: str) -> Figure:
+    """Write the profile into a strip above the figure, at the right; what is below keeps its size. Returns the figure."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if getattr(figure, "_orchard_profile", None) is not None or getattr(figure, "_orchard_drawn", None):
+        return figure
+    figure._orchard_profile = profile  # type: ignore[attr-defined]
+    width, height = figure.get_size_inches()
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        share = height / (height + STRIP)
+        left, bottom, wide, high = engine.get()["rect"]
+        engine.set(rect=(left, bottom * share, wide, high * share))
+        figure.set_size_inches(width, height + STRIP)
+    words = f"profile {profile}" + (": its numbers mean nothing" if profile == "smoke" else "")
+    mark = figure.text(1, 1, words, ha="right", va="top", fontsize=5.5, color=INK, family=STYLE["font.family"])
+    mark.set_in_layout(False)
+    return figure
 
 
 def save(figure: Figure, stem: str | Path, table: pd.DataFrame) -> list[Path]:

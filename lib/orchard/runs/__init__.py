@@ -1,8 +1,10 @@
 """What a run is, the store that keeps finished runs, and the engines that compute missing ones."""
 
 from orchard.runs.engine import execute
-from orchard.runs.run import Run, Runner, Setting, Workspace, dependencies, identity
-from orchard.runs.store import DamagedRun, Finished, RunError, Store
+from orchard.runs.finished import DamagedRun, Finished, RunError
+from orchard.runs.identity import dependencies, identity
+from orchard.runs.run import Run, Runner, Setting, Workspace
+from orchard.runs.store import Store
 from orchard.runs.tabulated import tabulated, tabulation
 
 __all__ = [

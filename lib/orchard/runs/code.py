@@ -20,7 +20,7 @@ from pathlib import Path
 
 PACKAGE = "orchard"
 HOME = Path(__file__).parents[1]
-LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors")
+LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors", "orchard.files")
 
 
 def code_sha256(modules: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
-"""Which device "auto" means."""
+"""Which device "auto" means, and what it is called."""
 
 from __future__ import annotations
+
+import platform
 
 from orchard.errors import BadInput
 
@@ -25,3 +27,21 @@ def resolve_device(device: str = "auto") -> str:
             f"DEVICE {device!r}: PyTorch {torch.__version__} finds no such device here; use DEVICE auto or cpu"
         )
     return device
+
+
+def device_name(device: str) -> str:
+    """What the maker calls a device of this machine."""
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    return "Apple GPU" if device == "mps" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's model, as far as the system tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+    except OSError:
+        return platform.processor() or "unknown"

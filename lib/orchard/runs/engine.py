@@ -17,8 +17,10 @@ from typing import Any
 
 from orchard.errors import BadInput, OrchardError
 from orchard.runs.device import resolve_device
-from orchard.runs.run import Run, dependencies, identity
-from orchard.runs.store import Finished, RunError, Store
+from orchard.runs.finished import Finished, RunError
+from orchard.runs.identity import dependencies, identity
+from orchard.runs.run import Run
+from orchard.runs.store import Store
 
 ENGINES = ("local",)
 Report = Callable[[str], None]

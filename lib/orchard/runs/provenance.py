@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from orchard.runs.device import cpu_name
+
 PACKAGES = ("orchard", "torch", "lightning", "numpy", "tokenizers", "safetensors", "datasets", "transformers", "triton")
 
 
@@ -25,7 +27,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
@@ -73,11 +75,3 @@ def _git() -> dict[str, Any] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {"sha": sha.stdout.strip(), "dirty": bool(status.stdout.strip())} if sha.returncode == 0 else None
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
-    except OSError:
-        return platform.processor() or "unknown"

@@ -16,7 +16,6 @@ safetensors: no Orchard is needed to read them.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -24,101 +23,25 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from orchard.errors import BadInput, OrchardError
+from orchard.errors import BadInput
+from orchard.files import write
 from orchard.paths import root
+from orchard.runs.finished import DamagedRun, Finished, RunError, check, file_sha256, files_of
+from orchard.runs.identity import Identity, dependencies, identity
 from orchard.runs.provenance import Stopwatch, environment
-from orchard.runs.run import THREADS, Identity, Run, Workspace, dependencies, identity, to_json
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
+from orchard.runs.run import THREADS, Run, Workspace, to_json
 
 FORMAT = 1
-
-
-class RunError(OrchardError):
-    """A run could not be computed, found or read."""
-
-
-class DamagedRun(RunError):
-    """The folder of a run does not match its own ``status.json``."""
 
 
 def store_path(path: str | Path | None = None) -> Path:
     """Folder of the store: ``path``, else ``$ORCHARD_STORE``, else ``.orchard/runs`` under the project's root."""
     chosen = path or os.environ.get("ORCHARD_STORE")
     return Path(chosen).expanduser().absolute() if chosen else root() / ".orchard" / "runs"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A complete run, verified when it was opened."""
-
-    folder: Path
-
-    @property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits."""
-        return self.folder.name
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What ``compute`` returned."""
-        return self._json("result.json")
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The canonical config tree."""
-        return self._json("config.json")
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """State, identity, attempts, label and file hashes."""
-        return self._json("status.json")
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Code version, packages, hardware, time and memory."""
-        return self._json("provenance.json")
-
-    @property
-    def label(self) -> str:
-        """The name its maker gave it."""
-        return str(self.status["label"])
-
-    @property
-    def bytes(self) -> int:
-        """Size of the folder."""
-        return sum(entry["bytes"] for entry in self.status["files"].values())
-
-    def metrics(self) -> pd.DataFrame:
-        """The rows of ``metrics.jsonl``; empty if the run logs none."""
-        import pandas as pd
-
-        path = self.folder / "metrics.jsonl"
-        return pd.DataFrame(
-            [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-        )
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``."""
-        from safetensors.torch import load_file
-
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            have = sorted(p.stem for p in self.folder.glob("*.safetensors"))
-            raise RunError(f"run {self.id} has no tensors {name!r}; it has {have}")
-        return load_file(path)
-
-    def _json(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.folder / name).read_text("utf-8"))
-        return value
 
 
 class Store:
@@ -228,7 +151,7 @@ class Store:
                 "state": "complete",
                 "label": cfg.label,
                 "identity": ident.as_dict(),
-                "files": {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in _files(files)},
+                "files": {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files_of(files)},
             }
             write(files / "status.json", to_json(status))
             _sync(files)
@@ -328,28 +251,6 @@ class Store:
         os.rename(folder, target / f"{folder.name}.{number}")
 
 
-def check(folder: Path) -> str | None:
-    """What is wrong with a run's folder, or None: every file must be there with the size and SHA-256 of its status."""
-    try:
-        status = json.loads((folder / "status.json").read_text("utf-8"))
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in status["files"].items()}
-        known = status["identity"]["id"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"status.json cannot be read: {type(error).__name__}"
-    if known != folder.name:
-        return f"status.json belongs to run {known}"
-    present = {path.name for path in _files(folder)} - {"status.json"}
-    if present != set(expected):
-        return f"files differ from status.json: {sorted(present ^ set(expected))}"
-    for name, (size, sha256) in expected.items():
-        path = folder / name
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-        if _sha256(path) != sha256:
-            return f"{name} does not have its SHA-256"
-    return None
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     import torch
@@ -362,26 +263,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file so that it appears complete or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(folder: Path) -> None:
-    for path in _files(folder):
+    for path in files_of(folder):
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ from orchard.papers.sbp.data.text import FirstDocuments, TextCorpus, folder_toke
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.embedding import TfidfEmbedder
 from orchard.papers.sbp.runs.pair import Pair
-from orchard.runs.run import identity
+from orchard.runs import identity
 
 WORDS = ["river", "stone", "cloud", "seed", "bread", "lamp", "paper", "glass", "horse", "wind"]
 

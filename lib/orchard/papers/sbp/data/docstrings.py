@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Int
 
 from orchard.data.cache import cached, sha256
-from orchard.data.embedded import GENERATED, MAX_FILE, NOISE
+from orchard.data.docstrings import GENERATED, MAX_FILE, NOISE
 from orchard.data.source import Row, Source
 from orchard.errors import BadInput
 from orchard.runs.code import code_sha256

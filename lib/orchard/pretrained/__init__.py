@@ -1,0 +1,1 @@
+"""Models, tokenizers and folders that others made: see `orchard.pretrained.folder`."""

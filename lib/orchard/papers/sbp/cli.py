@@ -94,6 +94,6 @@ def bench(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.Data
     times, pairing = tables("sampling_speed"), speed.pairing_speed()
     sampling = f"sampling on {times['hardware'].iloc[0]}: tokens/s, times slower than batched with a cache (at least 10 for the last)"
     return [
-        (sampling, "sampling", speed.ratios(times), stages.sampling_speed(times)),
+        (sampling, "sampling", speed.slower(times), stages.sampling_speed(times)),
         (f"pairing on {pairing['threads'].iloc[0]} CPU threads: seconds, recall at 8", "pairing", pairing, None),
     ]

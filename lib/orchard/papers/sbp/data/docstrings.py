@@ -14,17 +14,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import inspect
 import json
 import math
-import os
-import platform
 import sys
-import sysconfig
 from collections.abc import Iterator
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +26,12 @@ import numpy as np
 from jaxtyping import Int
 
 from orchard.data.cache import cached, sha256
-from orchard.data.docstrings import GENERATED, MAX_FILE, NOISE
+from orchard.data.docstrings import STDLIB, definitions, package_folder, package_version, parsed, python_files
 from orchard.data.source import Row, Source
 from orchard.errors import BadInput
 from orchard.runs.code import code_sha256
 
 SHORTEST = 40  # characters
-STDLIB = "python"
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 ENDS = {"train": 0.8, "validation": 0.9, "test": 1.0}
 RELATIONS = ("none", "same module", "same name", "same class", "override")  # a pair has the last that holds
@@ -57,14 +50,14 @@ class Docstrings(Source):
     machine_bound = True
 
     def _folders(self) -> dict[str, str]:
-        return {name: folder for name in self.cfg.packages if (folder := _folder(name))}
+        return {name: folder for name in self.cfg.packages if (folder := package_folder(name))}
 
     def stamp(self) -> Any:
-        return [sys.version, self._folders(), {name: _version(name) for name in self._folders()}]
+        return [sys.version, self._folders(), {name: package_version(name) for name in self._folders()}]
 
     def describe(self) -> dict[str, Any]:
         found = self._found()
-        versions = {name: _version(name) for name in self._folders()}
+        versions = {name: package_version(name) for name in self._folders()}
         versions |= {f"{name}, sha256": digest for name, digest in found["sha256"].items()}
         return {
             "name": "docstrings",
@@ -88,7 +81,7 @@ class Docstrings(Source):
         def write(folder: Path) -> None:
             whole: dict[str, Any] = {"documents": [], "bases": {}, "sha256": {}}
             for package, place in self._folders().items():
-                documents, bases = read_package(package, Path(place), self.cfg.max_bytes)
+                documents, bases = read_package(package, place, self.cfg.max_bytes)
                 text = "\n".join(text for _, text in documents)
                 whole["documents"] += documents
                 whole["bases"] |= bases
@@ -105,22 +98,6 @@ class Docstrings(Source):
         return found
 
 
-@cache
-def _folder(package: str) -> str | None:
-    if package == STDLIB:
-        return sysconfig.get_path("stdlib")
-    spec = importlib.util.find_spec(package)  # finds, does not import
-    return str(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
-
-
-@cache
-def _version(package: str) -> str:
-    if package == STDLIB:
-        return platform.python_version()
-    names = metadata.packages_distributions().get(package, [package])
-    return metadata.version(names[0])
-
-
 def split_of(top: str) -> str:
     """The split of a top-level module or package: a number in [0, 1) from the SHA-256 of its name, cut at 0.8 and 0.9."""
     position = int.from_bytes(hashlib.sha256(f"split:{top}".encode()).digest()[:8], "big") / 2**64
@@ -128,17 +105,17 @@ def split_of(top: str) -> str:
 
 
 def read_package(
-    package: str, folder: Path, max_bytes: int | None = None
+    package: str, folder: str | Path, max_bytes: int | None = None
 ) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """Names and texts of the docstrings below a folder, in the order of the names, and the bases of its classes."""
     documents: list[tuple[str, str]] = []
     bases: dict[str, list[str]] = {}
     for name, path in _chosen(package, folder, max_bytes):
         try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError, OSError, RecursionError):
+            tree = parsed(path.read_bytes())
+        except OSError:
             continue
-        for inside, node in _nodes(tree, ""):
+        for inside, node in definitions(tree, handlers=False) if tree else ():
             if isinstance(node, ast.ClassDef):
                 bases[name + inside] = [_last_name(base) for base in node.bases]
             text = ast.get_docstring(node, clean=False)
@@ -147,42 +124,20 @@ def read_package(
     return documents, bases
 
 
-def _chosen(package: str, folder: Path, max_bytes: int | None) -> list[tuple[str, Path]]:
+def _chosen(package: str, folder: str | Path, max_bytes: int | None) -> list[tuple[str, Path]]:
     """The name that opens the names of a file's documents, and the file."""
-    groups: dict[str, list[tuple[str, Path]]] = {}
-    for path in sorted(_files(folder)):
-        name = f"{package}/{path.relative_to(folder).as_posix()}::"
-        groups.setdefault(top_level(name), []).append((name, path))
+    groups: dict[str, list[tuple[str, Path, int]]] = {}
+    for below, path, size in python_files(folder):
+        name = f"{package}/{below}::"
+        groups.setdefault(top_level(name), []).append((name, path, size))
     room = {split: share * max_bytes if max_bytes else math.inf for split, share in SHARES.items()}
     chosen = []
     for top in sorted(groups, key=lambda top: sha256(f"order:{top}")):
-        split, size = split_of(top), sum(path.stat().st_size for _, path in groups[top])
-        if size <= room[split]:
-            chosen += groups[top]
-            room[split] -= size
+        split, total = split_of(top), sum(size for *_, size in groups[top])
+        if total <= room[split]:
+            chosen += [(name, path) for name, path, _ in groups[top]]
+            room[split] -= total
     return sorted(chosen)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in NOISE]
-        for file in files:
-            path = Path(parent, file)
-            if file.endswith(".py") and not GENERATED.fullmatch(file) and 0 < path.stat().st_size <= MAX_FILE:
-                yield path
-
-
-def _nodes(node: ast.AST, prefix: str) -> Iterator[tuple[str, Any]]:
-    """The module, then its classes and functions at any depth, with their dotted names."""
-    if isinstance(node, ast.Module):
-        yield "", node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            name = f"{prefix}.{child.name}" if prefix else child.name
-            yield name, child
-            yield from _nodes(child, name)
-        elif isinstance(child, ast.If | ast.Try | ast.With):  # definitions that depend on the platform
-            yield from _nodes(child, prefix)
 
 
 def _last_name(base: ast.expr) -> str:

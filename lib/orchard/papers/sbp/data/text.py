@@ -21,9 +21,10 @@ from jaxtyping import Int, Int64, Integer
 
 from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer, Document, Manifest, Source, Tokenizer
-from orchard.data.cache import cached, files_sha256, sha256
+from orchard.data.cache import cached, sha256
 from orchard.errors import BadInput
 from orchard.papers.sbp.method.documents import SPLITS, Corpus, Documents, Symbols
+from orchard.pretrained.folder import load_tokenizer, tokenizer_sha256
 from orchard.runs.code import code_sha256
 
 ENDS = (b".", b"!", b"?", b"\n", b'."', b".'", b".)")  # what a token that ends a sentence or a line ends with
@@ -145,11 +146,8 @@ class TextCorpus(Corpus):
     def _ends(self, token: int) -> bool:
         if token not in self._ending:
             tokenizer = self.tokenizer
-            own = (
-                tokenizer.table[token]
-                if not isinstance(tokenizer, FolderTokenizer)
-                else tokenizer.decode([token]).encode()
-            )
+            folder = isinstance(tokenizer, FolderTokenizer)
+            own = tokenizer.decode([token]).encode() if folder else tokenizer.table[token]
             self._ending[token] = own.endswith(ENDS)
         return self._ending[token]
 
@@ -197,7 +195,7 @@ class FolderTokenizer(Tokenizer):
 
     def __init__(self, cfg: FolderTokenizer.Config, *, source: Source | None = None, saved: str | None = None) -> None:
         super().__init__(cfg)
-        self._own = _tokenizer(Path(cfg.folder))
+        self._own = load_tokenizer(cfg.folder)
 
     @property
     def vocab_size(self) -> int:
@@ -229,39 +227,9 @@ class FolderTokenizer(Tokenizer):
         return str(self._own.decode([int(token) for token in ids], clean_up_tokenization_spaces=False))
 
 
-FILES = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.tiktoken",
-    "spiece.model",
-)
-
-
 def folder_tokenizer(folder: str | Path) -> FolderTokenizer.Config:
     """The config of the tokenizer in a folder, known by the SHA-256 of its files. Raises BadInput where there is none."""
     place = Path(folder).expanduser().resolve()
-    files = sorted({path for pattern in FILES for path in place.glob(pattern)})
-    if not files:
-        raise BadInput(
-            f"{place} holds no tokenizer (tokenizer.json, tokenizer.model or vocab.json): copy the files of the tokenizer there"
-        )
-    cfg = FolderTokenizer.Config(folder=str(place), sha256=files_sha256(files))
+    cfg = FolderTokenizer.Config(folder=str(place), sha256=tokenizer_sha256(place))
     cfg.build().symbols  # noqa: B018  # says now what is wrong with it
     return cfg
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise BadInput("a local tokenizer needs the package transformers: pip install 'orchard[sbp]'") from None
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, split_special_tokens=True
-        )
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{folder} holds no tokenizer that transformers can load ({reason})") from None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from orchard.evidence import Evidence
 from orchard.papers.sbp.experiments import (
     ablations,
     bounds,
@@ -26,7 +27,6 @@ from orchard.papers.sbp.experiments import (
     scaling,
     speed,
 )
-from orchard.papers.sbp.experiments.comparison import Tables
 from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -49,7 +49,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **scaling.EXPERIMENTS,
     **real_text.EXPERIMENTS,
 }
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     **comparison.EVIDENCE,
     **checks.EVIDENCE,
     **quality.EVIDENCE,

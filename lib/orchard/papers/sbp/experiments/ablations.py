@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchard.evidence import Evidence, Tables, rows
 from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import Tables, mean_excess, studies
+from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.costs import ARM
 from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
 from orchard.papers.sbp.runs.embedding import LMEmbedder
@@ -233,9 +234,7 @@ def interior_share(tables: Tables) -> pd.DataFrame:
     low, high = table["share"].min(), table["share"].max()
     inside = found[["smaller", "larger"]].gt(low).all(axis=1) & found[["smaller", "larger"]].lt(high).all(axis=1)
     holds = inside & (found["larger"] >= found["smaller"])
-    return pd.DataFrame(
-        {"part": "dep", "seed": 1000 * found["world"] + found["seed"], "unit": "cell", "value": holds.astype(float)}
-    )
+    return rows("dep", 1000 * found["world"] + found["seed"], "cell", holds.astype(float))
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K9": interior_share}
+EVIDENCE: dict[str, Evidence] = {"K9": interior_share}

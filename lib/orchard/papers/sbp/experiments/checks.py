@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.data import published as paper
+from orchard.data.published import published as published_numbers
+from orchard.evidence import Evidence, exact
 from orchard.papers.sbp.experiments import comparison
 from orchard.papers.sbp.experiments.bounds import information
-from orchard.papers.sbp.experiments.comparison import Tables
 from orchard.papers.sbp.runs.checks import Enumeration, row, violation
 from orchard.papers.sbp.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting, tabulated, tabulation
@@ -73,11 +73,6 @@ def invariants(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat([listed, told, *compared], ignore_index=True)[["part", "seed", "unit", "value"]]
 
 
-def k11(tables: Tables) -> pd.DataFrame:
-    """K11: the rows themselves."""
-    return tables("invariants")
-
-
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`paper_shapes`."""
     return tabulated(run, tabulation(paper_shapes, "published shapes"))
@@ -85,10 +80,10 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
-    return paper.published()
+    return published_numbers("sbp")
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": published, "paper_shapes": published_shapes, "invariants": invariants,
 }  # fmt: skip
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K11": k11}
+EVIDENCE: dict[str, Evidence] = {"K11": exact("invariants")}

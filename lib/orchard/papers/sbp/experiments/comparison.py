@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
 from orchard.papers.sbp.experiments.arms import ARMS, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
@@ -21,7 +22,6 @@ from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of, precision
 from orchard.runs import Finished, Runner, Setting
 
-Tables = Callable[[str], pd.DataFrame]
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
 TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 
@@ -84,7 +84,7 @@ def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
 def stages(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
     after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
-    rows = []
+    table = []
     for cell, arm, chosen, cfg, _ in finished(setting, run):
         if arm not in TUNED:
             continue
@@ -100,8 +100,8 @@ def stages(setting: Setting, run: Runner) -> pd.DataFrame:
                 "true (%)": 100 * precision(found, chosen.corpus.build()),
             }
         row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
-        rows.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
-    return pd.DataFrame(rows)
+        table.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
+    return pd.DataFrame(table)
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
@@ -109,57 +109,52 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def _difference(table: pd.DataFrame, variant: str, first: str, second: str, column: str = "best") -> pd.DataFrame:
-    """seed, unit and value: first minus second arm on each test document of each cell of a variant."""
-    chosen = table[table["variant"] == variant]
-    wide = chosen.pivot_table(index=["world", "seed", "document"], columns="arm", values=column)
-    value = (wide[first] - wide[second]).dropna().rename("value").reset_index()
-    return value.assign(seed=1000 * value["world"] + value["seed"], unit=value["document"])[["seed", "unit", "value"]]
+def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
+    """The rows of a variant, with one number for each of its cells as ``seed``: a world and a seed of the models."""
+    own = table[table["variant"] == variant] if "variant" in table else table
+    return own.assign(seed=1000 * own["world"] + own["seed"])
+
+
+def gap(table: pd.DataFrame, variant: str, first: str, second: str) -> pd.DataFrame:
+    """First minus second arm on each test document of each cell of a variant, best checkpoints."""
+    return paired(by_cell(table, variant), "arm", first, second, units=["document"], value="best", part=variant)
 
 
 def beats_repetition(tables: Tables) -> pd.DataFrame:
     """K1: SBP minus repetition, each at its best checkpoint."""
-    return _difference(tables("documents"), "dep", "sbp-nn-lm", "repetition").assign(part="dep")
+    return gap(tables("documents"), "dep", "sbp-nn-lm", "repetition")
 
 
 def recovered(tables: Tables) -> pd.DataFrame:
     """K2: the share of the oracle's gain over the best repetition checkpoint that SBP recovers, cell by cell."""
-    mean = tables("documents").query("variant == 'dep'").groupby(["world", "seed", "arm"])["best"].mean().unstack()
-    value = (mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"])
-    frame = value.rename("value").reset_index()
-    return frame.assign(part="dep", unit="cell", seed=1000 * frame["world"] + frame["seed"])[
-        ["part", "seed", "unit", "value"]
-    ]
+    mean = by_cell(tables("documents")).groupby(["seed", "arm"])["best"].mean().unstack()
+    return of((mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"]), "dep", "cell")
 
 
 def pair_information(tables: Tables) -> pd.DataFrame:
     """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
-    table = tables("documents")
-    dep, indep = (_difference(table, variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
-    both = dep.merge(indep, on=["seed", "unit"], suffixes=("", "_indep"))
-    both = both.assign(value=both["value"] - both["value_indep"])[["seed", "unit", "value"]]
-    return pd.concat([dep.assign(part="dep"), both.assign(part="dep - indep")], ignore_index=True)
+    dep, indep = (gap(tables("documents"), variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
+    where, elsewhere = (found.set_index(["seed", "unit"])["value"] for found in (dep, indep))
+    return together([dep, difference(where, elsewhere, "dep - indep")])
 
 
 def no_information(tables: Tables) -> pd.DataFrame:
     """K3b: neighbours minus random pairs in the world without information between documents."""
-    return _difference(tables("documents"), "indep", "sbp-nn-lm", "sbp-random").assign(part="indep")
+    return gap(tables("documents"), "indep", "sbp-nn-lm", "sbp-random")
 
 
 def crossing(tables: Tables) -> pd.DataFrame:
     """K6: repetition minus SBP at 15 % of the training, SBP minus repetition at its end: both negative where the curves cross."""
-    table = tables("curves").query("variant == 'dep' and arm in ('repetition', 'sbp-nn-lm')")
-    rows = []
-    for seed, part in table.assign(seed=1000 * table["world"] + table["seed"]).groupby("seed"):
-        wide = part.pivot_table(index="step", columns="arm", values="excess").dropna()
-        gap = wide["repetition"] - wide["sbp-nn-lm"]
-        early = gap.iloc[(wide.index.to_series() / wide.index.max() - 0.15).abs().argmin()]
-        for name, value in (("early", early), ("end", -gap.iloc[-1])):
-            rows.append({"part": name, "seed": seed, "unit": "cell", "value": float(value)})
-    return pd.DataFrame(rows)
+    table, found = by_cell(tables("curves")), []
+    for seed, part in table.groupby("seed"):
+        wide = part.pivot_table(index="step", columns="arm", values="excess")[["repetition", "sbp-nn-lm"]].dropna()
+        ahead = wide["repetition"] - wide["sbp-nn-lm"]
+        early = ahead.iloc[(wide.index.to_series() / wide.index.max() - 0.15).abs().argmin()]
+        found.append(rows(["early", "end"], seed, "cell", [early, -ahead.iloc[-1]]))
+    return together(found)
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     "K1": beats_repetition, "K2": recovered, "K3": pair_information, "K3b": no_information, "K6": crossing,
 }  # fmt: skip
 

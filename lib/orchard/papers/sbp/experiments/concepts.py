@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
+from orchard.evidence import Evidence, Tables, paired
 from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
-from orchard.papers.sbp.experiments.comparison import TUNED, Tables, studies
+from orchard.papers.sbp.experiments.comparison import TUNED, by_cell, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
 from orchard.papers.sbp.method.documents import Corpus
@@ -150,11 +151,8 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 
 def follows_posterior(tables: Tables) -> pd.DataFrame:
     """K5: the divergence of SBP's samples minus that of samples without a seed, each seed document of each cell of `dep`."""
-    table = tables("concept_law").query("variant == 'dep'")
-    wide = table.pivot_table(index=["world", "seed", "document"], columns="arm", values="kl")
-    value = (wide["sbp-nn-lm"] - wide["uncond"]).dropna().rename("value").reset_index()
-    seed = 1000 * value["world"] + value["seed"]
-    return pd.DataFrame({"part": "dep", "seed": seed, "unit": value["document"], "value": value["value"]})
+    laws = by_cell(tables("concept_law"))
+    return paired(laws, "arm", "sbp-nn-lm", "uncond", units=["document"], value="kl", part="dep")
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K5": follows_posterior}
+EVIDENCE: dict[str, Evidence] = {"K5": follows_posterior}

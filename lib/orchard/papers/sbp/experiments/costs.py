@@ -17,8 +17,9 @@ from dataclasses import replace
 
 import pandas as pd
 
+from orchard.evidence import Evidence, Tables
 from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import Tables, arms_of, document_excess, studies
+from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
@@ -154,12 +155,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"costs": co
 
 def beats_with_equal_flops(tables: Tables) -> pd.DataFrame:
     """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints."""
-    table = tables("flop_matched").query("charged == 'without base'")
-    wide = table.pivot_table(index=["world", "seed", "document"], columns="arm", values="best")
-    value = (wide[ARM] - wide["repetition"]).rename("value").reset_index()
-    return value.assign(part="dep", seed=1000 * value["world"] + value["seed"], unit=value["document"])[
-        ["part", "seed", "unit", "value"]
-    ]
+    return gap(tables("flop_matched").query("charged == 'without base'"), "dep", ARM, "repetition")
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K10": beats_with_equal_flops}
+EVIDENCE: dict[str, Evidence] = {"K10": beats_with_equal_flops}

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from orchard.evidence import Evidence, Tables, rows
 from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
-from orchard.papers.sbp.experiments.comparison import TUNED, Tables, studies
+from orchard.papers.sbp.experiments.comparison import TUNED, by_cell, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
@@ -103,28 +104,21 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 
 
 def _means(tables: Tables) -> pd.DataFrame:
-    """Means over documents in `dep`, one row per arm and seed."""
-    table = tables("partners").query("variant == 'dep'")
-    means = table.assign(seed=1000 * table["world"] + table["seed"]).groupby(["arm", "seed"], sort=False)
+    """Means over documents in `dep`, one row per arm and cell."""
+    means = by_cell(tables("partners")).groupby(["arm", "seed"], sort=False)
     return means[["true", "random", "exact_true"]].mean().reset_index()
 
 
 def uses_seed(tables: Tables) -> pd.DataFrame:
     """K4: -log p(d2 | true partner) minus -log p(d2 | random partner) of SBP's synthesizer, mean over documents, each seed."""
     own = _means(tables).query("arm == 'sbp-nn-lm'")
-    return _evidence(own, own["true"] - own["random"])
+    return rows(own["arm"], own["seed"], "mean", own["true"] - own["random"])
 
 
 def not_below_exact(tables: Tables) -> pd.DataFrame:
     """K4b: -log p(d2 | true partner) minus the exact one, mean over documents, every synthesizer that reads a partner, each seed."""
     own = _means(tables).query("arm not in ('exact', 'uncond')")
-    return _evidence(own, own["true"] - own["exact_true"])
+    return rows(own["arm"], own["seed"], "mean", own["true"] - own["exact_true"])
 
 
-def _evidence(own: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({"part": own["arm"], "seed": own["seed"], "unit": "mean", "value": value}).reset_index(
-        drop=True
-    )
-
-
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {"K4": uses_seed, "K4b": not_below_exact}
+EVIDENCE: dict[str, Evidence] = {"K4": uses_seed, "K4b": not_below_exact}

@@ -28,9 +28,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from orchard.evidence import Evidence, Tables, of, together
 from orchard.papers.sbp.experiments.analysis import analysed, synthetic_arms
 from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import Tables, studies
+from orchard.papers.sbp.experiments.comparison import by_cell, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.method.ngrams import NEAR
 from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
@@ -160,15 +161,11 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
 def few_copies(tables: Tables) -> pd.DataFrame:
     """K7: by how much the upper ends of the intervals of SBP's raw samples exceed their bounds, seed by seed: 2 % for copies of the
     seed, the rate of as many real documents plus a point for duplicates."""
-    table = tables("quality").query("variant == 'dep' and state == 'raw'")
-    table = table.assign(seed=1000 * table["world"] + table["seed"])
+    table = by_cell(tables("quality")).query("state == 'raw'")
     own = table[table["source"] == "sbp-nn-lm"].pivot(index="seed", columns="metric", values="high")
     real = table[table["source"] == REAL].pivot(index="seed", columns="metric", values="rate")
     bounds = {"pair-copying": COPIES + 0 * own["pair-copying"], "duplicate": real["duplicate"] + MORE_DUPLICATES}
-    parts = [
-        (own[metric] - bound).rename("value").reset_index().assign(part=metric) for metric, bound in bounds.items()
-    ]
-    return pd.concat(parts, ignore_index=True).assign(unit="cell")[["part", "seed", "unit", "value"]]
+    return together(of(own[metric] - bound, metric, "cell") for metric, bound in bounds.items())
 
 
 ARM = "sbp-nn-lm"
@@ -227,12 +224,9 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def better_with_size(tables: Tables) -> pd.DataFrame:
     """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
-    table = tables("quality_by_size")
-    rows = []
-    for (metric, seed), part in table.assign(seed=1000 * table["world"] + table["seed"]).groupby(["metric", "seed"]):
-        rho = spearman(part["flops"], part["rate"]).rho
-        rows.append({"part": metric, "seed": seed, "unit": "cell", "value": rho})
-    return pd.DataFrame(rows)
+    cells = by_cell(tables("quality_by_size")).groupby(["metric", "seed"])
+    rho = cells[["flops", "rate"]].apply(lambda part: spearman(part["flops"], part["rate"]).rho)
+    return of(rho.rename_axis(["part", "seed"]), unit="cell")
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
@@ -240,6 +234,6 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     "K7": few_copies, "K8": better_with_size,
 }  # fmt: skip

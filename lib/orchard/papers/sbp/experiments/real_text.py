@@ -22,6 +22,7 @@ from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
 from orchard.papers.sbp.data.text import TextCorpus
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.profiles import TEXT
+from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.ngrams import hashes
 from orchard.papers.sbp.runs.mix import kept_documents
@@ -29,6 +30,7 @@ from orchard.papers.sbp.runs.partners import PartnerGap
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs.grid import Best, best_of
 
 # --------------------------------------------------------------------- the study
 
@@ -61,26 +63,30 @@ def seeds(setting: Setting) -> tuple[int, ...]:
     return TEXT[setting.profile].seeds if setting.seeds is None else setting.seeds
 
 
+def _tuned(setting: Setting, run: Runner) -> Best:
+    """Weight decays of repetition and oracle at the first seed."""
+    profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
+
+    def trial(arm: str, value: float) -> Pretrain.Config:
+        return of_trial(start, arm, replace(profile.start, weight_decay=value))
+
+    grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
+    return best_of(grids, trial, validation_loss, run, widen=0 if setting.profile == "smoke" else 2)
+
+
 def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per trial of the first seed: arm, weight_decay, validation and test loss (nats per document), chosen."""
-    profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
-    grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
-    trials = [(arm, replace(profile.start, weight_decay=value)) for arm, grid in grids.items() for value in grid]
-    cfgs = [start.with_(regular=regular, oracle_regular=regular).arm(arm) for arm, regular in trials]
-    rows = [
-        {"arm": arm, "weight_decay": regular.weight_decay, "validation_loss": done.result["best"]["validation_loss"],
-         "loss": done.result["best"]["loss"], "best_step": done.result["best"]["step"], "last_loss": done.result["last"]["loss"]}
-        for (arm, regular), done in zip(trials, run(cfgs), strict=True)
-    ]  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.assign(chosen=table.groupby("arm")["validation_loss"].transform("min") == table["validation_loss"])
+    found = _tuned(setting, run)
+    return pd.DataFrame([
+        {"arm": arm, "weight_decay": value, **losses(done), "chosen": found.chosen[arm] == value}
+        for (arm, value), (done, *_) in found.runs.items()
+    ])  # fmt: skip
 
 
 def studies(setting: Setting, run: Runner) -> list[Study]:
     """The studies of all seeds, regularised."""
-    found = regularisation(setting, run).query("chosen").groupby("arm")["weight_decay"].first()
-    start = TEXT[setting.profile].sizes.start
-    best, oracle = (replace(start, weight_decay=float(found[arm])) for arm in ("repetition", "oracle"))
+    found, start = _tuned(setting, run).chosen, TEXT[setting.profile].sizes.start
+    best, oracle = (replace(start, weight_decay=found[arm]) for arm in ("repetition", "oracle"))
     return [base(setting, seed).with_(regular=best, oracle_regular=oracle) for seed in seeds(setting)]
 
 

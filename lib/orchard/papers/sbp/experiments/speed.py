@@ -10,6 +10,7 @@ from orchard.papers.sbp.experiments.comparison import studies
 from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.runs.speed import FAST, SamplingSpeed, pairing_times
 from orchard.runs import Runner, Setting
+from orchard.runs.measurement import medians, ratios, with_machine
 
 PAIRED = {"clustered": (10_000, 30_000, 100_000), "uniform": (10_000, 30_000)}  # documents, by kind of vectors
 
@@ -19,19 +20,16 @@ def sampling_speed(setting: Setting, run: Runner) -> pd.DataFrame:
     _, chosen = studies(setting, run, "dep")[0]
     tuned = chosen.tune(chosen.pairs("sbp-nn-lm"), "sbp-nn-lm")
     cfg = SamplingSpeed.Config(tuned=tuned, label="speed of sampling", **PROFILES[setting.profile].sampling)
-    done = run([cfg])[0]
-    machine = done.provenance["hardware"]
-    table = pd.DataFrame(done.result["rows"])
-    return table.assign(
-        tokens_per_s=table["tokens"] / table["seconds"], device=machine["device"], hardware=machine["name"]
-    )
+    table = with_machine(run([cfg])[0]).rename(columns={"name": "way"})
+    return table.assign(tokens_per_s=table["tokens"] / table["seconds"])
 
 
-def ratios(times: pd.DataFrame) -> pd.DataFrame:
-    """Tokens per second of every way, and by how much `FAST` is faster, median over rounds: columns way, tokens_per_s, times_slower."""
-    wide = times.pivot_table(index="round", columns="way", values="tokens_per_s", sort=False)
-    slower = wide.rdiv(wide[FAST], axis=0).median()
-    return pd.DataFrame({"tokens_per_s": wide.median(), "times_slower": slower}).rename_axis("way").reset_index()
+def slower(times: pd.DataFrame) -> pd.DataFrame:
+    """Tokens per second of every way, and how many times as long as `FAST` a token takes, medians over rounds: columns way,
+    tokens_per_s, times_slower."""
+    per_token = times.assign(per_token=times["seconds"] / times["tokens"])
+    median = medians(times, ["way"], "tokens_per_s")
+    return median.assign(times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()))
 
 
 def pairing_speed() -> pd.DataFrame:

@@ -7,7 +7,6 @@ of our own decoder does. Nothing is downloaded, no code of the folder is run, no
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
-from orchard.data.cache import files_sha256
 from orchard.errors import BadInput
 from orchard.nn import Block, Decoder
 from orchard.nn.packed import Packed
 from orchard.nn.transformer import DecoderCache
-from orchard.papers.sbp.data.text import FILES
-
-SAME = (
-    1e-3  # of the largest logit: what the hidden states times the output matrix may differ from the model's own logits
+from orchard.pretrained.folder import (
+    CAUSAL,
+    copy_files,
+    load_config,
+    load_model,
+    model_folder,
+    new_folder,
+    quiet,
+    tokenizer_files,
 )
+
+SAME = 1e-3  # of the largest logit: what hidden states times the output matrix may differ from the model's own logits
 
 
 class LocalCache(DecoderCache):
@@ -43,6 +48,9 @@ class LocalCache(DecoderCache):
     def position(self) -> int:  # type: ignore[override]
         return int(self.inner.get_seq_length())
 
+    def cut(self, position: int) -> None:
+        self.inner.crop(position)
+
 
 class LocalDecoder(Decoder):
     """A causal language model of a folder, behind the methods of a decoder. Ids beyond the tokenizer's are never predicted.
@@ -59,7 +67,7 @@ class LocalDecoder(Decoder):
     def __init__(self, cfg: LocalDecoder.Config) -> None:
         nn.Module.__init__(self)
         self.folder, self.vocab_size, self.dim = Path(cfg.folder), cfg.vocab_size, cfg.dim
-        self.model = _load(self.folder)
+        self.model = load_model(self.folder, CAUSAL, torch.float32)
         size = self.model.get_input_embeddings().num_embeddings
         if size < cfg.vocab_size:
             raise BadInput(
@@ -80,13 +88,17 @@ class LocalDecoder(Decoder):
         return self.model.get_input_embeddings()
 
     def features(
-        self, tokens: Int[Tensor, "batch time"], cache: DecoderCache | None = None, packed: Packed | None = None
-    ) -> Float[Tensor, "batch time dim"]:
+        self, tokens: Int[Tensor, "batch time"] | None = None, cache: DecoderCache | None = None, packed: Packed | None = None,
+        *, embeddings: Float[Tensor, "batch prefix dim"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:  # fmt: skip
         inner = cache.inner if isinstance(cache, LocalCache) else None
-        found: Float[Tensor, "batch time dim"] = self.model.base_model(
-            input_ids=tokens, past_key_values=inner, use_cache=inner is not None
-        ).last_hidden_state
-        return found
+        given: dict[str, Any] = {"input_ids": tokens}
+        if embeddings is not None:
+            parts = [embeddings] if tokens is None else [embeddings, self.embed(tokens)]
+            given = {"inputs_embeds": torch.cat(parts, dim=1)}
+        found = self.model.base_model(**given, past_key_values=inner, use_cache=inner is not None)
+        states: Float[Tensor, "batch length dim"] = found.last_hidden_state
+        return states
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         found = self.model.get_output_embeddings()(features)[..., : self.vocab_size]
@@ -95,7 +107,9 @@ class LocalDecoder(Decoder):
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return found if not cap else cap * torch.tanh(found / cap)
 
-    def new_cache(self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype) -> LocalCache:
+    def new_cache(
+        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
+    ) -> LocalCache:
         """An empty cache. Raises BadInput where the model has no positions for ``max_length`` tokens."""
         from transformers import DynamicCache
 
@@ -126,39 +140,23 @@ class LocalDecoder(Decoder):
         Raises:
             BadInput: there is something at ``folder`` already.
         """
-        if folder.exists():
-            raise BadInput(f"{folder} exists: choose a new folder for the synthesizer, it is left alone")
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        self.model.save_pretrained(part)
-        for path in sorted({path for pattern in FILES for path in self.folder.glob(pattern)}):
-            shutil.copy(path, part / path.name)
-        part.rename(folder)
+        with new_folder(folder) as part, quiet():
+            self.model.save_pretrained(part)
+            copy_files(tokenizer_files(self.folder), self.folder, part)
 
 
 def local_model(folder: str | Path) -> LocalDecoder.Config:
-    """The config of the model in a folder, known by the SHA-256 of its weights and its ``config.json``.
-
-    Raises:
-        BadInput: no folder, no ``config.json``, no weights in safetensors, or a config that is no language model's.
-    """
-    place = Path(folder).expanduser().resolve()
-    if not (place / "config.json").is_file():
-        raise BadInput(f"{place} holds no model of Hugging Face: config.json is missing; give the folder that holds it")
-    weights = sorted(place.glob("*.safetensors"))
-    if not weights:
-        raise BadInput(
-            f"{place} holds no weights (*.safetensors): copy them there; pickled weights (*.bin) are not read"
-        )
-    config = _config(place)
-    return LocalDecoder.Config(
-        folder=str(place), sha256=files_sha256([place / "config.json", *weights]), dim=config.hidden_size
-    )
+    """The config of the model in a folder, known by the SHA-256 of what it holds. Raises BadInput where it holds no language model."""
+    found = model_folder(folder)
+    dim = getattr(_text_config(found.folder), "hidden_size", None)
+    if dim is None:
+        raise BadInput(f"{found.folder}: config.json describes no language model (it has no hidden_size)")
+    return LocalDecoder.Config(folder=found.folder, sha256=found.sha256, dim=dim)
 
 
 def check_length(folder: Path, length: int) -> None:
     """Raise ``BadInput`` unless the model has positions for ``length`` tokens: a pair of documents with its special tokens."""
-    most = getattr(_config(folder), "max_position_embeddings", None)
+    most = getattr(_text_config(folder), "max_position_embeddings", None)
     if most is not None and length > most:
         raise BadInput(
             f"{folder}: the model reads {most} tokens, a pair of documents takes up to {length}: cut documents at "
@@ -166,35 +164,8 @@ def check_length(folder: Path, length: int) -> None:
         )
 
 
-def _config(folder: Path) -> Any:
-    try:
-        from transformers import AutoConfig
-    except ImportError:
-        raise BadInput("a local model needs the package transformers: pip install 'orchard[sbp]'") from None
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder}: config.json is not one that transformers knows ({_first(error)})") from None
-    if getattr(config, "hidden_size", None) is None:
-        raise BadInput(f"{folder}: config.json describes no language model (it has no hidden_size)")
-    return config
-
-
-def _load(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BadInput(
-            f"{folder} holds no causal language model that transformers can load ({_first(error)})"
-        ) from None
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _text_config(folder: str | Path) -> Any:
+    return load_config(folder).get_text_config()
 
 
 @torch.no_grad()

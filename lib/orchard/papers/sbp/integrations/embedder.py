@@ -17,16 +17,15 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from orchard.config import REQUIRED
-from orchard.data.cache import files_sha256
 from orchard.errors import BadInput, closest
 from orchard.papers.sbp.method.documents import Corpus, Documents
 from orchard.papers.sbp.method.embedding import Embedder, unit
+from orchard.pretrained.folder import BASE, load_model, load_tokenizer, model_folder, tokenizer_sha256
 from orchard.runs import Workspace
 from orchard.train import choose
 
 POOLING = ("mean", "last")
 AT_ONCE = 16_384  # tokens in a forward pass, padding included
-TOKENIZER = ("tokenizer*", "vocab*", "*.tiktoken", "spiece.model")
 
 
 class LocalEmbedder(Embedder):
@@ -50,13 +49,13 @@ class LocalEmbedder(Embedder):
         self, corpus: Corpus, splits: dict[str, Documents], work: Workspace
     ) -> dict[str, Float32[np.ndarray, "_ dim"]]:
         """Raises BadInput if the model is gone, has changed, or cannot be loaded."""
-        folder = model_folder(self.cfg.folder)
-        if _contents(folder) != self.cfg.sha256:
+        folder = self.cfg.folder
+        if model_folder(folder).sha256 != self.cfg.sha256:
             raise BadInput(
                 f"the model in {folder} is not the one this run was asked for: its files have changed, ask again"
             )
         device = choose(work.device).device
-        model, tokenizer = load_local(folder)
+        model, tokenizer = load_model(folder, BASE), load_tokenizer(folder, split_special_tokens=False)
         model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
         rows = {
             name: self.states(model, tokenizer, [corpus.text(documents[i]) for i in range(len(documents))])
@@ -106,58 +105,6 @@ def local_embedder(folder: str | Path, **fields: Any) -> LocalEmbedder.Config:
     Raises:
         BadInput: no such folder (a model id is none), or files of the model or of its tokenizer are missing.
     """
-    place = model_folder(folder)
-    return LocalEmbedder.Config(folder=str(place), sha256=_contents(place), **fields)
-
-
-def model_folder(folder: str | Path) -> Path:
-    """The folder as an absolute path, once it is clear that it holds a model with safe weights and a tokenizer."""
-    place = Path(folder).expanduser().resolve()
-    if not place.is_dir():
-        hint = ""
-        if not place.exists() and str(folder).count("/") == 1 and not str(folder).startswith((".", "/", "~")):
-            hint = "; if this is the id of a model on a hub: nothing is downloaded here, put it into a folder yourself"
-        raise BadInput(
-            f"{str(folder)!r} is no folder on this disk (looked for {place}){hint}: give the folder of an embedding model"
-        )
-    if not (place / "config.json").is_file():
-        raise BadInput(f"{place} holds no config.json: give the folder of a model that transformers can load")
-    if not any(place.glob("*.safetensors")):
-        raise BadInput(
-            f"{place} holds no weights as safetensors: save the model with save_pretrained, pickles are not read"
-        )
-    if not any(any(place.glob(name)) for name in TOKENIZER):
-        raise BadInput(f"{place} holds no tokenizer: copy the files of the tokenizer beside the weights")
-    return place
-
-
-def _contents(folder: Path) -> str:
-    """SHA-256 of the files that models and tokenizers are made of."""
-    kinds = (".safetensors", ".json", ".txt", ".model", ".tiktoken")
-    return files_sha256(sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in kinds))
-
-
-def load_local(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, in evaluation mode on the CPU, without a network."""
-    try:
-        import transformers
-    except ImportError:
-        raise BadInput(
-            "a local embedding model needs transformers, which is not installed: pip install 'orchard[sbp]'"
-        ) from None
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BadInput(
-            f"transformers cannot load the model or the tokenizer in {folder}: {str(error).splitlines()[0]}"
-        ) from None
-    finally:
-        if shown:
-            bars.enable_progress_bar()
-    return model.eval(), tokenizer
+    found = model_folder(folder)
+    tokenizer_sha256(found.folder)  # says that it is missing
+    return LocalEmbedder.Config(folder=found.folder, sha256=found.sha256, **fields)

@@ -32,10 +32,10 @@ from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.pairing import kept_pairs, random_scores, threshold
 from orchard.papers.sbp.method.sampling import draw, sample_documents
 from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours
+from orchard.papers.sbp.runs.synthesise import prompts
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
-from orchard.runs import Run, Workspace
-from orchard.timing import interleaved
-from orchard.train import choose
+from orchard.runs import Workspace
+from orchard.runs.measurement import Measurement, timed
 
 FAST, SLOW = "batched, cached", "one by one, no cache"
 
@@ -79,55 +79,46 @@ def sample_without_cache(
     return cut, np.array([len(end) > 0 for end in ends], dtype=bool)
 
 
-class SamplingSpeed(Run):
-    """Rows way, documents, tokens, round, seconds: four ways to sample from one synthesizer, in turn."""
+class SamplingSpeed(Measurement):
+    """Rows name, documents, tokens, round, seconds: four ways to sample from one synthesizer, in turn."""
 
-    class Config(Run.Config):
+    class Config(Measurement.Config):
         tuned: Tune.Config = REQUIRED
         batched: int = REQUIRED
         batched_no_cache: int = REQUIRED
         alone: int = REQUIRED
         alone_no_cache: int = REQUIRED
         rounds: int = REQUIRED
-        seed: int = 0
 
     preload = "orchard.papers.sbp.runs.tune"
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Every way samples documents of the same seeds, the first ones of them."""
-        cfg = self.cfg
-        hardware = choose(work.device if choose(work.device).device != "mps" else "cpu")
-        work.notes["hardware"] = hardware.as_dict()
+        cfg, device = self.cfg, self.begin(work)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
         symbols, real = corpus.symbols, corpus.documents("train")
-        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(hardware.device)
+        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(device)
         seeds = np.random.default_rng([cfg.seed, 9]).integers(len(real), size=cfg.batched)
-        prompts = [np.array([symbols.bos, *real[i], symbols.sep, symbols.bos]) for i in seeds]
+        asked = prompts(real, seeds, symbols, alone=False)
         ways: dict[str, tuple[Callable[..., Any], int, int]] = {
             FAST: (sample_documents, cfg.batched, cfg.batched),
             "batched, no cache": (sample_without_cache, cfg.batched_no_cache, cfg.batched_no_cache),
             "one by one, cached": (sample_documents, cfg.alone, 1),
             SLOW: (sample_without_cache, cfg.alone_no_cache, 1),
         }
-
         tokens: dict[str, int] = {}
 
         def sample(name: str) -> None:
             function, count, at_once = ways[name]
-            generator = torch.Generator(hardware.device).manual_seed(cfg.seed)
+            generator = torch.Generator(device).manual_seed(cfg.seed)
             bodies, ended = function(
-                model, prompts[:count], corpus.cap + 1, Sampling(1.0), generator, symbols.eos, at_once=at_once
+                model, asked[:count], corpus.cap + 1, Sampling(1.0), generator, symbols.eos, at_once=at_once
             )
             tokens[name] = sum(map(len, bodies)) + int(ended.sum())
 
-        times = interleaved({name: partial(sample, name) for name in ways}, cfg.rounds, hardware.device)
-        rows = [
-            {"way": name, "documents": ways[name][1], "tokens": tokens[name], "round": turn, "seconds": seconds}
-            for name in ways
-            for turn, seconds in enumerate(times[name])
-        ]
-        return {"rows": rows}
+        times = timed({name: partial(sample, name) for name in ways}, cfg.rounds, device)
+        return {"rows": [row | {"documents": ways[row["name"]][1], "tokens": tokens[row["name"]]} for row in times]}
 
 
 K, DIM, THREADS = 8, 256, 2

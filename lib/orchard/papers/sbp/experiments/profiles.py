@@ -112,7 +112,7 @@ class Profile:
     ablations: Ablations
     matched: Matched
     rounds: Rounds
-    sampling: dict[str, int]  # documents that each timed way samples in a call, and rounds of calls
+    sampling: dict[str, Any]  # documents that each timed way samples in a call, and rounds of calls
 
 
 FEW = {"batched": 512, "batched_no_cache": 16, "alone": 2, "alone_no_cache": 2, "rounds": 3}

@@ -29,7 +29,9 @@ def slower(times: pd.DataFrame) -> pd.DataFrame:
     tokens_per_s, times_slower."""
     per_token = times.assign(per_token=times["seconds"] / times["tokens"])
     median = medians(times, ["way"], "tokens_per_s")
-    return median.assign(times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()))
+    return median.assign(
+        times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()).fillna(1.0)
+    )
 
 
 def pairing_speed() -> pd.DataFrame:

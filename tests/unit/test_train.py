@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchard.errors import BadInput, OrchardError
-from orchard.runs import RunError, Store
+from orchard.errors import OrchardError
+from orchard.runs import Store
 from orchard.runs.engine import execute
 from orchard.train import AdamW, choose, fit, load_model
 from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO, latest
@@ -172,8 +172,3 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(tmp_path
         ]
         files.append((done.folder / "model.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]
-
-
-def test_zero_steps_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises((BadInput, RunError), match="at least one step"):
-        execute([tiny_lm(corpus(tmp_path), steps=0)], Store(tmp_path / "store"), jobs=1, report=lambda line: None)

@@ -36,24 +36,26 @@ class Indexed(Protocol):
 
 class ResumableLoader:
     """Iterating gives the rest of the current epoch, batches as ``Windows.batch`` makes them; iterating again gives the
-    next epoch, also when the one before was left half-way. ``len`` is the number of batches in a whole epoch.
+    next epoch, also when the one before was left half-way. ``len`` is the number of batches in a whole epoch, a multiple
+    of ``accumulate``, the batches of an optimizer step.
 
     One process, no workers: a batch is one gather from a memory map. Under several ranks every rank would read
-    the same batches. DataError when there are fewer windows than one batch.
+    the same batches. DataError when there are fewer windows than one step needs.
     """
 
-    def __init__(self, windows: Indexed, batch_size: int, seed: int) -> None:
-        if not 1 <= batch_size <= len(windows):
+    def __init__(self, windows: Indexed, batch_size: int, seed: int, accumulate: int = 1) -> None:
+        if not (batch_size >= 1 and accumulate >= 1 and batch_size * accumulate <= len(windows)):
+            several = f" and accumulate = {accumulate}" if accumulate != 1 else ""
             raise DataError(
-                f"batch_size = {batch_size} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
+                f"batch_size = {batch_size}{several} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
                 "give more text, a smaller batch or shorter windows"
             )
-        self.windows, self.batch_size, self.seed = windows, batch_size, seed
+        self.windows, self.batch_size, self.seed, self.accumulate = windows, batch_size, seed, accumulate
         self._epoch, self._position = 0, 0
         self._under_way = False  # batches of this epoch were handed out by an iterator of this process
 
     def __len__(self) -> int:
-        return len(self.windows) // self.batch_size
+        return len(self.windows) // (self.batch_size * self.accumulate) * self.accumulate
 
     def order(self, epoch: int) -> Int64[np.ndarray, "windows"]:
         """The permutation of the windows in an epoch."""
@@ -85,7 +87,7 @@ class ResumableLoader:
         self._epoch, self._position, self._under_way = state["epoch"], state["position"], False
 
     def _measure(self) -> dict[str, int]:
-        return {"windows": len(self.windows), "batch_size": self.batch_size, "seed": self.seed}
+        return {"windows": len(self.windows), "batch_size": self.batch_size, "seed": self.seed, "batches": len(self)}
 
 
 class OrderedLoader(ResumableLoader):

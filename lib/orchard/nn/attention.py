@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
+from orchard.nn.compilation import compiled
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
 from orchard.nn.projection import Projection, projection
@@ -194,7 +195,10 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, window: int, query_offset: int) -> 
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    def flex(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:  # PyTorch counts the graphs of flex_attention for all
+        return flex_attention(q, k, v, **options)
+
+    return compiled(flex, fullgraph=True)
 
 
 @lru_cache(maxsize=16)

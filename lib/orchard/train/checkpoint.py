@@ -80,13 +80,18 @@ class KeepCheckpoints(pl.Callback):
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
-        self._last = -1
+        self._last = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         step = trainer.global_step
-        if step % self.every or step == self._last:
+        if step == self._last:  # gradients are being accumulated
             return
         self._last = step
+        if step % self.every:
+            return
         trainer.save_checkpoint(self.folder / f"step_{step:09d}.safetensors")
         for old in sorted(self.folder.glob("step_*.safetensors"))[:-2]:
             old.unlink()

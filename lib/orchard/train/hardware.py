@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from orchard.errors import BadInput
 from orchard.runs.device import resolve_device
 from orchard.runs.run import THREADS
 
@@ -41,9 +42,13 @@ RULES = (
     Rule(r"cpu-.*", "32-true", False, True),
 )
 
-# Optimizer steps from which a run is compiled. Half a minute of compiling is as long as many hundred steps of the small
-# models here, and every arm is another graph. An estimate: nothing was measured on a GPU yet.
-COMPILE_FROM = 2000
+# When a training is compiled: where that saves more seconds than it costs. Estimates, nothing was measured on a GPU yet. An eager
+# step takes 10 ms of launching kernels (about a thousand of them in eight layers), or what its FLOPs take at a quarter of the
+# peak, whichever is longer; compiling takes a minute and saves 0.4 of that (nanoGPT reports 250 ms to 135 ms for GPT-2). A
+# training of two and a half minutes or more is compiled, then.
+COMPILE_SECONDS, COMPILE_SAVES = 60.0, 0.4
+EAGER_STEP_SECONDS, EAGER_MFU, UNKNOWN_PEAK = 0.01, 0.25, 100e12
+COMPILE_FROM = 2000  # steps: the rule of the runs that do not train through TrainingRun
 
 # orchard.nn chooses by device and shape: see `attention` there for the rule and what it rests on.
 ATTENTION = {"cuda": "auto (sdpa; compiled flex for windows and packed documents)"}
@@ -81,11 +86,16 @@ class Hardware:
         """How attention is computed here, in words."""
         return ATTENTION.get(self.device, ATTENTION_ELSEWHERE)
 
+    def compiles(self, steps: int, flops: float) -> bool:
+        """Whether compiling a training of so many ``steps``, of ``flops`` each, saves more than it costs."""
+        step = max(EAGER_STEP_SECONDS, flops / (EAGER_MFU * (self.peak_flops or UNKNOWN_PEAK)))
+        return self.compile and COMPILE_SAVES * step * steps > COMPILE_SECONDS
+
     def __str__(self) -> str:
         peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
         return (
             f"device {self.device} ({self.name}), precision {self.precision}, attention {self.attention}, "
-            f"compile {f'from {COMPILE_FROM:,} steps' if self.compile else 'off'}, "
+            f"compile {'where it pays' if self.compile else 'off'}, "
             f"{self.threads} CPU thread{'s' * (self.threads != 1)}, {peak}"
         )
 
@@ -95,18 +105,26 @@ class Hardware:
                 "compile": self.compile, "threads": self.threads}  # fmt: skip
 
 
-def choose(device: str = "auto") -> Hardware:
+def choose(device: str = "auto", precision: Precision | Literal["auto"] = "auto") -> Hardware:
     """Apply the rules to this machine.
 
+    Args:
+        precision: of a training; "auto" is what the rules say.
+
     Raises:
-        BadInput: ``device`` is unknown or not here.
+        BadInput: ``device`` is unknown or not here, or has no such precision.
     """
     device = resolve_device(device)
+    if precision == "16-mixed" and device != "cuda":
+        raise BadInput(
+            f"precision is {precision!r} on the device {device}: only CUDA has it; choose bf16-mixed or 32-true"
+        )
     name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name() if device == "cpu" else "Apple GPU"
     rule = next(rule for rule in RULES if re.fullmatch(rule.pattern, f"{device}-{name}"))
-    precision: Precision = rule.precision
-    if precision == "16-mixed" and torch.cuda.is_bf16_supported(including_emulation=False):
-        precision = "bf16-mixed"
+    if precision == "auto":
+        precision = rule.precision
+        if precision == "16-mixed" and torch.cuda.is_bf16_supported(including_emulation=False):
+            precision = "bf16-mixed"
     return Hardware(
         device=device,
         name=name,
@@ -123,9 +141,9 @@ def bf16_peak(name: str) -> float | None:
     return next((peak for pattern, peak in BF16_PEAKS if re.search(pattern, name)), None)
 
 
-def describe(device: str = "auto") -> str:
+def describe(device: str = "auto", precision: Precision | Literal["auto"] = "auto") -> str:
     """One line for people: how runs will be computed, each with ``THREADS`` CPU threads."""
-    return str(replace(choose(device), threads=THREADS))
+    return str(replace(choose(device, precision), threads=THREADS))
 
 
 def _cpu_name() -> str:

@@ -1,40 +1,52 @@
-"""The LightningModule for language modelling and the loop around Lightning's trainer."""
+"""The LightningModule for decoders, which takes its loss as a function, and the loop around Lightning's trainer."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder, auxiliary_loss
 from orchard.runs import Workspace
+from orchard.train.callbacks import ClipGradients
 from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest
 from orchard.train.hardware import Hardware
-from orchard.train.lm import AdamW, token_losses
+from orchard.train.losses import Loss, next_token_loss
 from orchard.train.metrics import JsonLinesLogger, extra_loggers
+from orchard.train.optim import AdamW
 
 
 class LanguageModel(pl.LightningModule):
-    """Trains a decoder on windows of tokens."""
+    """Trains a decoder. ``loss(model, batch)`` is a scalar: that of the next token, or another of `orchard.train.losses`.
 
-    def __init__(self, model: Decoder, optim: AdamW, steps: int, fused: bool) -> None:
+    A paper whose parts learn at rates of their own subclasses this and says so in ``optimizer``.
+    """
+
+    def __init__(self, model: Decoder, optim: AdamW, steps: int, fused: bool, loss: Loss = next_token_loss) -> None:
         super().__init__()
         self.model, self.optim, self.steps, self.fused = model, optim, steps, fused
+        self.loss: Loss = loss
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean nats per token of the batch, and the auxiliary losses of mixtures of experts."""
-        return token_losses(self.model, batch["tokens"]).mean() + auxiliary_loss(self.model)
+        """The loss of the batch, and the auxiliary losses of mixtures of experts."""
+        return self.loss(self.model, batch) + auxiliary_loss(self.model)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of all parameters."""
+        return self.optim.optimizer(self.model, self.fused)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, a function of the step alone."""
-        optimizer = self.optim.optimizer(self.model, self.fused)
+        """The optimizer and its schedule, a function of the step alone."""
+        optimizer = self.optimizer()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -67,11 +79,15 @@ def train_loop(
     cfg: Training,
     work: Workspace,
     hardware: Hardware,
-    callbacks: list[pl.Callback],
+    callbacks: Sequence[pl.Callback],
+    *,
+    accumulate: int = 1,
+    loggers: Sequence[Logger] = (),
 ) -> None:
     """Run Lightning's trainer to ``cfg.steps`` optimizer steps, from the newest whole checkpoint of the workspace.
 
-    Quiet: no progress bar unless a person watches a terminal, no advertisement, no warnings about workers.
+    ``accumulate`` batches make a step. Quiet: no progress bar unless a person watches a terminal, no
+    advertisement, no warnings about workers.
     """
     if cfg.steps < 1:
         raise BadInput(f"{type(cfg).__qualname__}.steps is {cfg.steps}: train for at least one step")
@@ -88,15 +104,16 @@ def train_loop(
             precision=hardware.precision,
             max_steps=cfg.steps,
             max_epochs=-1,
-            gradient_clip_val=cfg.clip,
+            accumulate_grad_batches=accumulate,
             limit_val_batches=0,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             enable_checkpointing=False,
-            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label)],
+            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label), *loggers],
             plugins=[SafetensorsIO()],
             callbacks=[
                 CounterRandomness(cfg.seed),
+                ClipGradients(cfg.clip),
                 *callbacks,
                 KeepCheckpoints(work.checkpoints, cfg.checkpoint_every),
             ],

@@ -92,11 +92,20 @@ class Monitor(pl.Callback):
     ) -> None:
         self.log_every, self.validate_every, self.validate, self.meter = log_every, validate_every, validate, meter
         self.last: tuple[int, dict[str, float]] | None = None  # step and what was measured there
+        self._step: int = 0
+        self._loss: Any = 0.0  # of the step so far
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self._loss = self._loss + outputs["loss"]  # Lightning divides that of a batch by the batches of a step
         step, row = trainer.global_step, dict[str, float]()
+        if step == self._step:  # gradients are being accumulated
+            return
+        self._step, loss, self._loss = step, self._loss, 0.0
         if step % self.log_every == 0 or step == 1:
-            row["loss"] = float(outputs["loss"])
+            row["loss"] = float(loss)
         if step % self.validate_every == 0:
             with self.meter.paused():
                 measured = self.validate()
@@ -116,9 +125,9 @@ class ThroughputMeter(pl.Callback):
     """
 
     def __init__(
-        self, tokens_per_step: int, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5
+        self, tokens_per_batch: int | float, forward_flops_per_token: float, hardware: Hardware, warmup: int = 5
     ) -> None:
-        self.tokens_per_step, self.hardware, self.warmup = tokens_per_step, hardware, warmup
+        self.tokens_per_batch, self.hardware, self.warmup = tokens_per_batch, hardware, warmup
         self.flops_per_token = 3 * forward_flops_per_token
         self._seen = self._steps = 0
         self._start: float | None = None
@@ -146,7 +155,7 @@ class ThroughputMeter(pl.Callback):
         """``tokens_per_s``, ``flops`` (per second) and ``mfu`` of a finished training; empty if it was too short."""
         if not self._steps or not self._seconds:
             return {}
-        tokens = self._steps * self.tokens_per_step / self._seconds
+        tokens = self._steps * self.tokens_per_batch / self._seconds
         rates = {"tokens_per_s": tokens, "flops": tokens * self.flops_per_token}
         if self.hardware.peak_flops:
             rates["mfu"] = rates["flops"] / self.hardware.peak_flops

@@ -21,6 +21,7 @@ import pandas as pd
 
 from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer, text_source
 from orchard.errors import BadInput, closest
+from orchard.files import write
 from orchard.papers.sbp.data.text import TextCorpus, folder_tokenizer
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
@@ -38,7 +39,7 @@ from orchard.papers.sbp.runs.pretrain import Adopt, Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Store
-from orchard.runs.store import to_json, write
+from orchard.runs.store import to_json
 from orchard.train import AdamW
 
 SIZES: dict[str, Size] = {"tiny": TINY, "small": Size(128, 4, 4, 4, 344), "10M": M10, "40M": M40}

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
-from safetensors.torch import save_file
+from jaxtyping import Bool, Float, Float64, Int64
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
-from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, document_batch
-from orchard.papers.sbp.runs.pretrain import Pretrain, counted_losses, in_parts, lightning_module, load_pretrained
+from orchard.papers.sbp.method.documents import Documents, Symbols, document_batch
+from orchard.papers.sbp.runs.pretrain import Pretrain, in_parts, load_pretrained
 from orchard.runs import Run, Workspace
 from orchard.train import choose
+from orchard.train.losses import Loss, counted_logits, counted_losses
 
 
 class Ensemble(Run):
@@ -46,14 +47,10 @@ class Ensemble(Run):
         corpus = cfg.members[0].mix.corpus.build()
         done = [work.result_of(member) for member in cfg.members]
         models = [load_pretrained(run, member).to(device) for run, member in zip(done, cfg.members, strict=True)]
-        scores = {
-            name: torch.from_numpy(ensemble_nll(models, corpus.documents(name).head(cfg.eval_documents), corpus.symbols))[None]
-            for name in ("validation", "test")
-        }  # fmt: skip
-        step = torch.tensor([cfg.members[0].mix.steps])
-        save_file(
-            {"step": step, **{name: nats.float() for name, nats in scores.items()}}, work.folder / "eval.safetensors"
-        )
+        held_out = {name: corpus.documents(name).head(cfg.eval_documents) for name in ("validation", "test")}
+        nll = {name: ensemble_nll(models, documents, corpus.symbols)[None] for name, documents in held_out.items()}
+        scores = {name: values.astype(np.float32) for name, values in nll.items()}
+        save_file({"step": np.array([cfg.members[0].mix.steps]), **scores}, work.folder / "eval.safetensors")
         return {"members": len(models), "training_flops": sum(run.result["training_flops"] for run in done)}
 
 
@@ -64,11 +61,11 @@ def ensemble_nll(models: Sequence[Decoder], documents: Documents, symbols: Symbo
     found = []
     for part in in_parts(documents.lengths):
         batch = document_batch(documents.take(part), symbols)
-        batch = Batch(batch.tokens.to(device), batch.counts.to(device))
+        tokens, counts = batch.tokens.to(device), batch.counts.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logs = -torch.stack([counted_losses(model, batch).double() for model in models])
-        nats = torch.zeros(batch.counts.shape, dtype=torch.float64, device=device)
-        nats[batch.counts] = np.log(len(models)) - torch.logsumexp(logs, dim=0)
+            logs = -torch.stack([counted_losses(model, tokens, counts).double() for model in models])
+        nats = torch.zeros(counts.shape, dtype=torch.float64, device=device)
+        nats[counts] = np.log(len(models)) - torch.logsumexp(logs, dim=0)
         found.append(nats.sum(dim=1).cpu().numpy())
     return np.concatenate(found)
 
@@ -82,29 +79,24 @@ class Distill(Pretrain):
 
     cfg: Config
 
-    def lightning_module(self, work: Workspace) -> Any:
-        """The module of pretraining with the loss of distillation; teachers are no part of it, so no checkpoint holds them."""
+    def loss(self, work: Workspace) -> Loss:
+        """The loss of distillation; teachers are no part of the model, so no checkpoint holds them."""
         teachers = [load_pretrained(work.result_of(one), one) for one in self.cfg.teachers]
         weight = self.cfg.weight
 
-        class Distilled(lightning_module()):  # type: ignore[misc]
-            def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-                read = Batch(batch["tokens"], batch["counts"])
-                with torch.no_grad():
-                    target = mean_probabilities([teacher.to(read.tokens.device) for teacher in teachers], read)
-                logits = counted_logits(self.model, read)
-                hard = F.cross_entropy(logits, read.tokens[:, 1:][read.counts])
-                return (1 - weight) * hard + weight * F.cross_entropy(logits, target)
+        def distilled(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
+            tokens, counts = batch["tokens"], batch["counts"]
+            with torch.no_grad():
+                target = mean_probabilities([teacher.to(tokens.device) for teacher in teachers], tokens, counts)
+            logits = counted_logits(model, tokens, counts)
+            hard = F.cross_entropy(logits, tokens[:, 1:][counts])
+            return (1 - weight) * hard + weight * F.cross_entropy(logits, target)
 
-        return Distilled
-
-
-def counted_logits(model: Decoder, batch: Batch) -> Float[Tensor, "counted vocab"]:
-    """What predicts the tokens that count."""
-    logits: Tensor = model.logits(model.features(batch.tokens[:, :-1])[batch.counts]).float()
-    return logits
+        return distilled
 
 
-def mean_probabilities(models: Sequence[Decoder], batch: Batch) -> Float[Tensor, "counted vocab"]:
+def mean_probabilities(
+    models: Sequence[Decoder], tokens: Int64[Tensor, "sequences time_and_one"], counts: Bool[Tensor, "sequences time"]
+) -> Float[Tensor, "counted vocab"]:
     """The ensemble's law of every token that counts."""
-    return torch.stack([counted_logits(model, batch).softmax(dim=-1) for model in models]).mean(dim=0)
+    return torch.stack([counted_logits(model, tokens, counts).softmax(dim=-1) for model in models]).mean(dim=0)

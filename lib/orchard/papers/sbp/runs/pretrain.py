@@ -14,25 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
-from safetensors.torch import save_file
-from torch import Tensor
+from jaxtyping import Float64, Int64
+from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.data import OrderedLoader
+from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, document_batch, pair_batch
 from orchard.papers.sbp.runs.mix import Mix, MixBatches
-from orchard.runs import Finished, Run, Workspace
-from orchard.train import AdamW, choose
-from orchard.train.hardware import COMPILE_FROM
+from orchard.runs import Finished, Workspace
+from orchard.train import choose
+from orchard.train.losses import Loss, counted_loss, counted_losses
+from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
 
 SCORED_AT_ONCE = 65_536  # tokens of held-out documents in a forward pass
 
 
-class Pretrain(Run):
+class Pretrain(TrainingRun):
     """Train from scratch on a mixture, score held-out documents along the way.
 
     Result: ``loss`` and ``validation_loss`` (nats per document) at the ``last`` and the ``best`` checkpoint, ``tokens``, ``steps``,
@@ -41,33 +41,32 @@ class Pretrain(Run):
     [evaluations, documents], nats per document; ``metrics.jsonl``.
     """
 
-    class Config(Run.Config):
+    class Config(TrainingRun.Config):
         model: Decoder.Config = REQUIRED  # vocab_size is set from the corpus
         mix: Mix.Config = REQUIRED
-        optim: AdamW.Config = AdamW.Config()
-        seed: int = 0
-        clip: float = 1.0
-        log_every: int = 10
+        steps: int = 0  # those of the mixture
         validate_every: int = 20
         eval_documents: int = 500  # of validation and of test, at most
         checkpoint_every: int = 500
 
-    preload = "orchard.train.loop"
     cfg: Config
 
-    def lightning_module(self, work: Workspace) -> Any:
-        """The LightningModule class that trains; another loss is another class (`ensemble.Distill`)."""
-        return lightning_module()
+    def __init__(self, cfg: Pretrain.Config) -> None:
+        if cfg.accumulate != 1:
+            raise BadInput(
+                f"Pretrain.Config.accumulate is {cfg.accumulate}: a step is one of the mixture, leave it at 1"
+            )
+        super().__init__(cfg.set(steps=cfg.mix.steps))
+
+    def loss(self, work: Workspace) -> Loss:
+        """What is minimised; `ensemble.Distill` has another."""
+        return counted_loss
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one."""
-        from orchard.train.loop import Schedule, train_loop
-        from orchard.train.metrics import Monitor, ThroughputMeter
+        from orchard.train.loop import LanguageModel
 
-        cfg = self.cfg
-        hardware = choose(work.device)
-        work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
+        cfg, hardware = self.cfg, self.set_up(work)
         corpus = cfg.mix.corpus.build()
         symbols = corpus.symbols
         synthetic = None if cfg.mix.synthetic is None else work.result_of(cfg.mix.synthetic)
@@ -76,36 +75,25 @@ class Pretrain(Run):
         seed_everything(cfg.seed)
         model: Decoder = cfg.model.set(vocab_size=symbols.vocab_size).build()
         flops = model.flops_per_token(corpus.cap + 2)
-        meter = ThroughputMeter(steps.length, flops, hardware)
 
         def validate() -> dict[str, float]:
-            step = module.global_step
             scored = {name: document_nll(model, documents, symbols) for name, documents in held_out.items()}
-            np.savez(work.checkpoints / f"eval_{step:09d}.npz", validation=scored["validation"], test=scored["test"])
+            np.savez(work.checkpoints / f"eval_{module.global_step:09d}.npz", **scored)  # type: ignore[arg-type]
             return {"validation_loss": float(scored["validation"].mean()), "test_loss": float(scored["test"].mean())}
 
-        module = self.lightning_module(work)(model, cfg.optim.build(), cfg.mix.steps, hardware.fused_optimizer)
-        if hardware.compile and cfg.mix.steps >= COMPILE_FROM:
-            model.compile(dynamic=True)
-        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
-        schedule = Schedule(cfg.mix.steps, cfg.seed, cfg.label, cfg.checkpoint_every, cfg.clip)
-        train_loop(
-            module, OrderedLoader(steps, batch_size=1, seed=cfg.seed), schedule, work, hardware, [meter, monitor]
-        )
-        work.notes["throughput"] = meter.read()
-        if cfg.mix.steps % cfg.validate_every:
-            validate()
+        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss=self.loss(work))
+        loader = OrderedLoader(steps, batch_size=1, seed=cfg.seed)
+        self.train(work, hardware, module, loader, validate, tokens=steps.length, flops=flops, dynamic=True)
         files = sorted(work.checkpoints.glob("eval_*.npz"))
         scores = [np.load(file) for file in files]
         curves = {name: np.stack([score[name] for score in scores]) for name in held_out}
         step = np.array([int(file.stem.partition("_")[2]) for file in files])
-        tensors = {name: torch.from_numpy(curve.astype(np.float32)) for name, curve in curves.items()}
-        save_file({"step": torch.from_numpy(step), **tensors}, work.folder / "eval.safetensors")
-        weights = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-        save_file(weights, work.folder / "model.safetensors")
+        tensors = {name: curve.astype(np.float32) for name, curve in curves.items()}
+        save_file({"step": step, **tensors}, work.folder / "eval.safetensors")
+        save_weights(model, work.folder / "model.safetensors")
         best = int(curves["validation"].mean(axis=1).argmin())
         return {
-            "last": _scores(curves, step, -1), "best": _scores(curves, step, best), "tokens": cfg.mix.budget, "steps": cfg.mix.steps,
+            "last": _scores(curves, step, -1), "best": _scores(curves, step, best), "tokens": cfg.mix.budget, "steps": cfg.steps,
             "parameters": model.num_parameters(), "training_flops": 3 * flops * cfg.mix.budget,
         }  # fmt: skip
 
@@ -116,25 +104,6 @@ def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[st
     }  # fmt: skip
 
 
-def lightning_module() -> Any:
-    """The LightningModule for batches of padded sequences. Lightning takes seconds to import: only when training."""
-    from orchard.train.loop import LanguageModel
-
-    class SequenceModel(LanguageModel):
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            """Mean nats over the tokens that count."""
-            nats = counted_losses(self.model, Batch(batch["tokens"], batch["counts"]))
-            return nats.sum() / batch["counts"].sum()
-
-    return SequenceModel
-
-
-def counted_losses(model: Decoder, batch: Batch) -> Float[Tensor, "counted"]:
-    """Nats of the tokens that count, in order: the output matrix is multiplied with nothing else."""
-    features = model.features(batch.tokens[:, :-1])[batch.counts]
-    return F.cross_entropy(model.logits(features).float(), batch.tokens[:, 1:][batch.counts], reduction="none")
-
-
 @torch.no_grad()
 def sequence_nll(model: Decoder, batches: Iterator[Batch]) -> Float64[np.ndarray, "sequences"]:
     """Nats of every sequence, over the tokens that count. The model's mode is left as it was."""
@@ -142,10 +111,10 @@ def sequence_nll(model: Decoder, batches: Iterator[Batch]) -> Float64[np.ndarray
     model.eval()
     found = [np.empty(0)]
     for batch in batches:
-        on_device = Batch(batch.tokens.to(device), batch.counts.to(device))
-        nats = torch.zeros(batch.counts.shape, dtype=torch.float64, device=device)
+        tokens, counts = batch.tokens.to(device), batch.counts.to(device)
+        nats = torch.zeros(counts.shape, dtype=torch.float64, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            nats[on_device.counts] = counted_losses(model, on_device).double()
+            nats[counts] = counted_losses(model, tokens, counts).double()
         found.append(nats.sum(dim=1).cpu().numpy())
     model.train(was_training)
     return np.concatenate(found)
@@ -193,10 +162,10 @@ class Adopt(Pretrain):
         corpus = cfg.mix.corpus.build()
         model: Decoder = cfg.model.set(vocab_size=corpus.symbols.vocab_size).build().to(choose(work.device).device)
         held_out = {name: corpus.documents(name).head(cfg.eval_documents) for name in ("validation", "test")}
-        nll = {name: document_nll(model, documents, corpus.symbols) for name, documents in held_out.items()}
-        scores = {name: torch.from_numpy(values)[None].float() for name, values in nll.items()}
-        save_file({"step": torch.zeros(1, dtype=torch.int64), **scores}, work.folder / "eval.safetensors")
+        nll = {name: document_nll(model, documents, corpus.symbols)[None] for name, documents in held_out.items()}
+        scores = {name: values.astype(np.float32) for name, values in nll.items()}
+        save_file({"step": np.zeros(1, np.int64), **scores}, work.folder / "eval.safetensors")
         save_file({}, work.folder / "model.safetensors")
-        loss = {"step": 0, "loss": float(nll["test"].mean()), "validation_loss": float(nll["validation"].mean())}
+        loss = _scores(nll, np.zeros(1, np.int64), 0)
         count = model.num_parameters()
         return {"last": loss, "best": loss, "tokens": 0, "steps": 0, "parameters": count, "training_flops": 0.0}

@@ -20,16 +20,17 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.data import ResumableLoader
 from orchard.errors import BadInput
+from orchard.files import write
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Batch, Corpus, Documents, Symbols, document_batch, pair_batch
-from orchard.papers.sbp.runs.pretrain import Pretrain, document_nll, lightning_module, load_pretrained, pair_nll
+from orchard.papers.sbp.runs.pretrain import Pretrain, document_nll, load_pretrained, pair_nll
 from orchard.runs import Finished, Run, Workspace
-from orchard.runs.store import write
-from orchard.train import AdamW, choose
+from orchard.train.losses import counted_loss
+from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
 
 
-class Tune(Run):
+class Tune(TrainingRun):
     """Tune a synthesizer.
 
     Result: ``loss_before`` and ``loss`` on held-out pairs (nats per second document), ``best_step``, ``tokens``, the predicted and the
@@ -37,33 +38,25 @@ class Tune(Run):
     Files: ``model.safetensors`` (the best weights), ``metrics.jsonl``.
     """
 
-    class Config(Run.Config):
+    class Config(TrainingRun.Config):  # steps: at most, since the best weights are kept
         pretrained: Pretrain.Config = (
             REQUIRED  # the repetition model: architecture, corpus and, unless scratch, weights
         )
         pairs: Run.Config | None = None  # a run of pairs; None: documents of D alone, the unconditional control
         scratch: bool = False  # begin with new weights
-        optim: AdamW.Config = AdamW.Config()
         batch_size: int = REQUIRED  # pairs per step
-        steps: int = REQUIRED  # at most: the best weights are kept
-        clip: float = 1.0
-        seed: int = 0
         validate_every: int = 20
         held_out: int = 500  # pairs of held-out documents
-        log_every: int = 10
         checkpoint_every: int = 500
 
-    preload = "orchard.train.loop"
+    sizes = (*TrainingRun.sizes, "batch_size")
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Tune from the newest checkpoint, if there is one."""
-        from orchard.train.loop import train_loop
-        from orchard.train.metrics import Monitor, ThroughputMeter
+        from orchard.train.loop import LanguageModel
 
-        cfg = self.cfg
-        hardware = choose(work.device)
-        work.notes["hardware"] = hardware.as_dict()
+        cfg, hardware = self.cfg, self.set_up(work)
         corpus = cfg.pretrained.mix.corpus.build()
         symbols = corpus.symbols
         pairs = None if cfg.pairs is None else work.result_of(cfg.pairs)
@@ -81,35 +74,29 @@ class Tune(Run):
             model: Decoder = cfg.pretrained.model.clone().set(vocab_size=symbols.vocab_size).build()
         else:
             model = load_pretrained(work.result_of(cfg.pretrained), cfg.pretrained).train()
-        module = lightning_module()(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss=counted_loss)
         flops = model.flops_per_token(train.length)
-        meter = ThroughputMeter(batch * train.length, flops, hardware)
         log, best, part = (work.checkpoints / name for name in ("held_out.json", "best.safetensors", "best.part"))
 
         def validate() -> dict[str, float]:
             step, loss = module.global_step, check.nll(model)
             known = json.loads(log.read_text("utf-8")) if log.exists() else {}
-            known = {key: value for key, value in known.items() if int(key) < step}
-            if loss < min(
-                known.values(), default=float("inf")
-            ):  # steps after this one are of an attempt that was killed
-                save_file({name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}, part)
+            known = {
+                key: value for key, value in known.items() if int(key) < step
+            }  # later ones: of an attempt that was killed
+            if loss < min(known.values(), default=float("inf")):
+                save_weights(model, part)
                 os.replace(part, best)
             write(log, json.dumps({**known, str(step): loss}))
             return {"held_out_loss": loss}
 
         if not log.exists():
             validate()  # step 0: what tuning begins with
-        loader = ResumableLoader(train, batch, cfg.seed)
-        train_loop(
-            module, loader, cfg, work, hardware, [meter, Monitor(cfg.log_every, cfg.validate_every, validate, meter)]
-        )
-        work.notes["throughput"] = meter.read()
-        if cfg.steps % cfg.validate_every:
-            validate()
+        loader = ResumableLoader(train, batch, cfg.seed, cfg.accumulate)
+        self.train(work, hardware, module, loader, validate, tokens=batch * train.length, flops=flops, dynamic=True)
         losses = {int(step): loss for step, loss in json.loads(log.read_text("utf-8")).items()}
         save_file(load_file(best), work.folder / "model.safetensors")
-        tokens = cfg.steps * batch * train.length
+        tokens = cfg.batches * batch * train.length
         best_step = min(losses, key=lambda step: losses[step])
         return {
             "loss_before": losses[0], "loss": losses[best_step], "best_step": best_step, "sequences": len(train),

@@ -5,7 +5,7 @@
 
 Nothing is downloaded. Each stage is a run in the store: a command that was killed goes on where it was. An error leaves no file at OUT.
 
-`orchard bench sbp`: sampling beside its naive peers, pairing of up to 100,000 documents with FAISS.
+`orchard bench sbp`: sampling beside its naive peers.
 """
 
 from __future__ import annotations
@@ -90,10 +90,7 @@ def _say(line: str) -> None:
 
 
 def bench(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
-    """Title, file name, table and figure of every part, in order. Pairing is measured now, at sizes that the profiles do not have."""
-    times, pairing = tables("sampling_speed"), speed.pairing_speed()
-    sampling = f"sampling on {times['hardware'].iloc[0]}: tokens/s, times slower than batched with a cache (at least 10 for the last)"
-    return [
-        (sampling, "sampling", speed.slower(times), stages.sampling_speed(times)),
-        (f"pairing on {pairing['threads'].iloc[0]} CPU threads: seconds, recall at 8", "pairing", pairing, None),
-    ]
+    """Title, file name, table and figure of the only part."""
+    times = tables("sampling_speed")
+    title = f"sampling on {times['hardware'].iloc[0]}: tokens/s, times slower than batched with a cache (at least 10 for the last)"
+    return [(title, "sampling", speed.slower(times), stages.sampling_speed(times))]

@@ -23,7 +23,6 @@ from orchard.papers.sbp.experiments import (
     quality,
     real_text,
     rounds,
-    samples,
     scaling,
     speed,
 )
@@ -42,7 +41,6 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **quality.EXPERIMENTS,
     **partners.EXPERIMENTS,
     **concepts.EXPERIMENTS,
-    **samples.EXPERIMENTS,
     **ablations.EXPERIMENTS,
     **costs.EXPERIMENTS,
     **rounds.EXPERIMENTS,

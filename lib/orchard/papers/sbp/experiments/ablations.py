@@ -27,7 +27,7 @@ from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.costs import ARM
 from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
 from orchard.papers.sbp.runs.embedding import LMEmbedder
-from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
+from orchard.papers.sbp.runs.ensemble import Ensemble
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import Tune, precision
 from orchard.runs import Run, Runner, Setting
@@ -178,20 +178,10 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def distilled(study: Study, teachers: list[Pretrain.Config]) -> Distill.Config:
-    """A model that reads D as repetition does, and learns from the teachers as well."""
-    own = study.repetition()
-    fields = ("model", "mix", "optim", "seed", "validate_every", "log_every", "eval_documents")
-    return Distill.Config(
-        teachers=teachers, label=f"distilled; {study.name}", **{name: getattr(own, name) for name in fields}
-    )
-
-
 def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
     """What D gives without synthetic documents: one row per world and model: variant, world, seed, arm (repetition of each seed, SBP of
-    the first, their ensemble, distilled), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
+    the first, their ensemble), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
     is one of last checkpoints, and has no other)."""
-    sizes = PROFILES[setting.profile].ablations
     by_world: dict[int, list[tuple[Cell, Study]]] = {}
     for cell, study in studies(setting, run, "dep"):
         by_world.setdefault(cell.world, []).append((cell, study))
@@ -206,8 +196,6 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
             members=members, eval_documents=study.profile.held_out, label=f"ensemble; {study.name}"
         )
         wanted.append((cell, study, "ensemble", len(members), together))
-        if sizes.distilled:
-            wanted.append((cell, study, "distilled", len(members) + 1, distilled(study, members)))
     done = run([cfg for *_, cfg in wanted])
     return pd.DataFrame([
         {**cell.columns, "arm": arm, "trainings": count, **mean_excess(study, finished)}

@@ -16,13 +16,15 @@ from jaxtyping import Float64
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
-from orchard.papers.sbp.experiments.arms import ARMS, Study, study
+from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of, precision
 from orchard.runs import Finished, Runner, Setting
 
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
+SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
+EXACT = "exact"  # the world's own law, beside the arms
 TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 
 
@@ -42,6 +44,19 @@ def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
     """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
     first = cell == cells(setting, "dep")[0]
     return ARMS if first or PROFILES[setting.profile].all_arms else COMPARED
+
+
+def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
+    """The arms of the comparison in a cell that have a synthetic corpus."""
+    return [arm for arm in SYNTHETIC if arm in arms_of(setting, cell)]
+
+
+def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
+    first: dict[str, Cell] = {}
+    for cell, _ in found:
+        first.setdefault(cell.variant, cell)
+    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
 
 
 def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:

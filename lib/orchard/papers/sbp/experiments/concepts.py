@@ -19,8 +19,7 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from orchard.evidence import Evidence, Tables, paired
-from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
-from orchard.papers.sbp.experiments.comparison import TUNED, by_cell, studies
+from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
 from orchard.papers.sbp.method.documents import Corpus
@@ -68,20 +67,6 @@ def concept_law(setting: Setting, run: Runner) -> pd.DataFrame:
         table = pd.DataFrame({"kl": laws["kl"], "possible": laws["possible"], "entropy": entropy})
         samples = found.result["documents"] // len(table)
         tables.append(table.assign(arm=arm, document=np.arange(len(table)), samples=samples, **cell.columns))
-    return pd.concat(tables, ignore_index=True)
-
-
-def laws_of_one_seed(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The laws themselves in the first cell: one row per arm, seed document and concept, ``posterior`` and ``implied``."""
-    tables = []
-    runs = law_runs(setting, run)
-    for _, arm, found in (row for row in runs if row[0] == runs[0][0]):
-        laws = {name: value.numpy() for name, value in found.tensors("laws").items()}
-        document, concept = (axis.ravel() for axis in np.indices(laws["posterior"].shape))
-        columns = {"document": document, "concept": concept} | {
-            name: laws[name].ravel() for name in ("posterior", "implied")
-        }
-        tables.append(pd.DataFrame(columns).assign(arm=arm))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -145,7 +130,7 @@ def drift_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "concept_law": concept_law, "laws_of_one_seed": laws_of_one_seed, "drift": drift,
+    "concept_law": concept_law, "drift": drift,
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Pairs of the comparison: what similarity finds, and who is whose partner how often.
 
-    Gini           0 where all documents have the same degree, near 1 where a few have all of it:  sum_i (2 i - n - 1) g_(i) / (n sum g)
-
 Hubs are documents that are among the nearest of very many others; in many dimensions they come up by themselves (Radovanović et al. 2010).
 A synthesizer would write about them most of the time. Chance is the reference: ends of pairs that fall anywhere have Poisson degrees.
 """
@@ -9,11 +7,9 @@ A synthesizer would write about them most of the time. Chance is the reference: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Integer
 
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import studies
@@ -34,49 +30,18 @@ def first_cells(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cel
     return list(first.values())
 
 
-def hubs(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per variant, pairs and stage: pairs, mean and largest degree, Gini index, share of the pairs that the top 1 % of documents
-    have (at least one document), and share of documents without a pair. The stages are those of `pairing.degrees`, in words."""
-    rows = []
-    for cell, kind, stage, degree in _degrees(setting, run):
-        rows.append({**cell.columns, "pairs by": kind, "stage": stage, **inequality(degree)})
-    return pd.DataFrame(rows)
-
-
 def degrees(setting: Setting, run: Runner) -> pd.DataFrame:
-    """How many documents have each degree: variant, world, seed, pairs by, stage, degree, documents."""
-    tables = []
-    for cell, kind, stage, degree in _degrees(setting, run):
-        value, count = np.unique(degree, return_counts=True)
-        tables.append(
-            pd.DataFrame({"degree": value, "documents": count}).assign(
-                **cell.columns, **{"pairs by": kind}, stage=stage
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
-def _degrees(setting: Setting, run: Runner) -> list[tuple[Cell, str, str, np.ndarray]]:
-    """Cell, pairs by, stage and the degree of every document of D."""
+    """How many documents have each degree: variant, world, seed, pairs by, stage (those of `method.pairing.degrees`, in words),
+    degree, documents."""
     wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in first_cells(setting, run) for arm in EMBEDDERS]
-    found = []
+    tables = []
     for (cell, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted if cfg is not None]), strict=True):
-        tensors = done.tensors("degrees")
-        found += [(cell, EMBEDDERS[arm], words, tensors[name].numpy()) for name, words in STAGES.items()]
-    return found
-
-
-def inequality(degree: Integer[np.ndarray, "documents"]) -> dict[str, Any]:
-    """How unequal degrees are; Gini and the share of the top are missing where there is no pair."""
-    count, total = len(degree), int(degree.sum())
-    ordered = np.sort(degree)
-    place = 2 * np.arange(1, count + 1) - count - 1
-    top = ordered[-max(1, round(count / 100)) :].sum()
-    return {
-        "pairs": total, "mean": total / count, "largest": int(ordered[-1]),
-        "Gini": float((place * ordered).sum() / (count * total)) if total else np.nan,
-        "top 1 %": float(top / total) if total else np.nan, "none": float((degree == 0).mean()),
-    }  # fmt: skip
+        found = done.tensors("degrees")
+        for name, stage in STAGES.items():
+            degree, count = np.unique(found[name].numpy(), return_counts=True)
+            about = cell.columns | {"pairs by": EMBEDDERS[arm], "stage": stage}
+            tables.append(pd.DataFrame({**about, "degree": degree, "documents": count}))
+    return pd.concat(tables, ignore_index=True)
 
 
 EDGES = np.linspace(-1.0, 1.0, 81)  # of the bins of cosines
@@ -144,6 +109,6 @@ def near_duplicates(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "hubs": hubs, "degrees": degrees, "similarity": similarity,
+    "degrees": degrees, "similarity": similarity,
     "thresholds": thresholds, "paired": paired, "near_duplicates": near_duplicates,
 }  # fmt: skip

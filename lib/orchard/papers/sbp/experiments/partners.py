@@ -16,8 +16,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from orchard.evidence import Evidence, Tables, rows
-from orchard.papers.sbp.experiments.analysis import EXACT, analysed, synthetic_arms
-from orchard.papers.sbp.experiments.comparison import TUNED, by_cell, studies
+from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting

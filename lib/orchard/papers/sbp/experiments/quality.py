@@ -29,11 +29,12 @@ import pandas as pd
 from jaxtyping import Bool
 
 from orchard.evidence import Evidence, Tables, of, together
-from orchard.papers.sbp.experiments.analysis import analysed, synthetic_arms
 from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import by_cell, studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.experiments.comparison import analysed, by_cell, finished, studies, synthetic_arms
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
 from orchard.papers.sbp.method.ngrams import NEAR
+from orchard.papers.sbp.method.rules import REASONS
+from orchard.papers.sbp.runs.filter import Filter, RealRules
 from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
 from orchard.papers.sbp.runs.synthesise import Draws
 from orchard.papers.sbp.runs.tune import Tune
@@ -168,6 +169,34 @@ def few_copies(tables: Tables) -> pd.DataFrame:
     return together(of(own[metric] - bound, metric, "cell") for metric, bound in bounds.items())
 
 
+REAL_HELD_OUT = "real, held out"
+
+
+def rejections(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and reason: variant, world, seed, arm, reason, documents, share (of the sampled documents).
+
+    The arm `REAL_HELD_OUT` is held-out documents under the same rules, as if they had been sampled: what the rules cost the innocent.
+    """
+    rows = []
+    for cell, arm, _, cfg, _ in finished(setting, run):
+        if isinstance(cfg.mix.synthetic, Filter.Config):
+            rows += _shares(cell, arm, run([cfg.mix.synthetic])[0].result["rejections"])
+    held_out, chosen = PROFILES[setting.profile].held_out, cells(setting)
+    cfgs = [
+        RealRules.Config(corpus=world(setting, cell.variant, cell.world), held_out=held_out, label=f"rules on real; {cell.name}")
+        for cell in chosen
+    ]  # fmt: skip
+    for cell, done in zip(chosen, run(cfgs), strict=True):
+        rows += _shares(cell, REAL_HELD_OUT, done.result["rejections"])
+    return pd.DataFrame(rows)
+
+
+def _shares(cell: Cell, arm: str, counts: dict[str, int]) -> list[dict[str, Any]]:
+    about, total = {**cell.columns, "arm": arm}, sum(counts.values())
+    order = [name for name in REASONS if name in counts]
+    return [{**about, "reason": name, "documents": counts[name], "share": counts[name] / total} for name in order]
+
+
 ARM = "sbp-nn-lm"
 METRICS = ("non-factual", "pair-irrelevance")
 
@@ -230,7 +259,7 @@ def better_with_size(tables: Tables) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "quality": quality, "novelty": novelty, "quality_by_size": quality_by_size,
+    "quality": quality, "rejections": rejections, "novelty": novelty, "quality_by_size": quality_by_size,
 }  # fmt: skip
 
 

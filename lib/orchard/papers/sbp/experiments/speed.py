@@ -1,4 +1,4 @@
-"""Time of sampling, of the first cell's synthesizer; and of pairing at sizes that the profiles do not have, for `orchard bench sbp`."""
+"""Time of sampling: the table of `runs.speed`, of the first cell's synthesizer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import pandas as pd
 
 from orchard.papers.sbp.experiments.comparison import studies
 from orchard.papers.sbp.experiments.profiles import PROFILES
-from orchard.papers.sbp.runs.speed import FAST, SamplingSpeed, pairing_times
+from orchard.papers.sbp.runs.speed import FAST, SamplingSpeed
 from orchard.runs import Runner, Setting
 from orchard.runs.measurement import medians, ratios, with_machine
-
-PAIRED = {"clustered": (10_000, 30_000, 100_000), "uniform": (10_000, 30_000)}  # documents, by kind of vectors
 
 
 def sampling_speed(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -32,11 +30,6 @@ def slower(times: pd.DataFrame) -> pd.DataFrame:
     return median.assign(
         times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()).fillna(1.0)
     )
-
-
-def pairing_speed() -> pd.DataFrame:
-    """The rows of :func:`runs.speed.pairing_times`, measured now."""
-    return pd.DataFrame(row for kind, counts in PAIRED.items() for n in counts for row in pairing_times(kind, n))
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"sampling_speed": sampling_speed}

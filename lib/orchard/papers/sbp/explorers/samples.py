@@ -19,8 +19,7 @@ from matplotlib.patches import Patch
 
 from orchard import plot
 from orchard.nn import Decoder, Sampling
-from orchard.papers.sbp.experiments.analysis import synthetic_arms
-from orchard.papers.sbp.experiments.comparison import studies
+from orchard.papers.sbp.experiments.comparison import studies, synthetic_arms
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.sampling import sample_documents
 from orchard.papers.sbp.runs.synthesise import prompts, seed_numbers

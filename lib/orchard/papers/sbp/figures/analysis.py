@@ -185,31 +185,6 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def concepts_of_seed(table: pd.DataFrame, document: int = 0, most: int = 12) -> Figure:
-    """The posterior of one seed and the concepts of what was sampled from it, for the concepts that matter most to any of them."""
-    own = table[table["document"] == document]
-    arms = [arm for arm in ("exact", "sbp-true", "sbp-nn-lm", "sbp-random", "uncond") if (own["arm"] == arm).any()]
-    wide = own[own["arm"].isin(arms)].pivot(index="concept", columns="arm", values="implied")
-    posterior = own[own["arm"] == arms[0]].set_index("concept")["posterior"]
-    order = (posterior + wide.max(axis=1)).nlargest(most).index
-    made, panels = plot.figure(6.8, 1.9, columns=len(arms))
-    for panel, arm in zip(panels, arms, strict=True):
-        panel.bar(range(len(order)), wide.loc[order, arm], color=ARM_COLOURS[arm], width=0.8)
-        likely = posterior[order].where(posterior[order] > 0.005)
-        panel.plot(range(len(order)), likely, "_", color=PALETTE[1], markersize=8, markeredgewidth=2)
-        panel.set_ylim(0, 1.02)
-        panel.set_title(arm)
-        panel.set_xticks(range(0, len(order), 3), [str(c) for c in order[::3]])
-        panel.set_xlabel("concept")
-        panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if panel is panels[0] else [""] * 3)
-    panels[0].set_ylabel("probability")
-    shown = [Line2D([], [], color=PALETTE[1], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
-             Line2D([], [], color=INK, marker="s", linestyle="none", label="samples from d₁")]  # fmt: skip
-    made.legend(handles=shown, loc="outside lower center", ncols=2)
-    return made
-
-
-@plot.use_style()
 def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Non-factual and irrelevant raw samples against the FLOPs of the synthesizer; right, in grey, the paper's three scales."""
     made, (left, right) = plot.figure(6.8, 2.5, columns=2)

@@ -1,10 +1,8 @@
-"""The strong baseline of data-constrained training: an ensemble of repetition models, and one model distilled from it.
+"""The strong baseline of data-constrained training: an ensemble of repetition models.
 
-    ensemble      p(x_t) = 1/K sum_k p_k(x_t)                  models that differ in their seed alone
-    distillation  loss = (1 - w) * -log p(x_t) + w * - sum_v q(v) log p(v)      q: the ensemble, on the documents of D
+    p(x_t) = 1/K sum_k p_k(x_t)        models that differ in their seed alone
 
-Neither reads a document that is not in D. An ensemble costs K trainings, and K forward passes for every token that is ever scored;
-the distilled model costs K + 1 trainings (and the teachers' forward passes), and one.
+It reads no document that is not in D. It costs K trainings, and K forward passes for every token that is ever scored.
 """
 
 from __future__ import annotations
@@ -14,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float64
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
@@ -25,7 +21,7 @@ from orchard.papers.sbp.method.documents import Documents, Symbols, document_bat
 from orchard.papers.sbp.runs.pretrain import Pretrain, in_parts, load_pretrained
 from orchard.runs import Run, Workspace
 from orchard.train import choose
-from orchard.train.losses import Loss, counted_logits, counted_losses
+from orchard.train.losses import counted_losses
 
 
 class Ensemble(Run):
@@ -68,35 +64,3 @@ def ensemble_nll(models: Sequence[Decoder], documents: Documents, symbols: Symbo
         nats[counts] = np.log(len(models)) - torch.logsumexp(logs, dim=0)
         found.append(nats.sum(dim=1).cpu().numpy())
     return np.concatenate(found)
-
-
-class Distill(Pretrain):
-    """Pretraining that also learns from what an ensemble predicts at every token that counts."""
-
-    class Config(Pretrain.Config):
-        teachers: list[Pretrain.Config] = REQUIRED
-        weight: float = 0.5  # of the teachers in the loss
-
-    cfg: Config
-
-    def loss(self, work: Workspace) -> Loss:
-        """The loss of distillation; teachers are no part of the model, so no checkpoint holds them."""
-        teachers = [load_pretrained(work.result_of(one), one) for one in self.cfg.teachers]
-        weight = self.cfg.weight
-
-        def distilled(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
-            tokens, counts = batch["tokens"], batch["counts"]
-            with torch.no_grad():
-                target = mean_probabilities([teacher.to(tokens.device) for teacher in teachers], tokens, counts)
-            logits = counted_logits(model, tokens, counts)
-            hard = F.cross_entropy(logits, tokens[:, 1:][counts])
-            return (1 - weight) * hard + weight * F.cross_entropy(logits, target)
-
-        return distilled
-
-
-def mean_probabilities(
-    models: Sequence[Decoder], tokens: Int64[Tensor, "sequences time_and_one"], counts: Bool[Tensor, "sequences time"]
-) -> Float[Tensor, "counted vocab"]:
-    """The ensemble's law of every token that counts."""
-    return torch.stack([counted_logits(model, tokens, counts).softmax(dim=-1) for model in models]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""How fast documents are sampled, and how long pairing takes against the number of documents.
+"""How fast documents are sampled.
 
     batched, cached         all at once: sorted, from one cache (`method.sampling.sample_documents`)
     batched, no cache       a batch whose every token reads all tokens before it again
@@ -6,32 +6,21 @@
     one by one, no cache    what a loop over documents does: the naive version, which says what all of them must give
 
 All four draw from the same law with the same uniform numbers, so they write the same documents. Measured as `orchard.timing` says.
-
-    concept vectors: e = unit(s * (t + c + x)),  s_i = i^-1/2      t of the topic, c of the concept, x of the document, all standard normal
-
-Pairing is timed on vectors with one concept for every 50 documents, with frequencies like rank^-1/2, and about as many topics as concepts
-in a topic: neighbours are mostly of the same concept, and the spectrum decays, as it does for real embeddings. Random vectors on the
-sphere have neither; they are measured beside them as the worst case, in which no index can help. FAISS includes everything: building the
-index, choosing how many cells to look into, and measuring the recall against exact search.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Integer
+from jaxtyping import Integer
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder, Sampling
-from orchard.papers.sbp.method.documents import Documents
-from orchard.papers.sbp.method.pairing import kept_pairs, random_scores, threshold
 from orchard.papers.sbp.method.sampling import draw, sample_documents
-from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Neighbours
 from orchard.papers.sbp.runs.synthesise import prompts
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Workspace
@@ -119,53 +108,3 @@ class SamplingSpeed(Measurement):
 
         times = timed({name: partial(sample, name) for name in ways}, cfg.rounds, device)
         return {"rows": [row | {"documents": ways[row["name"]][1], "tokens": tokens[row["name"]]} for row in times]}
-
-
-K, DIM, THREADS = 8, 256, 2
-PER_CONCEPT, LENGTH = 50, 28  # documents, tokens of a document
-
-
-def pairing_times(kind: str, count: int) -> Iterator[dict[str, Any]]:
-    """Rows vectors, documents, threads, what, seconds, recall (at 8), probes and cells, of so many vectors of a kind.
-
-    What is a search, exact or FAISS, or the rules after FAISS: threshold, near-duplicates, caps.
-    """
-    random = np.random.default_rng([0, count])
-    vectors, concepts = vectors_of(kind, count, DIM, random)
-    documents = words_of(concepts, random)
-    about = {"vectors": kind, "documents": count, "threads": THREADS}
-    found = Neighbours(np.empty((0, K), np.int64), np.empty((0, K), np.float32))
-    for name, search in (("exact", ExactSearch.Config()), ("FAISS", FaissSearch.Config())):
-        start = time.perf_counter()
-        found = search.build().neighbours(vectors, K, threads=THREADS)
-        seconds = time.perf_counter() - start
-        report = {key: found.report.get(key) for key in ("recall", "probes", "cells")}
-        yield {**about, "what": name, "seconds": seconds, **report}
-    start = time.perf_counter()
-    alpha = threshold(random_scores(vectors, random), 1e-3)
-    kept_pairs(documents, np.arange(count), found, alpha, K, 0.6)
-    yield {**about, "what": "rules", "seconds": time.perf_counter() - start}
-
-
-def vectors_of(
-    kind: str, count: int, dim: int, random: np.random.Generator
-) -> tuple[Float32[np.ndarray, "documents dim"], Int64[np.ndarray, "documents"]]:
-    """Unit vectors, clustered as the head of the module says or uniform on the sphere, and the concept of each."""
-    concepts = max(1, count // PER_CONCEPT)
-    frequency = np.arange(1, concepts + 1) ** -0.5
-    concept = random.choice(concepts, size=count, p=frequency / frequency.sum())
-    rows = random.standard_normal((count, dim), dtype=np.float32)
-    if kind == "clustered":
-        topics = max(1, round(concepts**0.5))
-        centres = random.standard_normal((concepts, dim), dtype=np.float32)
-        centres += random.standard_normal((topics, dim), dtype=np.float32)[random.integers(topics, size=concepts)]
-        rows += centres[concept]
-        rows *= np.arange(1, dim + 1, dtype=np.float32) ** -0.5
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows, concept.astype(np.int64)
-
-
-def words_of(concepts: Int64[np.ndarray, "documents"], random: np.random.Generator) -> Documents:
-    """A body for every document: 28 of the 64 words of its concept."""
-    tokens = 64 * concepts[:, None] + random.integers(64, size=(len(concepts), LENGTH))
-    return Documents(tokens.reshape(-1).astype(np.int32), np.arange(len(concepts) + 1, dtype=np.int64) * LENGTH)

@@ -22,6 +22,7 @@ from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
 from orchard.runs import Finished, Run
+from orchard.runs.grid import Trial
 
 FORWARD = 1000.0  # FLOPs of a forward pass per token, every model's
 TUNING, SAMPLING = 7e6, 5e6  # FLOPs
@@ -70,6 +71,8 @@ class FakeRuns:
         return Finished(folder)
 
     def _content(self, cfg: Any) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        if isinstance(cfg, Trial.Config):
+            return {"diverged": None}, {}
         if isinstance(cfg, Mix.Config):
             documents = cfg.corpus.build().documents(cfg.real)
             return {"tokens": cfg.budget, "unique_real_tokens": int((documents.lengths + 1).sum())}, {}

@@ -46,7 +46,6 @@ SIZES: dict[str, Size] = {"tiny": TINY, "small": Size(128, 4, 4, 4, 344), "10M":
 LEARNING_RATES = {"tiny": 1e-2, "small": 4e-3, "10M": 2e-3, "40M": 1e-3}
 HELD_OUT = 64  # documents of validation at least: pairs among them stop the tuning
 HUBS = 5
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def _embedder(options: Options, study: Study) -> Embedder.Config:
 # ------------------------------------------------------------------- running
 
 
-def run(chosen: Plan, store: Store, device: str = "auto", say: Say = print) -> dict[str, Finished]:
+def run(chosen: Plan, store: Store, device: str = "auto", say: Callable[[str], None] = print) -> dict[str, Finished]:
     """The finished runs of all stages, computed where they are missing; says after each what it found.
 
     Raises:
@@ -236,7 +235,7 @@ def run(chosen: Plan, store: Store, device: str = "auto", say: Say = print) -> d
     done: dict[str, Finished] = {}
     for name, cfg in chosen.stages().items():
         done[name] = store.compute(cfg, device)
-        for line in LINES[name](chosen, done):
+        for line in stage_lines(name, chosen, done):
             say(f"{name:10} {line}")
     return done
 
@@ -261,25 +260,38 @@ def corpus_lines(chosen: Plan) -> list[str]:
     return lines
 
 
-def _pretrain_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result = done["pretrain"].result
-    kind = "a local model" if isinstance(chosen.pretrain, Adopt.Config) else f"{result['steps']} steps"
-    return [
-        f"{result['parameters']} parameters, {kind}: {result['last']['validation_loss']:.1f} nats per held-out document"
-    ]
-
-
-def _pair_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result = done["pair"].result
-    counts, held_out = result["pairs"], result["held_out"]
-    left = f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs"
-    lines = [
-        f"{counts['pairs']} pairs above {result['alpha']:.4f}, which {chosen.pair.exceedance:.2g} of random pairs exceed; left out: {left}",
-        f"{held_out['pairs']} pairs are held out; {result['copies']} documents of D were near-copies of others and have none",
-    ]
-    top = hubs(chosen, done).head(HUBS)
-    lines.append("most often a partner: " + ", ".join(f"{row.document} ({row.pairs})" for row in top.itertuples()))
-    return lines
+def stage_lines(stage: str, chosen: Plan, done: dict[str, Finished]) -> list[str]:
+    """What a stage found."""
+    result = done[stage].result
+    match stage:
+        case "pretrain":
+            kind = "a local model" if isinstance(chosen.pretrain, Adopt.Config) else f"{result['steps']} steps"
+            loss = result["last"]["validation_loss"]
+            return [f"{result['parameters']} parameters, {kind}: {loss:.1f} nats per held-out document"]
+        case "pair":
+            counts, share = result["pairs"], chosen.pair.exceedance
+            left = f"{counts['below']} below, {counts['near_duplicates']} near-duplicates, {counts['capped']} of hubs"
+            top = ", ".join(f"{row.document} ({row.pairs})" for row in hubs(chosen, done).head(HUBS).itertuples())
+            return [
+                f"{counts['pairs']} pairs above {result['alpha']:.4f}, which {share:.2g} of random pairs exceed; left out: {left}",
+                f"{result['held_out']['pairs']} pairs are held out; {result['copies']} documents of D were near-copies and have none",
+                f"most often a partner: {top}",
+            ]
+        case "tune":
+            best = f"best at step {result['best_step']} of {chosen.tune.steps}"
+            before, after = result["loss_before"], result["loss"]
+            return [f"{before:.1f} -> {after:.1f} nats per second document of held-out pairs, {best}"]
+        case "synthesise":
+            rate = done[stage].provenance["sampling"]["tokens_per_s"]
+            amount = f"{result['documents']} documents, {result['tokens']} tokens in {result['batches']} batches"
+            return [f"{amount}, {rate:.0f} tokens/s"]
+        case "filter":
+            reasons = {name: count for name, count in result["rejections"].items() if count}
+            total = sum(reasons.values())
+            shown = ", ".join(f"{name} {count} ({count / total:.1%})" for name, count in reasons.items())
+            return [f"{shown}; {result['kept_tokens']} tokens kept"]
+    amount = f"{result['synthetic_tokens']} synthetic and {result['real_tokens']} real tokens"
+    return [f"{amount}: D is repeated {result['repeats']:.2f} times in a mixture of {result['tokens']}"]
 
 
 def hubs(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:
@@ -288,41 +300,6 @@ def hubs(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:
     count = np.bincount(done["pair"].tensors("pairs")["second"].numpy(), minlength=len(names))
     order = np.argsort(-count, kind="stable")
     return pd.DataFrame({"document": [names[i] for i in order], "pairs": count[order]})
-
-
-def _tune_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result = done["tune"].result
-    return [
-        f"{result['loss_before']:.1f} -> {result['loss']:.1f} nats per second document of held-out pairs, best at "
-        f"step {result['best_step']} of {chosen.tune.steps}"
-    ]
-
-
-def _synthesise_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result, provenance = done["synthesise"].result, done["synthesise"].provenance
-    rate = f", {provenance['sampling']['tokens_per_s']:.0f} tokens/s"
-    return [f"{result['documents']} documents, {result['tokens']} tokens in {result['batches']} batches{rate}"]
-
-
-def _filter_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result = done["filter"].result
-    total = sum(result["rejections"].values())
-    shown = ", ".join(f"{name} {count} ({count / total:.1%})" for name, count in result["rejections"].items() if count)
-    return [f"{shown}; {result['kept_tokens']} tokens kept"]
-
-
-def _mix_lines(chosen: Plan, done: dict[str, Finished]) -> list[str]:
-    result = done["mix"].result
-    return [
-        f"{result['synthetic_tokens']} synthetic and {result['real_tokens']} real tokens: D is repeated {result['repeats']:.2f} times in a "
-        f"mixture of {result['tokens']}"
-    ]
-
-
-LINES: dict[str, Callable[[Plan, dict[str, Finished]], list[str]]] = {
-    "pretrain": _pretrain_lines, "pair": _pair_lines, "tune": _tune_lines, "synthesise": _synthesise_lines, "filter": _filter_lines,
-    "mix": _mix_lines,
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------- what comes out

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from orchard.evidence import Evidence, Tables, of, together
+from orchard.evidence import COLUMNS, Evidence, Tables, of, together
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import analysed, by_cell, finished, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
@@ -255,7 +255,10 @@ def better_with_size(tables: Tables) -> pd.DataFrame:
     """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
     cells = by_cell(tables("quality_by_size")).groupby(["metric", "seed"])
     rho = cells[["flops", "rate"]].apply(lambda part: spearman(part["flops"], part["rate"]).rho)
-    return of(rho.rename_axis(["part", "seed"]), unit="cell")
+    found = (
+        rho.rename("value").rename_axis(["part", "seed"]).reset_index()
+    )  # rates that are all equal: no correlation, which counts
+    return found.assign(unit="cell")[COLUMNS]
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

@@ -118,22 +118,20 @@ FEW = {"batched": 512, "batched_no_cache": 16, "alone": 2, "alone_no_cache": 2, 
 MANY = {"batched": 8192, "batched_no_cache": 512, "alone": 8, "alone_no_cache": 4, "rounds": 5}
 
 PROFILES: dict[str, Profile] = {
-    "smoke": Profile(
-        concepts=16, words=256, content=20, documents=112, pool=20, held_out=128, size=TINY, other_size=TINIER, batch=20,
-        start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0, 8.0), learning_rates=(8e-3, 16e-3, 32e-3), dropouts=(0.1, 0.2, 0.3),
-        oracle_start=Regular(1.0, 0.0, 16e-3), oracle_weight_decays=(1.0, 4.0), oracle_learning_rates=(8e-3, 16e-3, 32e-3),
-        exceedance=1e-2, tuning_steps=40, tuning_batch=32, sampling_batch=512, evaluations=6,
-        worlds=(0,), seeds=(0, 1), seeds_elsewhere=1, variants=("dep", "indep"),
-        per_concept=(2, 4, 8, 16, 64), scaling=(28, 56, 112),
+    "smoke": Profile(  # does everything run? Its numbers mean nothing
+        concepts=16, words=256, content=20, documents=60, pool=20, held_out=96, size=TINY, other_size=TINIER, batch=30,
+        start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.1,),
+        oracle_start=Regular(1.0, 0.0, 16e-3), oracle_weight_decays=(1.0, 4.0), oracle_learning_rates=(8e-3, 16e-3),
+        exceedance=3e-2, tuning_steps=16, tuning_batch=32, sampling_batch=512, evaluations=4,
+        worlds=(0,), seeds=(0,), seeds_elsewhere=1, variants=("dep", "indep"), per_concept=(2, 4, 16), scaling=(30, 60),
         analysis=Analysis(
-            documents=2048, duplicates_at=1024, partners=250, seeds=12, each=64, shares=(1 / 6, 1 / 3, 2 / 3, 1.0), size_cells=1,
-            size_samples=384,
+            documents=512, duplicates_at=256, partners=100, seeds=6, each=16, shares=(0.5, 1.0), size_cells=1, size_samples=96,
         ),
         ablations=Ablations(
-            cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), truths=(0.0, 0.5, 1.0),
-            shares=(0.0, 0.375, 0.75), share_cells=1,
+            cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), shares=(0.0, 0.375, 0.75), share_cells=1,
         ),
-        matched=Matched(cells=1), rounds=Rounds(rounds=2, cells=1, judged=900), sampling=FEW,
+        matched=Matched(cells=1), rounds=Rounds(rounds=1, cells=1, judged=300),
+        sampling={"batched": 64, "batched_no_cache": 8, "alone": 2, "alone_no_cache": 2, "rounds": 2},
     ),
     "laptop": Profile(
         concepts=64, words=256, content=20, documents=512, pool=20, held_out=500, size=TINY, other_size=TINIER, batch=32,
@@ -218,11 +216,10 @@ _GPU = TextSize(
 )  # fmt: skip
 TEXT: dict[str, TextSize] = {
     "smoke": TextSize(
-        (STDLIB,), 3_600_000, BPETokenizer.Config(vocab_size=512), 48, 35, _FOUR, (0,), (1, 2, 3, 5, 8),
+        (STDLIB,), 1_500_000, BPETokenizer.Config(vocab_size=512), 48, 35, _FOUR, (0,), (1, 2, 5),
         replace(
-            PROFILES["smoke"], documents=64, pool=12, held_out=100, size=TINY, batch=12, start=Regular(4.0, 0.0, 8e-3),
-            weight_decays=(2.0, 4.0, 8.0, 16.0), oracle_weight_decays=(0.3, 1.0, 3.0), exceedance=3e-2, tuning_steps=30, tuning_batch=16,
-            sampling_batch=384, evaluations=5,
+            PROFILES["smoke"], documents=48, pool=12, held_out=60, batch=16, start=Regular(4.0, 0.0, 8e-3), weight_decays=(2.0, 4.0),
+            oracle_weight_decays=(0.3, 1.0), tuning_batch=16, sampling_batch=384,
         ),
     ),
     "laptop": TextSize(

@@ -14,8 +14,8 @@ from lightning.pytorch.plugins import MixedPrecision
 
 import gpu_recipe
 from gpu_recipe import two_steps
-from orchard.errors import BadInput, OrchardError
-from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm, compilation
+from orchard.errors import BadInput
+from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, Linear, TrainLM, choose, fit
 from orchard.train.callbacks import ClipGradients
@@ -257,27 +257,6 @@ def test_a_long_training_is_compiled_where_the_rules_compile_and_a_short_one_nev
     seconds = 0.01 * 0.4  # saved by a step that launching takes all of
     assert not gpu.compiles(int(COMPILE_SECONDS / seconds) - 1, 1.0)
     assert gpu.compiles(int(COMPILE_SECONDS / seconds) + 2, 1.0)
-
-
-def test_a_function_has_many_graphs_and_then_fails_instead_of_becoming_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch._dynamo.config as settings
-
-    monkeypatch.setattr(compilation, "BACKEND", "eager")
-    seen: list[int] = []
-
-    def times(x: torch.Tensor, factor: int) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
-            seen.append(factor)
-        return x * factor
-
-    fast = compilation.compiled(times)
-    for factor in range(20):  # PyTorch's own limit is 8
-        assert fast(torch.ones(2), factor).sum() == 2 * factor
-    assert not seen  # never in eager mode
-    with settings.patch(recompile_limit=20):
-        assert fast(torch.ones(2), 3).sum() == 6
-        with pytest.raises(OrchardError, match="needs more than 20 graphs"), compilation.no_fallback():
-            fast(torch.ones(2), 99)
 
 
 def test_the_workspace_of_a_training_says_how_it_was_computed(tmp_path: Path) -> None:

@@ -259,6 +259,34 @@ def test_a_long_training_is_compiled_where_the_rules_compile_and_a_short_one_nev
     assert gpu.compiles(int(COMPILE_SECONDS / seconds) + 2, 1.0)
 
 
+def test_what_is_compiled(tmp_path: Path) -> None:
+    """Long trainings of one shape by themselves, others where the config says so, and never a training step of one's own."""
+    from dataclasses import replace
+
+    gpu = replace(choose("cpu"), compile=True)
+
+    class Own(LanguageModel):
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return next_token_loss(self.model, batch)
+
+    def compiles(kind: type[LanguageModel] = LanguageModel, dynamic: bool = False, **fields: Any) -> bool:
+        cfg = tiny_lm(tmp_path / "x").set(**fields)
+        module = kind(decoder(), AdamW.Config().build(), cfg.steps, True)
+        before = module.loss
+        found = cfg.build()._compile(module, gpu, 1e9, dynamic)
+        assert found == (module.loss is not before)
+        return found
+
+    assert compiles(steps=100_000)
+    assert not compiles(steps=100)
+    assert not compiles(steps=100_000, compile=False)
+    assert not compiles(dynamic=True, steps=100_000)
+    assert compiles(dynamic=True, steps=100, compile=True)
+    assert not compiles(Own, steps=100_000)
+    with pytest.raises(BadInput, match="compile is True, and Own has a training step of its own"):
+        compiles(Own, compile=True)
+
+
 def test_the_workspace_of_a_training_says_how_it_was_computed(tmp_path: Path) -> None:
     done = computed(tiny_lm(corpus(tmp_path), steps=2), tmp_path / "store")
     notes = done.provenance["hardware"]

@@ -26,7 +26,8 @@ PAPERS = Path(__file__).parent / "papers"
 
 def _commands(slug: str) -> str | None:
     """The module with a paper's own commands, if it has any."""
-    return next((name for name in ("cli", "commands") if (PAPERS / slug / f"{name}.py").is_file()), None)
+    files = ((name, PAPERS / slug / f"{name}.py") for name in ("cli", "commands"))
+    return next((name for name, file in files if file.is_file() and "\napp = " in file.read_text("utf-8")), None)
 
 
 _with_commands = ", ".join(sorted(path.name for path in PAPERS.iterdir() if _commands(path.name)))

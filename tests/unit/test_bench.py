@@ -12,16 +12,15 @@ from orchard import bench
 from orchard.cli import main
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.rattention import efficiency
+from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.runs import Setting
 from orchard.series import output_folder
 
 
 def test_a_paper_is_measured_printed_and_saved(monkeypatch, capsys):
-    small = replace(
-        efficiency.SIZES["smoke"], lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1
-    )
-    monkeypatch.setitem(efficiency.SIZES, "smoke", small)
+    profile = PROFILES["smoke"]
+    timing = replace(profile.timing, lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1)
+    monkeypatch.setitem(PROFILES, "smoke", replace(profile, timing=timing))
     bench.bench_paper("rattention", device="cpu")
     said = capsys.readouterr().out
     for words in (

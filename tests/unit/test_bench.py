@@ -11,6 +11,7 @@ import pytest
 from orchard import bench
 from orchard.cli import main
 from orchard.errors import BadInput
+from orchard.nn import Decoder
 from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.runs import Setting
 from orchard.series import output_folder
@@ -54,3 +55,11 @@ def test_a_paper_without_measurements_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="rattention has no operations of its own to measure"):
         bench.bench_paper("rattention")
+
+
+def test_the_training_that_is_timed_is_that_of_its_peer() -> None:
+    pytest.importorskip("transformers")
+    cfg = bench.training(3)
+    ours, llama = cfg.model.clone().build(), bench._llama(cfg)
+    assert isinstance(cfg.model, Decoder.Config)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in llama.parameters())

@@ -41,19 +41,22 @@ def shifted(x): return x + OFFSET      # a comment
 class Shift(Run):
     class Config(Run.Config):
         number: int = REQUIRED
-    def compute(self, work): return {"value": shifted(self.cfg.number)}
+    def compute(self, work):
+        from inside import none
+        return {"value": shifted(self.cfg.number) + none}
 """
 SCRIPT = """
 import json, os, sys
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-files = {"mine.py": open("mine.py").read(), "helpers.py": open("helpers.py").read(), "cell": open("cell.py").read()}
+files = {name: open(name).read() for name in ("mine.py", "helpers.py", "inside.py", "cell")}
 seen = {}
 for what, place, old, new in json.load(open("edits.json")):
     for name, text in files.items():
         text = text.replace(old, new) if name == place else text
         open(name, "w").write(text) if name.endswith(".py") else shell.run_cell(text, store_history=True).raise_error()
-    shell.run_cell("import importlib, helpers; importlib.reload(helpers); importlib.reload(mine);", store_history=True)
+    reload = "import importlib, helpers, inside; [importlib.reload(m) for m in (helpers, inside, mine)];"
+    shell.run_cell(reload, store_history=True)
     shell.run_cell("from orchard.runs import tabulation", store_history=True)
     shell.run_cell("IDS = {'table': identity(tabulation(mine.table, 't')).id}", store_history=True)
     shell.run_cell("IDS['cell'] = identity(Shift.Config(number=1)).id", store_history=True)
@@ -67,6 +70,7 @@ EDITS = [  # what, where, old, new, and the runs whose id changes
     ("a comment of a file", "mine.py", "another file", "a file", []),
     ("a function of the user's module", "mine.py", '"x"', '"y"', ["table"]),
     ("a module that this one imports", "helpers.py", "2 * x", "3 * x", ["table"]),
+    ("a module that a method imports", "inside.py", "0", "0 + 0", ["cell"]),
     ("another function of the notebook", "cell", "x + OFFSET", "x - OFFSET", ["cell"]),
     ("a variable of the notebook", "cell", "OFFSET = 1", "OFFSET = 2", ["cell"]),
     ("the notebook's class", "cell", '"value"', '"values"', ["cell"]),
@@ -77,7 +81,8 @@ EDITS = [  # what, where, old, new, and the runs whose id changes
 def test_which_edits_change_which_ids(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "helpers.py").write_text("def scale(x):\n    return 2 * x\n")
-    (tmp_path / "cell.py").write_text(CELL)
+    (tmp_path / "inside.py").write_text("none = 0\n")
+    (tmp_path / "cell").write_text(CELL)
     (tmp_path / "edits.json").write_text(json.dumps([edit[:4] for edit in EDITS]))
     out = python(SCRIPT, tmp_path)
     assert out.splitlines() == [f"{what} {changed}" for what, *_, changed in EDITS]
@@ -118,6 +123,7 @@ cell("print(before != identity(Empty.Config()).id)")
 def test_runs_of_a_notebook_are_computed_in_its_process_beside_those_of_the_pool(tmp_path: Path) -> None:
     (tmp_path / "cell.py").write_text(CELL)
     (tmp_path / "mine.py").write_text("")
+    (tmp_path / "inside.py").write_text("none = 0\n")
     shutil.copy(Path(__file__).parents[1] / "toy_runs.py", tmp_path)
     lines = python(NOTEBOOK, tmp_path).splitlines()
     assert lines[-2] == "results [{'value': 2}, {'value': 3}, {'square': 9}, {'square': 16}, {'value': 6}]"
@@ -135,6 +141,7 @@ if __name__ == "__main__":
 """
     )
     (tmp_path / "mine.py").write_text("")
+    (tmp_path / "inside.py").write_text("none = 0\n")
     first = python(script, tmp_path, file="script.py")
     assert python(script + "    print()\n", tmp_path, file="script.py").strip() == first.strip()
     assert python(script.replace("x + OFFSET", "x * OFFSET"), tmp_path, file="script.py") != first
@@ -201,11 +208,13 @@ def test_modules_are_reached_by_the_names_that_are_used(tmp_path: Path, monkeypa
     """A re-exporting file ties nothing together, whichever way it is imported."""
     package = tmp_path / "kit"
     (package / "deep").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
     files = {
         "__init__.py": '"""Text."""\nfrom kit.a import A\nfrom kit.b import *\nfrom kit.deep import D\nfrom .c import c\n__all__ = ["A"]\n',
         "a.py": "A = 1\n", "b.py": "B = 1\n", "c.py": "def c(): pass\n", "other.py": "X = 1\n",
         "deep/__init__.py": "from kit.deep.d import D\n", 
         "deep/d.py": "from typing import TYPE_CHECKING\nD = 1\nif TYPE_CHECKING:\n    from kit.b import B\n",
+        "broken.py": "def", "../plain/__init__.py": "", "../plain/below.py": "x = 1\n",
         "full.py": "from kit import other\nimport kit.a\nx = kit.a.A\n",
     }  # fmt: skip
     for name, text in files.items():
@@ -217,12 +226,15 @@ def test_modules_are_reached_by_the_names_that_are_used(tmp_path: Path, monkeypa
         "from kit import other": {"other"}, "from kit import other as o\no.X": {"other"}, "import kit.deep.d": everything,
         "import kit.deep.d\nkit.deep.d.D": {"deep.d"}, "from kit import full": {"full", "other", "a"}, "from kit import B": everything,
         "def f():\n    from kit.deep import D": {"deep.d"}, "import kit.absent": everything, "import numpy": set(),
+        "import kit.broken as b": {"broken"},
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from kit import A": set(),
     }  # fmt: skip
     monkeypatch.syspath_prepend(tmp_path)
     for number, (text, expected) in enumerate(uses.items()):
         (tmp_path / f"user{number}.py").write_text(text + "\nx = 1\n")
         assert reached([f"user{number}"]) == {f"user{number}"} | {f"kit.{name}" for name in expected}, text
+    (tmp_path / "user.py").write_text("import plain.below\n\nx = 1\n")  # only to run it
+    assert reached(["user"]) == {"user", "plain.below"}
 
 
 def test_a_training_reaches_what_it_computes_with_and_a_new_module_in_nn_is_none_of_it(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 
+import gpu_recipe
 from gpu_recipe import two_steps
 from orchard.errors import BadInput, OrchardError
 from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm, compilation
@@ -284,3 +285,22 @@ def test_the_workspace_of_a_training_says_how_it_was_computed(tmp_path: Path) ->
     notes = done.provenance["hardware"]
     assert notes["device"] == "cpu"
     assert notes["compiled"] is False
+
+
+def test_an_attempt_in_another_precision_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run, first on hardware whose rule says 32 bits and then on one that says bf16."""
+    cfg, store = tiny_lm(corpus(tmp_path), steps=5, checkpoint_every=2), Store(tmp_path / "store")
+
+    class Dies(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        fit(cfg, store, "cpu", callbacks=[Dies()])
+    monkeypatch.setattr("orchard.train.hardware.RULES", gpu_recipe.GPU)
+    done = store.compute(cfg, "cpu")
+    log = (done.folder / "log.txt").read_text()
+    assert "goes on from step" not in log
+    assert "begun anew with precision bf16-mixed: an earlier attempt had precision 32-true" in log
+    assert done.metrics()["step"].tolist() == [1, 2, 3, 4, 5]

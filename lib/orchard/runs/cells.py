@@ -20,7 +20,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from orchard.errors import BadInput
-from orchard.runs.code import Use, attributes, is_own, of_module, tree_sha256
+from orchard.runs.code import Use, attributes, is_own, of_module, tree_sha256, uses_of
 from orchard.values import MAIN, Node, canonical, code_in, is_code
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, Path)
@@ -52,6 +52,7 @@ def definitions(values: Iterable[Any]) -> tuple[str, set[Use]]:
             continue
         statement = _statement(name, main)
         texts[name] = tree_sha256(statement)
+        uses |= uses_of(statement, main.get("__package__") or "")  # imports inside functions
         chains = attributes(statement)
         for used in sorted(_globals(statement) & main.keys()):
             value = main[used]

@@ -111,7 +111,11 @@ def _known(name: str) -> _Module:
     if module is None or module.loaded is not spec:
         path = _file(name)
         assert path is not None
-        tree = ast.parse(path.read_bytes())
+        source = path.read_bytes()
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:  # it cannot run either, but something may import it in vain
+            tree = ast.Module([ast.Expr(ast.Constant(source)), ast.Pass()], [])
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         face = all(_is_face_line(statement) for statement in tree.body)
         names = dict(_imported(tree.body, package))
@@ -206,16 +210,21 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _imported(statements: Iterable[ast.AST], package: str) -> Iterator[tuple[str, Use]]:
-    """(local name, what it stands for) of import statements. ``import a.b`` binds ``a``; a star binds every name, here ``*``."""
+    """(local name, what it stands for) of import statements. ``import a.b`` binds ``a``, and runs ``a.b`` too, whatever is used of it; a
+    star binds every name, here ``*``."""
     for node in statements:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 local = alias.asname or alias.name.partition(".")[0]
                 yield local, (alias.name if alias.asname else local, None)
+                yield f"import {alias.name}", (alias.name, "__name__")
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = importlib.util.resolve_name("." * node.level + base, package)
+                try:
+                    base = importlib.util.resolve_name("." * node.level + base, package)
+                except ImportError:  # of no package: it would fail
+                    continue
             for alias in node.names:
                 yield alias.asname or alias.name, (base, None if alias.name == "*" else alias.name)
 
@@ -261,10 +270,11 @@ def _found(name: str) -> str | None:
         return None
     try:
         folder = None if above == "" else _folders(above)
-        spec = PathFinder.find_spec(name, folder) if folder is None or folder else None
+        finders: Iterable[Any] = (PathFinder, *sys.meta_path) if folder is None or folder else ()
+        specs = (finder.find_spec(name, folder) for finder in finders)
+        return next((spec.origin for spec in specs if spec is not None), None)
     except (ImportError, ValueError):
         return None
-    return spec.origin if spec is not None else None
 
 
 def _folders(name: str) -> list[str]:

@@ -28,7 +28,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -78,12 +77,11 @@ class TrainingRun(Run):
         super().__init__(cfg)
 
     def set_up(self, work: Workspace) -> Hardware:
-        """The hardware rules for this run, logged and noted in its provenance."""
+        """The hardware rules for this run, logged and noted in its provenance. First of all: what an attempt in another precision
+        left is thrown away."""
         hardware = choose(work.device, self.cfg.precision)
+        work.begin(hardware.as_dict())
         work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
-        if hardware.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         return hardware
 
     def train(

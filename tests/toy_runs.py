@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ class Square(Run):
         wait: str = ""  # a named pipe: reading it blocks until somebody opens and closes the other end
         fail: str = ""
         megabytes: int = 0  # size of a file to write
+        tensors: bool = False  # write it through safetensors
+        kill: str = ""  # a file: where it is missing it is made, and the process kills itself
+        always: bool = False  # kill whether it is there or not
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         cfg = self.cfg
@@ -33,10 +37,15 @@ class Square(Run):
                 file.write(f"{cfg.number}\n")
         if cfg.wait:
             Path(cfg.wait).read_text()
+        if cfg.kill and (cfg.always or not Path(cfg.kill).exists()):
+            Path(cfg.kill).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if cfg.fail:
             raise ValueError(cfg.fail)
         save_file({"value": torch.tensor([float(cfg.number)])}, work.folder / "value.safetensors")
-        if cfg.megabytes:
+        if cfg.megabytes and cfg.tensors:
+            save_file({"large": torch.zeros(cfg.megabytes, 2**18)}, work.folder / "large.safetensors")
+        elif cfg.megabytes:
             (work.folder / "large.bin").write_bytes(os.urandom(2**20) * cfg.megabytes)
         return {"square": cfg.number**2}
 

@@ -9,9 +9,11 @@ something failed. ``--debug`` before the command shows the traceback.
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +26,8 @@ PAPERS = Path(__file__).parent / "papers"
 
 def _commands(slug: str) -> str | None:
     """The module with a paper's own commands, if it has any."""
-    return next((name for name in ("cli", "commands") if (PAPERS / slug / f"{name}.py").is_file()), None)
+    files = ((name, PAPERS / slug / f"{name}.py") for name in ("cli", "commands"))
+    return next((name for name, file in files if file.is_file() and "\napp = " in file.read_text("utf-8")), None)
 
 
 _with_commands = ", ".join(sorted(path.name for path in PAPERS.iterdir() if _commands(path.name)))
@@ -117,43 +120,23 @@ def reproduce(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="set a notebook parameter; repeatable")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="notebooks at a time; one per core by default if all runs are finished, else 2")] = None,
+    jobs: Annotated[int | None, typer.Option(help="runs, and then notebooks, at a time; one per core by default")] = None,
     timeout: Annotated[float, typer.Option(help="limit on each notebook, in seconds")] = 3600.0,
 ) -> None:  # fmt: skip
-    """Execute the notebooks of series headlessly and write the report; exit status 1 if a notebook fails."""
+    """Compute the runs of series, execute their notebooks headlessly and write the report; exit status 1 if a notebook fails."""
     from orchard import notebooks, report, series
     from orchard.notebooks.parameters import parse_value
 
     parameters: dict[str, Any] = {"PROFILE": profile, "ENGINE": engine}
     for pair in parameter or []:
         name, _, value = pair.partition("=")
-        parameters[name] = parse_value(value)
-    chosen = slugs or series.slugs()
-    notebooks.check_request(chosen, parameters)
-    done = notebooks.reproduce(
-        chosen,
-        parameters,
-        jobs=jobs or _notebooks_at_a_time(chosen, parameters),
-        timeout_s=timeout,
-        live=sys.stdout.isatty(),
-    )
+        parameters[name] = parse_value(name, value)
+    done = notebooks.reproduce(slugs or [], parameters, jobs=jobs, timeout_s=timeout, live=sys.stdout.isatty())
     page = report.build(series.reports_folder())
     print(f"report: {series.relative(page)}")
     failed = [execution for execution in done if not execution.ok]
     if failed:
         raise OrchardError(f"{len(failed)} of {len(done)} notebooks failed: {', '.join(f.name for f in failed)}")
-
-
-def _notebooks_at_a_time(slugs: Sequence[str], parameters: dict[str, Any]) -> int:
-    """One per core when all runs are finished. While some are missing two on a CPU, for one starts and draws while the other
-    computes, and one on an accelerator."""
-    from orchard import series
-    from orchard.runs.engine import default_jobs
-
-    keys = {"profile": "PROFILE", "seeds": "SEEDS", "data": "DATA", "store": "STORE"}
-    setting = {key: parameters[name] for key, name in keys.items() if name in parameters}
-    finished = all(series.planned(slug, **setting)["finished"].all() for slug in slugs)
-    return default_jobs("cpu") if finished else min(2, default_jobs(parameters.get("DEVICE", "auto")))
 
 
 @app.command()
@@ -256,10 +239,12 @@ def doctor() -> None:
     from orchard.paths import cache_dir, root
     from orchard.runs import Store
     from orchard.series import reports_folder
+    from orchard.speed import factor
     from orchard.train import describe
 
     store = Store()
     font = font_manager.findfont("DejaVu Sans", fallback_to_default=False)
+    speed = factor()
     optional = ("jupyterlab", "papermill", "ipywidgets", "datasets", "wandb", "transformers", "triton", "fla")
     present = {name: importlib.util.find_spec(name) is not None for name in optional}
     free = shutil.disk_usage(root() if root().exists() else Path.home()).free / 2**30
@@ -268,6 +253,7 @@ def doctor() -> None:
         ["Python", f"{platform.python_version()} ({sys.executable})"],
         ["torch", torch.__version__],
         ["hardware", describe()],
+        ["speed of one core", f"{speed:.2f} of the reference machine's: what takes it 10 minutes takes {10 / speed:.0f} here"],
         ["optional packages", ", ".join(n for n, here in present.items() if here) or "none"],
         ["not installed", ", ".join(n for n, here in present.items() if not here) or "none"],
         ["font of figures", font],
@@ -431,23 +417,38 @@ def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``orchard`` command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # SIGTERM as Ctrl-C: kernels and workers are ended
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? where it lacks a letter
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with _ended_by_signals():
+        try:
+            program, words, name = _program(arguments)
+            program(args=words, prog_name=name)
+        except OrchardError as error:
+            if "--debug" in arguments:
+                raise
+            print(f"orchard: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except OSError as error:  # a full disk, a folder without permission: the message names the file
+            if "--debug" in arguments:
+                raise
+            print(f"orchard: {error}; `orchard --debug ...` shows where", file=sys.stderr)
+            sys.exit(1)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) as Ctrl-C: kernels and workers are ended. One that is ignored stays so (nohup)."""
+    before: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        program, words, name = _program(arguments)
-        program(args=words, prog_name=name)
-    except OrchardError as error:
-        if "--debug" in arguments:
-            raise
-        print(f"orchard: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a folder without permission: the message names the file
-        if "--debug" in arguments:
-            raise
-        print(f"orchard: {error}; `orchard --debug ...` shows where", file=sys.stderr)
-        sys.exit(1)
-    finally:  # who calls this from Python goes on, and so may its forks, which inherit the handler
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        yield
+    finally:  # who calls this from Python goes on, and so may its forks, which inherit the handlers
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import fnmatch
 import functools
 import hashlib
 import html
+import importlib
 import inspect
 import json
 import re
@@ -225,6 +226,17 @@ class Config(Node):
         """The whole tree as JSON values; ``"class"`` holds the class of each config."""
         return canonical(self.clone(), location=True)
 
+    @staticmethod
+    def from_dict(tree: Any, allowed: Callable[[str], bool], place: str = "config") -> Any:
+        """The inverse of ``to_dict()``: a config, or the list, dict or value that a part of such a tree stands for.
+
+        ``allowed`` says of a module whether its classes and functions may be used; nothing of another is imported or called, whatever
+        the tree names. ``place`` is what messages begin with.
+
+        ValueError: a module that is not allowed, a name that does not exist or is no config, a field that does not fit.
+        """
+        return _read(tree, allowed, place)
+
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON of all classes and fields but the ``location_fields``."""
         tree = canonical(self.clone(), location=False)
@@ -407,6 +419,46 @@ def replace(
         if isinstance(container, Config):
             container.__dict__["_explicit"] = container._explicit.union([key])
     return paths
+
+
+def _read(tree: Any, allowed: Callable[[str], bool], place: str) -> Any:
+    if isinstance(tree, list):
+        return [_read(item, allowed, f"{place}.{i}") for i, item in enumerate(tree)]
+    if not isinstance(tree, dict):
+        return tree
+    parts = {key: value for key, value in tree.items() if key != "class"}
+    kind, name = tree.get("class"), str(tree.get("name"))
+    if kind == "float":
+        return float(name)
+    if kind == "required":
+        return REQUIRED
+    if kind in ("type", "function", "enum"):
+        return _named(name, kind, allowed, place)
+    values = {key: _read(value, allowed, f"{place}.{key}") for key, value in parts.items()}
+    if kind is None:
+        return values
+    made = _named(str(kind), "type", allowed, place)
+    if not issubclass(made, Config):
+        raise ValueError(f"{place} names {kind!r}, which is no config")
+    try:
+        return made(**values)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{place} does not fit this version of {kind}: {error}") from None
+
+
+def _named(name: str, kind: str, allowed: Callable[[str], bool], place: str) -> Any:
+    """The class, function or enum member ``module:qualname``."""
+    module, _, qualname = name.partition(":")
+    if not allowed(module):
+        raise ValueError(f"{place} names {name!r}, and classes of {module or 'no module'} are not read from a file")
+    try:
+        found: Any = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
+        plain = canonical(found, location=True)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        plain = None
+    if plain != {"class": kind, "name": name}:
+        raise ValueError(f"{place} names {name!r}, which this version does not have")
+    return found
 
 
 class Modifier(Configurable):

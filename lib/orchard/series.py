@@ -26,14 +26,14 @@ from orchard import plot
 from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
-from orchard.paths import root
+from orchard.files import write
+from orchard.paths import cache_dir, root
 from orchard.runs import Finished, Run, Setting, Store, execute, identity
 from orchard.runs.device import resolve_device
 from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
-from orchard.runs.store import write
 from orchard.train import hardware
-from orchard.widgets import Explorer, explorer
+from orchard.widgets import Explorer
 
 PUBLISHED_SCALE = ("paper",)  # too large to train here: instantiated on the meta device by `orchard run --dry-run`
 
@@ -89,6 +89,19 @@ def check_seeds(seeds: Any) -> tuple[int, ...] | None:
     return tuple(listed)
 
 
+def check_folders(store: str | None = None) -> None:
+    """Raise ``BadInput`` that names every folder which cannot be written, with the variable that chooses another."""
+    folders = {"ORCHARD_STORE": Store(store).path, "ORCHARD_CACHE": cache_dir(), "ORCHARD_OUTPUT": reports_folder()}
+    refused = {}
+    for variable, folder in folders.items():
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            refused[variable] = folder
+    if refused:
+        listed = ", ".join(f"{folder} ({variable})" for variable, folder in refused.items())
+        raise BadInput(f"cannot write {listed}: set {' and '.join(refused)} to folders that you can write")
+
+
 class Series:
     """A paper's experiments in one setting. Made by :func:`open_series`."""
 
@@ -98,6 +111,7 @@ class Series:
         self.slug, self.notebook, self.setting = slug, notebook, setting
         self.device, self.engine, self.jobs = device, engine, jobs
         self.store = Store(store)
+        self.report: Callable[[str], None] | None = None  # told about every finished run; prints by default
         self.experiments = paper_module(slug, "experiments")
         self.profile = self.experiments.PROFILES[setting.profile]
         self.output = output_folder(slug, setting, device)
@@ -105,14 +119,34 @@ class Series:
         self._runs: dict[str, Finished] = {}  # by the id that their config has here, corpus and code included
         self._figures: list[str] = []
         self._verdicts: dict[str, Verdict] = {}
+        self._pictures: set[str] = set()  # what the notebook shows, so that it shows each once
 
     def run(self, cfgs: Sequence[Run.Config]) -> list[Finished]:
         """Finished runs of configs, in their order; missing ones are computed on the series' device and engine."""
-        keys = [identity(cfg).id for cfg in cfgs]
-        missing = {key: cfg for key, cfg in zip(keys, cfgs, strict=True) if key not in self._runs}
-        done = execute(list(missing.values()), self.store, engine=self.engine, jobs=self.jobs, device=self.device)
+        keys, missing = self._find(cfgs)
+        done = execute(
+            list(missing.values()),
+            self.store,
+            engine=self.engine,
+            jobs=self.jobs,
+            device=self.device,
+            report=self.report,
+        )
         self._runs.update(zip(missing, done, strict=True))
         return [self._runs[key] for key in keys]
+
+    def _find(self, cfgs: Sequence[Run.Config]) -> tuple[list[str], dict[str, Run.Config]]:
+        """Ids of configs, and those of them that are not finished."""
+        known = [(identity(cfg), cfg) for cfg in cfgs]
+        missing: dict[str, Run.Config] = {}
+        for ident, cfg in known:
+            if ident.id not in self._runs:
+                run = self.store.get(cfg, ident)
+                if run is None:
+                    missing[ident.id] = cfg
+                else:
+                    self._runs[ident.id] = run
+        return [ident.id for ident, _ in known], missing
 
     def table(self, experiment: str) -> pd.DataFrame:
         """The tidy table of an experiment."""
@@ -125,11 +159,11 @@ class Series:
         wanted: list[Run.Config] = []
 
         def runner(cfgs: Sequence[Run.Config]) -> list[Finished]:
-            known = [(cfg, identity(cfg)) for cfg in cfgs]
-            if missing := [c for c, i in known if i.id not in self._runs and self.store.get(c, i) is None]:
-                wanted.extend(missing)
+            keys, missing = self._find(cfgs)
+            if missing:
+                wanted.extend(missing.values())
                 raise _NotYet
-            return self.run(cfgs)
+            return [self._runs[key] for key in keys]
 
         while True:
             wanted.clear()
@@ -177,7 +211,7 @@ class Series:
         def drawn(*args: Any, **values: Any) -> Figure:
             return plot.mark_profile(draw(*args, **values), self.setting.profile)
 
-        return explorer(drawn, **controls)
+        return Explorer(drawn, controls, self._pictures)
 
     def runs_table(self) -> pd.DataFrame:
         """The runs this notebook has used: id, label, seconds, tokens per second."""
@@ -197,7 +231,12 @@ class Series:
         plot.mark_profile(figure, self.setting.profile)
         plot.save(figure, self.output / "figures" / name, table)
         self._figures.append(name)
-        plot.show(figure)
+        picture = plot.mimebundle(figure)[0]["image/png"]
+        if picture in self._pictures:
+            print(f"saved as {name}: the picture stands above, under its sliders")
+        else:
+            self._pictures.add(picture)
+            plot.show(figure)
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
@@ -301,11 +340,19 @@ def _open(
 def compute(
     slug: str, profile: str = "smoke", seeds: int | Sequence[int] | None = None, device: str = "auto",
     engine: str = "local", jobs: int | None = None, data: str = "embedded", store: str | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> list[Finished]:  # fmt: skip
-    """Compute every run of a series, without notebooks, and return them."""
+    """Compute every run of a series, in common batches and without notebooks, and return them.
+
+    Args:
+        report: told about every finished run; prints by default.
+    """
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"--jobs {jobs}: give a number of runs at a time from 1 up, or leave it out")
+    check_folders(store)
     series = _open(slug, "", profile, seeds, device, engine, data, store, jobs)
-    for experiment in series.experiments.EXPERIMENTS:
-        series.table(experiment)
+    series.report = report
+    series.prepare(*series.experiments.EXPERIMENTS)
     return list(series._runs.values())
 
 

@@ -36,6 +36,7 @@ class _Required:
 
 
 REQUIRED: Any = _Required()
+MAIN = ("__main__", "__mp_main__")
 _PLAIN = frozenset({types.NoneType, bool, int, float, str})
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -44,6 +45,7 @@ class Node:
     """What is known here of a config: its fields, and how to copy it. ``config.Config`` is the one subclass."""
 
     location_fields: ClassVar[tuple[str, ...]] = ()
+    owner: ClassVar[Any] = None
 
     def clone(self) -> Any:
         raise NotImplementedError
@@ -55,8 +57,16 @@ class Node:
         raise NotImplementedError
 
 
+def is_code(value: Any) -> bool:
+    """Whether a value is a class or a function."""
+    return isinstance(value, _CODE)
+
+
 def name_of(value: Any) -> str:
-    """``module:qualname`` of a class or function. Raises TypeError unless that name leads back to this very object."""
+    """``module:qualname`` of a class or function. Raises TypeError unless that name leads back to this very object.
+
+    The script that is running is ``__main__``, also in a worker process, where it has another name.
+    """
     module, qualname = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -66,7 +76,7 @@ def name_of(value: Any) -> str:
             f"{value!r} cannot be found again as {module}:{qualname}; "
             "use a function or class defined at the top level of a module (no lambda, no local, no wrapper)"
         )
-    return f"{module}:{qualname}"
+    return f"{MAIN[0] if module in MAIN else module}:{qualname}"
 
 
 def copied(value: Any, place: str) -> Any:
@@ -154,6 +164,19 @@ def nodes(value: Any, path: str = "", container: Any = None, key: Any = None, ow
 
 def configs_in(value: Any) -> list[Any]:
     return [node for _, node, *_ in nodes(value) if isinstance(node, Node)]
+
+
+def code_in(value: Any) -> list[Any]:
+    """Classes and functions in a value: those that its configs and enum members are made of, and those that are values themselves."""
+    found: list[Any] = []
+    for _, item, *_ in nodes(value):
+        if isinstance(item, Node):
+            found += [item._kind(), item.owner] if item.owner is not None else [item._kind()]
+        elif isinstance(item, enum.Enum):
+            found.append(type(item))
+        elif is_code(item):
+            found.append(item)
+    return found
 
 
 def natural(path: str) -> list[tuple[bool, int | str]]:

@@ -18,13 +18,20 @@ from orchard.plot import mimebundle
 
 Control = Sequence[Any] | bool
 NO_KERNEL = "Sliders need a running kernel: open this notebook in JupyterLab to move them."
+SHOWN = "The picture for these values stands above; moved sliders draw here."
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Explorer:
-    """What ``explorer`` returns: shows itself as the last expression of a cell, or through ``display``."""
+    """What ``explorer`` returns: shows itself as the last expression of a cell, or through ``display``.
 
-    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Control]) -> None:
+    A picture that is in ``pictures``, the PNGs that the notebook has shown elsewhere, is not shown again.
+    """
+
+    def __init__(
+        self, draw: Callable[..., Figure], controls: Mapping[str, Control], pictures: set[str] | None = None
+    ) -> None:
+        self.pictures = set[str]() if pictures is None else pictures
         self.draw, self.controls = draw, dict(controls)
         self.values = _defaults(draw, self.controls)
         self.widgets = _widgets(self.controls, self.values)
@@ -45,6 +52,10 @@ class Explorer:
             view = self.panel._repr_mimebundle_()
             display({WIDGET: view[WIDGET], "text/plain": NO_KERNEL}, raw=True)
         data, metadata = mimebundle(self.figure)
+        if data["image/png"] in self.pictures:
+            data, metadata = {"text/plain": SHOWN}, {}
+        else:
+            self.pictures.add(data["image/png"])
         self._shown.append(display(data, raw=True, metadata=metadata, display_id=True))
 
     def _moved(self, change: Mapping[str, Any]) -> None:

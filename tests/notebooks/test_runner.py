@@ -10,17 +10,23 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 
 from orchard.errors import BadInput, OrchardError
 from orchard.notebooks import check_hygiene, declared_parameters, execute, read_notebook, reproduce
 from orchard.notebooks.__main__ import main as hygiene_main
-from orchard.notebooks.execution import write_atomically
+from orchard.notebooks.execution import run_notebook, write_atomically
+from orchard.notebooks.kernel import private_folder
+from orchard.notebooks.progress import Lines
+from orchard.runs import Runner, Setting, Store
+from toy_runs import Square
 
 PARAMETERS = """\
 PROFILE = "smoke"
@@ -182,24 +188,25 @@ def test_a_kernel_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     assert "before its first cell" in done.error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_kills_the_kernel_and_keeps_the_copy(tmp_path: Path, number: int) -> None:
     pid = tmp_path / "pid"
     cell = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
     notebook = write_notebook(tmp_path / "n.ipynb", cell)
     script = f"""
-import signal, sys
+import sys
 from pathlib import Path
+from orchard.cli import _ended_by_signals
 from orchard.notebooks import execute
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 try:
-    execute(Path({str(notebook)!r}), Path({str(tmp_path / "o.ipynb")!r}), {{}})
+    with _ended_by_signals():
+        execute(Path({str(notebook)!r}), Path({str(tmp_path / "o.ipynb")!r}), {{}})
 except KeyboardInterrupt:
     sys.exit(130)"""
     runner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
     kernel = int(wait_for(pid))
     runner.send_signal(number)
-    assert runner.wait(60) == (130 if number == signal.SIGINT else 143)
+    assert runner.wait(60) == 128 + number
     assert not alive(kernel)
     assert "interrupted in cell 3" in text(tmp_path / "o.ipynb")
 
@@ -223,6 +230,7 @@ def pear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "orchard"\n')
     experiments = ModuleType("orchard.papers.pear.experiments")
     experiments.PROFILES = {"smoke": None, "gpu": None, "paper": None}  # type: ignore[attr-defined]
+    experiments.EXPERIMENTS = {}  # type: ignore[attr-defined]
     monkeypatch.setattr(orchard.series, "slugs", lambda: ["pear"])
     monkeypatch.setitem(sys.modules, "orchard.papers.pear", ModuleType("orchard.papers.pear"))
     monkeypatch.setitem(sys.modules, "orchard.papers.pear.experiments", experiments)
@@ -240,7 +248,7 @@ pathlib.Path(os.environ["ORCHARD_OUTPUT"], "pear", PROFILE, "01_build.json").wri
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_reproduce_runs_every_notebook_although_one_fails(pear: Path, jobs: int) -> None:
-    done = reproduce(["pear"], {"PROFILE": "gpu", "SEEDS": [3]}, jobs=jobs)
+    done = reproduce(["pear"], {"PROFILE": "gpu", "ENGINE": "local"}, jobs=jobs)
     results = [("pear/01_build", True), ("pear/02_train", False), ("pear/03_ablate", True)]
     assert [(run.name, run.ok) for run in done] == results
     assert done[1].error == "cell 3: ValueError: no"
@@ -249,7 +257,7 @@ def test_reproduce_runs_every_notebook_although_one_fails(pear: Path, jobs: int)
     assert sorted(p.name for p in folder.glob("*.*")) == copies
     facts = json.loads((folder / "executions" / "02_train.json").read_text())
     assert (facts["slug"], facts["notebook"], facts["profile"], facts["ok"]) == ("pear", "02_train", "gpu", False)
-    assert facts["parameters"] == {"PROFILE": "gpu", "SEEDS": [3]}
+    assert facts["parameters"] == {"PROFILE": "gpu", "ENGINE": "local"}
 
 
 def test_results_of_an_earlier_execution_do_not_pass_for_new_ones(pear: Path) -> None:
@@ -318,6 +326,95 @@ def test_hygiene_of_the_whole_notebook(tmp_path: Path, capsys: pytest.CaptureFix
     assert "1 notebooks, 5 problems" in capsys.readouterr().out
     assert hygiene_main(["check", str(tmp_path / "none")]) == 2
     assert hygiene_main([]) == 2
+
+
+def test_runs_are_computed_first_and_one_that_fails_stops_nothing(
+    pear: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def squares(setting: Setting, run: Runner) -> pd.DataFrame:
+        return pd.DataFrame(
+            [done.result for done in run([Square.Config(number=n, label=f"square of {n}") for n in setting.seeds])]
+        )
+
+    def broken(setting: Setting, run: Runner) -> pd.DataFrame:
+        run([Square.Config(number=7, label="no square", fail="seven is odd")])
+        return pd.DataFrame()
+
+    experiments = sys.modules["orchard.papers.pear.experiments"]
+    experiments.EXPERIMENTS = {"squares": squares, "broken": broken}  # type: ignore[attr-defined]
+    done = reproduce(["pear"], {"PROFILE": "gpu", "SEEDS": [3, 4]}, jobs=1)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in said[:2]] == ["pear: run 1/3", "pear: run 2/3"]
+    assert said[2] == "pear: 1 of 3 runs failed in " + str(Store().path) + ":"
+    assert "no square: ValueError: seven is odd" in said[3]
+    assert said[4].startswith("pear/01_build: started")
+    assert [run.ok for run in done] == [True, False, True]
+    assert len(Store().ls()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"jobs": 0}, "--jobs 0: give a number from 1 up"), ({"timeout_s": 0.0}, "a limit of 0 s"), ({"timeout_s": -5.0}, "a limit of -5 s")],
+)  # fmt: skip
+def test_numbers_that_cannot_be_start_nothing(pear: Path, options: dict[str, float], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        reproduce(["pear"], {"PROFILE": "gpu"}, **options)
+    assert list(pear.rglob("*.*")) == []
+
+
+def test_folders_that_cannot_be_written_are_named_at_once(pear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(BadInput, match="set ORCHARD_STORE and ORCHARD_CACHE and ORCHARD_OUTPUT to folders"):
+        reproduce(["pear"], {"PROFILE": "gpu"})
+
+
+def test_an_account_without_home_is_told_the_fix(pear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(BadInput, match="set HOME to a folder, as in HOME=/tmp orchard reproduce"):
+        reproduce(["pear"], {"PROFILE": "gpu"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+def test_a_forked_kernel_is_like_any_other_and_ends_with_its_children(tmp_path: Path) -> None:
+    look = f"""
+import json, os, pathlib, subprocess, sys
+from ipykernel.kernelapp import IPKernelApp
+app = IPKernelApp.instance()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+facts = [app.transport, os.getcwd(), os.environ["PEAR"], os.getpgid(0) == os.getpid(), "torch" in sys.modules, __name__]
+pathlib.Path({str(tmp_path / "facts")!r}).write_text(json.dumps([facts, os.getpid(), child.pid]))"""
+    notebook = write_notebook(tmp_path / "n.ipynb", look, "import time; time.sleep(600)")
+    env, stop = {"PEAR": "ripe"}, threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run_notebook, notebook, tmp_path / "o.ipynb", {}, 300.0, tmp_path, Lines(), "n", env, stop, True
+        )
+        facts, kernel, child = json.loads(wait_for(tmp_path / "facts"))
+        stop.set()
+        done = running.result(60)
+    assert facts == ["ipc", str(tmp_path), "ripe", True, True, "__main__"]
+    assert done.error == "interrupted in cell 4"
+    assert not alive(kernel)
+    assert not alive(child)
+    notebook = write_notebook(tmp_path / "n.ipynb", "import os", "os.kill(os.getpid(), 9)")
+    done = run_notebook(notebook, tmp_path / "o.ipynb", {}, 60.0, tmp_path, Lines(), "n", warm=True)
+    assert done.error is not None
+    assert "the kernel died" in done.error
+
+
+def test_folders_of_killed_runners_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        names = [f"orchard-{dead.pid}-left", f"orchard-{os.getpid()}-mine", "orchard-notes-of-somebody"]
+        for name in names:
+            (Path(short) / name).mkdir()
+        made = private_folder()
+        assert sorted(os.listdir(short)) == sorted([made.name, *names[1:]])
 
 
 def test_runner_leaves_no_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts, RMSNorm, Rotary
 from orchard.nn.moe import load_balance_loss
-from orchard.papers.moe_lottery.invariants import mixtral_block
+from orchard.papers.moe_lottery.runs.checks import mixtral_block
 
 SHAPES = [(16, 8, 5, 2), (24, 40, 8, 1), (12, 4, 3, 3), (64, 32, 16, 4), (8, 8, 33, 2)]  # dim, hidden, experts, chosen
 ODD = (7, 5, 4, 2)

@@ -346,6 +346,10 @@ def test_bad_fields_and_folders(tmp_path: Path) -> None:
         LocalText.Config(path=path, text_field="body").build().manifest()
     with pytest.raises(DataError, match="'n' holds int, not text"):
         LocalText.Config(path=path, text_field="n").build().manifest()
+    write_rows(tmp_path / "number.jsonl", [{"text": "x", "other": "y"}, {"text": 5, "other": "y"}])
+    with pytest.raises(DataError, match=r"number\.jsonl, line 2,: the field 'text' holds int, not text"):
+        LocalText.Config(path=str(tmp_path / "number.jsonl")).build().manifest()
+    (tmp_path / "number.jsonl").unlink()
     pd.DataFrame({"text": ["x"]}).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b.parquet, row 1, has no field 'body'"):
         LocalText.Config(path=str(tmp_path / "b.parquet"), text_field="body").build().manifest()
@@ -400,6 +404,13 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(("owner/name", None), {"revision": "abc", "streaming": True})]
     assert config.build().manifest() == manifest
     assert len(calls) == 1  # from the cache, no network
+    null = {"text": [None if i % 9 == 0 else f"row {i:06}" for i in range(900)], "url": ["u"] * 900}
+    partly = {"train": datasets.Dataset.from_dict(null).to_iterable_dataset()}
+    with monkeypatch.context() as context:
+        context.setattr(datasets, "load_dataset", lambda *a, **k: datasets.IterableDatasetDict(partly))
+        with pytest.warns(UserWarning, match=r"owner/partly: 50 row\(s\) without text are left out"):
+            manifest = text_source("owner/partly", max_bytes=4000).build().manifest()
+    assert (manifest.rows, manifest.left_out) == (400, ["50 row(s) without text are left out"])
     published = text_source("owner/name", subset="s", max_bytes=4000).build()
     assert published.manifest().split_rule == "as published"
     assert all(text.startswith(split) for split, found in texts(published).items() for text in found)

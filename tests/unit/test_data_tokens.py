@@ -27,6 +27,7 @@ from orchard.data import (
     tokens,
 )
 from orchard.data import tokenizer as tokenizer_module
+from orchard.data.cache import INDEX
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "<bos>", "café", "北京", "🙂"]
 
@@ -137,7 +138,7 @@ def test_damaged_tokens_are_made_again(source: Source.Config, damage: str) -> No
     elif damage == "remove":
         stored.unlink()
     else:
-        (stored.parent / "index.json").write_text("{")
+        (stored.parent / INDEX).write_text("{")
     with pytest.warns(UserWarning, match="damaged"):
         assert np.array_equal(tokens(source, ByteTokenizer.Config(), "train").tokens, before)
     assert len(list(cache_dir().glob("tokens/*/tokens.npy"))) == len(SPLITS)

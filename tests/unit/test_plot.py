@@ -197,6 +197,16 @@ plot.save(plot.learning_curves(table, x_label="step", y_label="loss (nats/token)
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
+def test_a_readers_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
+    plain = plot.save(draw_sweep(sweep_table()), tmp_path / "plain", sweep_table())
+    with matplotlib.rc_context(
+        {"text.usetex": True, "font.size": 30, "axes.facecolor": "black", "savefig.bbox": "tight"}
+    ):
+        odd = plot.save(draw_sweep(sweep_table()), tmp_path / "odd", sweep_table())
+        assert matplotlib.rcParams["font.size"] == 30
+    assert [path.read_bytes() for path in odd] == [path.read_bytes() for path in plain]
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f.svg").write_text("old")
 

@@ -172,6 +172,8 @@ def test_models_load_quietly(folder: Path, capfd: pytest.CaptureFixture[str]) ->
     assert [tuple(p.shape) for p in shape.parameters()] == [tuple(p.shape) for p in model.parameters()]
     assert load_config(folder).hidden_size == 16
     load_tokenizer(folder)
+    with quiet():
+        model.save_pretrained(folder / "again")
     assert capfd.readouterr() == ("", "")
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchard.errors import OrchardError
 from orchard.runs import Store
 from orchard.runs.engine import execute
 from orchard.train import AdamW, choose, fit, load_model
 from orchard.train.checkpoint import DamagedCheckpoint, SafetensorsIO, latest
-from orchard.train.hardware import bf16_peak
+from orchard.train.hardware import RULES, bf16_peak
 from orchard.train.lm import token_losses
-from orchard.train.metrics import JsonLinesLogger, ThroughputMeter, extra_loggers
+from orchard.train.metrics import JsonLinesLogger, ThroughputMeter
 from orchard.train.seeding import seed_everything
 from toy_runs import corpus, tiny_lm
 
@@ -44,6 +45,8 @@ def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
     assert back[3] == [1, 2.5, None, ("x", True)]
     assert back["b"]["d"] == {}
     assert load_file(file)  # anybody can open it
+    (plain := tmp_path / "plain").touch()
+    assert file.stat().st_mode == plain.stat().st_mode
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DamagedCheckpoint, match="SHA-256"):
@@ -128,14 +131,31 @@ def test_jsonl_drops_rows_after_the_step_it_resumes_from(tmp_path: Path) -> None
     assert [line.split(",")[0] for line in logger.path.read_text().splitlines()] == ['{"step": 1', '{"step": 2']
 
 
-def test_wandb_is_off_unless_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ORCHARD_WANDB", raising=False)
-    assert extra_loggers("x") == []
-    monkeypatch.setenv("ORCHARD_WANDB", "project")
-    assert [type(logger).__name__ for logger in extra_loggers("x")] == ["WandbLogger"]  # connects only when it logs
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    with pytest.raises(OrchardError, match="pip install wandb, or unset it"):
-        extra_loggers("x")
+def test_rows_are_strict_json(tmp_path: Path) -> None:
+    logger = JsonLinesLogger(tmp_path)
+    logger.log_metrics({"loss": math.nan, "validation_loss": math.inf, "accuracy": 0.5}, 3)
+    logger.finalize("done")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in logger.path.read_text().splitlines()]
+    assert rows == [{"step": 3, "loss": None, "validation_loss": None, "accuracy": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("NVIDIA H100 80GB HBM3", "bf16-mixed"), ("NVIDIA H200", "bf16-mixed"), ("NVIDIA A100-SXM4-80GB", "bf16-mixed"),
+     ("NVIDIA L4", "bf16-mixed"), ("NVIDIA L40S", "bf16-mixed"), ("NVIDIA GeForce RTX 4090", "bf16-mixed"),
+     ("NVIDIA GeForce RTX 4060 Ti", "bf16-mixed"), ("NVIDIA GeForce RTX 5080", "bf16-mixed"), ("NVIDIA RTX A6000", "bf16-mixed"),
+     ("NVIDIA RTX 6000 Ada Generation", "bf16-mixed"), ("NVIDIA RTX PRO 6000 Blackwell", "bf16-mixed"),
+     ("Quadro RTX 6000", "16-mixed"), ("Quadro RTX 5000", "16-mixed"), ("Quadro RTX 4000", "16-mixed"), ("Tesla T4", "16-mixed"),
+     ("NVIDIA GeForce RTX 2080 Ti", "16-mixed"), ("Tesla V100-SXM2-16GB", "16-mixed"), ("TITAN RTX", "16-mixed")],
+)  # fmt: skip
+def test_bf16_is_for_gpus_that_have_it(name: str, precision: str) -> None:
+    rule = next(rule for rule in RULES if re.fullmatch(rule.pattern, f"cuda-{name}"))
+    assert rule.precision == precision
+    assert rule.compile == (precision == "bf16-mixed")
 
 
 def test_a_trained_model_learns_scores_truthfully_and_loads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -161,6 +181,10 @@ def test_a_trained_model_learns_scores_truthfully_and_loads(tmp_path: Path, capf
     assert "mfu" not in done.provenance["throughput"]
     assert not list(done.folder.glob("*.ckpt"))
     assert "checkpoints" not in {p.name for p in done.folder.iterdir()}
+    assert done.provenance["hardware"]["torch"] == torch.__version__
+    assert (
+        len({path.stat().st_mode & 0o777 for path in done.folder.iterdir()}) == 1
+    )  # weights are no more private than text
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:

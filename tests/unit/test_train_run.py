@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 
+import gpu_recipe
 from gpu_recipe import two_steps
 from orchard.errors import BadInput, OrchardError
-from orchard.nn import Attention, Block, Decoder, FeedForward, compilation
+from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm, compilation
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, Linear, TrainLM, choose, fit
 from orchard.train.callbacks import ClipGradients
@@ -174,6 +175,43 @@ def test_modules_learn_at_rates_of_their_own_and_frozen_parameters_not_at_all() 
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) + 1
 
 
+def test_weight_decay_is_for_what_multiplies_as_a_matrix_does() -> None:
+    class LlamaRMSNorm(torch.nn.Module):  # as `transformers` has it
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2, 3))
+
+    class State(torch.nn.Module):  # a module that nobody knows
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.scale = torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(3))
+
+    experts = MixtureOfExperts.Config(dim=4, hidden_dim=4, num_experts=2)
+    modules = torch.nn.ModuleDict(
+        {"linear": torch.nn.Linear(2, 3), "embedding": torch.nn.Embedding(2, 3), "heads": RMSNorm.Config(dim=[2, 4]).build(),
+         "layer_norm": torch.nn.LayerNorm((2, 3)), "llama": LlamaRMSNorm(), "state": State(), "mixture": experts.build()}
+    )  # fmt: skip
+    names = {id(parameter): name for name, parameter in modules.named_parameters()}
+    groups = {
+        group["weight_decay"]: group["params"]
+        for group in AdamW.Config().build().optimizer(modules, False).param_groups
+    }
+    assert {names[id(parameter)] for parameter in groups[0.1]} == {
+        "linear.weight", "embedding.weight", "state.start", "mixture.gate.weight", "mixture.experts.gate_up_proj",
+        "mixture.experts.down_proj",
+    }  # fmt: skip
+    assert {names[id(parameter)] for parameter in groups[0.0]} == {
+        "linear.bias", "heads.gain", "layer_norm.weight", "layer_norm.bias", "llama.weight", "state.scale",
+    }  # fmt: skip
+
+
+def test_a_parameter_that_two_modules_share_is_trained_once() -> None:
+    model = decoder()
+    groups = parameter_groups([(torch.nn.ModuleList([model.embedding, model]), 1.0), (model, 2.0)], 0.1)
+    assert {group["lr"] for group in groups} == {1.0}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
 @pytest.mark.parametrize("compile", [True, False])
 def test_two_steps_of_a_gpu(tmp_path: Path, compile: bool) -> None:
     losses = two_steps(tiny_lm(corpus(tmp_path)), tmp_path / "store", compile=compile).metrics()["loss"]
@@ -247,3 +285,22 @@ def test_the_workspace_of_a_training_says_how_it_was_computed(tmp_path: Path) ->
     notes = done.provenance["hardware"]
     assert notes["device"] == "cpu"
     assert notes["compiled"] is False
+
+
+def test_an_attempt_in_another_precision_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run, first on hardware whose rule says 32 bits and then on one that says bf16."""
+    cfg, store = tiny_lm(corpus(tmp_path), steps=5, checkpoint_every=2), Store(tmp_path / "store")
+
+    class Dies(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        fit(cfg, store, "cpu", callbacks=[Dies()])
+    monkeypatch.setattr("orchard.train.hardware.RULES", gpu_recipe.GPU)
+    done = store.compute(cfg, "cpu")
+    log = (done.folder / "log.txt").read_text()
+    assert "goes on from step" not in log
+    assert "begun anew with precision bf16-mixed: an earlier attempt had precision 32-true" in log
+    assert done.metrics()["step"].tolist() == [1, 2, 3, 4, 5]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
 
 from orchard import plot
-from orchard.widgets import NO_KERNEL, WIDGET, Explorer, explorer
+from orchard.widgets import NO_KERNEL, SHOWN, WIDGET, Explorer, explorer
 
 DRAW = """
 from orchard import plot
@@ -149,3 +149,20 @@ def test_tick_boxes_that_follow_one_another_stand_in_rows() -> None:
     assert made.figure.axes[0].get_title() == "L0 E1, mask"
     made.panel.children[1].children[0].value = True
     assert made.figure.axes[0].get_title() == "L0 E1, L1 E0, mask"
+
+
+def test_a_notebook_shows_a_picture_once(folder: Path) -> None:
+    start = """
+from orchard.series import _open
+series = _open("rattention", "", "smoke", None, "cpu", "local", "embedded", None, 1)"""
+    explore, show = (
+        "series.explore(draw, window=(1, 32))",
+        "series.show(draw(), 'drawn', __import__('pandas').DataFrame({'x': [1]}))",
+    )
+    notebook = execute(
+        folder, DRAW + start, explore, show, explore, "series.explore(lambda window=5: draw(window), window=(5, 9))"
+    )
+    shown = [len(pictures(cell)) for cell in notebook.cells[1:]]
+    assert shown == [1, 0, 0, 1]
+    assert "saved as drawn: the picture stands above" in str(notebook.cells[2].outputs)
+    assert SHOWN in str(notebook.cells[3].outputs)

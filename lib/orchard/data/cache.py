@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard.errors import BadInput
+from orchard.files import locked
 from orchard.paths import cache_dir
 
 
@@ -25,7 +26,7 @@ class DataError(BadInput):
     """Data that cannot be found, read or used; the message names the value, the place and the fix."""
 
 
-INDEX = "index.json"  # {file name: [bytes, SHA-256]}
+INDEX = ".index.json"  # {file name: [bytes, SHA-256]}
 
 
 def sha256(data: bytes | str) -> str:
@@ -78,11 +79,9 @@ def cached(kind: str, key: Any, build: Callable[[Path], None]) -> Path:
     folder = location(kind, key)
     if intact(folder):
         return folder
-    from filelock import FileLock
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(folder.with_name(f"{folder.name}.lock")):
             if intact(folder):  # another process was building it
                 return folder
             for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a killed process: we hold its lock

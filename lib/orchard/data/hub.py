@@ -34,7 +34,7 @@ class HubText(Source):
 
     def __init__(self, cfg: HubText.Config) -> None:
         super().__init__(cfg)
-        self._licence, self._own_splits = "", False
+        self._licence, self._own_splits, self._without_text = "", False, 0
 
     def stamp(self) -> Any:
         return "as first read"
@@ -46,6 +46,7 @@ class HubText(Source):
             "licence": self._licence or "not stated by the hub: see the data set's card",
             "split_rule": "as published" if self._own_splits else by_hash,
             "versions": {"revision": self.cfg.revision or "newest when first read"},
+            "left_out": [f"{self._without_text} row(s) without text are left out"] if self._without_text else [],
         }
 
     def _asked(self, call: Callable[[], Any]) -> Any:
@@ -72,7 +73,7 @@ class HubText(Source):
                 f"loading {self.cfg.name!r} from the hub needs the package datasets: pip install 'orchard[hub]'; "
                 "or point DATA at local files (.txt, .jsonl, .parquet or a folder of them)"
             ) from None
-        cfg = self.cfg
+        cfg, self._without_text = self.cfg, 0
         # asked first because load_dataset tries again and again for half a minute when there is no network
         info = self._asked(lambda: HfApi().dataset_info(cfg.name, revision=cfg.revision, timeout=SECONDS))
         self._licence = str(getattr(getattr(info, "card_data", None), "license", None) or "")
@@ -90,7 +91,7 @@ class HubText(Source):
 
     def row_document(self, row: dict[str, Any], path: Path, place: str) -> str:
         """The text of the document that a row is, as in ``LocalText``; ``path`` is the data set's name. Raises DataError."""
-        return row_text(row, self.cfg.text_field, place)
+        return row_text(row, self.cfg.text_field or ("text" if "text" in row else None), place)
 
     def _stream(self, rows: Iterable[dict[str, Any]], name: str, limit: int, split: str | None) -> Iterator[Row]:
         taken, number, iterator = 0, 0, iter(rows)
@@ -100,5 +101,8 @@ class HubText(Source):
                 return
             number += 1
             text = self.row_document(row, Path(self.cfg.name), f"{self.cfg.name}, {name} row {number},")
+            if not text.strip():
+                self._without_text += 1
+                continue
             taken += len(text.encode())
             yield Row(f"{name}#{number}", text, key=text, split=split)

@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,7 +55,8 @@ class Row:
 class Manifest:
     """What a source holds. ``sha256`` identifies the documents and their splits; the rest is for the reader.
 
-    ``rows`` documents of ``bytes`` bytes of UTF-8 in all; ``splits`` documents per split; ``dropped`` duplicates.
+    ``rows`` documents of ``bytes`` bytes of UTF-8 in all; ``splits`` documents per split; ``dropped`` duplicates; ``left_out``, in words,
+    what is there and is not used. The first eight digits of ``sha256`` are a short name: no two corpora share it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Manifest:
     splits: dict[str, int]
     dropped: int
     versions: dict[str, str]
+    left_out: list[str] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -152,11 +155,17 @@ class Source(Configurable):
         return True
 
     def describe(self) -> dict[str, Any]:
-        """``name``, ``licence``, ``split_rule`` and ``versions`` of the manifest, asked for after ``rows()``."""
+        """``name``, ``licence``, ``split_rule``, ``versions`` and perhaps ``left_out`` of the manifest, asked for after ``rows()``."""
         raise NotImplementedError
 
     def manifest(self) -> Manifest:
-        """What the source holds, from the cache where nothing has changed. Raises DataError."""
+        """What the source holds, from the cache where nothing has changed; warns of what is left out. Raises DataError."""
+        manifest = self._manifest()
+        for remark in manifest.left_out:
+            warnings.warn(f"{manifest.name}: {remark}", stacklevel=1)  # from here: once in a process, whoever asks
+        return manifest
+
+    def _manifest(self) -> Manifest:
         if not self.settled():
             return self._load()[1]
 

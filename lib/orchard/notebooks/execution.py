@@ -8,12 +8,12 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchard.errors import OrchardError
+from orchard.errors import BadInput, OrchardError
+from orchard.files import write
 from orchard.notebooks.kernel import Kernel, private_folder
 from orchard.notebooks.parameters import check_parameters, read_notebook
 from orchard.notebooks.progress import Execution, Progress, progress
@@ -42,13 +42,20 @@ def execute(
         KeyboardInterrupt: the kernel was killed and the copy written before it is raised again.
     """
     check_parameters(notebook, parameters)
+    check_limit(timeout_s)
     with progress(live) as shown:
         return run_notebook(notebook, output, dict(parameters), timeout_s, cwd or Path.cwd(), shown, notebook.stem)
 
 
+def check_limit(timeout_s: float | None) -> None:
+    """Raise ``BadInput`` unless a limit is a positive number of seconds."""
+    if timeout_s is not None and not timeout_s > 0:
+        raise BadInput(f"a limit of {timeout_s:g} s (--timeout) stops every notebook: give a number of seconds above 0")
+
+
 def run_notebook(
     notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float | None, cwd: Path, shown: Progress,
-    name: str, env: Mapping[str, str] | None = None, stop: threading.Event | None = None,
+    name: str, env: Mapping[str, str] | None = None, stop: threading.Event | None = None, warm: bool = False,
 ) -> Execution:  # fmt: skip
     total = sum(cell.cell_type == "code" for cell in read_notebook(notebook).cells) + bool(parameters)
     folder = private_folder()
@@ -57,7 +64,7 @@ def run_notebook(
     interrupt: BaseException | None = None
     start = time.monotonic()
     try:
-        kernel = Kernel(folder)
+        kernel = Kernel(folder, warm)
         environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), **(env or {})}
         talker = threading.Thread(
             target=_talk, args=(kernel, held, notebook, parameters, cwd, environment), daemon=True
@@ -216,15 +223,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OrchardError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write(path, text)
     except OSError as error:
         raise OrchardError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -12,9 +13,9 @@ from typing import Any
 
 
 class Kernel:
-    """A kernel of this Python over IPC sockets, and the processes it starts."""
+    """A kernel of this Python over IPC sockets, and the processes it starts. A warm one is forked, see ``notebooks.warm``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: bool = False) -> None:
         from jupyter_client.kernelspec import KernelSpec
         from jupyter_client.manager import AsyncKernelManager
 
@@ -22,6 +23,10 @@ class Kernel:
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3", language="python", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
         )  # fmt: skip
+        if warm:
+            from orchard.notebooks.warm import register
+
+            spec.metadata = register()
 
         class Manager(AsyncKernelManager):
             kernel_spec = spec  # never looked up: the machine may have no kernel "python3", or that of another Python
@@ -73,6 +78,21 @@ class Kernel:
 
 
 def private_folder() -> Path:
-    """A new folder only this user can read, with a path short enough for a socket's name (107 characters)."""
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="orchard-", dir=base if len(base) <= 60 else "/tmp"))
+    """A new folder only this user can read, with a path short enough for a socket's name (107 characters).
+
+    Its name holds the id of this process; folders of processes that were killed before they could tidy up are removed.
+    """
+    base = Path(tempfile.gettempdir())
+    base = base if len(str(base)) <= 60 else Path("/tmp")
+    for left in base.glob("orchard-*-*"):
+        owner = left.name.split("-")[1]
+        with suppress(OSError):
+            if owner.isdecimal() and not _alive(int(owner)) and left.stat().st_uid == os.getuid():
+                shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"orchard-{os.getpid()}-", dir=base))
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)

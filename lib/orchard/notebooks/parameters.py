@@ -11,6 +11,7 @@ from typing import Any
 
 from orchard.errors import BadInput, closest
 
+TEXTS = ("PROFILE", "DEVICE", "ENGINE", "DATA", "STORE")
 PARAMETERS = ("PROFILE", "SEEDS", "DEVICE", "ENGINE", "DATA", "STORE")
 
 
@@ -50,9 +51,10 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
             raise BadInput(f"{path} has no parameter {name!r}: {closest(name, declared)}")
 
 
-def parse_value(text: str) -> Any:
+def parse_value(name: str, text: str) -> Any:
     """The value of a parameter given as text: a YAML scalar or list, so ``2`` is a number and ``[0, 1]`` a list.
 
+    Parameters that are text (PROFILE, DEVICE, ENGINE, DATA, STORE) stay text: a folder may be called 2024.
     ``None`` means None, ``1e-3`` is a number, and what is neither number, truth value, null nor list is the text itself,
     letter by letter (a path may hold ``#`` or ``:``, a date is no date).
     """
@@ -60,6 +62,8 @@ def parse_value(text: str) -> Any:
 
     if text == "None":
         return None
+    if name in TEXTS:
+        return text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

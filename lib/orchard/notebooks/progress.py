@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,9 @@ class Progress(Protocol):
 
     def finished(self, execution: Execution) -> None: ...
 
+    def computing(self, slug: str, line: str | None) -> None:
+        """A line about the runs of a series; None when they are finished."""
+
 
 def summary(execution: Execution) -> str:
     """One line for people: how long, how much memory, or what failed and where the executed copy is."""
@@ -64,11 +68,16 @@ class Lines:
         self._next[name] = seconds + self.every_s
 
     def finished(self, execution: Execution) -> None:
-        print(summary(execution), flush=True)
+        with suppress(OSError):  # the terminal may be closed: what was done is written all the same
+            print(summary(execution), flush=True)
+
+    def computing(self, slug: str, line: str | None) -> None:
+        if line is not None:
+            print(f"{slug}: {line}", flush=True)
 
 
 class Bars:
-    """A live bar per running notebook."""
+    """A live bar per running notebook, and one for the runs of a series."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -89,7 +98,19 @@ class Bars:
         if execution.name in self._tasks:
             self._bars.remove_task(self._tasks.pop(execution.name))
         style = "green" if execution.ok else "bold red"
-        self._bars.console.print(summary(execution), style=style, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):
+            self._bars.console.print(summary(execution), style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def computing(self, slug: str, line: str | None) -> None:
+        if line is None:
+            if slug in self._tasks:
+                self._bars.remove_task(self._tasks.pop(slug))
+            return
+        if slug not in self._tasks:
+            self._tasks[slug] = self._bars.add_task(slug, total=None)
+        self._bars.update(self._tasks[slug], description=f"{slug}: {line}")
+        if known := re.match(r"run (\d+)/(\d+) ", line):
+            self._bars.update(self._tasks[slug], completed=int(known[1]), total=int(known[2]))
 
     def close(self) -> None:
         self._bars.stop()

@@ -1,8 +1,10 @@
-"""Reproduce whole series: every notebook of each, after everything that can be checked first has been."""
+"""Reproduce whole series: first everything that can be checked is, then all runs are computed in one pool, then every notebook is
+executed on the finished store."""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchard.errors import BadInput
-from orchard.notebooks.execution import run_notebook, write_atomically
+from orchard.errors import BadInput, OrchardError
+from orchard.notebooks.execution import check_limit, run_notebook, write_atomically
 from orchard.notebooks.parameters import check_parameters
-from orchard.notebooks.progress import Execution, progress
+from orchard.notebooks.progress import Execution, Progress, progress
 from orchard.paths import root
 
 EXECUTIONS = "executions"  # folder beside the executed copies: <notebook>.json says how each execution went
@@ -33,6 +35,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
     Raises:
         BadInput: with the value, the place and the fix.
     """
+    check_home()
     from orchard import series
     from orchard.data import HubText, text_source
     from orchard.runs import Store
@@ -53,6 +56,7 @@ def check_request(slugs: Sequence[str], parameters: Mapping[str, Any]) -> None:
             f"PROFILE {profile!r} is too large for notebooks; `orchard run SLUG --profile {profile} --dry-run` shows it"
         )
     Store(parameters.get("STORE"))
+    series.check_folders(parameters.get("STORE"))
     series.check_seeds(parameters.get("SEEDS"))
     check_engine(parameters.get("ENGINE", "local"))
     resolve_device(parameters.get("DEVICE", "auto"))
@@ -65,18 +69,18 @@ def reproduce(
     slugs: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     timeout_s: float | None = None,
     live: bool = False,
 ) -> list[Execution]:
-    """Execute every notebook of each series, in order, into ``reports/<slug>/<profile>/``.
+    """Compute the runs of each series and execute its notebooks, in order, into ``reports/<slug>/<profile>/``.
 
-    All names and values are checked before the first kernel starts. A notebook that fails stops no other.
+    All names and values are checked before anything starts. A run or a notebook that fails stops no other.
 
     Args:
         slugs: papers; all of them when empty.
         parameters: parameters of the notebooks, by name; PROFILE, ENGINE, DATA and so on.
-        jobs: notebooks that run at a time.
+        jobs: runs and notebooks at a time; by default one per core for runs on a CPU and for notebooks.
         timeout_s: limit on each notebook, in seconds.
 
     Raises:
@@ -88,6 +92,8 @@ def reproduce(
     parameters = dict(parameters or {})
     slugs = list(dict.fromkeys(slugs)) or series.slugs()
     check_request(slugs, parameters)
+    check_limit(timeout_s)
+    check_jobs(jobs)
     seeds = series.check_seeds(parameters.get("SEEDS"))
     setting = Setting(str(parameters.get("PROFILE", "smoke")), seeds, str(parameters.get("DATA", "embedded")))
     folders = {slug: series.output_folder(slug, setting, str(parameters.get("DEVICE", "auto"))) for slug in slugs}
@@ -95,7 +101,14 @@ def reproduce(
     env = {"ORCHARD_OUTPUT": str(series.reports_folder())}  # the notebooks' own results go beside their copies
     stop = threading.Event()
 
+    warm = len(todo) > 1 and sys.platform == "linux"  # elsewhere libraries break in a forked process
+    if warm:
+        from orchard.notebooks.warm import start
+
+        start([f"orchard.papers.{slug}.experiments" for slug in slugs])
     with progress(live) as shown:
+        for slug in slugs:
+            _compute(slug, parameters, jobs, shown)
 
         def one(slug: str, path: Path, folder: Path) -> Execution | None:
             if stop.is_set():
@@ -104,7 +117,9 @@ def reproduce(
             for stale in (folder / f"{path.stem}.json", facts):
                 stale.unlink(missing_ok=True)  # results of an earlier execution must not pass for this one's
             name = f"{slug}/{path.stem}"
-            done = run_notebook(path, folder / path.name, parameters, timeout_s, Path.cwd(), shown, name, env, stop)
+            done = run_notebook(
+                path, folder / path.name, parameters, timeout_s, Path.cwd(), shown, name, env, stop, warm
+            )
             content = {
                 **asdict(done), "path": path.name, "slug": slug, "notebook": path.stem, "profile": setting.profile,
                 "data": setting.data, "parameters": parameters, "finished": time.strftime("%Y-%m-%d %H:%M"),
@@ -112,10 +127,58 @@ def reproduce(
             write_atomically(facts, json.dumps(content, indent=1, default=str))
             return done
 
-        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        with ThreadPoolExecutor(max_workers=jobs or notebooks_at_a_time()) as pool:
             futures = [pool.submit(one, *item) for item in todo]
             try:
                 return [done for future in futures if (done := future.result()) is not None]
             except BaseException:
                 stop.set()
                 raise
+
+
+def _compute(slug: str, parameters: Mapping[str, Any], jobs: int | None, shown: Progress) -> None:
+    """Compute what the notebooks of a series will ask for. What fails is said here, and again by the notebook that needs it."""
+    from orchard import series
+
+    names = {
+        "profile": "PROFILE",
+        "seeds": "SEEDS",
+        "device": "DEVICE",
+        "engine": "ENGINE",
+        "data": "DATA",
+        "store": "STORE",
+    }
+    setting = {key: parameters[name] for key, name in names.items() if name in parameters}
+    try:
+        series.compute(slug, **setting, jobs=jobs, report=lambda line: shown.computing(slug, line))
+    except BadInput:
+        raise
+    except Exception as error:
+        shown.computing(slug, str(error) if isinstance(error, OrchardError) else f"{type(error).__name__}: {error}")
+    finally:
+        shown.computing(slug, None)
+
+
+def notebooks_at_a_time() -> int:
+    """One per core, as far as memory reaches (3 GiB for each)."""
+    import psutil
+
+    from orchard.runs.engine import default_jobs
+
+    return max(1, min(default_jobs("cpu"), psutil.virtual_memory().total // (3 * 2**30)))
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raise ``BadInput`` unless a number of jobs is at least one."""
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"--jobs {jobs}: give a number from 1 up, or leave it out")
+
+
+def check_home() -> None:
+    """Raise ``BadInput`` for an account without a home directory, in which no kernel starts."""
+    try:
+        Path.home()
+    except RuntimeError:
+        raise BadInput(
+            "this account has no home directory, which kernels need: set HOME to a folder, as in HOME=/tmp orchard reproduce"
+        ) from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,8 +135,13 @@ def _family(arm: str) -> str:
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """The look of the project, as ``with use_style():`` or ``@use_style()`` around code that draws."""
-    with matplotlib.rc_context(STYLE):
+    """The look of the project, as ``with use_style():`` or ``@use_style()`` around code that draws.
+
+    It starts from matplotlib's own defaults: a reader's matplotlibrc (LaTeX, other sizes) changes nothing here.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         yield
 
 
@@ -199,14 +203,12 @@ def _render(figure: Figure, kind: str) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
+        part.write_bytes(data)
+        os.replace(part, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     return path
 

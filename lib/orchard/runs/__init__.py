@@ -2,14 +2,15 @@
 
 from orchard.runs.engine import execute
 from orchard.runs.finished import DamagedRun, Finished, RunError
-from orchard.runs.identity import dependencies, identity
+from orchard.runs.identity import dependencies, identity, is_current, recipe
 from orchard.runs.run import Run, Runner, Setting, Workspace
-from orchard.runs.store import Store
+from orchard.runs.store import OtherDevice, Store
 from orchard.runs.tabulated import tabulated, tabulation
 
 __all__ = [
     "DamagedRun",
     "Finished",
+    "OtherDevice",
     "Run",
     "RunError",
     "Runner",
@@ -19,6 +20,8 @@ __all__ = [
     "dependencies",
     "execute",
     "identity",
+    "is_current",
+    "recipe",
     "tabulated",
     "tabulation",
 ]

@@ -55,7 +55,7 @@ class Measurement(Run):
             )
         import torch
 
-        work.notes["hardware"] = {"device": found, "name": device_name(found), "torch": torch.__version__}
+        work.begin({"device": found, "name": device_name(found), "torch": torch.__version__})
         torch.manual_seed(self.cfg.seed)
         return found
 
@@ -78,8 +78,9 @@ def with_machine(
         rows: instead of ``result["rows"]``.
         columns: what to add: ``device`` (cpu, cuda), ``hardware`` (its name), ``precision``, ``torch`` (the version).
     """
-    machine = done.provenance["hardware"]
-    facts = {**machine, "hardware": machine["name"]}
+    provenance = done.provenance
+    machine = provenance["hardware"]
+    facts = {"torch": provenance["packages"]["torch"], **machine, "hardware": machine["name"]}
     return pd.DataFrame(done.result["rows"] if rows is None else rows).assign(
         **{name: facts.get(name) for name in columns}
     )

@@ -23,7 +23,7 @@ PACKAGES = ("orchard", "torch", "lightning", "numpy", "tokenizers", "safetensors
 def environment() -> dict[str, Any]:
     """Facts about the code and the machine that do not change while this process runs."""
     return {
-        "git": _git(),
+        "git": git(Path(__file__).parent),
         "python": platform.python_version(),
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
         "platform": f"{platform.system()} {platform.machine()}",
@@ -34,20 +34,31 @@ def environment() -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Wall and CPU seconds of this process since the stopwatch was made, and its peak memory."""
+    """Wall and CPU seconds of this process since the stopwatch was made, its peak memory, and that of the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self.started = time.time()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
+        if device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
 
     def read(self) -> dict[str, Any]:
-        """Seconds and mebibytes so far. Peak memory is that of the process, which may have served other runs before."""
-        return {
+        """Seconds and mebibytes so far. Peak memory is that of the process, which may have served other runs before; on a GPU
+        ``peak_device_memory_mib`` is what PyTorch handed out at most since the stopwatch was made."""
+        found = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "wall_s": round(time.perf_counter() - self._wall, 3),
             "cpu_s": round(time.process_time() - self._cpu, 3),
             "peak_memory_mib": round(peak_memory() / 2**20, 1),
         }
+        if self.device == "cuda":
+            import torch
+
+            found["peak_device_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return found
 
 
 def peak_memory() -> int:
@@ -67,11 +78,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
-    here = Path(__file__).parent
+def git(folder: Path) -> dict[str, Any]:
+    """``sha`` and ``dirty`` of the checkout that a folder lies in; where git reads none, ``sha`` is None and ``why`` says why."""
     try:
-        sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"sha": sha.stdout.strip(), "dirty": bool(status.stdout.strip())} if sha.returncode == 0 else None
+        sha, status = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10)
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"sha": None, "why": f"git cannot be run: {error}"}
+    if sha.returncode != 0:
+        said = sha.stderr.strip().splitlines()
+        return {
+            "sha": None,
+            "why": said[0].removeprefix("fatal: ") if said else f"git ended with status {sha.returncode}",
+        }
+    return {"sha": sha.stdout.strip(), "dirty": bool(status.stdout.strip())}

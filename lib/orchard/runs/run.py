@@ -6,13 +6,13 @@ A run that needs the output of another run holds that run's *config* as a field.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from orchard.config import Configurable
+from orchard.files import to_json as to_json  # where it was
 from orchard.runs.finished import Finished
 
 THREADS = 1  # CPU threads of a run, alone or among others, so that its numbers do not depend on how many go on at once
@@ -41,6 +41,7 @@ class Workspace:
         device: the device choice of the caller ("auto", "cpu", "cuda", "mps").
         threads: number of CPU threads; part of the provenance, because it may change the last bits of a sum.
         notes: what the run wants to add to its provenance (times, hardware rules); never part of its result.
+        settle: called by :meth:`begin`; None outside a store.
     """
 
     folder: Path
@@ -49,6 +50,16 @@ class Workspace:
     threads: int = THREADS
     finished: Callable[[Run.Config], Finished] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    settle: Callable[[str | None], None] | None = None
+
+    def begin(self, hardware: Mapping[str, Any]) -> None:
+        """Note the machine (``device``, ``name``, ``precision``, …) before anything that an earlier attempt left is read.
+
+        What it left is thrown away if it computed in another precision.
+        """
+        self.notes["hardware"] = dict(hardware)
+        if self.settle is not None:
+            self.settle(hardware.get("precision"))
 
     def result_of(self, cfg: Run.Config) -> Finished:
         """The finished run of a config that this run holds as a field."""
@@ -83,8 +94,3 @@ class Run(Configurable):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Compute the run and return its result (JSON values only). Large results go to files in ``work.folder``."""
         raise NotImplementedError(f"{type(self).__name__} must implement compute()")
-
-
-def to_json(value: Any) -> str:
-    """The one way results are written: sorted keys, exact floats, no NaN in disguise."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

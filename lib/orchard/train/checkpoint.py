@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchard.errors import OrchardError
+from orchard.files import share
 from orchard.train.seeding import seed_everything
 
 
@@ -44,6 +45,7 @@ class SafetensorsIO(CheckpointIO):
         part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=header)
+        share(part)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -32,7 +32,7 @@ class Rule:
 
 RULES = (
     Rule(
-        r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX (4|5|6)0.*|A10G?|A40|A6000).*",
+        r"cuda-.*(H100|H200|H800|B200|B300|A100|A800|L4|L40S?|RTX [45]0[5-9]0|RTX [2-6]\d00 Ada|RTX PRO|A10G?|A40|A6000).*",
         "bf16-mixed",
         True,
         True,
@@ -102,7 +102,7 @@ class Hardware:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the provenance of a run."""
         return {"device": self.device, "name": self.name, "precision": self.precision, "attention": self.attention,
-                "compile": self.compile, "threads": self.threads}  # fmt: skip
+                "compile": self.compile, "threads": self.threads, "torch": torch.__version__}  # fmt: skip
 
 
 def choose(device: str = "auto", precision: Precision | Literal["auto"] = "auto") -> Hardware:

@@ -7,22 +7,25 @@ bits per byte = sum of nats / (ln 2 * bytes)   comparable between tokenizers
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchard.config import REQUIRED
-from orchard.data import ByteTokenizer, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
+from orchard.data import ByteTokenizer, DataError, EmbeddedText, ResumableLoader, Source, Tokenizer, Windows, tokens
+from orchard.files import write
 from orchard.nn import Decoder
 from orchard.runs import Finished, Workspace
 from orchard.train.hardware import Hardware
 from orchard.train.losses import token_losses
 from orchard.train.optim import AdamW
-from orchard.train.run import TrainingRun, fit, save_weights
+from orchard.train.run import TrainingRun, fit, save_tensors, save_weights
 from orchard.train.seeding import seed_everything
+
+TOKENIZER = "tokenizer.json"
 
 
 class TrainLM(TrainingRun):
@@ -32,7 +35,8 @@ class TrainLM(TrainingRun):
     ``flops_per_token`` (forward), ``cache_bytes`` (what decoding holds after ``seq_len`` tokens, in 16 bits), ``test_tokens``,
     ``test_bytes``.
     Files: ``model.safetensors`` (weights), ``eval.safetensors`` (``nll`` [windows, time], ``tokens`` [windows, time + 1],
-    ``document`` [windows, time + 1]), ``metrics.jsonl`` (``step``, ``loss``, ``validation_loss``).
+    ``document`` [windows, time + 1]), ``tokenizer.json`` (of a tokenizer that was trained), ``metrics.jsonl`` (``step``, ``loss``,
+    ``validation_loss``).
     """
 
     class Config(TrainingRun.Config):
@@ -68,8 +72,10 @@ class TrainLM(TrainingRun):
         batch, flops = cfg.batch_size * cfg.seq_len, model.flops_per_token(cfg.seq_len)
         validated = self.train(work, hardware, module, loader, validate, tokens=batch, flops=flops)
         save_weights(model, work.folder / "model.safetensors")
+        if (text := tokenizer.to_json()) is not None:
+            write(work.folder / TOKENIZER, text)
         scores = score(model, test, cfg.eval_windows, cfg.batch_size, hardware)
-        save_file(scores, work.folder / "eval.safetensors")
+        save_tensors(scores, work.folder / "eval.safetensors")
         nats = scores["nll"].double().sum().item()
         size = int(tokenizer.token_bytes(scores["tokens"][:, 1:].numpy()).sum())
         return {
@@ -93,10 +99,30 @@ def load_model(run: Finished, cfg: TrainLM.Config) -> Decoder:
         run: the finished run of ``cfg``.
         cfg: the config it was made from.
     """
-    tokenizer = cfg.tokenizer.build(source=cfg.source.build())
-    model: Decoder = cfg.clone().model.set(vocab_size=tokenizer.vocab_size).build()
+    model: Decoder = cfg.clone().model.set(vocab_size=load_tokenizer(run, cfg).vocab_size).build()
     model.load_state_dict(run.tensors("model"))
     return model.eval()
+
+
+def load_tokenizer(run: Finished, cfg: TrainLM.Config) -> Tokenizer:
+    """The tokenizer that a finished run trained with, from its ``tokenizer.json``.
+
+    Where the run keeps none although its kind is trained on a corpus, it is trained on the corpus of this machine, with a warning.
+    """
+    path = run.folder / TOKENIZER
+    if path.is_file():
+        saved: Tokenizer = cfg.tokenizer.build(saved=path.read_text("utf-8"))
+        return saved
+    try:
+        made: Tokenizer = cfg.tokenizer.build()
+    except DataError:  # its kind is trained on a corpus
+        warnings.warn(
+            f"run {run.id} keeps no {TOKENIZER}: its tokenizer is trained anew, on the corpus of this machine, which gives other "
+            "tokens if it was made elsewhere; train the model again to be sure",
+            stacklevel=2,
+        )
+        made = cfg.tokenizer.build(source=cfg.source.build())
+    return made
 
 
 @torch.no_grad()

@@ -12,16 +12,19 @@ from typing import Any, Protocol, runtime_checkable
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from orchard.config import Config
 from orchard.errors import BadInput
 from orchard.nn import Decoder, auxiliary_loss
 from orchard.runs import Workspace
-from orchard.train.callbacks import ClipGradients
+from orchard.train.callbacks import ClipGradients, StopWhenDiverged
 from orchard.train.checkpoint import CounterRandomness, KeepCheckpoints, SafetensorsIO, latest
 from orchard.train.hardware import Hardware
 from orchard.train.losses import Loss, next_token_loss
-from orchard.train.metrics import JsonLinesLogger, extra_loggers
+from orchard.train.metrics import JsonLinesLogger
+from orchard.train.mirror import mirrors
 from orchard.train.optim import AdamW
 
 
@@ -49,6 +52,30 @@ class LanguageModel(pl.LightningModule):
         optimizer = self.optimizer()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.scale(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class OneProcess(LightningEnvironment):
+    """One process and no other, whatever launcher the surroundings name.
+
+    The variables of SLURM, torchrun, MPI and LSF are set in every job script, also where it starts a single training.
+    """
+
+    creates_processes_externally = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_global_rank(0)  # Lightning reads it from the variables when it is imported
+
+    def local_rank(self) -> int:
+        """0."""
+        return 0
+
+    def node_rank(self) -> int:
+        """0."""
+        return 0
+
+    def teardown(self) -> None:
+        """Nothing: the variables belong to the surroundings."""
 
 
 @dataclass
@@ -109,17 +136,26 @@ def train_loop(
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             enable_checkpointing=False,
-            logger=[JsonLinesLogger(work.folder, start), *extra_loggers(cfg.label), *loggers],
-            plugins=[SafetensorsIO()],
+            logger=[
+                JsonLinesLogger(work.folder, start),
+                *mirrors(cfg.label, _settings(cfg), work.checkpoints),
+                *loggers,
+            ],
+            plugins=[SafetensorsIO(), OneProcess()],
             callbacks=[
                 CounterRandomness(cfg.seed),
                 ClipGradients(cfg.clip),
+                StopWhenDiverged(cfg.checkpoint_every),
                 *callbacks,
                 KeepCheckpoints(work.checkpoints, cfg.checkpoint_every),
             ],
             default_root_dir=work.folder,
         )
         trainer.fit(module, loader, ckpt_path=checkpoint)
+
+
+def _settings(cfg: Training) -> dict[str, Any]:
+    return cfg.to_dict() if isinstance(cfg, Config) else dict(vars(cfg))
 
 
 def _quiet() -> None:

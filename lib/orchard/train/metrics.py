@@ -1,4 +1,4 @@
-"""What a training run logs: JSON lines always, Weights & Biases by one switch, and the throughput meter.
+"""What a training run logs: JSON lines, and the throughput meter. The mirror on Weights & Biases is in ``mirror.py``.
 
 Rows are written by :class:`Monitor` and not by Lightning's ``self.log``, which writes them after the callbacks of a step: a
 checkpoint would then be older than the rows it belongs to, and a killed run would lose one.
@@ -7,7 +7,7 @@ checkpoint would then be older than the rows it belongs to, and a killed run wou
 from __future__ import annotations
 
 import json
-import os
+import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -18,7 +18,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-from orchard.errors import OrchardError
 from orchard.train.hardware import Hardware
 
 
@@ -59,26 +58,14 @@ class JsonLinesLogger(Logger):
         """Nothing to do: the run's ``config.json`` holds them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Write one row; ``step`` counts finished optimizer steps."""
-        self._file.write(json.dumps({"step": step} | metrics) + "\n")
+        """Write one row; ``step`` counts finished optimizer steps. JSON has no NaN and no infinity: they become null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
 
     def finalize(self, status: str) -> None:
         """Close the file."""
         self._file.close()
-
-
-def extra_loggers(label: str) -> list[Logger]:
-    """The Weights & Biases logger if ``$ORCHARD_WANDB`` names a project; otherwise nothing."""
-    project = os.environ.get("ORCHARD_WANDB")
-    if not project:
-        return []
-    try:
-        from lightning.pytorch.loggers import WandbLogger
-
-        return [WandbLogger(project=project, name=label or None)]
-    except ModuleNotFoundError:
-        raise OrchardError("ORCHARD_WANDB is set but wandb is not installed: pip install wandb, or unset it") from None
 
 
 class Monitor(pl.Callback):

@@ -2,7 +2,7 @@
 
     rate(step) = learning_rate * min(1, (step + 1) / warmup) * decay(share of the steps after warm-up that are done)
 
-Weight decay is on matrices only. Sources: Loshchilov & Hutter, arXiv 1711.05101 (AdamW) and 1608.03983 (cosine).
+Weight decay is on matrices only, see :func:`decays`. Sources: Loshchilov & Hutter, arXiv 1711.05101 (AdamW) and 1608.03983 (cosine).
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ import torch
 from torch import nn
 
 from orchard.config import Configurable
+
+NORMS = (
+    "RMSNorm",
+    "LayerNorm",
+    "GroupNorm",
+)  # how the class names of norms end, here, in PyTorch and in `transformers`
 
 
 class Decay(Configurable):
@@ -83,17 +89,32 @@ class AdamW(Configurable):
 def parameter_groups(
     parts: Sequence[tuple[nn.Module, float]], weight_decay: float, spared: Collection[int] = ()
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW: each module at its learning rate, weight decay on matrices, but not on parameters whose ``id`` is spared.
+    """Groups for AdamW: each module at its learning rate, weight decay where it :func:`decays`, but not on parameters whose
+    ``id`` is spared.
 
     Parameters that need no gradient are left out.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for module, rate in parts:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                decays = parameter.ndim >= 2 and id(parameter) not in spared
-                groups.setdefault((rate, decays), []).append(parameter)
+    seen: set[int] = set()
+    for part, rate in parts:
+        for module in part.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    decay = decays(module, name, parameter) and id(parameter) not in spared
+                    groups.setdefault((rate, decay), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": weight_decay if decays else 0.0}
-        for (rate, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": weight_decay if decay else 0.0}
+        for (rate, decay), parameters in groups.items()
     ]
+
+
+def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay is for the parameter ``name`` of this module: for what multiplies vectors as a matrix does.
+
+    The weights of linear maps and embeddings, and what else has two dimensions or more (experts, routers). Biases and the gains of
+    norms do not decay, of whatever shape: a gain of [heads, head_dim] is no matrix.
+    """
+    if isinstance(module, nn.Linear | nn.Embedding):
+        return name == "weight"
+    return parameter.ndim >= 2 and not type(module).__name__.endswith(NORMS)

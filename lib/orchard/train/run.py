@@ -21,6 +21,7 @@ class TrainMine(TrainingRun):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -28,10 +29,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Config
 from orchard.errors import BadInput
+from orchard.files import share
 from orchard.nn.compilation import compiled, no_fallback
 from orchard.runs import Finished, Run, Store, Workspace, dependencies, execute
 from orchard.train.hardware import Hardware, choose, describe
@@ -75,10 +77,11 @@ class TrainingRun(Run):
         super().__init__(cfg)
 
     def set_up(self, work: Workspace) -> Hardware:
-        """The hardware rules for this run, logged and noted in its provenance."""
+        """The hardware rules for this run, logged and noted in its provenance. First of all: what an attempt in another precision
+        left is thrown away."""
         hardware = choose(work.device, self.cfg.precision)
+        work.begin(hardware.as_dict())
         work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
         return hardware
 
     def train(
@@ -105,7 +108,8 @@ class TrainingRun(Run):
 
         The loss of a `LanguageModel` is compiled where ``compile`` says so; modules of the caller's own are not.
         """
-        from orchard.train.loop import LanguageModel, train_loop
+        from orchard.train.callbacks import diverged
+        from orchard.train.loop import train_loop
         from orchard.train.metrics import Monitor, ThroughputMeter
 
         cfg = self.cfg
@@ -116,10 +120,7 @@ class TrainingRun(Run):
             )
         meter = ThroughputMeter(tokens, flops, hardware)
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
-        compiles = False
-        if isinstance(module, LanguageModel) and self._compiles(hardware, 3 * flops * tokens * cfg.accumulate):
-            compiles = True
-            module.loss = compiled(module.loss, dynamic=dynamic)
+        compiles = self._compile(module, hardware, 3 * flops * tokens * cfg.accumulate, dynamic)
         work.notes["hardware"]["compiled"] = compiles
         callbacks, loggers = _OBSERVERS.get()
         watching = [meter, monitor, *callbacks]
@@ -127,13 +128,28 @@ class TrainingRun(Run):
             train_loop(module, loader, cfg, work, hardware, watching, accumulate=cfg.accumulate, loggers=loggers)
         work.log(str(meter))
         work.notes["throughput"] = meter.read()
-        if monitor.last is not None and monitor.last[0] == cfg.steps:
-            return monitor.last[1]
-        return validate()
+        done = monitor.last is not None and monitor.last[0] == cfg.steps
+        measured = monitor.last[1] if monitor.last is not None and done else validate()
+        if not all(math.isfinite(value) for name, value in measured.items() if name.endswith("loss")):
+            raise diverged(cfg.steps, cfg.optim.learning_rate * cfg.optim.build().scale(cfg.steps - 1, cfg.steps))
+        return measured
 
-    def _compiles(self, hardware: Hardware, flops: float) -> bool:
+    def _compile(self, module: pl.LightningModule, hardware: Hardware, flops: float, dynamic: bool) -> bool:
+        """Compile the loss, if the config or the rules say so for a training whose steps take so many ``flops``."""
+        from orchard.train.loop import LanguageModel
+
         wanted = self.cfg.compile
-        return hardware.compiles(self.cfg.steps, flops) if wanted == "auto" else bool(wanted)
+        if not (hardware.compiles(self.cfg.steps, flops) if wanted == "auto" else wanted):
+            return False
+        if isinstance(module, LanguageModel) and type(module).training_step is LanguageModel.training_step:
+            module.loss = compiled(module.loss, dynamic=dynamic)
+            return True
+        if wanted is True:
+            raise BadInput(
+                f"{type(self.cfg).__qualname__}.compile is True, and {type(module).__name__} has a training step of its own: "
+                "only the loss of a LanguageModel is compiled; leave it at 'auto'"
+            )
+        return False
 
 
 def check_sizes(cfg: Config, names: Sequence[str], least: int = 1) -> None:
@@ -146,7 +162,13 @@ def check_sizes(cfg: Config, names: Sequence[str], least: int = 1) -> None:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write the weights of a module by name, as safetensors."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+    save_tensors({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors by name, as safetensors that colleagues may read if they may read other new files."""
+    save_file(tensors, path)
+    share(path)
 
 
 def fit(
@@ -188,4 +210,4 @@ def _observed(callbacks: Sequence[Any], loggers: Sequence[Any]) -> Iterator[None
         _OBSERVERS.reset(token)
 
 
-__all__ = ["TrainingRun", "check_sizes", "fit", "save_weights"]
+__all__ = ["TrainingRun", "check_sizes", "fit", "save_tensors", "save_weights"]

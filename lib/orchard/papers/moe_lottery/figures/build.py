@@ -13,18 +13,15 @@ from torch import nn
 from orchard import plot
 from orchard.data import ByteTokenizer
 from orchard.nn import Decoder, MixtureOfExperts
-from orchard.nn.moe import Dispatch, Router
-from orchard.papers.moe_lottery.collect import Collector, LayerStatistics
-from orchard.papers.moe_lottery.criteria import CRITERIA
-from orchard.papers.moe_lottery.method import masked, mixture_layers
+from orchard.nn.moe import Dispatch
+from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
+from orchard.papers.moe_lottery.method.criteria import CRITERIA
+from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers, route
+from orchard.plot.style import GREY
 
 EXAMPLES = (
-    "import numpy as np",
-    "The colour of the",
-    '{"id": 4051, "city":',
-    "8 + 7 => 15\n1 + 12 =>",
-    "Returns the value",
-)
+    "import numpy as np", "The colour of the", '{"id": 4051, "city":', "8 + 7 => 15\n1 + 12 =>", "Returns the value"
+)  # fmt: skip
 
 
 @cache
@@ -37,27 +34,6 @@ def toy(renormalise: bool = True, num_experts: int = 8, dim: int = 16) -> Mixtur
         ).build()
         nn.init.normal_(layer.gate.weight, std=0.5)
     return layer.eval()
-
-
-@torch.no_grad()
-def router_table(router: Router, tokens: int = 24) -> pd.DataFrame:
-    """Softmax of a router for random tokens, and which experts are chosen: columns token, expert, probability, weight."""
-    hidden = torch.randn(tokens, router.weight.shape[1], generator=torch.Generator().manual_seed(1))
-    logits, weights, index = router(hidden)
-    given = torch.zeros_like(logits).scatter_(1, index, weights)
-    token, expert = np.meshgrid(np.arange(tokens), np.arange(router.num_experts), indexing="ij")
-    return pd.DataFrame({
-        "token": token.ravel(), "expert": expert.ravel(),
-        "probability": logits.softmax(dim=-1).numpy().ravel(), "weight": given.numpy().ravel(),
-    })  # fmt: skip
-
-
-def router(table: pd.DataFrame, value: str = "weight") -> Figure:
-    """Experts against tokens."""
-    words = {"weight": "weight in the sum", "probability": "softmax of the router"}
-    return plot.heat_map(
-        table, row="expert", column="token", value=value, x_label="token", y_label="expert", value_label=words[value]
-    )
 
 
 @torch.no_grad()
@@ -119,8 +95,7 @@ def counting(table: pd.DataFrame) -> Figure:
         axes.plot(rows["tokens"], rows["score"], marker="o", label=str(name))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.set_xlabel("tokens routed to the expert")
-    axes.set_ylabel("score, relative to 8 tokens")
+    axes.set(xlabel="tokens routed to the expert", ylabel="score, relative to 8 tokens")
     made.legend(loc="outside lower center", ncols=1)
     return made
 
@@ -133,19 +108,8 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     axes.plot(table["s (%)"], table["memory (%)"] / 100, marker="o", label="parameters")
     axes.plot(table["s (%)"], flops, marker="s", label="FLOPs per token")
     memory = published[published["metric"] == "memory (×)"]
-    axes.plot(
-        memory["s"],
-        memory["value"],
-        "D",
-        color="grey",
-        markerfacecolor="white",
-        linestyle="none",
-        label="memory, paper",
-    )
-    axes.set_xlabel("experts dropped (%)")
-    axes.set_xticks(table["s (%)"])
-    axes.set_ylabel("share of the full model")
-    axes.set_ylim(0, 1.05)
+    axes.plot(memory["s"], memory["value"], "D", color=GREY, markerfacecolor="white", label="memory, paper")
+    axes.set(xlabel="experts dropped (%)", xticks=table["s (%)"], ylabel="share of the full model", ylim=(0, 1.05))
     made.legend(loc="outside lower center", ncols=3)
     return made
 
@@ -154,19 +118,9 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 def routing_table(model: Decoder, text: str) -> pd.DataFrame:
     """Where a trained model sends each byte of `text`: columns layer, position, byte, expert, weight."""
     tokens = torch.tensor([ByteTokenizer.Config().build().encode(text)])
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    layers = mixture_layers(model)
-    hooks = [
-        layer.gate.register_forward_hook(lambda gate, args, out: seen.append((out[1], out[2]))) for layer in layers
-    ]
-    try:
-        model.eval()(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
     rows = [
         {"layer": layer, "position": t, "byte": chr(int(tokens[0, t])), "expert": int(e), "weight": float(w)}
-        for layer, (weights, index) in enumerate(seen)
+        for layer, (_, weights, index) in enumerate(route(model.eval(), tokens))
         for t in range(tokens.shape[1])
         for w, e in zip(weights[t], index[t], strict=True)
     ]

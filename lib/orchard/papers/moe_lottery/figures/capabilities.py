@@ -1,36 +1,28 @@
 """What dropping hurts and what restores it: the grid of Figure 7, errors taken apart, recovery, 2:4 beside Table 4.
 
-Tables are those of `orchard.papers.moe_lottery.capabilities`; several models are averaged, and so are random draws, whose range
+Tables are those of `experiments.capabilities`; several models are averaged, and so are random draws, whose range
 is a band. Everything is in percent of questions or in nats per byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from orchard import plot
-from orchard.papers.moe_lottery.capabilities import HALF
-from orchard.papers.moe_lottery.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
-from orchard.papers.moe_lottery.recovery import HELPS, PLAIN
-from orchard.papers.moe_lottery.smaller import FULL, NO_HELP, RANDOM, SPARSE
-from orchard.papers.moe_lottery.world import CHOOSE, NAME, TASKS
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, use_style
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN
+from orchard.papers.moe_lottery.data.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
+from orchard.papers.moe_lottery.data.world import CHOOSE, NAME, TASKS
+from orchard.papers.moe_lottery.experiments.capabilities import HALF
+from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, use_style
 
-ARMS = {
-    "ean": "EAN",
-    "ege": "EGE",
-    "euf": "EUF",
-    RANDOM: "random",
-    FULL: "full model",
-    **{name: name for name in SPARSE},
-}
+ARMS = {"ean": "EAN", "ege": "EGE", "euf": "EUF", RANDOM: "random", FULL: "full model"}
 COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
 MARKERS = {"ean": "o", "ege": "s", "euf": "^", RANDOM: "D", FULL: "*"}
 TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
@@ -52,9 +44,6 @@ def _order(helps: Sequence[str]) -> list[str]:
 def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> Figure:
     """Exact match against s: a column per task, a row per help, a line per criterion (the paper's Figure 7). Random dropping is
     the mean of its draws, with their range; the dotted line is guessing, stars are the full model with the same help."""
-    check_columns(
-        table, {c: c for c in ("arm", "s", "draw", "help", "task", "metric", "value", "guess")}, "capability_grid"
-    )
     exact = table[(table["metric"] == "exact match") & ~table["arm"].isin(SPARSE)]
     rows = _order(list(helps or exact["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.7 + CELL * len(rows), len(rows), len(TASKS))
@@ -96,75 +85,55 @@ def _lines(panel: Axes, table: pd.DataFrame) -> None:
 @use_style()
 def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
     """Zero-shot answers as stacked bars: correct, wrong (understood, not right), unparseable; a panel per task."""
-    check_columns(table, {c: c for c in ("arm", "s", "help", "task", "outcome", "share")}, "error_bars")
     own = table[(table["help"] == NO_HELP) & ~table["arm"].isin(SPARSE)]
-    rows = [
-        (arm, s)
-        for arm in (FULL, *(a for a in COLOURS if a != FULL))
-        for s in sorted(own.loc[own["arm"] == arm, "s"].unique())
-    ]
-    made, axes = plot.figure(2 * COLUMN, 0.8 + 0.19 * len(rows), 1, len(tasks))
+    means = own.groupby(["task", "arm", "s", "outcome"])["share"].mean().unstack("outcome")[list(OUTCOMES)] * 100
+    order = sorted(set(zip(own["arm"], own["s"], strict=True)), key=lambda row: (list(COLOURS).index(row[0]), row[1]))
+    order = [row for row in order if row[0] == FULL] + [row for row in order if row[0] != FULL]
+    made, axes = plot.figure(2 * COLUMN, 0.8 + 0.19 * len(order), 1, len(tasks))
     for panel, task in zip(axes, tasks, strict=True):
-        shares = own[own["task"] == task].groupby(["arm", "s", "outcome"])["share"].mean()
-        for place, (arm, s) in enumerate(rows):
-            left = 0.0
-            for outcome in OUTCOMES:
-                width = 100 * shares[arm, s, outcome]
-                panel.barh(place, width, left=left, color=TINTS[outcome], height=0.78, edgecolor="white", linewidth=0.4)
-                left += width
-        panel.set_title(task)
-        panel.set_xlim(0, 100)
-        panel.set_ylim(len(rows) - 0.4, -0.6)
-        panel.grid(visible=False, axis="y")
-        labels = [ARMS[arm] if arm == FULL else f"{ARMS[arm]}, {s:g} %" for arm, s in rows]
-        panel.set_yticks(range(len(rows)), labels if panel is axes[0] else [""] * len(rows))
-        panel.set_xlabel("answers (%)")
-    made.legend(
-        handles=[Patch(color=TINTS[name], label=name) for name in OUTCOMES],
-        loc="outside lower center",
-        ncols=len(OUTCOMES),
-    )
+        shares = means.loc[task].loc[order]
+        shares.index = pd.Index([ARMS[arm] if arm == FULL else f"{ARMS[arm]}, {s:g} %" for arm, s in order])
+        shares.plot.barh(
+            stacked=True, width=0.78, color=[*TINTS.values()], edgecolor="white", linewidth=0.4, legend=False, ax=panel
+        )
+        _bars(panel, task, "answers (%)", labels=panel is axes[0])
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(OUTCOMES))
     return made
+
+
+def _bars(panel: Axes, task: str, label: str, labels: bool) -> None:
+    """A panel of horizontal bars, the first on top, in per cent."""
+    panel.set(title=task, xlim=(0, 103), xlabel=label, ylabel="")
+    panel.invert_yaxis()
+    panel.grid(visible=False, axis="y")
+    panel.tick_params(labelleft=labels)
 
 
 @use_style()
 def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = (NAME, CHOOSE)) -> Figure:
     """Exact match at s = 50 % under every help, the full model given the same help beside it, and ticks at the
     parse rates; a panel per task."""
-    check_columns(
-        table,
-        {c: c for c in ("arm", "s", "help", "task", "value", "full", "guess", "parsed", "full_parsed")},
-        "recovery_bars",
-    )
+    columns = ["full", "value", "full_parsed", "parsed", "guess"]
     own = table[(table["arm"] == arm) & (table["s"] == HALF)]
     rows = _order(list(own["help"].unique()))
     made, axes = plot.figure(2 * COLUMN, 0.9 + 0.3 * len(rows), 1, len(tasks))
+    names = {"full": "full model, same help", "value": f"{ARMS[arm]}, s = 50 %"}
     for panel, task in zip(axes, tasks, strict=True):
-        columns = ["value", "full", "guess", "parsed", "full_parsed"]
-        means = own[own["task"] == task].groupby("help")[columns].mean() * 100
-        for place, help in enumerate(rows):
-            for shift, column, parsed, tint in (
-                (-0.19, "full", "full_parsed", BAR),
-                (0.19, "value", "parsed", COLOURS[arm]),
-            ):
-                panel.barh(place + shift, float(means[column][help]), height=0.36, color=tint)
-                panel.plot(float(means[parsed][help]), place + shift, "|", color=TINTS[UNPARSEABLE], markersize=6)
-        panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
-        panel.set_title(task)
-        panel.set_xlim(0, 103)
-        panel.set_ylim(len(rows) - 0.4, -0.6)
-        panel.grid(visible=False, axis="y")
-        panel.set_yticks(range(len(rows)), rows if panel is axes[0] else [""] * len(rows))
-        panel.set_xlabel("exact match (%); dotted: guessing")
-    handles: list[Artist] = [
-        Patch(color=BAR, label="full model, same help"),
-        Patch(color=COLOURS[arm], label=f"{ARMS[arm]}, s = 50 %"),
-    ]
-    handles.append(
-        Line2D(
-            [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
+        means = own[own["task"] == task].groupby("help")[columns].mean().loc[rows] * 100
+        means[list(names)].rename(columns=names).plot.barh(
+            color=[BAR, COLOURS[arm]], width=0.74, legend=False, ax=panel
         )
+        for shift, parsed in ((-0.185, "full_parsed"), (0.185, "parsed")):
+            panel.plot(
+                means[parsed], [place + shift for place in range(len(rows))], "|", color=TINTS[UNPARSEABLE],
+                markersize=6,
+            )  # fmt: skip
+        panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
+        _bars(panel, task, "exact match (%); dotted: guessing", labels=panel is axes[0])
+    tick = Line2D(
+        [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
     )
+    handles: list[Artist] = [*axes[0].containers, tick]  # type: ignore[list-item]
     made.legend(handles=handles, loc="outside lower center", ncols=3)
     return made
 
@@ -182,7 +151,6 @@ LINES = {  # capability, metric -> legend, colour, marker
 def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "euf", RANDOM)) -> Figure:
     """Share that is lost of what the full model has above guessing, by capability, against s; a panel per arm. Above 100 %: below
     guessing. `table` is that of `drops`; what the full model does not do better than guessing has no line."""
-    check_columns(table, {c: c for c in ("arm", "s", "task", "metric", "drop")}, "relative_drops")
     found = table[(table["metric"] != "test loss") & table["drop"].notna()]
     made, axes = plot.figure(2 * COLUMN, 2.3, 1, len(arms))
     for panel, arm in zip(axes, arms, strict=True):
@@ -199,7 +167,7 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
         panel.set_xlabel("experts dropped (%)")
     axes[0].set_ylabel("relative drop (%)")
     handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, len(handles)))
     return made
 
 
@@ -207,7 +175,6 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
 def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = "Base") -> Figure:
     """Half of the experts' weights gone: test loss and likeliest-value accuracy, without (hollow) and with fine-tuning (full
     marker); grey: the paper's mean zero-shot accuracy (Table 4)."""
-    check_columns(table, {c: c for c in ("arm", "help", "loss", "likeliest", "exact match")}, "against_sparsity")
     arms = [FULL, "ean", RANDOM, *SPARSE]
     made, axes = plot.figure(2 * COLUMN, 2.0, 1, 3)
     panels = (
@@ -215,84 +182,31 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
         ("likeliest", "true value likeliest (%)", 100),
         ("exact match", "exact match, zero-shot (%)", 100),
     )
-    means = table.groupby(["arm", "help"])[[column for column, _, _ in panels]].mean()
     for panel, (column, label, scale) in zip(axes, panels, strict=True):
-        for place, arm in enumerate(arms):
-            for help, face in ((NO_HELP, "white"), (PLAIN, PALETTE[0])):
-                if (arm, help) in means.index:
-                    name = {NO_HELP: "not fine-tuned", PLAIN: "fine-tuned, equal tokens"}[help]
-                    panel.plot(scale * float(means[column][arm, help]), place, "o", color=PALETTE[0], markerfacecolor=face,
-                               label=name if place == 0 else "_")  # fmt: skip
-        panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms] if panel is axes[0] else [""] * len(arms))
-        panel.set_ylim(len(arms) - 0.5, -0.5)
-        panel.set_xlabel(label)
-    rows = published[
-        (published["table"] == "Table 4") & (published["model"] == model) & (published["metric"] == "mean (%)")
-    ]
-    paper = rows.set_index("arm")["value"]
-    for place, arm in enumerate(arms):
-        if TABLE_4.get(arm) in paper.index:
-            axes[1].plot(paper[TABLE_4[arm]], place + 0.22, "D", color=GREY, markerfacecolor="white", linestyle="none",
-                         markersize=3.5, label="paper, mean of five tasks" if place == 0 else "_")  # fmt: skip
-    handles = [*axes[0].get_legend_handles_labels()[0], axes[1].get_legend_handles_labels()[0][-1]]
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
+        means = table.groupby(["help", "arm"])[column].mean().mul(scale)
+        for help, face, name in (
+            (NO_HELP, "white", "not fine-tuned"),
+            (PLAIN, PALETTE[0], "fine-tuned, equal tokens"),
+        ):
+            own = means.get(help, pd.Series(dtype=float)).reindex(arms)
+            panel.plot(own, range(len(arms)), "o", color=PALETTE[0], markerfacecolor=face, label=name)
+        panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms])
+        panel.tick_params(labelleft=panel is axes[0])
+        panel.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
+    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
+    paper = (
+        rows[rows["model"] == model]
+        .set_index("arm")["value"]
+        .astype(float)
+        .reindex([TABLE_4.get(arm, "") for arm in arms])
+    )
+    axes[1].plot(
+        paper, [place + 0.22 for place in range(len(arms))], "D", color=GREY, markerfacecolor="white", linestyle="none", markersize=3.5,
+        label="paper, mean of five tasks",
+    )  # fmt: skip
+    made.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
 def _half(arm: str) -> str:
     return {FULL: "full model", "ean": "EAN, 4 of 8", RANDOM: "random experts"}.get(arm, arm)
-
-
-def beside_table_4(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Our losses and accuracies (%) by arm and help, and the paper's mean accuracies of Base and Instruct (%) where it has that arm."""
-    own = table.groupby(["arm", "help"], sort=False)[["loss", "likeliest", "exact match", "parsed"]].mean()
-    own[["likeliest", "exact match", "parsed"]] *= 100
-    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
-    for model in ("Base", "Instruct"):
-        paper = rows[rows["model"] == model].set_index("arm")["value"]
-        own[f"paper, {model}"] = [paper.get(TABLE_4.get(arm, ""), float("nan")) for arm, _ in own.index]
-    return own
-
-
-@use_style()
-def asked(answer: dict[str, object]) -> Figure:
-    """One question put to the full and to the smaller model: the prompt and what each writes, and what each thinks of the options."""
-    made, axes = plot.figure(2 * COLUMN, 2.5, 1, 3)
-    axes[0].set_axis_off()
-    lines = str(answer["prompt"]).rstrip().split("\n")
-    axes[0].text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=6.5, transform=axes[0].transAxes)
-    for row, name in enumerate(("full", "smaller")):
-        outcome = str(answer[f"{name} outcome"])
-        axes[0].text(
-            0, 0.16 - 0.13 * row, f"{answer[f'{name} name']}: {answer[f'{name} text']!r}  {outcome}", fontsize=7,
-            color=TINTS[outcome], transform=axes[0].transAxes,
-        )  # fmt: skip
-    for panel, form, title in ((axes[1], "task", "after the arrow"), (axes[2], "statement", "in a statement")):
-        options = answer[f"{form} options"]
-        assert isinstance(options, tuple)
-        for shift, name, tint in ((-0.19, "full", BAR), (0.19, "smaller", PALETTE[0])):
-            shares = answer[f"{name} {form}"]
-            assert isinstance(shares, list)
-            panel.barh([i + shift for i in range(len(options))], [100 * p for p in shares], height=0.36, color=tint)
-        truth = answer[f"{form} answer"]
-        panel.set_yticks(range(len(options)), [f"{option} ✓" if option == truth else option for option in options])
-        panel.set_ylim(len(options) - 0.4, -0.6)
-        panel.set_xlim(0, 100)
-        panel.set_title(title)
-        panel.grid(visible=False, axis="y")
-        panel.set_xlabel("chance among the options (%)")
-    handles = [
-        Patch(color=BAR, label=str(answer["full name"])),
-        Patch(color=PALETTE[0], label=str(answer["smaller name"])),
-    ]
-    made.legend(handles=handles, loc="outside lower center", ncols=2)
-    return made
-
-
-def ask(examination: Callable[..., dict[str, object]]) -> Callable[..., Figure]:
-    """The explorer: `fact`, `task`, `criterion`, `dropped` (%) and `examples` -> :func:`asked`, answered by the trained model."""
-
-    def draw(fact: str, task: str = "name", criterion: str = "ean", dropped: int = 50, examples: int = 0) -> Figure:
-        return asked(examination(fact, task, criterion, dropped, examples))
-
-    return draw

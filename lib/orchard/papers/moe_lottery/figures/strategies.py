@@ -6,17 +6,17 @@ and seeds of training, and over those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+from orchard.papers.moe_lottery.figures.training import legend_below
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
 WIDE = 2 * COLUMN
@@ -50,9 +50,6 @@ def _spread(rows: pd.DataFrame) -> pd.DataFrame:
 def strategy_curves(table: pd.DataFrame) -> Figure:
     """Test loss against the share of experts dropped, a panel per criterion: strategies as lines, controls with the lottery's tokens
     as single points, the full model as horizontal line. Bands run over draws (random) or models."""
-    check_columns(
-        table, {name: name for name in ("criterion", "strategy", "s", "draw", "loss", "shape")}, "strategy_curves"
-    )
     rows = _main(table)
     shown = [name for name in CRITERIA if name in set(rows["criterion"])]
     made, panels = plot.figure(WIDE, 2.7, columns=len(shown))
@@ -79,15 +76,6 @@ def _shared(panels: list[Axes]) -> list[Axes]:
     for axes in panels[1:]:
         axes.sharey(panels[0])
     return panels
-
-
-def _plain(axes: Axes) -> list[Any]:
-    """Take the legend off a panel; returns its handles."""
-    legend = axes.get_legend()
-    if legend is None:
-        return []
-    legend.remove()
-    return list(legend.legend_handles)
 
 
 def _arm(criterion: object, strategy: object) -> str:
@@ -145,10 +133,9 @@ def order_matters(effects: pd.DataFrame) -> Figure:
     return made
 
 
-@plot.use_style()
-def iterating(effects: pd.DataFrame, axes: Axes | None = None) -> Figure:
+def iterating(effects: pd.DataFrame) -> Figure:
     """Iterative minus one-shot, neither fine-tuned; left of zero, estimating anew helps."""
-    return plot.forest(effects, x_label="iterative − one-shot, test loss (nats/byte)", axes=axes)
+    return plot.forest(effects, x_label="iterative − one-shot, test loss (nats/byte)")
 
 
 @plot.use_style()
@@ -163,16 +150,12 @@ def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
     made, panels = plot.figure(WIDE, height, rows=len(kinds), columns=3)
     cells = [(kind, pair) for kind in kinds for pair in pairs]
     for (kind, (first, second)), axes in zip(cells, panels, strict=True):
-        part = rows[rows["criterion"] == kind]
-        table = part.pivot(index=["layer", "expert"], columns="strategy", values="dropped").reset_index()
-        conditions = [table[first] & table[second], table[first], table[second]]
-        plot.heat_map(
-            table.assign(what=np.select(conditions, list(SETS)[:3], "neither")), row="layer", column="expert",
-            value="what", x_label="expert", y_label="layer", value_label="", colours=SETS, axes=axes,
-        )  # fmt: skip
-        handles = _plain(axes)
-        axes.set_title(f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
-    made.legend(handles=handles, loc="outside lower center", ncols=4, title="dropped by")
+        part = rows[rows["criterion"] == kind].pivot(index=["layer", "expert"], columns="strategy", values="dropped")
+        code = 3 - 2 * part[first].astype(int) - part[second]  # place in SETS: both, the first, the second, neither
+        seaborn.heatmap(code.unstack("expert"), ax=axes, cmap=list(SETS.values()), vmin=-0.5, vmax=3.5, cbar=False)
+        axes.set(title=f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
+    handles = [Patch(color=colour, label=name) for name, colour in SETS.items()]
+    made.legend(handles=handles, loc="outside lower center", ncols=4, title=f"dropped by, s = {s:g} %")
     return made
 
 
@@ -181,24 +164,15 @@ def agreement_bars(table: pd.DataFrame) -> Figure:
     """Jaccard index of the dropped sets at s = 50 %, a group per pair of strategies: mean over layers and models, a dot per layer;
     dashed is chance."""
     rows = _main(table)
-    pairs = [(str(a), str(b)) for a, b in rows[["first", "second"]].drop_duplicates().to_numpy()]
+    names = rows["first"].map(STRATEGY_NAMES) + ",\n" + rows["second"].map(STRATEGY_NAMES)
+    rows = rows.assign(pair=names, criterion=rows["criterion"].map(_short))
     made, (axes,) = plot.figure(COLUMN, 2.5)
-    kinds = [name for name in CRITERIA if name in set(rows["criterion"])]
-    for shift, criterion in enumerate(kinds):
-        for place, (first, second) in enumerate(pairs):
-            part = rows[(rows["criterion"] == criterion) & (rows["first"] == first) & (rows["second"] == second)]
-            x, colour = place + (shift - (len(kinds) - 1) / 2) * 0.3, PALETTE[(0, 1)[shift]]
-            axes.bar(
-                x, part["jaccard"].mean(), 0.26, color=colour, alpha=0.6, label="_" if place else _short(criterion)
-            )
-            axes.plot(x + np.linspace(-0.08, 0.08, len(part)), part["jaccard"], ".", color=INK)
+    common = {"x": "pair", "y": "jaccard", "hue": "criterion", "ax": axes}
+    seaborn.barplot(rows, errorbar=None, palette=PALETTE[: rows["criterion"].nunique()], alpha=0.6, **common)
+    seaborn.stripplot(rows, dodge=True, palette=[INK] * rows["criterion"].nunique(), size=3, legend=False, **common)
     axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
-    axes.set_xticks(
-        range(len(pairs)), [f"{STRATEGY_NAMES[first]},\n{STRATEGY_NAMES[second]}" for first, second in pairs]
-    )
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("Jaccard index of the dropped sets")
-    made.legend(loc="outside lower center", ncols=3)
+    axes.set(ylim=(0, 1.05), xlabel="", ylabel="Jaccard index of the dropped sets")
+    legend_below(made, axes, 3)
     return made
 
 
@@ -221,30 +195,10 @@ def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
             shares = np.sort(rows.loc[(rows["layer"] == layer) & (rows["strategy"] == strategy), column])[::-1]
             axes.plot(range(1, len(shares) + 1), 100 * shares, line, color=look.colour, marker=look.marker, label=label)
         axes.axhline(100 / max(1, len(shares)), color=INK, linestyle=":", linewidth=0.8, label="even")
-        axes.set_title(f"layer {layer}")
-        axes.set_xlabel("expert, most used first")
+        axes.set(title=f"layer {layer}", xlabel="expert, most used first")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylabel("share of the choices (%)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return made
-
-
-@plot.use_style()
-def load_changes(table: pd.DataFrame) -> Figure:
-    """Coefficient of variation of the load after fine-tuning against before, a point per layer of every arm: below the diagonal the
-    load has become more even."""
-    points = table.drop_duplicates(["model", "criterion", "strategy", "draw", "layer"])
-    made, (axes,) = plot.figure(COLUMN, 2.8)
-    kinds = (("lottery", "random"), ("lottery", "ean"), ("lottery", "ege"), ("lottery_balanced", "ean"))
-    for (strategy, criterion), look in zip(kinds, plot.looks([str(kind) for kind in kinds]).values(), strict=True):
-        part = points[(points["strategy"] == strategy) & (points["criterion"] == criterion)]
-        label = _short(criterion) + (", load-balance loss" if strategy == "lottery_balanced" else "")
-        axes.plot(part["cv_before"], part["cv_after"], look.marker, color=look.colour, alpha=0.75, label=label)
-    top = 1.05 * points[["cv_before", "cv_after"]].to_numpy().max()
-    axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--", label="unchanged")
-    axes.set_xlabel("before fine-tuning: sd / mean of the load")
-    axes.set_ylabel("after fine-tuning")
-    made.legend(loc="outside lower center", ncols=2)
     return made
 
 
@@ -256,29 +210,24 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     made, panels = plot.figure(WIDE, 2.4, columns=2)
     for strategy, part in rows.groupby("strategy", sort=False):
         look, means = LOOKS[str(strategy)], part.groupby("tokens")["loss"].agg(["mean", "min", "max"])
-        tuned = means[means.index > 0]
         label = {"one_shot": "dropped at once", "lottery": "last round of the lottery"}[str(strategy)]
-        panels[0].fill_between(
-            tuned.index / 1e3, tuned["min"], tuned["max"], color=look.colour, alpha=0.18, linewidth=0
-        )
-        panels[0].plot(tuned.index / 1e3, tuned["mean"], color=look.colour, marker=look.marker, label=label)
+        tuned = means[means.index > 0]
+        tuned.index = tuned.index / 1e3
+        _line(panels[0], tuned, look, label, joined=True)
         panels[0].axhline(means["mean"].iloc[0], color=look.colour, linestyle=":", label=f"{label}, 0 tokens")
-    panels[0].set_ylabel("test loss (nats/byte)")
-    panels[0].set_title("here")
+    panels[0].set(ylabel="test loss (nats/byte)", title="here")
     paper = published[published["table"] == "Table 5"]
     thousands = paper["arm"].str.extract(r"([\d.]+) million")[0].astype(float) * 1e3
-    ticks = {panels[0]: sorted(set(rows.loc[rows["tokens"] > 0, "tokens"] / 1e3)), panels[1]: sorted(set(thousands))}
-    for place, (model, part) in enumerate(paper.groupby("model", sort=False)):
+    for (model, part), marker, line in zip(paper.groupby("model", sort=False), "os", ("-", "--"), strict=True):
         panels[1].plot(
-            thousands[part.index], np.log(part["value"].astype(float)), color=GREY, marker="os"[place % 2], markerfacecolor="white",
-            linestyle=("-", "--")[place % 2], label=f"Mixtral-8x7B {model} (paper)",
+            thousands[part.index], np.log(part["value"].astype(float)), color=GREY, marker=marker, markerfacecolor="white",
+            linestyle=line, label=f"Mixtral-8x7B {model} (paper)",
         )  # fmt: skip
-    panels[1].set_ylabel("log perplexity on C4 (nats/token)")
-    panels[1].set_title("Table 5 of the paper")
-    for axes in panels:
+    panels[1].set(ylabel="log perplexity on C4 (nats/token)", title="Table 5 of the paper")
+    for axes, ticks in zip(panels, (rows.loc[rows["tokens"] > 0, "tokens"] / 1e3, thousands), strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens of fine-tuning (thousands)")
-        axes.xaxis.set_major_locator(FixedLocator(ticks[axes]))
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
@@ -288,85 +237,20 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def trainable_bars(table: pd.DataFrame) -> Figure:
-    """Test loss at half and at three quarters of the experts dropped: nothing learns, the router rows, all but those, everything."""
-    rows = _main(table)
-    names = ("iterative", "lottery_router", "lottery_frozen_router", "lottery")
-    labels = ("nothing learns (iterative)", "router rows learn", "all but router rows learn", "all parameters learn")
-    made, (axes,) = plot.figure(COLUMN, 2.5)
-    levels = (50.0, 75.0)
-    for place, (name, label) in enumerate(zip(names, labels, strict=True)):
-        means = rows[rows["strategy"] == name].groupby("s")["loss"].agg(["mean", "min", "max"]).loc[list(levels)]
-        x = np.arange(len(levels)) + (place - 1.5) * 0.2
-        axes.bar(x, means["mean"], 0.18, color=PALETTE[(7, 1, 2, 0)[place]], label=label)
-        axes.vlines(x, means["min"], means["max"], color=INK)
-        for at, value in zip(x, means["mean"], strict=True):
-            axes.text(at, value, f"{value:.2f}", ha="center", va="bottom", fontsize=6)
-    axes.set_xticks(range(len(levels)), [f"s = {s:g} %" for s in levels])
-    axes.set_ylabel("test loss (nats/byte)")
-    made.legend(loc="outside lower center", ncols=2)
-    return made
-
-
-@plot.use_style()
 def same_size(table: pd.DataFrame) -> Figure:
     """Test loss of models of one size with equal tokens in all: dropped to it in four ways, or trained from scratch at it. A dot is a
     draw or a model, a bar their mean. The full model, with as many tokens, is larger."""
     rows = _main(table)
+    rows = rows.assign(arm=[_arm(*names) for names in zip(rows["criterion"], rows["strategy"], strict=True)])
     made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
     for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):
-        groups = sorted(part.groupby(["criterion", "strategy"], sort=False), key=lambda item: -item[1]["loss"].mean())
-        for place, ((_, strategy), own) in enumerate(groups):
-            look = LOOKS.get(str(strategy), Look(PALETTE[7], "o"))
-            axes.plot(own["loss"], [place] * len(own), ".", color=look.colour, alpha=0.5)
-            axes.plot(own["loss"].mean(), place, "|", color=INK, markersize=11)
-        labels = [_arm(*names) for names, _ in groups]
-        axes.set_yticks(range(len(labels)), labels)
+        means = part.groupby("arm")["loss"].mean().sort_values()
+        seaborn.stripplot(
+            part, x="loss", y="arm", order=list(means.index), color=PALETTE[0], alpha=0.5, size=4, ax=axes
+        )
+        axes.plot(means, range(len(means)), "|", color=INK, markersize=11)
         axes.grid(False, axis="y")
-        axes.set_title(f"s = {s:g} %")
-        axes.set_xlabel("test loss (nats/byte)")
-    return made
-
-
-def compare_drops(table: pd.DataFrame, sets: pd.DataFrame) -> Callable[..., Figure]:
-    """An explorer's picture: what each strategy of a criterion drops at s, and the loss of every arm there."""
-
-    def draw(criterion: str = "ege", s: float = 50.0) -> Figure:
-        with plot.use_style():
-            return _drops(_main(table), _main(sets), criterion, s)
-
-    return draw
-
-
-def _drops(table: pd.DataFrame, sets: pd.DataFrame, criterion: str, s: float) -> Figure:
-    names = ("one_shot", "iterative", "lottery")
-    seed = sets["seed"].iloc[0]
-    rows = sets[(sets["criterion"] == criterion) & (sets["s"] == s) & (sets["seed"] == seed)]
-    made, panels = plot.figure(WIDE, 3.6, rows=2, columns=3)
-    for name, axes in zip(names, panels[:3], strict=True):
-        part = rows[rows["strategy"] == name]
-        plot.heat_map(
-            part.assign(what=np.where(part["dropped"], "dropped", "kept")), row="layer", column="expert", value="what",
-            x_label="expert", y_label="layer", value_label="", colours={"dropped": LOOKS[name].colour, "kept": "#efefef"}, axes=axes,
-        )  # fmt: skip
-        _plain(axes)
-        axes.set_title(f"{STRATEGY_NAMES[name]} drops")
-    grid = panels[3].get_gridspec()
-    assert grid is not None
-    for axes in panels[3:]:
-        axes.remove()
-    below = made.add_subplot(grid[1, :])
-    at = table[(table["seed"] == seed) & (((table["s"] == s) & table["criterion"].isin((criterion, "random", "none")))
-                                          | (table["strategy"] == "full"))]  # fmt: skip
-    groups = list(at.groupby(["criterion", "strategy"], sort=False)["loss"])
-    groups.sort(key=lambda item: -item[1].mean())
-    for place, ((_, strategy), losses) in enumerate(groups):
-        look = LOOKS.get(str(strategy), Look(PALETTE[7], "o"))
-        below.hlines(place, losses.min(), losses.max(), color=look.colour, linewidth=3, alpha=0.4)
-        below.plot(losses.mean(), place, look.marker, color=look.colour)
-    below.set_yticks(range(len(groups)), [_arm(*names) for names, _ in groups], fontsize=6)
-    below.grid(False, axis="y")
-    below.set_xlabel(f"test loss at s = {s:g} % (nats/byte); bars: draws of random dropping")
+        axes.set(title=f"s = {s:g} %", xlabel="test loss (nats/byte)", ylabel="")
     return made
 
 

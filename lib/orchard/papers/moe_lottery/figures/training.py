@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
@@ -18,12 +19,9 @@ from orchard import plot
 MOST_NUMBERS = 64  # cells in which numbers are written
 
 
-def of_model(table: pd.DataFrame, model: str | None = None) -> pd.DataFrame:
-    """Rows of one model; by default of the first. Raises ValueError for a model that is not there."""
-    names = list(pd.unique(table["model"]))
-    if model is not None and model not in names:
-        raise ValueError(f"model {model!r} is not in the table: choose one of {', '.join(names)}")
-    return table[table["model"] == (model or names[0])]
+def of_model(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first model: maps cannot be averaged."""
+    return table[table["model"] == table["model"].iloc[0]]
 
 
 def learning_curve(training: pd.DataFrame) -> Figure:
@@ -36,24 +34,24 @@ def learning_curve(training: pd.DataFrame) -> Figure:
 
 def layer_map(
     axes: Axes, grid: pd.DataFrame, norm: Normalize, number: str = "", cmap: str = "cividis", y_label: str = "layer"
-) -> AxesImage:
+) -> QuadMesh:
     """A map of rows (layers) by columns (experts); numbers in the cells of a small one, white where a value is missing."""
-    values = grid.to_numpy(dtype=float)
-    image = axes.imshow(values, cmap=cmap, norm=norm, aspect="auto")
-    axes.grid(False)
-    for (row, column), value in np.ndenumerate(values):
-        if number and values.size <= MOST_NUMBERS and np.isfinite(value):
-            red, green, blue = image.to_rgba(np.array([value]))[0][:3]
-            light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-            axes.text(
-                column, row, format(value, number), ha="center", va="center", fontsize=5.5,
-                color="black" if light else "white",
-            )  # fmt: skip
-    for axis, names in ((axes.xaxis, grid.columns), (axes.yaxis, grid.index)):
-        step = max(1, -(-len(names) // 8))
-        axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
-    axes.set_ylabel(y_label)
-    return image
+    seaborn.heatmap(
+        grid.astype(float), ax=axes, norm=norm, cmap=cmap, annot=bool(number) and grid.size <= MOST_NUMBERS, fmt=number,
+        annot_kws={"fontsize": 5.5}, cbar=False,
+    )  # fmt: skip
+    axes.tick_params(axis="y", rotation=0)
+    axes.set(xlabel="", ylabel=y_label)
+    mesh = axes.collections[0]
+    assert isinstance(mesh, QuadMesh)
+    return mesh
+
+
+def legend_below(figure: Figure, axes: Axes, ncols: int, title: str = "") -> None:
+    """Move the legend of a panel that seaborn drew below the figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, title=title)
+    if (inside := axes.get_legend()) is not None:
+        inside.remove()
 
 
 def log_norm(values: np.ndarray) -> LogNorm:
@@ -65,16 +63,15 @@ def log_norm(values: np.ndarray) -> LogNorm:
 
 
 @plot.use_style()
-def leave_one_out(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+def leave_one_out(table: pd.DataFrame, split: str = "test") -> Figure:
     """Increase of the loss without each expert: layer downwards, expert to the right, on a logarithmic colour scale."""
-    own = of_model(table[(table["split"] == split) & (table["domain"] == "all")], model)
+    own = of_model(table[(table["split"] == split) & (table["domain"] == "all")])
     grid = own.pivot(index="layer", columns="expert", values="increase")
     figure, (axes,) = plot.figure(height=0.75 + 0.28 * len(grid))
     image = layer_map(axes, grid, log_norm(grid.to_numpy()), ".3f")
     axes.set_xlabel("expert that is left out")
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, label="loss more\n(nats/byte)")
     _plain_ticks(bar.ax.yaxis, *image.get_clim())
-    bar.set_label("loss more\n(nats/byte)")
     return figure
 
 
@@ -87,9 +84,9 @@ def _plain_ticks(axis: Axis, low: float, high: float, mantissas: tuple[int, ...]
 
 
 @plot.use_style()
-def leave_one_out_by_domain(table: pd.DataFrame, model: str | None = None, split: str = "test") -> Figure:
+def leave_one_out_by_domain(table: pd.DataFrame, split: str = "test") -> Figure:
     """The map of :func:`leave_one_out` for the bytes of each domain, on one colour scale."""
-    own = of_model(table[(table["split"] == split) & (table["domain"] != "all")], model)
+    own = of_model(table[(table["split"] == split) & (table["domain"] != "all")])
     names = list(pd.unique(own["domain"]))
     grids = [own[own["domain"] == name].pivot(index="layer", columns="expert", values="increase") for name in names]
     norm = log_norm(np.stack([grid.to_numpy() for grid in grids]))
@@ -110,17 +107,16 @@ def _panels(
             axes[place].set_xlabel(x_label)
     for spare in axes[len(names) :]:
         spare.set_axis_off()
-    bar = figure.colorbar(image, ax=axes[len(names) :], orientation="horizontal", fraction=0.4, aspect=12)
+    bar = figure.colorbar(image, ax=axes[len(names) :], orientation="horizontal", fraction=0.4, aspect=12, label=label)
     if log:
         _plain_ticks(bar.ax.xaxis, *image.get_clim(), (1,))
-    bar.set_label(label)
     return figure
 
 
 @plot.use_style()
-def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
+def specialisation(table: pd.DataFrame) -> Figure:
     """How much of each domain every expert gets, times the number of experts: 1 is an even share; a panel per layer."""
-    own = of_model(table, model)
+    own = of_model(table)
     layers, experts = sorted(pd.unique(own["layer"])), own["expert"].nunique()
     grids = [
         own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") * experts for layer in layers
@@ -133,19 +129,17 @@ def specialisation(table: pd.DataFrame, model: str | None = None) -> Figure:
 
 
 @plot.use_style()
-def load_and_coverage(table: pd.DataFrame, model: str | None = None) -> Figure:
+def load_and_coverage(table: pd.DataFrame) -> Figure:
     """Load of every expert, times the number of experts, and the share of the vocabulary that it was ever given."""
-    own = of_model(table, model).drop_duplicates(["layer", "expert"])
+    own = of_model(table).drop_duplicates(["layer", "expert"])
     own = own.assign(load=own["load"] * own["expert"].nunique(), coverage=100 * own["coverage"])
-    layers = own["layer"].nunique()
-    figure, axes = plot.figure(height=0.9 + 0.5 * layers, rows=2)
+    figure, axes = plot.figure(height=0.9 + 0.5 * own["layer"].nunique(), rows=2)
     for panel, column, label, number in (
         (axes[0], "load", "load\n(1: even)", ".2f"), (axes[1], "coverage", "vocabulary\nseen (%)", ".0f"),
     ):  # fmt: skip
         grid = own.pivot(index="layer", columns="expert", values=column)
         image = layer_map(panel, grid, Normalize(0, float(grid.to_numpy().max())), number)
         figure.colorbar(image, ax=panel, pad=0.02, label=label)
-    axes[0].tick_params(axis="x", labelbottom=False)
     axes[1].set_xlabel("expert")
     return figure
 
@@ -157,19 +151,15 @@ def increases(table: pd.DataFrame, split: str = "test") -> Figure:
     figure, (axes,) = plot.figure(height=2.2)
     looks = plot.looks(map(str, pd.unique(own["model"])))
     for name, part in own.groupby("model", sort=False):
-        ranked = part.sort_values("increase", ascending=False)
+        ranked, look = part.sort_values("increase", ascending=False), looks[str(name)]
         share = 100 * (np.arange(len(ranked)) + 0.5) / len(ranked)
-        colour = looks[str(name)].colour
         axes.errorbar(
-            share, ranked["increase"], 2 * ranked["error"], fmt=looks[str(name)].marker, color=colour, markersize=3,
-            elinewidth=0.8, label=str(name),
+            share, ranked["increase"], 2 * ranked["error"], fmt=look.marker, color=look.colour, markersize=3, elinewidth=0.8,
+            label=str(name),
         )  # fmt: skip
-        middle = ranked["increase"].median()
         for factor, line in ((1, "-"), (3, ":")):
-            axes.axhline(factor * middle, color=colour, linewidth=0.8, linestyle=line)
-    axes.set_xlabel("experts, the costliest first (%)")
-    axes.set_ylabel("loss more without it\n(nats/byte)")
-    axes.set_xlim(0, 100)
+            axes.axhline(factor * ranked["increase"].median(), color=look.colour, linewidth=0.8, linestyle=line)
+    axes.set(xlabel="experts, the costliest first (%)", ylabel="loss more without it\n(nats/byte)", xlim=(0, 100))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.legend(loc="outside lower center", ncols=2, title="lines: the median (solid), three times it (dotted)")
     return figure

@@ -1,0 +1,30 @@
+"""How long mixtures and the collector take beside their peers: the run of a profile, and its tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
+from orchard.papers.moe_lottery.runs.speed import Speed
+from orchard.runs import Runner, Setting
+from orchard.runs.measurement import ratios, with_machine
+
+
+def speed(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Columns measurement, what, name, shape, round, seconds, device, hardware."""
+    sizes = PROFILES[setting.profile].speed
+    cfg = Speed.Config(
+        gpu=sizes.gpu, shapes=[list(shape) for shape in sizes.shapes], batch=sizes.batch, length=sizes.length, rounds=sizes.rounds,
+        label="speed of mixtures and collector",
+    )  # fmt: skip
+    return with_machine(run([cfg])[0])
+
+
+def relative(times: pd.DataFrame, measurement: str, base: str) -> pd.DataFrame:
+    """Time of every peer over that of `base`, median over the rounds: columns shape, what, one per peer."""
+    keys = ["shape", "what"]
+    found = ratios(times[times["measurement"] == measurement], base, by=keys).groupby(level=keys, sort=False).median()
+    return found.rename(columns=lambda name: f"{name} / {base}").rename_axis(columns=None).reset_index()
+
+
+EXPERIMENTS = {"speed": speed}

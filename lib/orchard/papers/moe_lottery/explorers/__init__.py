@@ -1,0 +1,1 @@
+"""A trained model under the reader's hands: dropping experts, asking questions."""

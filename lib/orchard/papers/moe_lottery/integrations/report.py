@@ -1,0 +1,185 @@
+"""What comes out of a checkpoint: the ranking table of all experts, the pruned checkpoint, and a report of both as JSON.
+
+Perplexity is exp(loss) of the calibration text itself, before and, of the written checkpoint, after. `mass` is the mean sum of
+the router's weights of the chosen experts: where they are not renormalised (OLMoE, Qwen2-MoE, DeepSeek-V2) dropping experts
+raises it, and the output of the layer grows (section 5 of the specification).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, open_checkpoint
+from orchard.papers.moe_lottery.integrations.layerwise import (
+    DEFAULT,
+    LayerScores,
+    Passed,
+    check_criteria,
+    memory_bound,
+    score_checkpoint,
+)  # fmt: skip
+from orchard.papers.moe_lottery.integrations.prune import (
+    Plan,
+    direction_of,
+    plan_of,
+    write_pruned,
+)  # fmt: skip
+from orchard.papers.moe_lottery.integrations.text import Calibration
+from orchard.pretrained.folder import new_folder
+
+RANKING, REPORT = "orchard_ranking", "orchard_report.json"
+Progress = Callable[[str], None]
+
+
+def ranking_table(checkpoint: Checkpoint, layers: Sequence[LayerScores], plan: Plan | None = None) -> pd.DataFrame:
+    """One row per mixture, expert, criterion and direction.
+
+    Columns layer (name in the model), place (among the mixtures), expert, original (its number in the unpruned model), tokens
+    (routed to it), criterion, direction, score, rank (1 is dropped first), and, with a plan, dropped.
+    """
+    rows = []
+    for layer, originals in zip(layers, checkpoint.originals, strict=True):
+        for (name, direction), order in layer.orders.items():
+            ranks = {expert: rank for rank, expert in enumerate(order, start=1)}
+            for expert, score in enumerate(layer.scores[name].tolist()):
+                about = {"layer": layer.name, "place": layer.place, "expert": expert, "original": originals[expert]}
+                ranked = {"criterion": name, "direction": direction, "score": score, "rank": ranks[expert]}
+                gone = {} if plan is None else {"dropped": expert not in plan.kept[layer.place]}
+                rows.append(about | {"tokens": int(layer.count[expert])} | ranked | gone)
+    return pd.DataFrame(rows)
+
+
+def agreement(layers: Sequence[LayerScores]) -> pd.DataFrame:
+    """Spearman rank correlation of the scores of every two criteria within a layer, mean over the layers in which both vary.
+
+    Columns a, b (criteria), spearman (NaN where no layer varies).
+    """
+    names = list(layers[0].scores)
+    sums, counts = (torch.zeros(len(names), len(names), dtype=torch.float64) for _ in range(2))
+    for layer in layers:
+        ranks = pd.DataFrame({name: layer.scores[name].tolist() for name in names}).rank()
+        found = torch.from_numpy(ranks.corr().to_numpy(copy=True))
+        sums += found.nan_to_num(0)
+        counts += ~found.isnan()
+    mean = sums / counts
+    return pd.DataFrame(
+        [{"a": a, "b": b, "spearman": float(mean[i, j])} for i, a in enumerate(names) for j, b in enumerate(names)]
+    )
+
+
+def starved(layers: Sequence[LayerScores]) -> list[str]:
+    """A warning for every mixture with experts to which fewer than two tokens were routed."""
+    found = [(layer, (layer.count < 2).nonzero().flatten().tolist()) for layer in layers]
+    return [
+        f"{layer.name}: fewer than 2 tokens were routed to experts {', '.join(map(str, experts))}: criteria of activations drop them "
+        "first; more calibration text tells more about them"
+        for layer, experts in found
+        if experts
+    ]
+
+
+def score(
+    checkpoint: Checkpoint, text: Calibration, out: str | Path, criteria: Sequence[str] = DEFAULT, *,
+    batch_size: int = 4, device: str = "cpu", progress: Progress = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Rank all experts and write the ranking table and the report to the folder `out`. Returns the report.
+
+    Raises:
+        BadInput, ExpertsError: as :func:`score_checkpoint`, or `out` is not empty.
+    """
+    check_criteria(criteria)
+    with new_folder(out) as part:
+        bound = _announce(checkpoint, text, criteria, batch_size, progress)
+        passed = score_checkpoint(
+            checkpoint, text.tokens, criteria, batch_size=batch_size, device=device, scratch=part, progress=progress
+        )
+        report = _about(checkpoint, text, passed, bound) | {"warnings": starved(passed.layers)}
+        _write(part, ranking_table(checkpoint, passed.layers), report)
+    return report
+
+
+def prune(
+    checkpoint: Checkpoint, text: Calibration, out: str | Path, name: str, direction: str | None = None, *,
+    keep: int | None = None, drop_total: int | None = None, seed: int = 0,
+    batch_size: int = 4, device: str = "cpu", progress: Progress = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Drop experts by a criterion (or "random") and write the pruned checkpoint to the folder `out`, with the ranking and the
+    report, which is returned. `keep` experts stay in every layer, or `drop_total` are dropped in all.
+
+    Raises:
+        BadInput, ExpertsError: as :func:`score_checkpoint`, :func:`plan_of` and :func:`write_pruned`, or `out` is not empty.
+            Nothing is then written.
+    """
+    check_criteria([name] if name != "random" else [])
+    direction = direction_of(name, direction)
+    plan_of(checkpoint.mixtures, [], name, direction, keep, drop_total)
+    criteria = [*DEFAULT, *([name] if name not in DEFAULT else [])]
+    with new_folder(out) as part:
+        bound = _announce(checkpoint, text, criteria, batch_size, progress)
+        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "scratch": part, "progress": progress}
+        before = score_checkpoint(checkpoint, text.tokens, criteria, seed=seed, **options)
+        plan = plan_of(checkpoint.mixtures, before.layers, name, direction, keep, drop_total)
+        warnings = [*write_pruned(checkpoint, plan, part), *starved(before.layers)]
+        progress("the pruned checkpoint:")
+        after = score_checkpoint(open_checkpoint(part), text.tokens, ("euf",), **options)
+        kept = [[old[e] for e in ids] for old, ids in zip(checkpoint.originals, plan.kept, strict=True)]
+        report = _about(checkpoint, text, before, bound) | {
+            "criterion": name, "direction": direction, "seed": seed if name == "random" else None,
+            "budget": {"keep": keep, "drop_total": drop_total},
+            "after": _state(after),
+            "kept": {layer.name: ids for layer, ids in zip(before.layers, kept, strict=True)},
+            "experts": {"before": sum(layer.num_experts for layer in checkpoint.mixtures), "after": sum(map(len, kept)),
+                        "written per layer": len(plan.slots[0]), "padding": sum(map(len, plan.padding))},
+            "warnings": warnings,
+        }  # fmt: skip
+        _write(part, ranking_table(checkpoint, before.layers, plan), report)
+    return report
+
+
+def _announce(
+    checkpoint: Checkpoint, text: Calibration, criteria: Sequence[str], batch_size: int, progress: Progress
+) -> dict[str, int]:
+    sequences, length = text.tokens.shape
+    bound = memory_bound(checkpoint, batch_size, length, criteria)
+    disk = text.tokens.numel() * int(checkpoint.model.config.hidden_size) * checkpoint.dtype.itemsize
+    counts = sorted({layer.num_experts for layer in checkpoint.mixtures})
+    progress(
+        f"{checkpoint.model_type}, {len(checkpoint.layers)} layers, {len(checkpoint.mixtures)} mixtures of "
+        f"{' or '.join(map(str, counts))} experts, stored {checkpoint.layout}"
+    )
+    progress(f"calibration: {sequences} sequences of {length} tokens from {', '.join(text.files)}")
+    parts = ", ".join(f"{name} {_size(value)}" for name, value in bound.items() if name != "total")
+    progress(f"memory at most {_size(bound['total'])} ({parts}); hidden states on the disk {_size(disk)}")
+    return bound
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _state(passed: Passed[LayerScores]) -> dict[str, Any]:
+    return {
+        "loss": passed.loss,
+        "perplexity": math.exp(min(passed.loss, 700.0)),
+        "mass": {layer.name: layer.mass for layer in passed.layers},
+    }
+
+
+def _about(
+    checkpoint: Checkpoint, text: Calibration, passed: Passed[LayerScores], bound: dict[str, int]
+) -> dict[str, Any]:
+    model = {"folder": checkpoint.folder.name, "model_type": checkpoint.model_type, "layout": checkpoint.layout}
+    return {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": {"bound_bytes": bound}}
+
+
+def _write(folder: Path, table: pd.DataFrame, report: dict[str, Any]) -> None:
+    table.to_parquet(folder / f"{RANKING}.parquet", index=False)
+    table.to_csv(folder / f"{RANKING}.csv", index=False)
+    (folder / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""How long mixtures and the collector take beside their peers.
+
+    block        our mixture, grouped and as a loop, and the Mixtral block of `transformers` (grouped_mm, its default, and eager) with the
+                 same weights, on `tokens` tokens: forward, and forward with the gradients of input and weights
+    statistics   a forward pass of a decoder under the collector, beside the same pass alone; no gradients
+
+Measured as `orchard.timing` says; bf16 on a GPU, fp32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED
+from orchard.nn import Decoder, MixtureOfExperts
+from orchard.papers.moe_lottery.method.collect import Collector
+from orchard.papers.moe_lottery.method.dropping import mixture_layers
+from orchard.papers.moe_lottery.method.models import Shape as ModelShape
+from orchard.papers.moe_lottery.method.models import decoder
+from orchard.papers.moe_lottery.runs.checks import mixtral_block
+from orchard.runs import Workspace
+from orchard.runs.measurement import Measurement, timed
+from orchard.timing import Step
+
+VOCAB = 257
+Shape = list[int]  # dim, experts, hidden_dim, top_k
+Peers = dict[str, Step]
+
+
+class Speed(Measurement):
+    """Rows measurement, what, name, shape, round, seconds."""
+
+    class Config(Measurement.Config):
+        shapes: list[Shape] = REQUIRED
+        batch: int = REQUIRED
+        length: int = REQUIRED
+        rounds: int = REQUIRED
+
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Shapes one after the other; peers of one shape in turn."""
+        device, rows = self.begin(work), list[dict[str, Any]]()
+        for shape in self.cfg.shapes:
+            for (measurement, what), peers in self.peers(shape, device):
+                about: dict[str, Any] = {"measurement": measurement, "what": what, "shape": label(shape)}
+                rows += timed(peers, self.cfg.rounds, device, **about)
+            work.log(f"{label(shape)} done")
+        return {"rows": rows}
+
+    def peers(self, shape: Shape, device: str) -> Iterator[tuple[tuple[str, str], Peers]]:
+        """Groups of peers, made one after the other so that the memory of one is free for the next."""
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        x = torch.randn(self.cfg.batch, self.cfg.length, shape[0], device=device, dtype=dtype)
+        blocks = _blocks(shape, device, dtype)
+        with torch.no_grad():
+            yield ("block", "forward"), {name: partial(block, x) for name, block in blocks.items()}
+        yield ("block", "forward and backward"), {name: _backward(block, x) for name, block in blocks.items()}
+        del blocks
+        dim, experts, hidden, top_k = shape
+        heads = max(1, dim // 64)
+        cfg = decoder(ModelShape(experts, top_k, hidden), dim=dim, num_layers=2, num_heads=heads, num_kv_heads=heads)
+        model: Decoder = cfg.build().to(device, dtype).eval()
+        tokens = torch.randint(0, VOCAB, (self.cfg.batch, self.cfg.length), device=device)
+        collector = Collector(mixture_layers(model), VOCAB)
+
+        def watched() -> None:
+            collector.tokens = tokens
+            with collector.watching():
+                model(tokens)
+
+        with torch.no_grad():
+            yield ("statistics", "pass"), {"plain": partial(model, tokens), "collector": watched}
+
+
+def label(shape: Shape) -> str:
+    """A shape in words."""
+    dim, experts, hidden, top_k = shape
+    return f"d={dim} n={experts} f={hidden} k={top_k}"
+
+
+def _blocks(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, nn.Module]:
+    dim, experts, hidden, top_k = shape
+    cfg = MixtureOfExperts.Config(dim=dim, num_experts=experts, hidden_dim=hidden, top_k=top_k)
+    ours: MixtureOfExperts = cfg.build()
+    loop = cfg.clone().set(backend="loop").build()
+    loop.load_state_dict(ours.state_dict())
+    blocks: dict[str, nn.Module] = {"ours": ours, "loop": loop}
+    if importlib.util.find_spec("transformers") is not None:
+        blocks |= {f"transformers {kind}": mixtral_block(ours, kind) for kind in ("grouped_mm", "eager")}
+    return {name: block.to(device, dtype).eval() for name, block in blocks.items()}
+
+
+def _backward(block: nn.Module, x: Tensor) -> Callable[[], object]:
+    x = x.detach().requires_grad_()
+    weight, sources = torch.randn_like(x), [x, *block.parameters()]
+    return lambda: torch.autograd.grad(block(x), sources, weight)

@@ -1,0 +1,271 @@
+"""One arm: the way from all experts to a quarter of them, r experts per layer and round (section 3.4 of the specification).
+
+    one_shot    scores once, on the full model; round t drops the experts of ranks (t - 1) r ... t r - 1
+    iterative   scores anew on what is left, before every round
+    lottery     as iterative, and after every drop b_t tokens of fine-tuning
+        lottery_router     router rows alone learn          lottery_frozen_router     all but the router rows learn
+        lottery_balanced   with the load-balance loss of pre-training, which is off otherwise
+
+and the controls, which get the tokens that the lottery has had by that round, at once and from the same place in one stream of
+training windows: the same tokens in the same number of steps.
+
+    one_shot_tokens, iterative_tokens    drop, then fine-tune        full_tokens    drop nothing, fine-tune
+
+Random dropping is an order of the experts, drawn once per layer: no score, so that iterating changes nothing but its name, and its
+lottery drops what its one-shot drops. Experts are named by their numbers in the full model throughout (`kept`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED
+from orchard.data import Windows
+from orchard.errors import BadInput, closest
+from orchard.nn import Decoder
+from orchard.papers.moe_lottery.data.domains import windows
+from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
+from orchard.papers.moe_lottery.method.criteria import chosen, criterion
+from orchard.papers.moe_lottery.method.dropping import Routed, drop_experts, mixture_layers, watching_routers
+from orchard.papers.moe_lottery.runs.finetune import finetune
+from orchard.papers.moe_lottery.runs.scoring import Text, window_losses
+from orchard.runs import Run, Workspace
+from orchard.train import TrainLM, choose, load_model
+
+LOTTERIES = ("lottery", "lottery_router", "lottery_frozen_router", "lottery_balanced")
+STRATEGIES = ("one_shot", "iterative", *LOTTERIES, "full")
+RANDOM, NOTHING = "random", "none"  # in the place of a criterion
+Kept = list[list[int]]  # layer by layer, numbers of the full model
+
+
+def budget(first: int, rounds: int) -> list[int]:
+    """Steps of fine-tuning after each round: doubled from round to round, up to 5.65 times the first.
+
+    The paper starts at 0.2 million tokens and doubles; its last round must have had 1.13 million (section 3.4).
+    """
+    return [min(first * 2**t, int(5.65 * first)) for t in range(rounds)]
+
+
+class Stretch:
+    """Windows number `start` to `start + count` of an endless shuffled stream, so that every arm reads the same text.
+
+    The stream of a seed is one permutation of all windows after the other.
+    """
+
+    def __init__(self, whole: Windows, seed: int, start: int, count: int) -> None:
+        self.whole, self.length = whole, whole.length
+        size = len(whole)
+        epochs = range(start // size, (start + count - 1) // size + 1)
+        orders = np.concatenate([np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs])
+        first = start - epochs[0] * size
+        self.places = orders[first : first + count]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
+        """The windows with these numbers in the stretch."""
+        return self.whole.batch(self.places[indices])
+
+
+def random_order(seed: int, draw: int, experts: int, layers: int) -> Kept:
+    """The order in which a draw drops the experts of every layer."""
+    return [np.random.default_rng([seed, draw, layer]).permutation(experts).tolist() for layer in range(layers)]
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[list[Float[Tensor, "experts"]]]:
+    """Inside the block counts the tokens that every expert of every mixture gets; read it after the block."""
+    counts = [torch.zeros(layer.num_experts, dtype=torch.float64) for layer in mixture_layers(model)]
+
+    def add(place: int, routed: Routed) -> None:
+        counts[place] += routed[2].flatten().bincount(minlength=len(counts[place])).double().cpu()
+
+    with watching_routers(model, add):
+        yield counts
+
+
+def is_router(parameter: str) -> bool:
+    """Whether a parameter of that name is a router's."""
+    return parameter.endswith("gate.weight")
+
+
+@dataclass
+class Found:
+    """What a run has measured so far: rows of results, and beside each the loss of every test window."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[Float[Tensor, "windows"]] = field(default_factory=list)
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    saturation: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Arm(Run):
+    """Trajectories of one criterion: every strategy in `strategies`, for every draw.
+
+    Result: ``rows`` (strategy, draw, round, tokens, loss, kept), ``loads`` (strategy, draw, layer, and the share of tokens of each
+    expert before and after fine-tuning in round `load_round`), ``saturation`` (strategy, tokens, loss).
+    Files: ``units.safetensors`` (``loss`` [rows, windows], nats per token; ``document`` [windows]).
+    """
+
+    class Config(Run.Config):
+        base: TrainLM.Config = REQUIRED  # the run that trains the full model
+        criterion: str = REQUIRED  # of MC-Suite, smallest first, "random", or "none" with the strategy "full"
+        draws: list[int] = [0]  # random orders
+        strategies: list[str] = REQUIRED
+        per_round: int = REQUIRED  # experts dropped from every layer
+        steps: list[int] = REQUIRED  # of fine-tuning, round by round; its length is the number of rounds
+        controls: list[int] = []  # rounds after which the token-matched controls are fine-tuned
+        saturation: list[int] = []  # steps of fine-tuning after the last drop, each from the same model
+        batch_size: int = REQUIRED  # of fine-tuning, in windows
+        learning_rate: float = REQUIRED
+        calibration: int = REQUIRED  # windows, of the validation split
+        load_round: int = 4
+        split: str = "test"  # "validation" to choose the learning rate
+
+    preload = "orchard.train.loop"
+    cfg: Config
+
+    def __init__(self, cfg: Arm.Config) -> None:
+        super().__init__(cfg)
+        for name in cfg.strategies:
+            if name not in STRATEGIES:
+                raise BadInput(f"Arm.Config.strategies: {name!r} does not exist: {closest(name, STRATEGIES)}")
+        if cfg.criterion not in (RANDOM, NOTHING):
+            criterion(cfg.criterion)
+        if (cfg.criterion == NOTHING) != (cfg.strategies == ["full"]):
+            raise BadInput(
+                f"Arm.Config: criterion {cfg.criterion!r} with strategies {cfg.strategies}: the full model alone goes with "
+                f"criterion {NOTHING!r}, and nothing else does"
+            )
+        if outside := [t for t in cfg.controls if not 1 <= t <= len(cfg.steps)]:
+            raise BadInput(f"Arm.Config.controls holds {outside[0]}: there are the rounds 1 to {len(cfg.steps)}")
+        if cfg.criterion == RANDOM and "iterative" in cfg.strategies:
+            raise BadInput("Arm.Config: random dropping has no scores to estimate anew: its iterative arm is one_shot")
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Every strategy of every draw, one after the other."""
+        cfg = self.cfg
+        self.work, self.found = work, Found()
+        self.hardware = choose(work.device)
+        work.notes["hardware"] = self.hardware.as_dict()
+        base = cfg.base
+        self.full = load_model(work.result_of(base), base).to(self.hardware.device)
+        self.train = windows(base.source, "train", base.seq_len)
+        held_out = Text.spread(base, "validation", cfg.calibration)
+        self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
+        self.scored = Text.spread(base, cfg.split, base.eval_windows)
+        self.first = self._first()
+        for draw in cfg.draws:
+            for name in cfg.strategies:
+                self._trajectory(name, draw)
+        save_file(
+            {
+                "loss": torch.stack(self.found.losses),
+                "document": torch.cat([batch[:, 0] for batch in self.scored.documents]),
+            },
+            work.folder / "units.safetensors",
+        )
+        return {"rows": self.found.rows, "loads": self.found.loads, "saturation": self.found.saturation}
+
+    def _first(self) -> Kept | None:
+        """The order in which the scores of the full model would drop its experts, as far as the rounds go."""
+        cfg = self.cfg
+        if cfg.criterion in (RANDOM, NOTHING):
+            return None
+        count = cfg.per_round * len(cfg.steps)
+        return [chosen(stats, cfg.criterion, count, "min") for stats in self._statistics(self.full)]
+
+    def _statistics(self, model: Decoder) -> list[LayerStatistics]:
+        gradients = criterion(self.cfg.criterion).cost == "backward"
+        return collect(model, self.calibration, model.embedding.weight.shape[0], gradients=gradients)
+
+    def _trajectory(self, name: str, draw: int) -> None:
+        cfg, model = self.cfg, copy.deepcopy(self.full)
+        layers = mixture_layers(model)
+        kept: Kept = [list(range(layer.num_experts)) for layer in layers]
+        order = self.first
+        if cfg.criterion == RANDOM:
+            order = random_order(cfg.base.seed, draw, layers[0].num_experts, len(layers))
+        used = 0
+        for t, steps in enumerate(cfg.steps, start=1):
+            if name != "full":
+                fixed = cfg.criterion == RANDOM or name == "one_shot" or t == 1
+                self._drop(model, kept, order if fixed else None, t)
+            if name not in LOTTERIES:
+                if name != "full":
+                    self._measure(model, name, draw, t, 0, kept)
+                if t in cfg.controls:
+                    total = sum(cfg.steps[:t])
+                    tuned = self._tuned(copy.deepcopy(model), f"{name}_tokens", draw, t, 0, total)
+                    self._measure(tuned, f"{name}_tokens", draw, t, total, kept)
+            if t == len(cfg.steps) and name in ("one_shot", "lottery") and cfg.saturation:
+                self._saturate(model, name, used)
+            if name in LOTTERIES:
+                before = self._load(model)[1] if t == cfg.load_round else None
+                self._tuned(model, name, draw, t, used, steps)
+                used += steps
+                after = self._measure(model, name, draw, t, used, kept)
+                for layer, shares in enumerate(before or []):
+                    self.found.loads.append({
+                        "strategy": name, "draw": draw, "layer": layer, "kept": kept[layer], "before": shares, "after": after[layer],
+                    })  # fmt: skip
+
+    def _drop(self, model: Decoder, kept: Kept, order: Kept | None, t: int) -> None:
+        """Round t: drop by the given order, or by the scores of the model as it is; `kept` follows."""
+        r = self.cfg.per_round
+        if order is None:
+            statistics = self._statistics(model)
+            out = {i: chosen(stats, self.cfg.criterion, r, "min") for i, stats in enumerate(statistics)}
+        else:
+            out = {i: [kept[i].index(e) for e in layer[(t - 1) * r : t * r]] for i, layer in enumerate(order)}
+        for i, places in drop_experts(model, out).items():
+            kept[i] = [kept[i][place] for place in places]
+
+    def _tuned(self, model: Decoder, name: str, draw: int, t: int, start: int, steps: int) -> Decoder:
+        """Fine-tune in place on the `steps` batches of the stream from batch `start` on."""
+        if steps == 0:
+            return model
+        cfg = self.cfg
+        trains = {"lottery_router": is_router, "lottery_frozen_router": lambda p: not is_router(p)}
+        finetune(
+            model, Stretch(self.train, cfg.base.seed, start * cfg.batch_size, steps * cfg.batch_size), steps=steps,
+            batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.base.seed, work=self.work,
+            name=f"{name}-{draw}-{t}-{steps}", trains=trains.get(name, lambda p: True), balance=name == "lottery_balanced",
+        )  # fmt: skip
+        return model
+
+    def _saturate(self, model: Decoder, name: str, used: int) -> None:
+        """The loss of the last model after more and more fine-tuning, every amount from the model just dropped to."""
+        for steps in (0, *self.cfg.saturation):
+            tuned = self._tuned(copy.deepcopy(model), f"{name}_saturation", 0, len(self.cfg.steps), used, steps)
+            loss = self._load(tuned)[0].mean().item()
+            self.found.saturation.append({"strategy": name, "tokens": self._tokens(steps), "loss": loss})
+
+    def _load(self, model: Decoder) -> tuple[Float[Tensor, "windows"], list[list[float]]]:
+        """The loss of every scored window, and the share of the tokens of every expert, layer by layer."""
+        with counting(model) as counts:
+            losses = window_losses(model, self.scored.tokens, self.hardware.precision)
+        return losses, [(layer / layer.sum()).tolist() for layer in counts]
+
+    def _measure(self, model: Decoder, name: str, draw: int, t: int, steps: int, kept: Kept) -> list[list[float]]:
+        losses, loads = self._load(model)
+        self.found.losses.append(losses)
+        self.found.rows.append({
+            "strategy": name, "draw": draw, "round": t, "tokens": self._tokens(steps), "loss": losses.mean().item(),
+            "kept": [list(layer) for layer in kept],
+        })  # fmt: skip
+        return loads
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self.cfg.batch_size * self.cfg.base.seq_len

@@ -1,0 +1,159 @@
+"""The tables of the strategy comparison, end to end on a tiny profile; evidence and figures from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchard.claims import decide, load_claims
+from orchard.data.published import published
+from orchard.papers.moe_lottery.experiments import arms, strategies
+from orchard.papers.moe_lottery.experiments.profiles import PROFILES
+from orchard.papers.moe_lottery.figures import strategies as figures
+from orchard.papers.moe_lottery.method.models import Shape
+from orchard.paths import root
+from orchard.runs import Finished, Run, Setting, Store
+
+NAMES = ("strategies", "strategies_units", "scratch", "trainable", "saturation", "load", "dropped_sets", "agreement")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    folder: Path = tmp_path_factory.mktemp("tables")
+    (folder / "text").mkdir()
+    for number, split in enumerate(("train", "valid", "test"), start=1):
+        lines = [f"word{(i * number) % 17} leaf{i} root{number}." for i in range(900)]
+        (folder / "text" / f"{split}.txt").write_text("\n".join(lines))
+    sizes = replace(
+        PROFILES["smoke"].arms, batch_size=2, controls=(6,), saturation=(1, 2), draws_per_run=2, learning_rates=(1e-3, 1e-2)
+    )  # fmt: skip
+    profile = replace(
+        PROFILES["smoke"], dim=16, num_layers=2, num_heads=2, num_kv_heads=1, models=((Shape(8, 2, 8), 0),), bytes_per_domain=20_000,
+        seq_len=16, batch_size=4, steps=2, calibration=8, eval_windows=8, draws=3, entities=16, arms=sizes,
+    )  # fmt: skip
+    store, done = Store(folder / "runs"), dict[str, Finished]()
+
+    def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
+        for cfg in cfgs:
+            if cfg.fingerprint() not in done:
+                done[cfg.fingerprint()] = store.compute(cfg, "cpu")
+        return [done[cfg.fingerprint()] for cfg in cfgs]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCHARD_CACHE", str(folder / "cache"))
+        patch.setitem(PROFILES, "smoke", profile)
+        patch.setattr(arms, "budget", lambda first, rounds: [first] * rounds)
+        setting = Setting("smoke", data=str(folder / "text"))
+        made = {name: strategies.EXPERIMENTS[name](setting, run) for name in ("rates", *NAMES)}
+        best = arms.rate_of(setting, run)
+        made["best"] = pd.DataFrame(best.items(), columns=["model", "rate"])
+    return made
+
+
+def test_every_arm_is_there_once(tables):
+    table = tables["strategies"]
+    keys = ["model", "criterion", "strategy", "s", "draw"]
+    assert not table.duplicated(keys).any()
+    counts = table.groupby(["criterion", "strategy"]).size().to_dict()
+    assert counts["random", "one_shot"] == counts["random", "lottery"] == 18
+    assert counts["random", "one_shot_tokens"] == 3
+    for criterion in ("ean", "ege"):
+        assert [counts[criterion, name] for name in ("one_shot", "iterative", "lottery")] == [6, 6, 6]
+        assert [counts[criterion, name] for name in ("one_shot_tokens", "iterative_tokens")] == [1, 1]
+    assert {name for criterion, name in counts if criterion == "none"} == {"full", "full_tokens", "small_scratch"}
+    tuned = table[
+        table["strategy"].isin(("lottery", "one_shot_tokens", "iterative_tokens", "full_tokens")) & (table["s"] == 75)
+    ]
+    assert tuned["tokens"].unique().tolist() == [6 * 2 * 16]
+    scratch = table.loc[table["strategy"] == "small_scratch", "tokens"].item()
+    assert 0 <= scratch - 6 * 2 * 16 < 4 * 16
+
+
+def test_units_average_to_the_table(tables):
+    keys = ["criterion", "strategy", "s", "draw"]
+    means = tables["strategies_units"].groupby(keys)["loss"].mean()
+    expected = tables["strategies"].set_index(keys)["loss"]
+    pd.testing.assert_series_equal(means.sort_index(), expected.sort_index(), atol=1e-6, rtol=0)
+
+
+def test_the_rate_is_the_one_with_the_lowest_mean_validation_loss(tables):
+    rates = tables["rates"]
+    assert sorted(rates["strategy"].unique()) == ["full_tokens", "one_shot_tokens"]
+    assert len(rates) == 4
+    assert tables["best"]["rate"].item() == rates.groupby("learning_rate")["loss"].mean().idxmin()
+
+
+def test_agreement_is_counted_from_the_dropped_sets(tables):
+    sets, row = tables["dropped_sets"], tables["agreement"].iloc[-1]
+    at = sets[(sets["s"] == 50) & (sets["criterion"] == row["criterion"]) & (sets["layer"] == row["layer"])]
+    dropped = {name: set(part.loc[part["dropped"], "expert"]) for name, part in at.groupby("strategy")}
+    first, second = dropped[row["first"]], dropped[row["second"]]
+    assert row["jaccard"] == len(first & second) / len(first | second)
+    assert row["chance"] == pytest.approx(strategies.chance(8, 4))
+
+
+def test_evidence_meets_the_rules_of_its_claim(tables):
+    measured = {}
+    for claim in load_claims(root() / "papers" / "moe_lottery"):
+        if claim.id in strategies.EVIDENCE:
+            evidence = strategies.EVIDENCE[claim.id](tables.__getitem__)
+            measured[claim.id] = evidence
+            verdict = decide(claim, evidence, "smoke")
+            assert (verdict.verdict == "out of reach here") == (claim.profile == "gpu")
+    assert set(measured) == {"M5", "M6", "M7", "M8", "M9", "M10", "M10b"}
+    assert {name: set(rows["part"]) for name, rows in measured.items() if name in ("M5", "M6")} == {
+        "M5": {"ean", "ege"}, "M6": {"ean", "ege", "random"},
+    }  # fmt: skip
+    assert len(measured["M7"]) == 3 * 6
+    assert len(measured["M9"]) == (2 + 3) * 2  # criteria and draws, layers
+
+
+def test_m6_is_the_paired_difference_where_both_were_measured(tables):
+    units = tables["strategies_units"]
+    at = (
+        units[(units["criterion"] == "random") & (units["s"] == 75) & (units["unit"] == 5)]
+        .groupby("strategy")["loss"]
+        .mean()
+    )
+    rows = strategies.EVIDENCE["M6"](tables.__getitem__)
+    value = rows.loc[(rows["part"] == "random") & (rows["unit"] == 5), "value"].item()
+    assert value == pytest.approx(at["lottery"] - at["one_shot_tokens"], abs=1e-12)
+
+
+def test_m8_is_the_share_of_the_last_doubling(tables):
+    part = tables["saturation"][tables["saturation"]["strategy"] == "lottery"]
+    start, half, end = part["loss"]
+    rows = strategies.EVIDENCE["M8"](tables.__getitem__)
+    assert rows.loc[rows["part"] == "lottery", "value"].item() == pytest.approx((half - end) / (start - end), abs=1e-9)
+
+
+def test_figures_are_drawn_from_the_tables(tables):
+    units, table = tables["strategies_units"], tables["strategies"]
+    effects = pd.concat(
+        [figures.differences(units, "lottery", x).assign(against=x) for x in ("one_shot", "one_shot_tokens")]
+    )
+    random = effects[(effects["label"] == "random, 75 %") & (effects["against"] == "one_shot_tokens")]
+    assert random["draws"].item() == 3
+    anew = figures.differences(units, "iterative", "one_shot")
+    drawn = [
+        figures.strategy_curves(table), figures.order_matters(effects), figures.iterating(anew),
+        figures.agreement_maps(tables["dropped_sets"]), figures.agreement_bars(tables["agreement"]),
+        figures.load_curves(tables["load"]), figures.same_size(tables["scratch"]),
+        figures.saturation(tables["saturation"], published("moe_lottery")),
+    ]  # fmt: skip
+    assert all(figure.axes[0].get_children() for figure in drawn)
+    lines = {line.get_label(): line for line in drawn[0].axes[0].get_lines()}
+    means = table[(table["criterion"] == "random") & (table["strategy"] == "lottery")].groupby("s")["loss"].mean()
+    assert lines["lottery"].get_ydata().tolist() == pytest.approx(means.tolist())
+
+
+def test_beside_the_paper_are_rises_over_the_full_model(tables):
+    found = figures.beside_table_2(tables["strategies"], published("moe_lottery"))
+    assert found.loc[75.0, ("ean", "lottery", "paper")] == pytest.approx(0.562, abs=5e-4)  # ln(13.05 / 7.44)
+    table = tables["strategies"].set_index(["criterion", "strategy", "s"])["loss"]
+    rise = table.loc["ege", "iterative", 50.0].item() - table.loc["none", "full", 0.0].item()
+    assert found.loc[50.0, ("ege", "iterative", "here")] == pytest.approx(rise)

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from orchard.papers.sbp.bounds import Bounds
-from orchard.papers.sbp.drawn import DrawnPairs
-from orchard.papers.sbp.ensemble import Ensemble
-from orchard.papers.sbp.filtering import Filter
-from orchard.papers.sbp.mix import Mix
-from orchard.papers.sbp.pairing import Pair
-from orchard.papers.sbp.pretrain import Pretrain
-from orchard.papers.sbp.profiles import PROFILES, Profile, Size
-from orchard.papers.sbp.synthesis import Synthesise
-from orchard.papers.sbp.tuning import Tune
+from orchard.papers.sbp.experiments.profiles import PROFILES, Profile
+from orchard.papers.sbp.method.models import Size
+from orchard.papers.sbp.runs.bounds import Bounds
+from orchard.papers.sbp.runs.ensemble import Ensemble
+from orchard.papers.sbp.runs.filter import Filter
+from orchard.papers.sbp.runs.mix import Mix
+from orchard.papers.sbp.runs.pair import DrawnPairs, Pair
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.synthesise import Synthesise
+from orchard.papers.sbp.runs.tune import Tune
 from orchard.runs import Finished, Run
+from orchard.runs.grid import Trial
 
 FORWARD = 1000.0  # FLOPs of a forward pass per token, every model's
 TUNING, SAMPLING = 7e6, 5e6  # FLOPs
@@ -70,6 +71,8 @@ class FakeRuns:
         return Finished(folder)
 
     def _content(self, cfg: Any) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        if isinstance(cfg, Trial.Config):
+            return {"diverged": None}, {}
         if isinstance(cfg, Mix.Config):
             documents = cfg.corpus.build().documents(cfg.real)
             return {"tokens": cfg.budget, "unique_real_tokens": int((documents.lengths + 1).sum())}, {}

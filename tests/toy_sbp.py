@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from orchard.nn import Attention, Decoder, FeedForward, RMSNorm
-from orchard.papers.sbp.data import SPLITS, Corpus, Documents, Symbols
-from orchard.papers.sbp.drawn import DrawnPairs
-from orchard.papers.sbp.mix import Mix
-from orchard.papers.sbp.pretrain import DropoutBlock, Pretrain
-from orchard.papers.sbp.synthesis import Synthesise
-from orchard.papers.sbp.tuning import Tune
+from orchard.papers.sbp.method.documents import SPLITS, Corpus, Documents, Symbols
+from orchard.papers.sbp.method.models import DropoutBlock
+from orchard.papers.sbp.runs.mix import Mix
+from orchard.papers.sbp.runs.pair import DrawnPairs
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.synthesise import Synthesise
+from orchard.papers.sbp.runs.tune import Tune
 from orchard.train import AdamW
 
 

@@ -26,9 +26,8 @@ import torch
 from orchard import plot
 from orchard.data import ResumableLoader, Windows, tokens
 from orchard.errors import BadInput
-from orchard.nn import Decoder
-from orchard.papers.rattention import experiments
-from orchard.runs import Setting, Store, Workspace, execute
+from orchard.nn import Attention, Block, Decoder, FeedForward
+from orchard.runs import Store, Workspace, execute
 from orchard.runs.device import resolve_device
 from orchard.series import open_series, paper_module, relative, slugs
 from orchard.train import TrainLM, choose
@@ -36,6 +35,7 @@ from orchard.train.lm import token_losses
 from orchard.train.loop import LanguageModel, train_loop
 
 STEPS, ROUNDS = 30, 5
+DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 64, 4, 4, 2, 176  # of the decoder that is trained
 
 
 def bench() -> pd.DataFrame:
@@ -52,11 +52,22 @@ def bench() -> pd.DataFrame:
 Row = tuple[str, float, str, str]
 
 
+def training(steps: int) -> TrainLM.Config:
+    """A small decoder that is trained on bytes, without validation and checkpoints on the way."""
+    layer = Block.Config(
+        attention=Attention.Config(num_heads=HEADS, num_kv_heads=KV_HEADS),
+        feed_forward=FeedForward.Config(hidden_dim=HIDDEN),
+    )
+    model = Decoder.Config(vocab_size=257, dim=DIM, layers=[layer.clone() for _ in range(LAYERS)])
+    return TrainLM.Config(
+        model=model, seq_len=128, batch_size=8, eval_windows=32, steps=steps, log_every=1, validate_every=steps + 1,
+        checkpoint_every=steps + 1, label="bench",
+    )  # fmt: skip
+
+
 def _training() -> list[Row]:
     """Tokens per second of our training step against a bare loop with the same model, and a transformers Llama of the same shape."""
-    profile = experiments.PROFILES["smoke"]
-    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench")
-    cfg.set(steps=STEPS, validate_every=STEPS + 1, checkpoint_every=STEPS + 1)
+    cfg = training(STEPS)
     windows = Windows(tokens(cfg.source, cfg.tokenizer, "train"), cfg.seq_len)
     peers: dict[str, Callable[[], float]] = {
         "ours": lambda: _ours(cfg, windows),
@@ -110,12 +121,9 @@ def _bare(model: torch.nn.Module, losses: Any, cfg: TrainLM.Config, windows: Win
 def _llama(cfg: TrainLM.Config) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    profile, decoder = experiments.PROFILES["smoke"], cfg.model
-    assert isinstance(decoder, Decoder.Config)
     llama = LlamaConfig(
-        vocab_size=decoder.vocab_size, hidden_size=profile.dim, intermediate_size=profile.ffn_dim,
-        num_hidden_layers=profile.num_layers, num_attention_heads=profile.num_heads,
-        num_key_value_heads=profile.num_kv_heads, head_dim=profile.head_dim, max_position_embeddings=cfg.seq_len,
+        vocab_size=cfg.model.vocab_size, hidden_size=DIM, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=DIM // HEADS, max_position_embeddings=cfg.seq_len,
         use_cache=False,
     )  # fmt: skip
     llama._attn_implementation = "sdpa"
@@ -145,10 +153,7 @@ def _imports() -> list[Row]:
 
 def _store_hit() -> Row:
     """Time to find a finished run, its identity and verification included."""
-    profile = experiments.PROFILES["smoke"]
-    cfg = experiments.run_config(experiments.model("full_rope", profile), profile, Setting(), 0, 1e-3, "bench").set(
-        steps=1
-    )
+    cfg = training(1)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         execute([cfg], store, jobs=1, device="cpu", report=lambda line: None)

@@ -26,7 +26,8 @@ PAPERS = Path(__file__).parent / "papers"
 
 def _commands(slug: str) -> str | None:
     """The module with a paper's own commands, if it has any."""
-    return next((name for name in ("cli", "commands") if (PAPERS / slug / f"{name}.py").is_file()), None)
+    files = ((name, PAPERS / slug / f"{name}.py") for name in ("cli", "commands"))
+    return next((name for name, file in files if file.is_file() and "\napp = " in file.read_text("utf-8")), None)
 
 
 _with_commands = ", ".join(sorted(path.name for path in PAPERS.iterdir() if _commands(path.name)))
@@ -238,10 +239,12 @@ def doctor() -> None:
     from orchard.paths import cache_dir, root
     from orchard.runs import Store
     from orchard.series import reports_folder
+    from orchard.speed import factor
     from orchard.train import describe
 
     store = Store()
     font = font_manager.findfont("DejaVu Sans", fallback_to_default=False)
+    speed = factor()
     optional = ("jupyterlab", "papermill", "ipywidgets", "datasets", "wandb", "transformers", "triton", "fla")
     present = {name: importlib.util.find_spec(name) is not None for name in optional}
     free = shutil.disk_usage(root() if root().exists() else Path.home()).free / 2**30
@@ -250,6 +253,7 @@ def doctor() -> None:
         ["Python", f"{platform.python_version()} ({sys.executable})"],
         ["torch", torch.__version__],
         ["hardware", describe()],
+        ["speed of one core", f"{speed:.2f} of the reference machine's: what takes it 10 minutes takes {10 / speed:.0f} here"],
         ["optional packages", ", ".join(n for n, here in present.items() if here) or "none"],
         ["not installed", ", ".join(n for n, here in present.items() if not here) or "none"],
         ["font of figures", font],

@@ -13,9 +13,9 @@ from typing import Any
 
 from orchard.claims import PROFILES, VERDICTS
 from orchard.errors import BadInput, OrchardError
+from orchard.files import write
 from orchard.paths import root
 from orchard.runs import Setting
-from orchard.runs.store import write
 from orchard.series import check_profile, output_folder, read_results, recipes, slugs
 
 NO_NUMBERS = "from smoke: its numbers mean nothing; replaced by the next profile"

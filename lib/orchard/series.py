@@ -26,12 +26,12 @@ from orchard import plot
 from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
+from orchard.files import write
 from orchard.paths import cache_dir, root
 from orchard.runs import Finished, Run, Setting, Store, execute, identity
 from orchard.runs.device import resolve_device
 from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
-from orchard.runs.store import write
 from orchard.train import hardware
 from orchard.widgets import Explorer
 

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from orchard import plot
-from orchard.papers.rattention import figures
+from orchard.papers.rattention.figures import build
 from orchard.paths import root
 
 pytest.importorskip("websocket", reason="websocket-client, which drives Chromium, is not installed")
@@ -84,7 +84,7 @@ def test_a_reader_runs_all_cells_and_drags_a_slider(page, lab: str) -> None:
     assert page.value("document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=error]').length") == 0
 
     def expected(window: int) -> str:
-        return "data:image/png;base64," + plot.mimebundle(figures.coverage(window=window))[0]["image/png"].strip()
+        return "data:image/png;base64," + plot.mimebundle(build.coverage(window=window))[0]["image/png"].strip()
 
     before = page.wait(PICTURE)
     assert before == expected(5)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchard.papers.sbp.filtering import Filter, provenance_table
-from orchard.papers.sbp.rules import Rules
-from orchard.papers.sbp.synthesis import Synthesise
+from orchard.papers.sbp.method.rules import Rules
+from orchard.papers.sbp.runs.filter import Filter, provenance_table
+from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.runs import Finished, Store
 from toy_sbp import Ragged, sampled, tuned
 
@@ -41,7 +41,7 @@ def synthesis_killed_at(store: Path, batch: int, before_rename: bool) -> None:
         from pathlib import Path
         from orchard.runs import Store
         from toy_sbp import sampled
-        from orchard.papers.sbp.rules import Rules
+        from orchard.papers.sbp.method.rules import Rules
         cfg = sampled(rules=Rules.Config(copy=1.0, percentile=100.0))
         rename = Path.rename
         def rename_and_die(self, target):
@@ -91,26 +91,6 @@ def test_a_killed_synthesis_makes_the_same_corpus_with_the_same_provenance(store
     for name in ("synthetic.safetensors", "result.json", "config.json"):
         assert (done.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
     pd.testing.assert_frame_equal(table(broken, done), expected)
-
-
-def test_every_kept_document_carries_its_seed_synthesizer_and_sampling_seed(store: Store) -> None:
-    done = store.compute(config(), "cpu")
-    rows = table(store, done)
-    assert list(rows) == [
-        "document", "text", "seed_document", "seed_name", "synthesizer", "sampling_seed", "batch", "row",
-    ]  # fmt: skip
-    assert len(rows) > 50
-    assert set(rows["synthesizer"]) == {store.compute(tuned(), "cpu").id}
-    assert (rows["seed_name"] == "train " + rows["seed_document"].astype(str)).all()
-    assert rows.groupby("batch")["sampling_seed"].nunique().eq(1).all()
-    assert rows["sampling_seed"].nunique() == rows["batch"].nunique()
-    assert not rows.duplicated(["batch", "row"]).any()
-    made = done.tensors("synthetic")
-    row = rows.iloc[-1]
-    number = int(row["batch"]) * 64 + int(row["row"])
-    low, high = made["offsets"][number : number + 2].tolist()
-    assert row["text"] == " ".join(map(str, made["tokens"][low:high].tolist()))
-    assert row["seed_document"] == int(made["seed"][number])
 
 
 def test_a_killed_tuning_keeps_the_weights_that_an_unbroken_one_keeps(store: Store, tmp_path: Path) -> None:

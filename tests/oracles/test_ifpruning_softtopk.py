@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from orchard.papers.ifpruning.softtopk import hard_top_k, soft_top_k, soft_top_k_iterative
+from orchard.papers.ifpruning.method.softtopk import hard_top_k, soft_top_k, soft_top_k_iterative
 
 SHAPES = [(1, 1), (2, 1), (7, 7), (16, 5), (33, 32), (101, 26)]
 

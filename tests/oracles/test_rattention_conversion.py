@@ -22,8 +22,8 @@ from transformers import (
 
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
-from orchard.papers.rattention.conversion import ConvertedAttention, ResidualCacheLayer, to_rattention
-from orchard.papers.rattention.method import RAttention
+from orchard.papers.rattention.integrations.conversion import ConvertedAttention, ResidualCacheLayer, to_rattention
+from orchard.papers.rattention.method.attention import RAttention
 
 MODELS = {
     "llama": (LlamaConfig, LlamaForCausalLM),

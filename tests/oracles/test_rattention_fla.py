@@ -11,7 +11,7 @@ from torch import Tensor
 
 from orchard.kernels.residual.naive import recurrent
 from orchard.nn import attention, window_including_self
-from orchard.papers.rattention.method import feature_map, residual_linear_attention
+from orchard.papers.rattention.method.attention import feature_map, residual_linear_attention
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="flash-linear-attention needs triton, which is Linux only"

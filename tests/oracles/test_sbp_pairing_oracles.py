@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchard.papers.sbp.embedding import TfidfEmbedder
-from orchard.papers.sbp.search import ExactSearch, FaissSearch
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.method.embedding import TfidfEmbedder
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch
 from orchard.runs import Workspace
 
 TOLERANCE = 1e-6
@@ -75,21 +75,3 @@ def test_tfidf_and_svd_are_their_equations(tmp_path: Path) -> None:
     for name, found in reduced.items():
         expected = found / np.linalg.norm(found, axis=1, keepdims=True)
         assert np.allclose(ours[name] @ ours[name].T, expected @ expected.T, atol=TOLERANCE)
-
-
-def test_tfidf_is_that_of_scikit_learn(tmp_path: Path) -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text", reason="scikit-learn, the oracle, is not installed")
-    decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn, the oracle, is not installed")
-    corpus = ConceptWorld.Config(documents=70, held_out=10, concepts=6, words=60).build()
-    splits = {"train": corpus.documents("train"), "held_out": corpus.documents("validation")}
-    ours = TfidfEmbedder.Config(components=8).build().embed(corpus, splits, Workspace(tmp_path, tmp_path))
-    words = {
-        name: [" ".join(f"t{token}" for token in documents[i]) for i in range(len(documents))]
-        for name, documents in splits.items()
-    }
-    vectorizer = text.TfidfVectorizer(token_pattern=r"\S+", sublinear_tf=True)
-    fitted = vectorizer.fit_transform(words["train"])
-    svd = decomposition.TruncatedSVD(8, algorithm="arpack", random_state=0).fit(fitted)
-    expected = svd.transform(vectorizer.transform(words["held_out"]))
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    assert np.allclose(ours["held_out"] @ ours["held_out"].T, expected @ expected.T, atol=TOLERANCE)

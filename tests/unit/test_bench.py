@@ -11,16 +11,16 @@ import pytest
 from orchard import bench
 from orchard.cli import main
 from orchard.errors import BadInput
-from orchard.papers.rattention import efficiency
+from orchard.nn import Decoder
+from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.runs import Setting
 from orchard.series import output_folder
 
 
 def test_a_paper_is_measured_printed_and_saved(monkeypatch, capsys):
-    small = replace(
-        efficiency.SIZES["smoke"], lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1
-    )
-    monkeypatch.setitem(efficiency.SIZES, "smoke", small)
+    profile = PROFILES["smoke"]
+    timing = replace(profile.timing, lengths=(64, 128), tokens=128, rounds=1, step_lengths=(32,), step_rounds=1)
+    monkeypatch.setitem(PROFILES, "smoke", replace(profile, timing=timing))
     bench.bench_paper("rattention", device="cpu")
     said = capsys.readouterr().out
     for words in (
@@ -55,3 +55,11 @@ def test_a_paper_without_measurements_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="rattention has no operations of its own to measure"):
         bench.bench_paper("rattention")
+
+
+def test_the_training_that_is_timed_is_that_of_its_peer() -> None:
+    pytest.importorskip("transformers")
+    cfg = bench.training(3)
+    ours, llama = cfg.model.clone().build(), bench._llama(cfg)
+    assert isinstance(cfg.model, Decoder.Config)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in llama.parameters())

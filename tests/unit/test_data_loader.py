@@ -20,10 +20,10 @@ from orchard.data import DataError, ResumableLoader, TokenCorpus, Windows
 WINDOWS, BATCH = 23, 4  # 5 whole batches, 3 windows left over
 
 
-def make(seed: int = 0, batch_size: int = BATCH) -> ResumableLoader:
+def make(seed: int = 0, batch_size: int = BATCH, **options: int) -> ResumableLoader:
     stream = np.arange(WINDOWS + 1, dtype=np.uint16)
     corpus = TokenCorpus(tokens=stream, offsets=np.array([0, len(stream)]), names=["d"], bos=999, bytes=0)
-    return ResumableLoader(Windows(corpus, 1), batch_size, seed)
+    return ResumableLoader(Windows(corpus, 1), batch_size, seed, **options)
 
 
 def first_tokens(batch: dict[str, torch.Tensor]) -> list[int]:
@@ -47,21 +47,24 @@ def test_epochs_are_different_permutations_of_whole_batches() -> None:
     assert sorted(loader.order(7)) == list(range(WINDOWS))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("done", [0, 1, 4, 5, 6, 10, 13])
-def test_resuming_gives_the_rest(done: int) -> None:
+def test_resuming_gives_the_rest(done: int, workers: int) -> None:
+    """Also with workers, which read ahead: what nobody got is read again."""
     whole = stream(make(), 20)
-    first = make()
+    first = make(workers=workers)
     assert stream(first, done) == whole[:done]
     state = first.state_dict()
     assert (state["epoch"], state["position"]) == divmod(done, 5)
-    second = make()
+    second = make(workers=workers)
     second.load_state_dict(state)
     iter(second)  # made and not used: nothing is skipped
     assert stream(second, 20 - done) == whole[done:]
 
 
-def test_an_epoch_left_half_way_is_left() -> None:
-    loader, whole = make(), stream(make(), 20)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_left_half_way_is_left(workers: int) -> None:
+    loader, whole = make(workers=workers), stream(make(), 20)
     for _ in zip(range(2), loader, strict=False):
         pass
     assert stream(loader, 5) == whole[5:10]
@@ -70,8 +73,25 @@ def test_an_epoch_left_half_way_is_left() -> None:
 def test_errors() -> None:
     with pytest.raises(DataError, match="batch_size = 24 with 23 windows"):
         make(batch_size=24)
+    with pytest.raises(DataError, match="batch_size = 4 and accumulate = 3 and ranks = 2 with 23 windows"):
+        make(accumulate=3, ranks=2)
     with pytest.raises(DataError, match=r"batch_size = 4, this loader 2; start anew"):
         make(batch_size=2).load_state_dict(make().state_dict())
+
+
+def test_ranks_share_the_batches_of_one_process_and_epochs_are_whole_steps() -> None:
+    whole = stream(make(), 8)
+    parts = [stream(make(batch_size=2, rank=rank, ranks=2), 8) for rank in range(2)]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole
+    loader = make(accumulate=2)
+    assert len(loader) == 4
+    assert stream(loader, 8) == [*stream(make(), 4), *stream(make(), 9)[5:9]]
+
+
+def test_the_random_numbers_of_others_are_left_alone() -> None:
+    state = torch.random.get_rng_state()
+    assert stream(make(workers=1), 7) == stream(make(), 7)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_lightning_fetches_nothing_ahead() -> None:
@@ -121,8 +141,8 @@ class StopAndSave(Callback):
             raise KeyError("killed")
 
 
-def fit(steps: int, callbacks: list[Callback], checkpoint: Path | None = None) -> Recorder:
-    module = Recorder(make())
+def fit(steps: int, callbacks: list[Callback], checkpoint: Path | None = None, workers: int = 0) -> Recorder:
+    module = Recorder(make(workers=workers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -141,11 +161,11 @@ def fit(steps: int, callbacks: list[Callback], checkpoint: Path | None = None) -
     return module
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 6, 10, 13])
-def test_lightning_resumes_where_it_stopped(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 0), (5, 0), (6, 0), (10, 0), (13, 0), (4, 2), (5, 2)])
+def test_lightning_resumes_where_it_stopped(tmp_path: Path, stop: int, workers: int) -> None:
     whole = fit(17, [])
     assert whole.seen == stream(make(), 17)
-    killed = fit(17, [StopAndSave(stop, tmp_path / "state.ckpt")])
-    resumed = fit(17, [], tmp_path / "state.ckpt")
+    killed = fit(17, [StopAndSave(stop, tmp_path / "state.ckpt")], workers=workers)
+    resumed = fit(17, [], tmp_path / "state.ckpt", workers)
     assert killed.seen + resumed.seen == whole.seen
     assert torch.equal(resumed.weight, whole.weight)

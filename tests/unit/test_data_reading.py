@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import gzip
 import json
 import os
@@ -308,14 +307,3 @@ def test_two_corpora_of_one_name_have_two_short_names() -> None:
     first, second = (text_source(f"here/{folder}/text").build().manifest() for folder in ("A", "B"))
     assert first.name == second.name == "text"
     assert first.sha256[:8] != second.sha256[:8]
-
-
-def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    (HERE / "a.jsonl").write_text(jsonl(TEXTS))
-    os.utime(HERE / "a.jsonl", (1, 1))
-    with pytest.raises(DataError, match=r"its file system has no locks \(No locks available\)\. Set ORCHARD_CACHE"):
-        text_source("here").build().manifest()

@@ -57,6 +57,6 @@ def test_the_library_imports_without_notebooks_datasets_and_wandb() -> None:
         "import sys; sys.modules.update({m: None for m in ('papermill', 'nbformat', 'nbclient', 'ipywidgets', 'jupyterlab', 'IPython',"
         "'datasets', 'wandb', 'beartype', 'nbconvert')});"
         "import orchard.series, orchard.cli, orchard.notebooks, orchard.report, orchard.widgets;"
-        "from orchard.papers.rattention import experiments, figures, evidence"
+        "from orchard.papers.rattention import experiments; from orchard.papers.rattention.figures import sweep"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

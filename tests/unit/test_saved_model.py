@@ -3,9 +3,13 @@ be wrong with a folder."""
 
 from __future__ import annotations
 
+import enum
 import json
+import math
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from orchard.config import REQUIRED, Config, Configurable
 from orchard.data import BPETokenizer, ByteTokenizer, LocalText, Tokenizer
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.rattention.arms import arm
+from orchard.papers.rattention.method.models import arm
 from orchard.runs import Finished, Run, Store
 from orchard.train import TextModel, TrainLM, load_model, load_saved, save_model
 from orchard.train.lm import load_tokenizer
+from orchard.train.losses import next_token_loss
 from orchard.train.saved import SavedModelError, config_of
 
 
@@ -238,6 +243,10 @@ def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
         load_saved(folder)
 
 
+class Side(enum.Enum):
+    LEFT, RIGHT = 1, 2
+
+
 class Foreign(Configurable):
     """A part that is not of the library."""
 
@@ -252,10 +261,10 @@ def planted(**values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (planted(**{"class": "os:system"}), r"model names 'os:system': only classes of the modules orchard\.\*"),
+        (planted(**{"class": "os:system"}), r"model names 'os:system', .* not read .* of the modules orchard\.\*"),
         (planted(norm={"class": "subprocess:Popen", "args": ["true"]}), r"model\.norm names 'subprocess:Popen'"),
-        (planted(norm={"class": "function", "name": "builtins:eval"}), r"names 'builtins:eval': only classes"),
-        (planted(norm={"class": "orchard.paths:root"}), r"'orchard\.paths:root', which is no config"),
+        (planted(norm={"class": "function", "name": "builtins:eval"}), r"names 'builtins:eval', and classes of builtins are not"),
+        (planted(norm={"class": "orchard.paths:root"}), r"'orchard\.paths:root', which this version"),
         (planted(norm={"class": "orchard.train.saved:os.system"}), r"'orchard\.train\.saved:os\.system', which this"),
         (planted(norm={"class": "orchard.nn.norm:Nothing"}), r"'orchard\.nn\.norm:Nothing', which this version"),
         (planted(norm={"class": "orchard.nn.norm:RMSNorm.Config", "epsilon": 1}), r"model\.norm does not fit.*epsilon"),
@@ -277,12 +286,34 @@ def test_configs_that_are_refused(folder: Path, change: Any, message: str) -> No
 def test_a_model_that_loading_would_refuse_is_not_saved(tmp_path: Path) -> None:
     layer = Block.Config(attention=Attention.Config(num_heads=2), feed_forward=Foreign.Config(hidden_dim=4))
     cfg = Decoder.Config(vocab_size=257, dim=8, layers=[layer])
-    with pytest.raises(SavedModelError, match=r"Foreign\.Config': only classes of the modules orchard"):
+    with pytest.raises(SavedModelError, match=r"Foreign\.Config', and classes of .* are not read"):
         save_model(tmp_path / "model", TextModel(cfg, tiny().model, ByteTokenizer.Config().build()))
     other = tiny("swa@4")
     with pytest.raises(SavedModelError, match="the model does not fit its config"):
         save_model(tmp_path / "model", TextModel(other.config, tiny().model, other.tokenizer))
     assert not list(tmp_path.iterdir())
+
+
+class Kinds(Configurable):
+    """Has a field of every kind that JSON lacks."""
+
+    class Config(Configurable.Config):
+        side: Side = Side.LEFT
+        loss: Any = next_token_loss
+        most: float = float("inf")
+        size: int = REQUIRED
+
+
+def test_enums_functions_and_infinities_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Kinds.Config(side=Side.RIGHT)
+    with pytest.raises(SavedModelError, match=r"Side\.RIGHT', and classes of .* are not read"):
+        config_of(cfg.to_dict())
+    name = "orchard.kinds_of_a_test"
+    for defined in (Kinds.Config, Side):
+        monkeypatch.setattr(defined, "__module__", name)
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(Kinds=Kinds, Side=Side))
+    back = config_of(json.loads(json.dumps(cfg.to_dict())))
+    assert (back.side, back.loss, back.most, back.missing()) == (Side.RIGHT, next_token_loss, math.inf, ["size"])
 
 
 @pytest.mark.parametrize("name", ["rattn@4", "la", "full_rope"])

@@ -7,7 +7,6 @@ reported and built again, and of two processes that ask at once one builds and t
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard.errors import BadInput
+from orchard.files import locked
 from orchard.paths import cache_dir
 
 
@@ -79,11 +79,9 @@ def cached(kind: str, key: Any, build: Callable[[Path], None]) -> Path:
     folder = location(kind, key)
     if intact(folder):
         return folder
-    from filelock import FileLock
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(folder.with_name(f"{folder.name}.lock")):
             if intact(folder):  # another process was building it
                 return folder
             for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a killed process: we hold its lock
@@ -102,11 +100,6 @@ def cached(kind: str, key: Any, build: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-            raise DataError(
-                f"cannot lock {folder}: its file system has no locks ({error.strerror}). Set ORCHARD_CACHE, and ORCHARD_STORE "
-                "if it is there too, to folders on another file system"
-            ) from None
         raise DataError(
             f"cannot write the cache folder {folder}: {error}. Make room there or set ORCHARD_CACHE to another folder"
         ) from None

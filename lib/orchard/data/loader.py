@@ -1,22 +1,24 @@
 """Batches of shuffled windows, for ever, from a position that can be stored and restored.
 
-Epoch e reads the windows in the order of a permutation from a generator seeded by (seed, e), whole batches only. So
+Epoch e reads the windows in the order of a permutation from a generator seeded by (seed, e), whole steps only. So
 the state is two numbers, and a run that stops after any batch goes on with the very batches it would have had.
 
 Lightning stores ``state_dict()`` in its checkpoints and hands it back before it iterates. The state counts batches
-that were handed out. That equals the batches trained on because the loader has a length: Lightning fetches ahead only
-from loaders that have none. For the same reason it never asks past the last batch, so the step to the next
-epoch is taken when the last batch is handed out, not when the iterator ends.
+that were handed out, whatever workers have read ahead. That equals the batches trained on because the loader has a
+length: Lightning fetches ahead only from loaders that have none. For the same reason it never asks past the last batch,
+so the step to the next epoch is taken when the last batch is handed out, not when the iterator ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from orchard.data.cache import DataError
 
@@ -39,23 +41,40 @@ class ResumableLoader:
     next epoch, also when the one before was left half-way. ``len`` is the number of batches in a whole epoch, a multiple
     of ``accumulate``, the batches of an optimizer step.
 
-    One process, no workers: a batch is one gather from a memory map. Under several ranks every rank would read
-    the same batches. DataError when there are fewer windows than one step needs.
+    Args:
+        workers: processes that make batches ahead. 0 is right for windows of tokens: a batch is one gather from a memory map.
+        rank, ranks: of ``ranks`` processes that train together, this one reads the ``rank``-th part of every batch of
+            ``ranks * batch_size`` windows.
+
+    Raises:
+        DataError: fewer windows than one step needs.
     """
 
-    def __init__(self, windows: Indexed, batch_size: int, seed: int, accumulate: int = 1) -> None:
-        if not (batch_size >= 1 and accumulate >= 1 and batch_size * accumulate <= len(windows)):
-            several = f" and accumulate = {accumulate}" if accumulate != 1 else ""
+    def __init__(
+        self,
+        windows: Indexed,
+        batch_size: int,
+        seed: int,
+        accumulate: int = 1,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if not (batch_size >= 1 and accumulate >= 1 and batch_size * accumulate * ranks <= len(windows)):
+            factors = {"batch_size": batch_size, "accumulate": accumulate, "ranks": ranks}
+            said = " and ".join(f"{name} = {n}" for name, n in factors.items() if name == "batch_size" or n != 1)
             raise DataError(
-                f"batch_size = {batch_size}{several} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
+                f"{said} with {len(windows)} windows of {windows.length} tokens: no whole batch; "
                 "give more text, a smaller batch or shorter windows"
             )
         self.windows, self.batch_size, self.seed, self.accumulate = windows, batch_size, seed, accumulate
+        self.workers, self.rank, self.ranks = workers, rank, ranks
         self._epoch, self._position = 0, 0
         self._under_way = False  # batches of this epoch were handed out by an iterator of this process
 
     def __len__(self) -> int:
-        return len(self.windows) // (self.batch_size * self.accumulate) * self.accumulate
+        return len(self.windows) // (self.batch_size * self.ranks * self.accumulate) * self.accumulate
 
     def order(self, epoch: int) -> Int64[np.ndarray, "windows"]:
         """The permutation of the windows in an epoch."""
@@ -68,12 +87,22 @@ class ResumableLoader:
 
     def _rest(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         order = self.order(epoch)
-        for position in range(start, len(self)):
-            batch = self.windows.batch(order[position * self.batch_size : (position + 1) * self.batch_size])
+        firsts = [(place * self.ranks + self.rank) * self.batch_size for place in range(start, len(self))]
+        batches = self._made([order[first : first + self.batch_size] for first in firsts])
+        for position, batch in enumerate(batches, start):
             last = position + 1 == len(self)
             self._epoch, self._position = (epoch + 1, 0) if last else (epoch, position + 1)
             self._under_way = not last
             yield batch
+
+    def _made(self, indices: list[Int64[np.ndarray, "batch"]]) -> Iterable[dict[str, Tensor]]:
+        """The batches of windows with these numbers, in order."""
+        if not self.workers:
+            return map(self.windows.batch, indices)
+        return DataLoader(
+            _Batches(self.windows, indices), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is,
+            generator=torch.Generator().manual_seed(self.seed),  # seeds of workers are drawn from it, not from the global one
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch is, and what the position is counted in. Plain integers."""
@@ -87,7 +116,8 @@ class ResumableLoader:
         self._epoch, self._position, self._under_way = state["epoch"], state["position"], False
 
     def _measure(self) -> dict[str, int]:
-        return {"windows": len(self.windows), "batch_size": self.batch_size, "seed": self.seed, "batches": len(self)}
+        names = ("batch_size", "seed", "accumulate", "ranks")
+        return {"windows": len(self.windows), **{name: getattr(self, name) for name in names}}
 
 
 class OrderedLoader(ResumableLoader):
@@ -95,3 +125,20 @@ class OrderedLoader(ResumableLoader):
 
     def order(self, epoch: int) -> Int64[np.ndarray, "windows"]:
         return np.arange(len(self.windows))
+
+
+class _Batches(Dataset[dict[str, Tensor]]):
+    """Whole batches as the items of a data set, for workers."""
+
+    def __init__(self, windows: Indexed, indices: list[Int64[np.ndarray, "batch"]]) -> None:
+        self.windows, self.indices = windows, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        return self.windows.batch(self.indices[position])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

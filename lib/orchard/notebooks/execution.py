@@ -8,12 +8,12 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchard.errors import BadInput, OrchardError
+from orchard.files import write
 from orchard.notebooks.kernel import Kernel, private_folder
 from orchard.notebooks.parameters import check_parameters, read_notebook
 from orchard.notebooks.progress import Execution, Progress, progress
@@ -223,15 +223,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OrchardError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write(path, text)
     except OSError as error:
         raise OrchardError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -101,6 +101,11 @@ def reproduce(
     env = {"ORCHARD_OUTPUT": str(series.reports_folder())}  # the notebooks' own results go beside their copies
     stop = threading.Event()
 
+    warm = len(todo) > 1 and sys.platform == "linux"  # elsewhere libraries break in a forked process
+    if warm:
+        from orchard.notebooks.warm import start
+
+        start([f"orchard.papers.{slug}.experiments" for slug in slugs])
     with progress(live) as shown:
         for slug in slugs:
             _compute(slug, parameters, jobs, shown)
@@ -122,7 +127,6 @@ def reproduce(
             write_atomically(facts, json.dumps(content, indent=1, default=str))
             return done
 
-        warm = len(todo) > 1 and sys.platform == "linux"  # elsewhere libraries break in a forked process
         with ThreadPoolExecutor(max_workers=jobs or notebooks_at_a_time()) as pool:
             futures = [pool.submit(one, *item) for item in todo]
             try:

@@ -11,7 +11,9 @@ import atexit
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
+from multiprocessing.forkserver import ensure_running
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -21,15 +23,20 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 NAME = "orchard-warm"
 PRELOAD = [
     "torch", "pandas", "scipy.stats", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "ipywidgets",
-    "ipykernel.kernelapp", "ipykernel.ipkernel", "orchard.series",
+    "ipykernel.kernelapp", "ipykernel.ipkernel", "orchard.series", "orchard.train.loop",
 ]  # fmt: skip
+
+
+def start(further: Sequence[str] = ()) -> None:
+    """Start the fork server, if none runs yet; it imports ``PRELOAD`` and ``further`` modules while this process goes on."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, *further])
+    ensure_running()
 
 
 def register() -> dict[str, Any]:
     """Make the provisioner known to Jupyter in this process; returns the metadata of a kernel specification that names it."""
     entry = EntryPoint(NAME, f"{__name__}:WarmProvisioner", KernelProvisionerFactory.GROUP_NAME)
     KernelProvisionerFactory.instance().provisioners[NAME] = entry
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     return {"kernel_provisioner": {"provisioner_name": NAME}}
 
 

@@ -10,7 +10,6 @@ The folder appears complete, by one rename. A reloaded model gives the logits of
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchard.config import REQUIRED, Config
+from orchard.config import Config
 from orchard.data import Tokenizer
 from orchard.errors import OrchardError
 from orchard.nn import Decoder, Sampling, stream
@@ -35,7 +34,6 @@ from orchard.runs.run import to_json
 from orchard.runs.store import write
 from orchard.train.lm import TrainLM, load_model, load_tokenizer
 from orchard.train.run import save_tensors
-from orchard.values import name_of
 
 FORMAT = "orchard language model 1"
 
@@ -178,45 +176,13 @@ def config_of(tree: Any, place: str = "config") -> Any:
         SavedModelError: a class outside `orchard`, one that does not exist or is no config, or a field that does not
             fit; nothing of it is imported or called.
     """
-    if isinstance(tree, list):
-        return [config_of(item, f"{place}.{i}") for i, item in enumerate(tree)]
-    if not isinstance(tree, dict):
-        return tree
-    if "class" not in tree:
-        return {key: config_of(value, f"{place}.{key}") for key, value in tree.items()}
-    kind, values = tree["class"], {name: value for name, value in tree.items() if name != "class"}
-    if kind == "float":
-        return float(values["name"])
-    if kind == "required":
-        return REQUIRED
-    if kind in ("type", "function"):
-        return _named(values["name"], place)
-    owner = _named(kind, place)
-    if not (isinstance(owner, type) and issubclass(owner, Config)):
-        raise SavedModelError(f"{place} names {kind!r}, which is no config of this library")
     try:
-        return owner(**{name: config_of(value, f"{place}.{name}") for name, value in values.items()})
-    except (AttributeError, TypeError) as error:
-        raise SavedModelError(f"{place} does not fit this version of the library: {error}") from None
-
-
-def _named(name: Any, place: str) -> Any:
-    """The class or function `module:qualname` of this library."""
-    module, _, qualname = str(name).partition(":")
-    if not re.fullmatch(r"orchard(\.\w+)+", module):
+        return Config.from_dict(tree, lambda module: re.fullmatch(r"orchard(\.\w+)+", module) is not None, place)
+    except ValueError as error:
         raise SavedModelError(
-            f"{place} names {name!r}: only classes of the modules orchard.* are built from a file. Define the class "
-            "there (a paper's package will do), or load the weights into a model that your own code builds"
-        )
-    try:
-        found: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-        if name_of(found) == name:
-            return found
-    except (ImportError, AttributeError, TypeError):
-        pass
-    raise SavedModelError(f"{place} names {name!r}, which this version of the library does not have: update it")
+            f"{error}. A file may name classes of the modules orchard.* alone, as this version has them: define yours there (a paper's "
+            "package will do), or load the weights into a model that your own code builds"
+        ) from None
 
 
 def _fits(weights: Mapping[str, Tensor], config: Decoder.Config, place: str) -> Decoder:

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from orchard.papers.ifpruning import ablations, figures, phase, sources
-from orchard.papers.ifpruning.arms import Study
-from orchard.papers.ifpruning.evidence import EVIDENCE
-from orchard.papers.ifpruning.experiments import EXPERIMENTS
-from orchard.papers.ifpruning.grids import compared, grid_cells, recorded
-from orchard.papers.ifpruning.profiles import cells
-from orchard.papers.ifpruning.training import build
+from orchard.papers.ifpruning.experiments import EVIDENCE, ablations, phase
+from orchard.papers.ifpruning.experiments.arms import Study
+from orchard.papers.ifpruning.experiments.grids import compared, grid_cells, recorded
+from orchard.papers.ifpruning.experiments.profiles import cells
+from orchard.papers.ifpruning.figures import ablation as figures
+from orchard.papers.ifpruning.figures.published import source_scaling
+from orchard.papers.ifpruning.runs.train import build
 from orchard.runs import Finished, Run, Setting
 
 PROFILES = ("smoke", "gpu")
@@ -104,8 +104,8 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
     assert sum(starts) == 1
     cell = cells(SMOKE)[0]
     for arm in ("dense_D", "ifp"):
-        assert sources.of_width(Study(cell), 4).arm(arm).fingerprint() in known
-        assert sources.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
+        assert phase.of_width(Study(cell), 4).arm(arm).fingerprint() in known
+        assert phase.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
 
 
 def test_recorded_leaves_the_comparison_as_it_is() -> None:
@@ -165,12 +165,12 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
     assert len(spread) == len(ablations.SIZES["gpu"].starts)
     assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
     changes = ablations.one_change(setting, run)
-    widths = sources.source_sizes(setting, run)
+    widths = phase.source_sizes(setting, run)
     assert widths[widths["line"] == "IFP"]["D"].nunique() == 4
     assert len(widths) == 3 * (1 + 2 * 4)
     drawn = [
         figures.phase_maps(diagram), figures.spread_lines(spread), figures.consistency(spread), figures.one_change_dots(changes),
-        figures.source_scaling(None, widths, y_label="right answers (%)"),
+        source_scaling(None, widths, y_label="right answers (%)"),
     ]  # fmt: skip
     for figure in drawn:
         assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
@@ -216,8 +216,3 @@ def test_c4_is_the_one_sided_p_of_growth() -> None:
     assert EVIDENCE["C4"](lambda _: table)["value"].item() < 0.01
     assert EVIDENCE["C4"](lambda _: table.assign(score=-table["score"]))["value"].item() > 0.9
     assert EVIDENCE["C4"](lambda _: table[:2]).empty
-
-
-def test_experiments_are_merged() -> None:
-    names = {*ablations.EXPERIMENTS, *phase.EXPERIMENTS, *sources.EXPERIMENTS, "shared_prefixes"}
-    assert names <= set(EXPERIMENTS)

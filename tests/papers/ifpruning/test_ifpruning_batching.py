@@ -7,10 +7,17 @@ import torch
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.ifpruning.batching import by_overlap, fifo, one_by_one, random_union_width, union, union_width
-from orchard.papers.ifpruning.method import masked, masked_layers
-from orchard.papers.ifpruning.profiles import Size, decoder
-from orchard.papers.ifpruning.softtopk import hard_top_k
+from orchard.papers.ifpruning.method.batching import (
+    by_overlap,
+    fifo,
+    one_by_one,
+    random_union_width,
+    union,
+    union_width,
+)
+from orchard.papers.ifpruning.method.masks import masked, masked_layers
+from orchard.papers.ifpruning.method.models import Size, decoder
+from orchard.papers.ifpruning.method.softtopk import hard_top_k
 
 SIZE = Size(dim=20, num_layers=3, num_heads=2, num_kv_heads=1, width=37, keep=11)
 

@@ -11,14 +11,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from orchard.errors import OrchardError
-from orchard.papers.ifpruning import bench, figures, invariants, softtopk_speed
-from orchard.papers.ifpruning.evidence import EVIDENCE
-from orchard.papers.ifpruning.experiments import EXPERIMENTS
-from orchard.papers.ifpruning.softtopk_speed import Sizes
+from orchard.papers.ifpruning.experiments import EVIDENCE, EXPERIMENTS, speed
+from orchard.papers.ifpruning.figures import build as figures
+from orchard.papers.ifpruning.runs import checks
 from orchard.runs import Finished, Run, Setting, Store
 from orchard.widgets import explorer
 
-TINY = Sizes(batch=2, rounds=3, layers=2, width=65, k=13)
+TINY = {"batch": 2, "rounds": 3, "layers": 2, "width": 65, "k": 13}
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ def test_figures_name_missing_columns() -> None:
 
 
 def test_iterations(run: Callable[[Sequence[Run.Config]], list[Finished]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invariants, "COUNTS", (5, 20))
+    monkeypatch.setattr(checks, "COUNTS", (5, 20))
     table = EXPERIMENTS["iterations"](Setting("smoke"), run)
     miss = (table["sum"] - table["k"]).abs()
     assert miss[(table["epsilon"] == 1.0) & (table["iterations"] == 20)].max() < 1e-6
@@ -85,8 +84,8 @@ def test_iterations(run: Callable[[Sequence[Run.Config]], list[Finished]], monke
 def test_checks_are_rows_of_evidence(
     run: Callable[[Sequence[Run.Config]], list[Finished]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invariants, "SHAPES", invariants.SHAPES[:1])
-    monkeypatch.setattr(invariants, "EPSILONS", (0.3,))
+    monkeypatch.setattr(checks, "SHAPES", checks.SHAPES[:1])
+    monkeypatch.setattr(checks, "EPSILONS", (0.3,))
     table = EXPERIMENTS["softtopk_checks"](Setting("smoke"), run)
     found = {claim: set(EVIDENCE[claim](lambda name: table)["part"]) for claim in ("V1", "V1b", "V3")}
     assert found == {
@@ -100,10 +99,10 @@ def test_checks_are_rows_of_evidence(
 def test_speed_is_a_ratio_with_the_errors_beside_it(
     run: Callable[[Sequence[Run.Config]], list[Finished]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(softtopk_speed.SIZES, "smoke", TINY)
+    monkeypatch.setitem(speed.SOFTTOPK_SIZES, "smoke", TINY)
     table = EXPERIMENTS["softtopk_speed"](Setting("smoke"), run)
     assert table.groupby("form").size().to_dict() == {"closed form": 3, "20 iterations": 3}
-    found = softtopk_speed.ratios(table).set_index("form")
+    found = speed.softtopk_ratios(table).set_index("form")
     assert found.loc["closed form", "times the closed form"] == 1
     assert found.loc["closed form", "sum - k, worst"] < 1e-4
     assert found.loc["20 iterations", "weight, worst error"] > found.loc["closed form", "weight, worst error"]
@@ -113,15 +112,6 @@ def test_ratios_are_medians_within_rounds() -> None:
     rows = [("a", 0, 1.0), ("a", 1, 10.0), ("a", 2, 2.0), ("b", 0, 3.0), ("b", 1, 30.0), ("b", 2, 20.0)]
     table = pd.DataFrame(rows, columns=["form", "round", "seconds"]).assign(sum_error=0.0, weight_error=0.0)
     table["form"] = table["form"].map({"a": "closed form", "b": "20 iterations"})
-    found = softtopk_speed.ratios(table).set_index("form")
+    found = speed.softtopk_ratios(table).set_index("form")
     assert found["times the closed form"].to_dict() == {"closed form": 1.0, "20 iterations": 3.0}
     assert found["seconds"].to_dict() == {"closed form": 2.0, "20 iterations": 20.0}
-
-
-def test_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softtopk_speed, "BENCH", TINY)
-    title, name, table, figure = bench.softtopk()
-    assert "D 65, k 13, 2 layers, batch 2" in title
-    assert name == "softtopk"
-    assert figure is None
-    assert set(table["form"]) == {"closed form", "20 iterations"}

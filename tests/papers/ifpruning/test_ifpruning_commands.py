@@ -10,9 +10,9 @@ from ifpruning_tiny_models import rows, save, tiny
 from typer.testing import CliRunner
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.commands import app
-from orchard.papers.ifpruning.pruned_folder import load_pruned
-from orchard.papers.ifpruning.tune_text import request
+from orchard.papers.ifpruning.cli import app
+from orchard.papers.ifpruning.integrations.folder import load_pruned
+from orchard.papers.ifpruning.integrations.text import request
 
 SIZES = [
     "--keep", "9", "--cpt-steps", "2", "--sft-steps", "3", "--batch", "4", "--block", "16", "--longest", "64", "--longest-prompt", "40",

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data import STAGES, Examples
-from orchard.papers.ifpruning.factgrid import BOS, LEXICON, PAD, SEP, SKILLS, FactGrid
+from orchard.papers.ifpruning.data.corpus import STAGES
+from orchard.papers.ifpruning.data.factgrid import BOS, LEXICON, PAD, SEP, SKILLS, FactGrid
+from orchard.papers.ifpruning.method.examples import Examples
 
 
 def grid(**fields: Any) -> FactGrid:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchard.papers.ifpruning.arms import Study
-from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.hard_concrete import HardConcrete, ascended, expected_open, sampled, settled
-from orchard.papers.ifpruning.profiles import PROFILES, Cell, Reader, Size, Steps
-from orchard.papers.ifpruning.training import build, load
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.experiments.arms import Study
+from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell, Steps
+from orchard.papers.ifpruning.method.models import Reader, Size
+from orchard.papers.ifpruning.method.selectors import HardConcrete, ascended, expected_open, sampled, settled
+from orchard.papers.ifpruning.runs.train import build, load
 from orchard.runs import Store
 
 

@@ -12,7 +12,7 @@ import torch
 
 from orchard.data import BPETokenizer, DataError
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.instructions import (
+from orchard.papers.ifpruning.data.instructions import (
     HubInstructions,
     InstructionRows,
     Instructions,

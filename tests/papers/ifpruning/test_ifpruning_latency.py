@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning import figures, latency, latency_bench, published, replay
-from orchard.papers.ifpruning.latency import PARTS, SHOWN, SIZES, Latency, medians, repetitions
-from orchard.papers.ifpruning.profiles import Reader, Size
-from orchard.papers.ifpruning.replay import PER_INPUT, PER_TASK, Masks
+from orchard.papers.ifpruning import cli
+from orchard.papers.ifpruning.data import published
+from orchard.papers.ifpruning.experiments import EVIDENCE, serving, speed
+from orchard.papers.ifpruning.experiments.serving import PER_INPUT, PER_TASK, Masks
+from orchard.papers.ifpruning.experiments.speed import LATENCY_SIZES, latency_ratios, medians, repetitions
+from orchard.papers.ifpruning.explorers.cache import cache_explorer
+from orchard.papers.ifpruning.figures import serving as figures
+from orchard.papers.ifpruning.method.models import Reader, Size
+from orchard.papers.ifpruning.runs.speed import PARTS, SHOWN, Latency, SoftTopKSpeed
 from orchard.runs import Finished, Run, Setting, Store
 
 TINY = replace(
-    SIZES["smoke"], size=Size(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, width=12, keep=4),
+    LATENCY_SIZES["smoke"], size=Size(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, width=12, keep=4),
     reader=Reader(dim=8, num_layers=1, num_heads=2, width=9, rank=3), prompt=5, answer=2, rounds=2,
 )  # fmt: skip
 MEASURED = {
@@ -44,13 +49,13 @@ def measured() -> pd.DataFrame:
 
 
 def test_every_part_of_every_model_is_measured(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "smoke", TINY)
+    monkeypatch.setitem(LATENCY_SIZES, "smoke", TINY)
     store = Store(tmp_path)
 
     def run(cfgs: Any) -> list[Finished]:
         return [store.compute(cfg, "cpu") for cfg in cfgs]
 
-    table = latency.latency(Setting(), run)
+    table = speed.latency(Setting(), run)
     assert set(zip(table["model"], table["part"], strict=True)) == MEASURED
     assert (table.groupby(["model", "part"])["repetition"].nunique() == 2).all()
     assert (table["seconds"] > 0).all()
@@ -75,9 +80,9 @@ def test_sizes_for_a_gpu_are_refused_elsewhere(tmp_path: Any) -> None:
 
 
 def test_all_profiles_repeat_often_enough_and_keep_the_shape_of_the_comparison() -> None:
-    for sizes in SIZES.values():
+    for sizes in LATENCY_SIZES.values():
         assert sizes.rounds >= 20
-        assert sizes.size.width % sizes.size.keep == 0 or sizes is SIZES["paper"]
+        assert sizes.size.width % sizes.size.keep == 0 or sizes is LATENCY_SIZES["paper"]
 
 
 def test_medians_and_ratios(measured: pd.DataFrame) -> None:
@@ -92,7 +97,7 @@ def test_medians_and_ratios(measured: pd.DataFrame) -> None:
     assert found["overhead"].to_list() == pytest.approx([overhead] * 3)
     assert found["decode"].iloc[0] == pytest.approx(value["ifp", "decode"] / value["dense_k", "decode"])
     assert found["moe"].iloc[0] == pytest.approx(value["moe", "decode"] / value["ifp", "decode"])
-    summary = latency_bench.ratios(measured)
+    summary = latency_ratios(measured)
     assert len(summary) == found.shape[1]
     assert summary["median"].to_list() == pytest.approx(found.median().to_list())
 
@@ -100,15 +105,17 @@ def test_medians_and_ratios(measured: pd.DataFrame) -> None:
 def test_evidence_is_one_value_per_repetition(measured: pd.DataFrame) -> None:
     found = repetitions(measured)
     for claim, column in {"C7": "overhead", "C7b": "decode", "C9": "moe"}.items():
-        rows = latency.EVIDENCE[claim](lambda name: {"latency": measured}[name])
+        rows = EVIDENCE[claim](lambda name: {"latency": measured}[name])
         assert list(rows.columns) == ["part", "seed", "unit", "value"]
         assert rows["value"].to_list() == found[column].to_list()
 
 
-def test_what_the_bench_prints(measured: pd.DataFrame) -> None:
-    parts = latency_bench.parts(lambda name: {"latency": measured}[name])
-    assert [name for _, name, *_ in parts] == ["latency", "latency_ratios"]
-    assert parts[0][3] is not None
+def test_what_the_bench_prints(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "BENCH", SoftTopKSpeed.Config(batch=2, rounds=3, layers=2, width=65, k=13))
+    parts = cli.bench(lambda name: {"latency": measured}[name])
+    assert [name for _, name, *_ in parts] == ["softtopk", "latency", "latency_ratios"]
+    assert "D 65, k 13, 2 layers, batch 2" in parts[0][0]
+    assert parts[1][3] is not None
 
 
 class Kept(Finished):
@@ -148,11 +155,11 @@ def test_wordings_with_one_mask_share_its_key_and_tasks_are_validation_wordings(
 
 def test_a_replay_counts_hits_and_the_time_to_the_first_token() -> None:
     stream = np.array([0, 1, 4, 0, 5])
-    one = replay.replay(masks(), stream, PER_INPUT, 1, SECONDS)
+    one = serving.replay(masks(), stream, PER_INPUT, 1, SECONDS)
     assert one == {"hits": 1, "evictions": 3, "hit_rate": 0.2, "ttft": 100 + (5 * 1 + 4 * 10) / 5}
-    two = replay.replay(masks(), stream, PER_INPUT, 2, SECONDS)
+    two = serving.replay(masks(), stream, PER_INPUT, 2, SECONDS)
     assert two == {"hits": 3, "evictions": 0, "hit_rate": 0.6, "ttft": 100 + (5 * 1 + 2 * 10) / 5}
-    task = replay.replay(masks(), stream, PER_TASK, 2, SECONDS)
+    task = serving.replay(masks(), stream, PER_TASK, 2, SECONDS)
     assert task["ttft"] == 100 + (2 * 1 + 2 * 10) / 5
 
 
@@ -166,7 +173,7 @@ def test_a_stream_follows_the_law_and_repeats() -> None:
 
 def test_figures_draw_the_tables(measured: pd.DataFrame) -> None:
     rows = [
-        {"seed": s, "masks": per, "slots": n, **replay.replay(masks(), masks().stream(50, 1.0, s), per, n, SECONDS)}
+        {"seed": s, "masks": per, "slots": n, **serving.replay(masks(), masks().stream(50, 1.0, s), per, n, SECONDS)}
         for s in (0, 1)
         for per in (PER_INPUT, PER_TASK)
         for n in (1, 2, 4)
@@ -181,7 +188,7 @@ def test_figures_draw_the_tables(measured: pd.DataFrame) -> None:
 
 def served(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A runner that gives the masks of this module for every seed."""
-    monkeypatch.setattr(latency, "latency", lambda setting, run: measured)
+    monkeypatch.setattr(serving, "latency", lambda setting, run: measured)
     kept = Kept(**vars_of(masks()))
     monkeypatch.setattr(Kept, "result", {"gauge": {"chance": 1 / 9}}, raising=False)
     return lambda cfgs: [kept for _ in cfgs]
@@ -193,8 +200,8 @@ def vars_of(found: Masks) -> dict[str, torch.Tensor]:
 
 def test_tables_of_serving(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     run = served(measured, monkeypatch)
-    streams = replay.serving_replay(Setting(), run)
-    assert len(streams) == 2 * 2 * len(replay.SLOTS)
+    streams = serving.serving_replay(Setting(), run)
+    assert len(streams) == 2 * 2 * len(serving.SLOTS)
     assert set(streams.loc[streams["masks"] == PER_TASK, "distinct"]) == {2}
     assert (streams["hits"] + streams["evictions"] <= streams["requests"]).all()
     assert (
@@ -203,16 +210,16 @@ def test_tables_of_serving(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPat
         .apply(lambda r: r.is_monotonic_increasing)
         .all()
     )
-    widths = replay.batches(Setting(), run).set_index(["seed", "size", "order"])["width"]
+    widths = serving.batches(Setting(), run).set_index(["seed", "size", "order"])["width"]
     assert widths.xs(1, level="size").to_list() == pytest.approx([1.0] * 6)
     assert (widths.xs("by overlap", level="order") <= widths.xs("fifo", level="order")).all()
-    figures.batch_width(replay.batches(Setting(), run))
-    tasks = replay.per_task(Setting(), run)
+    figures.batch_width(serving.batches(Setting(), run))
+    tasks = serving.per_task(Setting(), run)
     assert tasks[["per_input", "per_task", "gap"]].drop_duplicates().to_numpy().tolist() == [[50.0, 100.0, -50.0]]
 
 
 def test_the_explorer_shows_what_slower_loads_do(measured: pd.DataFrame) -> None:
-    draw = replay.cache_explorer(masks(), measured)
+    draw = cache_explorer(masks(), measured)
     fast, slow = (draw(slots=1, zipf=1.0, slower=slower).axes[1].lines[0].get_ydata() for slower in (1, 100))
     assert np.asarray(slow)[0] > np.asarray(fast)[0]
 
@@ -228,5 +235,5 @@ def test_experiments_read_the_runs_of_the_comparison() -> None:
         raise Stop
 
     with pytest.raises(Stop):
-        replay.batches(Setting(), run)
+        serving.batches(Setting(), run)
     assert [cfg.label for cfg in asked] == ["ifp, sft, seed 0", "ifp, sft, seed 1"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from orchard.config import replace
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, Rotary
-from orchard.papers.ifpruning.data import Examples
-from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.method import (
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.method.examples import Examples
+from orchard.papers.ifpruning.method.masks import (
     MODES,
     Gates,
     MaskedFeedForward,
@@ -24,7 +24,7 @@ from orchard.papers.ifpruning.method import (
     masked_layers,
     over_time,
 )
-from orchard.papers.ifpruning.softtopk import hard_top_k, soft_top_k
+from orchard.papers.ifpruning.method.softtopk import hard_top_k, soft_top_k
 
 VOCAB, DIM, WIDTH, KEEP, LAYERS = 29, 12, 23, 7, 2
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.factgrid import BOS, SEP, FactGrid
-from orchard.papers.ifpruning.prefixes import ARMS, shared_prefixes
+from orchard.papers.ifpruning.data.factgrid import BOS, SEP, FactGrid
+from orchard.papers.ifpruning.experiments.ablations import PREFIX_ARMS, shared_prefixes
 from orchard.runs import Finished, Setting
 
 
@@ -75,7 +75,7 @@ def test_table_tells_within_related_and_other_apart() -> None:
         return [Kept(Path()) for _ in cfgs]
 
     table = shared_prefixes(Setting("smoke", seeds=(0,)), run)
-    assert len(table) == len(ARMS) * 3
+    assert len(table) == len(PREFIX_ARMS) * 3
     assert isinstance(table, pd.DataFrame)
     assert table["within"].unique().tolist() == [1.0]
     assert table["related"].unique().tolist() == [0.5]

@@ -9,13 +9,13 @@ from torch import Tensor
 from orchard.claims import load_claims
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
-from orchard.papers.ifpruning import invariants
-from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.invariants import KEEP, LAYERS, VOCAB, WIDTH, masked_decoder, pruning_config
-from orchard.papers.ifpruning.llama import to_llama
-from orchard.papers.ifpruning.method import Gates, MaskedFeedForward, gated
-from orchard.papers.ifpruning.pruning import gathered, small_config
-from orchard.papers.ifpruning.selectors import Static
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.integrations.llama import to_llama
+from orchard.papers.ifpruning.method.masks import Gates, MaskedFeedForward, gated
+from orchard.papers.ifpruning.method.pruning import gathered, small_config
+from orchard.papers.ifpruning.method.selectors import Static
+from orchard.papers.ifpruning.runs import checks
+from orchard.papers.ifpruning.runs.checks import KEEP, LAYERS, VOCAB, WIDTH, masked_decoder, pruning_config
 from orchard.series import papers_folder
 
 
@@ -156,20 +156,20 @@ def test_what_llama_has_not_is_refused() -> None:
 
 def test_rows_of_the_claims_meet_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """V1, V1b and V3 on the smallest shape; V2 whole. And what is wrong is seen: a mask that is not folded, another k."""
-    monkeypatch.setattr(invariants, "SHAPES", invariants.SHAPES[:1])
+    monkeypatch.setattr(checks, "SHAPES", checks.SHAPES[:1])
     limits = {claim.id: claim.threshold for claim in load_claims(papers_folder("ifpruning"))}
-    soft, pruned = list(invariants.softtopk_rows(1)), invariants.pruning_rows(1)
+    soft, pruned = list(checks.softtopk_rows(1)), checks.pruning_rows(1)
     worst = {part: max(value for name, _, value in soft + pruned if name == part) for part, *_ in soft + pruned}
     assert set(worst) >= {"coordinate descent", "SLSQP", "sum", "gates", "Jacobian", "masked decoder"}
     assert worst["coordinate descent"] < limits["V1b"] < limits["V1"]
     assert worst["SLSQP"] < limits["V1"]
     assert max(worst[part] for part in ("sum", "gates", "Jacobian")) < limits["V3"]
     assert max(worst["masked decoder"], worst.get("stock Llama", 0.0)) < limits["V2"]
-    z = invariants.logits(0, 16)
-    wrong = invariants.coordinate_descent(z.numpy(), 6, 0.3)
-    assert abs(wrong - invariants.coordinate_descent(z.numpy(), 5, 0.3)).max() > limits["V1"]
+    z = checks.logits(0, 16)
+    wrong = checks.coordinate_descent(z.numpy(), 6, 0.3)
+    assert abs(wrong - checks.coordinate_descent(z.numpy(), 5, 0.3)).max() > limits["V1"]
 
 
 def test_without_transformers_v2_is_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invariants.importlib.util, "find_spec", lambda name: None)
-    assert {part for part, *_ in invariants.pruning_rows(0)} == {"masked decoder"}
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    assert {part for part, *_ in checks.pruning_rows(0)} == {"masked decoder"}

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning import published as paper
-from orchard.papers.ifpruning import shapes
-from orchard.papers.ifpruning.figures import latency_bars, overlap_maps, recovery_bars, source_scaling
+from orchard.papers.ifpruning.data import published as paper
+from orchard.papers.ifpruning.experiments import checks
+from orchard.papers.ifpruning.figures.published import latency_bars, overlap_maps, recovery_bars, source_scaling
+from orchard.papers.ifpruning.runs import shapes
 
 TAGS = {"[paper]", "[abstract]", "[fig]", "[inferred]", "[code:hbr690188270/IFPruning]"}
 
@@ -83,7 +84,7 @@ def test_latency_gives_the_percentages_of_the_specification() -> None:
     np.testing.assert_allclose(table.loc[five, "value"], [57.7, 44.3, 42.7, 22.1, 35.5], atol=0.1)
     assert table.loc[("TTFT speed-up", "IFP 9B→3B"), "value"] == pytest.approx(1.80, abs=0.005)
     assert table.loc[("overhead", "IFP 9B→3B"), "value"] == pytest.approx(0.113)
-    evidence = paper.v5({"published_latency": paper.derived_latency()}.__getitem__)
+    evidence = checks.v5({"published_latency": paper.derived_latency()}.__getitem__)
     assert (evidence["value"] < 0.1).all()
     assert len(evidence) == 7
 
@@ -173,7 +174,7 @@ def test_text_against_tables_says_what_does_not_follow(numbers: pd.DataFrame) ->
 def test_published_sizes_on_the_meta_device(sizes: pd.DataFrame, numbers: pd.DataFrame) -> None:
     assert sizes["model"].tolist() == ["3B", "6B", "9B", "12B"]
     np.testing.assert_allclose(sizes["parameters"], [2.82e9, 6.17e9, 8.98e9, 11.80e9], rtol=0.005)
-    evidence = shapes.v4({"paper_shapes": sizes, "published": numbers}.__getitem__)
+    evidence = checks.v4({"paper_shapes": sizes, "published": numbers}.__getitem__)
     assert (evidence["value"] < 0.5).all()
     assert len(evidence) == 4
     assert sizes["active parameters"].nunique() == 1

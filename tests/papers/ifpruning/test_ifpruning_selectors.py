@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.ifpruning.data import Examples
-from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.method import Gates, Predictor, Selector, masked, masked_layers
-from orchard.papers.ifpruning.selectors import DomainMasks, DomainTable, Film, HashedMasks, Prefix, Static
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.method.examples import Examples
+from orchard.papers.ifpruning.method.masks import Gates, Predictor, Selector, masked, masked_layers
+from orchard.papers.ifpruning.method.selectors import DomainMasks, DomainTable, Film, HashedMasks, Prefix, Static
 
 WIDTH, KEEP, LAYERS, DIM = 23, 7, 2, 12
 CORPUS: FactGrid = FactGrid.Config(num_keys=16, num_values=12).build()

@@ -7,11 +7,11 @@ import torch
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.ifpruning.latency import predictor
-from orchard.papers.ifpruning.method import Predictor, gated, masked
-from orchard.papers.ifpruning.profiles import Reader, Size, decoder
-from orchard.papers.ifpruning.pruning import gathered
-from orchard.papers.ifpruning.serving import Conversation, LeastRecentlyUsed, Selection, Server
+from orchard.papers.ifpruning.method.masks import Predictor, gated, masked
+from orchard.papers.ifpruning.method.models import Reader, Size, decoder
+from orchard.papers.ifpruning.method.pruning import gathered
+from orchard.papers.ifpruning.method.serving import Conversation, LeastRecentlyUsed, Selection, Server
+from orchard.papers.ifpruning.runs.speed import predictor
 
 SIZE = Size(dim=20, num_layers=3, num_heads=2, num_kv_heads=1, width=37, keep=11)
 VOCAB = 512

@@ -11,15 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from orchard.nn import Decoder
-from orchard.papers.ifpruning import training
-from orchard.papers.ifpruning.arms import ARMS, Study
-from orchard.papers.ifpruning.explanation import unread
-from orchard.papers.ifpruning.factgrid import FactGrid
-from orchard.papers.ifpruning.method import Predictor
-from orchard.papers.ifpruning.profiles import PROFILES, Cell, Reader, Size, Steps
-from orchard.papers.ifpruning.pruning import gathered
-from orchard.papers.ifpruning.selectors import Static
-from orchard.papers.ifpruning.training import Collapsed, Train
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.experiments.arms import ARMS, Study
+from orchard.papers.ifpruning.experiments.explanation import unread
+from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell, Steps
+from orchard.papers.ifpruning.method.masks import Predictor
+from orchard.papers.ifpruning.method.models import Reader, Size
+from orchard.papers.ifpruning.method.overlap import Collapsed
+from orchard.papers.ifpruning.method.pruning import gathered
+from orchard.papers.ifpruning.method.selectors import Static
+from orchard.papers.ifpruning.runs import train as training
+from orchard.papers.ifpruning.runs.train import Loss, Train
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, choose
 
@@ -155,7 +157,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, store: Store, monkeypa
     cfg = STUDY.arm("ifp_st").start
     assert cfg is not None
     cfg = cfg.clone().set(steps=6, checkpoint_every=2, on_collapse="record")
-    honest, calls = training.conditioned_logits, []
+    honest, calls = Loss.__call__, []
 
     def compute(name: str) -> dict[str, Any]:
         for part in ("files", "checkpoints"):
@@ -173,7 +175,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, store: Store, monkeypa
         return honest(*args)
 
     whole = compute("whole")
-    monkeypatch.setattr("orchard.papers.ifpruning.lightning.conditioned_logits", dies)
+    monkeypatch.setattr(Loss, "__call__", dies)
     with pytest.raises(RuntimeError, match="killed"):
         compute("broken")
     assert compute("broken") == whole

@@ -22,13 +22,13 @@ import torch
 from orchard.data import LocalText
 from orchard.data.source import split_of
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data import Examples
-from orchard.papers.ifpruning.figures import prompt_lengths
-from orchard.papers.ifpruning.stdlib10 import DOCSTRING, EVALUATIONS, GROUPS, Stdlib10
-from orchard.papers.ifpruning.stdlib10_facts import MEMORY, PROCEDURES, SCRIPTS, drawn, evaluated, memory, roman
-from orchard.papers.ifpruning.stdlib10_source import StdlibText, documented, first_sentence
-from orchard.papers.ifpruning.stdlib10_view import browse, composition, preview
-from orchard.papers.ifpruning.stdlib10_wordings import HELD_OUT, STATEMENTS, TRAINED, WORDINGS, description
+from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, EVALUATIONS, GROUPS, Stdlib10
+from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES, SCRIPTS, drawn, evaluated, memory, roman
+from orchard.papers.ifpruning.data.stdlib10.source import StdlibText, documented, first_sentence
+from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, STATEMENTS, TRAINED, WORDINGS, description
+from orchard.papers.ifpruning.explorers.examples import browse_stdlib10, composition, preview
+from orchard.papers.ifpruning.figures.examples import prompt_lengths
+from orchard.papers.ifpruning.method.examples import Examples
 
 GOLDEN = {  # Unicode version: number of named characters, SHA-256 of "U+03B1 NAME" lines
     "14.0.0": {
@@ -423,7 +423,7 @@ def test_preview_and_figures() -> None:
     assert found.group(1) == found.group(2)
     assert "⟨bos⟩___ = ?\n" in preview(corpus, "arith", 1, "task")
     assert preview(corpus, "arith", 1, "few-shot").count("⟨next⟩") == 4
-    draw, controls = browse(corpus)
+    draw, controls = browse_stdlib10(corpus)
     assert controls["wording"] == (0, 7)
     [axes] = draw("docstring", 7, "few-shot").axes
     assert axes.get_title(loc="left") == "docstring, wording 7 (held out for test), prompt: few-shot"

@@ -12,10 +12,19 @@ from ifpruning_tiny_models import rows, save, tiny, tokenizer
 
 from orchard.data import DataError
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.pruned_folder import load_pruned
-from orchard.papers.ifpruning.training import Collapsed
-from orchard.papers.ifpruning.tune import Tune, build, plan, text_of, train, trained
-from orchard.papers.ifpruning.tune_text import IGNORED, Reading, request
+from orchard.papers.ifpruning.integrations.folder import load_pruned
+from orchard.papers.ifpruning.integrations.text import IGNORED, Reading, request
+from orchard.papers.ifpruning.method.overlap import Collapsed
+from orchard.papers.ifpruning.runs.tune import (
+    Tune,
+    build,
+    masked_parameters,
+    plan,
+    rated_parts,
+    text_of,
+    train,
+    trained,
+)
 from orchard.runs import Store
 from orchard.train import AdamW
 
@@ -133,7 +142,7 @@ def test_it_learns_and_the_stages_follow_each_other(folders: dict[str, Path], tm
 def test_a_killed_training_ends_with_the_same_numbers(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchard.papers.ifpruning.tune import TuneBatches
+    from orchard.papers.ifpruning.runs.tune import TuneBatches
 
     cfg = planned(folders, cpt_steps=0, sft_steps=7)
     whole = Store(tmp_path / "whole").compute(cfg, "cpu")
@@ -173,12 +182,12 @@ def test_collapse_is_raised_and_what_was_trained_is_kept(
 
 
 def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Path]) -> None:
-    from orchard.papers.ifpruning.tune_lightning import TuneModule
+    from orchard.papers.ifpruning.runs.lightning import parameter_groups
 
     cfg = planned(folders).set(predictor_rate=7e-3)
     model = build(cfg)
-    groups = TuneModule(model, cfg, fused=False).configure_optimizers()["optimizer"].param_groups
-    of = {id(p): (group["initial_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    groups = parameter_groups(rated_parts(model, cfg), masked_parameters(model), cfg.optim.weight_decay)
+    of = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     layer = model.decoder.model.layers[0]
     assert of[id(layer.mlp.up_proj.weight)] == (3e-3, 0.0)
     assert of[id(layer.self_attn.q_proj.weight)] == (3e-3, 0.1)

@@ -14,11 +14,10 @@ from ifpruning_tiny_models import LAYOUTS, VOCAB, tiny, tokenizer
 from orchard.data import ByteTokenizer
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward
-from orchard.papers.ifpruning.method import MODES
-from orchard.papers.ifpruning.overlap import overlaps
-from orchard.papers.ifpruning.pruned_folder import load_pruned, save_pruned, save_small
-from orchard.papers.ifpruning.training import Collapsed
-from orchard.papers.ifpruning.wrapper import PrunedModel, prune_any
+from orchard.papers.ifpruning.integrations.folder import load_pruned, save_pruned, save_small
+from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, prune_any
+from orchard.papers.ifpruning.method.masks import MODES
+from orchard.papers.ifpruning.method.overlap import Collapsed, overlaps
 from orchard.train.saved import TextModel
 
 KEEP = 7

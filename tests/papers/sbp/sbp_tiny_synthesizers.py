@@ -9,33 +9,24 @@ from typing import Any
 
 import pytest
 
-from orchard.papers.sbp import analysis, closeness, concepts, partners, quality, sizes
-from orchard.papers.sbp.arms import Study
-from orchard.papers.sbp.profiles import PROFILES, Cell, Regular, Size
-from orchard.papers.sbp.world import ConceptWorld
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.experiments import concepts, partners, quality
+from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Analysis, Cell, Regular
+from orchard.papers.sbp.method.models import Size
 from orchard.runs import Finished, Run, Runner, Setting, Store
 
 SETTING = Setting("smoke")
 ARMS = ["sbp-random", "uncond", "exact-posterior"]
-TINY = analysis.Sizes(
-    documents=60, duplicates_at=30, distances=30, partners=25, seeds=3, each=5, smaller=(), shares=(0.5, 1.0), size_cells=1,
-    size_samples=30,
+TINY = Analysis(
+    documents=60, duplicates_at=30, partners=25, seeds=3, each=5, shares=(0.5, 1.0), size_cells=1, size_samples=30
 )  # fmt: skip
 
 
-def corpus(variant: str = "dep", **fields: Any) -> ConceptWorld.Config:
+def corpus(variant: str = "dep") -> ConceptWorld.Config:
     """Five concepts that twelve words tell apart."""
     return ConceptWorld.Config(
-        variant=variant,
-        concepts=5,
-        words=40,
-        content=12,
-        genres=2,
-        functions=3,
-        documents=48,
-        pool=5,
-        held_out=45,
-        **fields,
+        variant=variant, concepts=5, words=40, content=12, genres=2, functions=3, documents=48, pool=5, held_out=45
     )
 
 
@@ -43,7 +34,7 @@ def tiny(variant: str = "dep") -> Study:
     """The study of one cell; what its models have learned does not matter."""
     profile = replace(
         PROFILES["smoke"], documents=48, pool=5, held_out=20, batch=16, neighbours=3, exceedance=0.2, tuning_steps=6, tuning_batch=8,
-        sampling_batch=64, evaluations=2,
+        sampling_batch=64, evaluations=2, analysis=TINY,
     )  # fmt: skip
     world = corpus(variant)
     budget = 5 * 48 * (world.build().cap + 1)
@@ -60,15 +51,14 @@ def runner(base: Path) -> Runner:
     return run
 
 
-def use(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
-    """The experiments see the tiny study of each variant in place of the profile's cells."""
-    cells = [(Cell(variant, 0, 0), tiny(variant)) for variant in variants]
+def use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experiments see the tiny study in place of the profile's cells."""
+    study = tiny()
 
-    def studies(setting: Setting, run: Runner, *named: str) -> list[tuple[Cell, Study]]:
-        return [row for row in cells if not named or row[0].variant in named]
+    def studies(*_: Any) -> list[tuple[Cell, Study]]:
+        return [(Cell("dep", 0, 0), study)]
 
-    for module in (closeness, concepts, partners, quality, sizes):
+    for module in (concepts, partners, quality):
         monkeypatch.setattr(module, "studies", studies)
-    for module in (closeness, concepts, partners, quality):
         monkeypatch.setattr(module, "synthetic_arms", lambda setting, cell: ARMS)
-    monkeypatch.setitem(analysis.SIZES, "smoke", TINY)
+    monkeypatch.setitem(PROFILES, "smoke", study.profile)

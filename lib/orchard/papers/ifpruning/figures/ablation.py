@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.ifpruning.overlap import COLLAPSED
+from orchard.papers.ifpruning.method.overlap import COLLAPSED
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 from orchard.stats import paired_bootstrap, spearman
 

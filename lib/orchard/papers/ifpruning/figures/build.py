@@ -13,8 +13,8 @@ import torch
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.ifpruning.method import Selector
-from orchard.papers.ifpruning.softtopk import soft_top_k
+from orchard.papers.ifpruning.method.masks import Selector
+from orchard.papers.ifpruning.method.softtopk import soft_top_k
 from orchard.plot.style import COLUMN, INK, PALETTE, check_columns
 
 WIDTH, BINS = 512, 20

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from orchard import plot
-from orchard.papers.ifpruning.overlap import COLLAPSED, IN_USE
+from orchard.papers.ifpruning.experiments.explanation import nearest
+from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 WIDE = 2 * COLUMN
@@ -117,8 +118,6 @@ def mask_map(table: pd.DataFrame, prompt: int | None = None, count: int = 8) -> 
 
     ``prompt``: that one is circled, and its ``count`` nearest are listed beside it with their overlap in every layer. Columns are those of
     ``prompt_pairs``."""
-    from orchard.papers.ifpruning.explanation import nearest
-
     check_columns(table, {name: name for name in ("prompt", "domain", "group", "wording", "x", "y")}, "mask_map")
     points = table.drop_duplicates("prompt")
     made, axes = plot.figure(WIDE, 3.1, columns=1 if prompt is None else 2)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
-from orchard.papers.rattention.ablations import VARIANTS
-from orchard.papers.rattention.evidence import interval
+from orchard.papers.rattention.experiments.ablations import VARIANTS
+from orchard.papers.rattention.experiments.window_sweep import effect
 from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
 
 ROW = 0.145  # inches
 ALL = "all text"
-READERS = {
-    "sliding window": "#0173b2",
-    "linear attention": "#de8f05",
-    "both": "#029e73",
-    "neither": "#d55e00",
-    "future": "#ececec",
-}
 # Rows of the paper's Table 4 and our variants. What its Mamba2 and Hymba rows are made of it does not say.
 TABLE_4 = {
     "ReLU": "relu",
@@ -36,9 +29,14 @@ TABLE_4 = {
 
 def effects(units: pd.DataFrame) -> pd.DataFrame:
     """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
-    pairs = [(name, change) for name, change in VARIANTS.items() if change.against != name and name != "base"]
+    trained = set(units["variant"])
+    pairs = [
+        (name, change)
+        for name, change in VARIANTS.items()
+        if {name, change.against} <= trained and change.against != name != "base"
+    ]
     return pd.DataFrame([
-        {"label": name, "group": change.group, "against": change.against, **interval(units, "variant", name, change.against)}
+        {"label": name, "group": change.group, "against": change.against, **effect(units, "variant", name, change.against)}
         for name, change in pairs
     ])  # fmt: skip
 
@@ -48,12 +46,9 @@ def ablation(table: pd.DataFrame) -> Figure:
     """Effects with intervals, grouped by what is changed; right of zero is worse than the base."""
     check_columns(table, {c: c for c in ("label", "group", "against", "effect", "low", "high")}, "ablation")
     groups = list(pd.unique(table["group"]))
-    rows = len(table) + len(groups)
-    made, (axes,) = plot.figure(COLUMN, 0.6 + ROW * rows)
+    made, (axes,) = plot.figure(COLUMN, 0.6 + ROW * (len(table) + len(groups)))
     axes.axvline(0, color=INK, linewidth=0.8)
-    places: list[float] = []
-    names: list[str] = []
-    place = 0.0
+    places, names, place = list[int](), list[str](), 0
     for index, group in enumerate(groups):
         heading = axes.text(
             0.012, place, group, transform=axes.get_yaxis_transform(), va="center", fontsize=7, weight="bold"
@@ -76,29 +71,11 @@ def ablation(table: pd.DataFrame) -> Figure:
     return made
 
 
-def reading_table(length: int, window: int, delay: int) -> pd.DataFrame:
-    """Which branch of a `Variant` lets query t see key s: columns query, key, branch."""
-    query, key = np.meshgrid(np.arange(length), np.arange(length), indexing="ij")
-    near, far = (query - key <= window) & (key <= query), query - key >= delay
-    branch = np.select(
-        [key > query, near & far, near, far], ["future", "both", "sliding window", "linear attention"], "neither"
-    )
-    return pd.DataFrame({"query": query.ravel(), "key": key.ravel(), "branch": branch.ravel()})
-
-
-def reading(length: int = 24, window: int = 5, delay: int = 6) -> Figure:
-    """Where the branch starts: delay = window + 1 partitions the past, less reads tokens twice, more leaves a gap."""
-    return plot.heat_map(
-        reading_table(length, window, delay), row="query", column="key", value="branch", x_label="key position s",
-        y_label="query position t", value_label="read by", colours=READERS,
-    )  # fmt: skip
-
-
 def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 4 as differences from its base (points), beside our effects (bits/byte; less is better)."""
     table = published[published["table"] == "Table 4"].pivot(index="arm", columns="metric", values="value")
     paper = (table - table.loc["RAtt@512"]).loc[list(TABLE_4)].rename(columns=lambda name: f"{name}, paper (points)")
-    ours = found.set_index("label").loc[list(TABLE_4.values()), ["effect", "low", "high"]]
+    ours = found.set_index("label").reindex(list(TABLE_4.values()))[["effect", "low", "high"]]
     return paper.assign(variant=list(TABLE_4.values())).set_index("variant").join(ours.add_suffix(" (bits/byte)"))
 
 
@@ -107,7 +84,7 @@ def by_stratum(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     parts = {ALL: units} | {
         str(name): part for name, part in units.groupby("stratum", sort=False) if part["bytes"].sum()
     }
-    return pd.DataFrame([{"label": name, **interval(part, "variant", first, second)} for name, part in parts.items()])
+    return pd.DataFrame([{"label": name, **effect(part, "variant", first, second)} for name, part in parts.items()])
 
 
 def compare(units: pd.DataFrame) -> Callable[..., Figure]:
@@ -132,28 +109,12 @@ def global_ratio(table: pd.DataFrame) -> Figure:
 @use_style()
 def state_drift(table: pd.DataFrame) -> Figure:
     """Relative error of the read-out against the tokens folded in: bf16 solid, fp32 dashed, colour by values."""
-    check_columns(table, {c: c for c in ("values", "dtype", "tokens", "error")}, "state_drift")
-    made, (axes,) = plot.figure(COLUMN, 2.7)
-    markers = "os^D"
-    for index, (values, part) in enumerate(table.groupby("values", sort=False)):
-        for dtype, line in (("bfloat16", "-"), ("float32", "--")):
-            at = part[part["dtype"] == dtype]
-            label = str(values) if dtype == "bfloat16" else "_"
-            axes.plot(
-                at["tokens"],
-                at["error"],
-                line,
-                marker=markers[index % 4],
-                markersize=3,
-                color=PALETTE[index],
-                label=label,
-            )
-    for dtype, line in (("bfloat16", "-"), ("float32", "--")):
-        axes.plot([], [], line, color=INK, label=f"state in {dtype}")
+    made, (axes,) = plot.figure(COLUMN, 2.9)
+    kinds = {"hue": "values", "palette": PALETTE[: table["values"].nunique()], "style": "dtype"}
+    sns.lineplot(table, x="tokens", y="error", markers=True, ax=axes, legend="brief", **kinds)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("tokens in the state")
-    axes.set_ylabel("relative error of the read-out")
-    made.legend(loc="outside lower center", ncols=2)
+    axes.set(xlabel="tokens in the state", ylabel="relative error of the read-out")
+    sns.move_legend(axes, "upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return made

@@ -10,25 +10,30 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.nn import window_mask
+from orchard.plot.style import PALETTE
 
-BRANCHES = {"sliding window": "#0173b2", "linear attention": "#de8f05", "not visible": "#ececec"}
+BRANCHES = {
+    "sliding window": PALETTE[0], "linear attention": PALETTE[1], "both": PALETTE[2], "neither": PALETTE[3], "not visible": "#ececec",
+}  # fmt: skip
 
 
-def coverage_table(length: int = 24, window: int = 5) -> pd.DataFrame:
-    """Which branch lets query t see key s: columns query, key, branch."""
+def coverage_table(length: int = 24, window: int = 5, delay: int | None = None) -> pd.DataFrame:
+    """Which branch lets query t see key s: columns query, key, branch. The linear branch reads 0 ... t - delay; None: window + 1."""
     t = torch.arange(length)
-    local = window_mask(t, t, window).numpy()
-    past = np.tril(np.ones((length, length), dtype=bool))
-    branch = np.where(local, "sliding window", np.where(past, "linear attention", "not visible"))
-    query, key = np.meshgrid(np.arange(length), np.arange(length), indexing="ij")
+    query, key = np.meshgrid(t, t, indexing="ij")
+    near, far = window_mask(t, t, window).numpy(), query - key >= (window + 1 if delay is None else delay)
+    kinds = ["not visible", "both", "sliding window", "linear attention"]
+    branch = np.select([key > query, near & far, near, far], kinds, "neither")
     return pd.DataFrame({"query": query.ravel(), "key": key.ravel(), "branch": branch.ravel()})
 
 
-def coverage(length: int = 24, window: int = 5) -> Figure:
-    """The two branches partition the causal past."""
+def coverage(length: int = 24, window: int = 5, delay: int | None = None) -> Figure:
+    """The two branches partition the causal past; with a smaller delay tokens are read twice, with a larger one there is a gap."""
+    table = coverage_table(length, window, delay)
+    seen = set(table["branch"])
     return plot.heat_map(
-        coverage_table(length, window), row="query", column="key", value="branch", x_label="key position s", y_label="query position t",
-        value_label="seen by", colours=BRANCHES,
+        table, row="query", column="key", value="branch", x_label="key position s", y_label="query position t",
+        value_label="seen by", colours={name: colour for name, colour in BRANCHES.items() if name in seen},
     )  # fmt: skip
 
 
@@ -59,21 +64,13 @@ def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> p
 
 def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
     """The linear branch is silent until the window is full; then the norm lifts it to unit size at once."""
+    table = norm_jump_table(length, window, scale)
     return plot.learning_curves(
-        norm_jump_table(length, window, scale),
-        x="position",
-        y="rms",
-        x_label="position t (tokens)",
-        y_label="RMS of the linear branch",
+        table, x="position", y="rms", x_label="position t (tokens)", y_label="RMS of the linear branch"
     )
 
 
 def feature_entropy(scale: float = 1.0) -> Figure:
     """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
-    return plot.learning_curves(
-        feature_map_table(scale),
-        x="scale",
-        y="entropy",
-        x_label="standard deviation of the input",
-        y_label="entropy of φ (nats)",
-    )
+    table, label = feature_map_table(scale), "standard deviation of the input"
+    return plot.learning_curves(table, x="scale", y="entropy", x_label=label, y_label="entropy of φ (nats)")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from orchard import plot
-from orchard.papers.rattention import costs, efficiency
+from orchard.papers.rattention.experiments import speed
+from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY, INK, PALETTE
 
 WIDE = 7.0  # inches: both columns of a paper
@@ -26,9 +30,8 @@ def throughput(table: pd.DataFrame) -> Figure:
     times = table[table["measurement"] == "operation"].dropna(subset=["ms"])
     times = times.assign(us=1e3 * times["ms"] / (times["batch"] * times["length"]))
     made, panels = plot.figure(WIDE, 2.7, columns=2)
-    for axes, names, title in zip(
-        panels, (OPERATIONS, LAYERS), ("operations", "layers, projections included"), strict=True
-    ):
+    kinds = ((OPERATIONS, "operations"), (LAYERS, "layers, projections included"))
+    for axes, (names, title) in zip(panels, kinds, strict=True):
         shown = times[times["name"].isin(names)].assign(arm=times["name"].map(names))
         plot.sweep(
             shown, x="length", y="us", seed="round", x_label="sequence length (tokens)",
@@ -48,11 +51,19 @@ def _log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _octaves(axes: Axes, ticks: Sequence[float], number: str, unit: float = 1.0) -> None:
+    """A binary logarithmic x axis with these ticks, counted in a unit."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number.format(value / unit)))
+
+
 @plot.use_style()
 def tiles(table: pd.DataFrame) -> Figure:
     """Time of the kernels for every tile of C tokens and m tiles per saved state."""
     return plot.heat_map(
-        efficiency.tiles(table), row="C", column="m", value="ms", x_label="tiles per saved state, m", y_label="tokens per tile, C",
+        speed.tiles(table), row="C", column="m", value="ms", x_label="tiles per saved state, m", y_label="tokens per tile, C",
         value_label="forward + backward (ms)",
     )  # fmt: skip
 
@@ -62,22 +73,14 @@ def step_bars(relative: pd.DataFrame) -> Figure:
     """Training step time relative to sliding-window attention: the paper's Table 3 in grey, ours in colour."""
     settings = relative[["source", "setting"]].drop_duplicates().reset_index(drop=True)
     made, (axes,) = plot.figure(WIDE, 2.2)
-    for place, (_, at) in enumerate(settings.iterrows()):
-        part = relative[(relative["source"] == at["source"]) & (relative["setting"] == at["setting"])].set_index("arm")
+    for place, (source, setting) in enumerate(settings.itertuples(index=False)):
+        part = relative[(relative["source"] == source) & (relative["setting"] == setting)].set_index("arm")
         for shift, arm in ((-0.2, "full"), (0.2, "rattn")):
             change = 100 * (float(part.loc[arm, "ratio"]) - 1)
-            axes.bar(
-                place + shift, change, width=0.36, color=GREY if at["source"] == "paper" else ARM_COLOURS[arm],
-                hatch="///" if arm == "full" else None, edgecolor="white", linewidth=0,
-            )  # fmt: skip
-            axes.annotate(
-                f"{change:+.0f}",
-                (place + shift, max(change, 0)),
-                xytext=(0, 1),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6.5,
-            )
+            colour = GREY if source == "paper" else ARM_COLOURS[arm]
+            look: dict[str, Any] = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
+            bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
+            axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axhline(10, color=INK, linewidth=0.6, linestyle=":")
     axes.set_xticks(range(len(settings)), [f"{s['setting']}\n{s['source']}" for _, s in settings.iterrows()])
@@ -99,36 +102,14 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
         table, x="context", y="kib", x_label="context (tokens)", y_label="caches per sequence (KiB)", axes=middle
     )
     _log(middle)
-    for (arm, mode), part in memory.groupby(["arm", "mode"], sort=False):
-        look = plot.looks([str(arm)])[str(arm)]
-        line = "-" if mode == "training" else "--"
-        right.plot(
-            part["length"], part["bytes"] / 2**20, line, color=look.colour, marker=look.marker, label=f"{arm}, {mode}"
-        )
-    right.set_xscale("log", base=2)
-    right.xaxis.set_major_locator(FixedLocator(sorted(memory["length"].unique())))
-    right.xaxis.set_minor_locator(NullLocator())
-    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.set_xlabel("length (tokens)")
-    right.set_ylabel("peak of one layer's forward (MiB)")
-    right.set_ylim(memory["bytes"].min() / 2**20 / 1.3, memory["bytes"].max() / 2**20 * 4)  # room for the legend
+    peaks = memory.assign(mib=memory["bytes"] / 2**20)
+    colours = {arm: look.colour for arm, look in plot.looks(pd.unique(memory["arm"])).items()}
+    sns.lineplot(peaks, x="length", y="mib", hue="arm", style="mode", palette=colours, markers=True, ax=right)
+    right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
+    right.set_ylim(peaks["mib"].min() / 1.3, peaks["mib"].max() * 8)  # room for the legend
+    _octaves(right, sorted(map(float, memory["length"].unique())), "{:g}")
     _log(right)
-    right.legend(loc="upper left")
-    return made
-
-
-@plot.use_style()
-def timing(table: pd.DataFrame) -> Figure:
-    """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
-    made, panels = plot.figure(WIDE, 2.9, columns=3)
-    shown = table.assign(kib=table["kv_bytes"] / 1024)
-    for axes, cost, label in zip(
-        panels,
-        ("kib", "decode_ms", "train_s"),
-        ("caches (KiB per sequence)", "one decoded token (ms)", "training (s)"),
-        strict=True,
-    ):
-        plot.pareto(shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes)
+    right.legend(loc="upper left", ncols=2)
     return made
 
 
@@ -168,23 +149,12 @@ def calculator(
                 period=ratio + 1,
             ) for c in contexts
         ]  # fmt: skip
-        chosen = size == batch
-        right.plot(
-            contexts,
-            cuts,
-            color=PALETTE[0] if chosen else GREY,
-            linewidth=1.8 if chosen else 0.9,
-            zorder=3 if chosen else 2,
-        )
-        peak = int(np.argmax(cuts))
-        right.annotate(
-            f"B = {size}", (contexts[peak], cuts[peak]), xytext=(4, 1), textcoords="offset points", fontsize=6.5
-        )
+        colour, width = (PALETTE[0], 1.8) if size == batch else (GREY, 0.9)
+        right.plot(contexts, cuts, color=colour, linewidth=width, zorder=1 + width)
+        peak = contexts[int(np.argmax(cuts))], max(cuts)
+        right.annotate(f"B = {size}", peak, xytext=(4, 1), textcoords="offset points", fontsize=6.5)
     right.axvline(context, color=INK, linewidth=0.6, linestyle=":")
-    right.set_xscale("log", base=2)
-    right.xaxis.set_major_locator(FixedLocator([1024, 4096, 16384, 65536]))
-    right.xaxis.set_minor_locator(NullLocator())
-    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1024:g}k"))
+    _octaves(right, [1024.0, 4096.0, 16384.0, 65536.0], "{:g}k", 1024.0)
     right.set_xlabel("context (tokens)")
     right.set_ylabel(f"cut in step time on {hardware} (%)")
     return made

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot
-from orchard.papers.rattention.long_context import steps_to_reach
-from orchard.papers.rattention.ruler_tok import RULER_TASKS, UNAVAILABLE
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
+from orchard.papers.rattention.experiments.long_context import steps_to_reach
 
-LINES = ("-", "--", ":", "-.")
 DEPTH_BINS = 5
 
 
@@ -30,28 +30,22 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """
     made, (left, right) = plot.figure(6.8, 2.9, columns=2)
     with plot.use_style():
-        _lines(left, task_means(table).assign(accuracy=lambda t: 100 * t["accuracy"]))
+        _lines(task_means(table), left)
         points = published[published["metric"] == "RULER"]
         points = points.assign(multiple=points["context"] / points["context"].min())
         plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
+        _length_axis(right, table["multiple"].unique())
         for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
-            _length_axis(axes, table["multiple"].unique())
             axes.set_title(title)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
-        left.set_ylabel("accuracy (%)")
     return made
 
 
 def task_curves(table: pd.DataFrame, task: str) -> Figure:
     """Accuracy on one task against length, every arm."""
-    made, (axes,) = plot.figure(height=2.9)
-    rows = table[table["task"] == task]
+    made = _lines(table[table["task"] == task])
     with plot.use_style():
-        _lines(axes, rows.assign(accuracy=100 * rows["accuracy"]))
-        _length_axis(axes, table["multiple"].unique())
-        axes.set_title(task_title(task))
-        axes.set_ylabel("accuracy (%)")
-        made.legend(loc="outside lower center", ncols=3)
+        made.axes[0].set_title(task_title(task))
     return made
 
 
@@ -60,19 +54,12 @@ def task_title(task: str) -> str:
     return task if task in RULER_TASKS else f"{task} (ours, no RULER task)"
 
 
-def _lines(axes: Axes, table: pd.DataFrame) -> None:
-    """Accuracy against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
-    arms = list(pd.unique(table["arm"]))
-    given, seen = plot.looks(arms), dict[plot.Look, int]()
-    for arm in arms:
-        look = given[arm]
-        number = seen[look] = seen.get(look, -1) + 1
-        by_seed = table[table["arm"] == arm].groupby(["multiple", "seed"])["accuracy"].mean()
-        points = by_seed.groupby(level=0).agg(["mean", "min", "max"])
-        axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            points.index, points["mean"], LINES[number % len(LINES)], color=look.colour, marker=look.marker, label=arm
-        )
+def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
+    """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
+    shown = table.assign(accuracy=100 * table["accuracy"])
+    made = plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes)
+    _length_axis(axes or made.axes[0], table["multiple"].unique())
+    return made
 
 
 def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
@@ -98,9 +85,8 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
     with plot.use_style():
         for axes, arm in zip(panels, arms, strict=True):
             grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
-            image = _grid(axes, grid)
             bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
-            axes.set_yticks(range(len(bins)), bins if axes is panels[0] else [""] * len(bins))
+            image = _grid(axes, grid, bins if axes is panels[0] else [""] * len(bins))
             axes.set_title(arm)
             axes.set_xlabel("length (tokens)")
         panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
@@ -108,27 +94,12 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
     return made
 
 
-def task_map(table: pd.DataFrame, multiple: int) -> Figure:
-    """Accuracy by task and arm at one multiple of T, mean over seeds."""
-    rows = table[table["multiple"] == multiple]
-    grid = rows.pivot_table(index="task", columns="arm", values="accuracy", sort=False)
-    made, (axes,) = plot.figure(1.8 + 0.5 * len(grid.columns), 1.1 + 0.2 * len(grid))
-    with plot.use_style():
-        made.colorbar(_grid(axes, grid), ax=axes, label=f"accuracy at {multiple}T", pad=0.02)
-        axes.set_yticks(range(len(grid)), [t if t in RULER_TASKS else f"{t} (ours)" for t in grid.index])
-        axes.tick_params(axis="x", rotation=45)
-    return made
-
-
-def _grid(axes: Axes, grid: pd.DataFrame) -> AxesImage:
+def _grid(axes: Axes, grid: pd.DataFrame, rows: list[str]) -> ScalarMappable:
     """Accuracies as colours from 0 to 1, the numbers written in."""
-    image = axes.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for (i, j), cell in np.ndenumerate(grid.to_numpy()):
-        colour = "white" if cell < 0.55 else "black"
-        axes.text(j, i, f"{cell:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
-    axes.set_xticks(range(len(grid.columns)), [str(name) for name in grid.columns])
-    axes.grid(False)
-    return image
+    numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}
+    sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **numbers)
+    axes.set(xlabel="", ylabel="")
+    return axes.collections[0]
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures of training and the window sweep."""
+"""Figures of training and the window sweep, the published sweep beside it, and the caches of the arms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.rattention.evidence import interval
+from orchard.papers.rattention.experiments.window_sweep import effect
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
@@ -43,7 +43,7 @@ def window_sweep(table: pd.DataFrame) -> Figure:
 def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
     """Every other arm minus ``base`` in bits per byte, with a 95 % interval over seeds and test windows."""
     names = [name for name in pd.unique(units["arm"]) if name != base]
-    return pd.DataFrame([{"label": name, **interval(units, "arm", name, base)} for name in names])
+    return pd.DataFrame([{"label": name, **effect(units, "arm", name, base)} for name in names])
 
 
 def noninferiority(table: pd.DataFrame) -> Figure:
@@ -93,3 +93,13 @@ def published_sweep(published: pd.DataFrame) -> Figure:
     return plot.sweep(
         None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)"
     )
+
+
+def memory(table: pd.DataFrame) -> Figure:
+    """What the caches of one sequence hold against its length, both on logarithmic axes."""
+    figure = plot.sweep(
+        table.assign(kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
+        y_label="cache (KiB, fp32)",
+    )  # fmt: skip
+    figure.axes[0].set_yscale("log", base=2)
+    return figure

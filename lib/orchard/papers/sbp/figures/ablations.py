@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from orchard import plot
-from orchard.papers.sbp.costs import STAGES, SYNTHESIS, break_even
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns
+from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
+from orchard.papers.sbp.figures.parts import EXCESS, WIDE, line, rows, y_of
+from orchard.plot.style import GREY, PALETTE, Look, check_columns
 
-CHECKPOINTS = ("best", "last")
-TWO_LINES = "loss above Bayes\n(nats/document)"
-WIDE = 2 * COLUMN
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
 STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9], "#dddddd"), strict=True))
-
-
-def y_of(axes: Axes, checkpoint: str) -> None:
-    """The label of a vertical axis with losses."""
-    axes.set_ylabel(f"{TWO_LINES}, {checkpoint}")
-
-
-def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: Look, label: str) -> pd.DataFrame:
-    """Mean over the cells at every ``x``, with a band from the least to the greatest; returns mean, min and max."""
-    points = table.groupby(x)[y].agg(["mean", "min", "max"])
-    axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
-    axes.plot(points.index, points["mean"], color=look.colour, marker=look.marker, label=label)
-    return points
 
 
 @plot.use_style()
@@ -54,11 +38,11 @@ def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
 def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = "best") -> Figure:
     """Every value of the ablations, a dot for each cell: the comparison's own value filled; lines are its mean and repetition's."""
     check_columns(table, {"x": checkpoint, "ablation": "ablation"}, "ablation_dots")
-    rows = table[table["ablation"] != "none"]
-    rows = rows if ablation == "all" else rows[rows["ablation"] == ablation]
-    if rows.empty:
+    own_rows = table[table["ablation"] != "none"]
+    own_rows = own_rows if ablation == "all" else own_rows[own_rows["ablation"] == ablation]
+    if own_rows.empty:
         raise ValueError(f"no ablation {ablation!r}: there are {', '.join(pd.unique(table['ablation'])[1:])}, and all")
-    places = rows[["ablation", "value"]].drop_duplicates().reset_index(drop=True)
+    places = own_rows[["ablation", "value"]].drop_duplicates().reset_index(drop=True)
     gaps = (places["ablation"] != places["ablation"].shift()).cumsum() - 1
     made, (axes,) = plot.figure(height=0.9 + 0.17 * len(places) + 0.1 * int(gaps.max()))
     own = table.loc[table["own"], checkpoint].mean()
@@ -67,7 +51,7 @@ def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = 
     axes.axvline(base, color=PALETTE[1], linewidth=0.9, linestyle="--", label="repetition")
     ticks = []
     for place, (name, value) in enumerate(places.itertuples(index=False)):
-        part = rows[(rows["ablation"] == name) & (rows["value"] == value)]
+        part = own_rows[(own_rows["ablation"] == name) & (own_rows["value"] == value)]
         y = place + 0.6 * gaps[place]
         face = PALETTE[0] if part["own"].all() else "white"
         axes.plot(
@@ -78,7 +62,7 @@ def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = 
     axes.set_ylim(ticks[-1][0] + 0.6, -0.6)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{TWO_LINES}, {checkpoint}")
+    axes.set_xlabel(f"{EXCESS}, {checkpoint}")
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -121,7 +105,7 @@ def round_curves(table: pd.DataFrame) -> Figure:
     for name, look in (("best", Look(PALETTE[0], "o")), ("last", Look(PALETTE[1], "s"))):
         line(axes[0], table, "round", name, look, f"{name} checkpoint")
     axes[0].legend(loc="best")
-    axes[0].set_ylabel(TWO_LINES)
+    axes[0].set_ylabel(EXCESS)
     for panel, column, label in (
         (axes[1], "distinct", "different trigrams / all"),
         (axes[2], "entropy", "entropy of concepts (nats)"),
@@ -136,18 +120,16 @@ def round_curves(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def cost_bars(table: pd.DataFrame, base_model: bool = True) -> Figure:
+def cost_bars(table: pd.DataFrame) -> Figure:
     """FLOPs of every arm by stage, in trainings of the last model."""
     check_columns(table, {"x": "times", "y": "arm", "hue": "stage"}, "cost_bars")
     wide = table.pivot_table(index="arm", columns="stage", values="times", sort=False)
     made, (axes,) = plot.figure(height=1.0 + 0.19 * len(wide))
     left = np.zeros(len(wide))
-    for stage in STAGES if base_model else STAGES[:-1]:
+    for stage in STAGES:
         axes.barh(range(len(wide)), wide[stage], left=left, color=STAGE_COLOURS[stage], label=stage, height=0.7)
         left += wide[stage].to_numpy()
-    axes.set_yticks(range(len(wide)), wide.index)
-    axes.set_ylim(len(wide) - 0.4, -0.6)
-    axes.grid(False, axis="y")
+    rows(axes, wide.index.tolist())
     axes.set_xlabel("FLOPs / FLOPs of the last model's training")
     made.legend(loc="outside lower center", ncols=3)
     return made
@@ -182,24 +164,6 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     handles, names = panels[1].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
-    return made
-
-
-@plot.use_style()
-def break_even_curve(share: float = 0.375, kept: float = 0.8, epochs: float = 1.0) -> Figure:
-    """How many passes over D repetition makes with the FLOPs of an SBP, against the passes that SBP's budget is worth."""
-    made, (axes,) = plot.figure(height=2.2)
-    repeats = np.linspace(1, 40, 100)
-    axes.plot(repeats, repeats, color=INK, linewidth=0.8, linestyle=":", label="equal tokens")
-    axes.plot(
-        repeats, [break_even(value, share, kept, epochs=epochs) for value in repeats.tolist()], color=PALETTE[0], label="equal FLOPs"
-    )  # fmt: skip
-    at = break_even(20.0, share, kept, epochs=epochs)
-    axes.plot(20, at, "o", color=PALETTE[0], label="_")
-    axes.annotate(f"20 → {at:.0f}", (20, at), textcoords="offset points", xytext=(-6, 4), ha="right", fontsize=7)
-    axes.set_xlabel("budget of SBP (passes over D)")
-    axes.set_ylabel("passes of repetition")
-    made.legend(loc="outside lower center", ncols=2)
     return made
 
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.joint import TUNED
+from orchard.papers.sbp.experiments.comparison import TUNED
+from orchard.papers.sbp.figures.parts import rows
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
@@ -57,10 +59,7 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             marker, size = ("|", 7) if row["arm"] == "real" else ("D", 4)
             panel.plot(row["value"], len(sources) - 1, marker, color=GREY, markerfacecolor="white", markersize=size)
         panel.set_title(metric)
-        panel.set_yticks(range(len(sources)), sources if number % 3 == 0 else [])
-        panel.set_ylim(len(sources) - 0.4, -0.6)
-        panel.grid(False, axis="y")
-        panel.xaxis.set_major_locator(MaxNLocator(4))
+        rows(panel, sources, number % 3 == 0)
         panel.set_xlim(left=min(0, panel.get_xlim()[0]))
         if number >= 6:
             panel.set_xlabel("documents (%)")
@@ -103,20 +102,13 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
     return made
 
 
-def _spans(axes: Axes, names: Sequence[str], values: np.ndarray, colours: Sequence[str] | None = None) -> None:
+def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
     """A row for each name: a line from the first to the last value, a point at the middle one."""
     for place, (name, row) in enumerate(zip(names, values, strict=True)):
-        colour = ARM_COLOURS.get(name, INK) if colours is None else colours[place]
-        axes.hlines(place, row[0], row[-1], color=colour, linewidth=1.2)
-        if len(row) == 5:
-            axes.hlines(place, row[1], row[3], color=colour, linewidth=3.5)
-        axes.plot(
-            row[len(row) // 2], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5
-        )
-    axes.set_yticks(range(len(names)), list(names))
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+        colour = ARM_COLOURS[name]
+        axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
+        axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
+    rows(axes, names)
 
 
 @plot.use_style()
@@ -163,10 +155,8 @@ def consequences(table: pd.DataFrame) -> Figure:
     right.axvline(own["exact_true"].mean(), color=INK, linewidth=0.8, linestyle="-")
     right.axvline(own["exact_alone"].mean(), color=INK, linewidth=0.8, linestyle="-.")
     right.set_xlabel("−log p(d₂ | d₁) (nats per document)")
-    for axes, names in ((left, arms), (right, [])):
-        axes.set_yticks(range(len(arms)), names or [""] * len(arms))
-        axes.set_ylim(len(arms) - 0.4, -0.6)
-        axes.grid(False, axis="y")
+    rows(left, arms)
+    rows(right, arms, named=False)
     shown = [
         Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none", label="limit at this precision"),
         Line2D([], [], color=INK, linestyle="--", label="I(d₁; d₂)"), Line2D([], [], color="#cccccc", linewidth=3, label="H(c)"),
@@ -184,42 +174,13 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
     made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
-    random = np.random.default_rng(0)
-    for place, arm in enumerate(arms):
-        values = own.loc[own["arm"] == arm, "kl"].to_numpy()
-        spread = place + random.uniform(-0.22, 0.22, len(values))
-        axes.plot(values, spread, "o", color=ARM_COLOURS[arm], markersize=3, alpha=0.5, markeredgewidth=0)
-        axes.vlines(values.mean(), place - 0.36, place + 0.36, color=ARM_COLOURS[arm], linewidth=2)
-    axes.set_yticks(range(len(arms)), arms)
-    axes.set_ylim(len(arms) - 0.4, -0.6)
+    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": ARM_COLOURS, "legend": False, "ax": axes}
+    sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
+    sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
+    rows(axes, arms)
     axes.set_xlim(left=0)
-    axes.grid(False, axis="y")
+    axes.set_ylabel("")
     axes.set_xlabel("KL(P(c | d₁) ‖ concepts of samples) (nats)")
-    return made
-
-
-@plot.use_style()
-def concepts_of_seed(table: pd.DataFrame, document: int = 0, most: int = 12) -> Figure:
-    """The posterior of one seed and the concepts of what was sampled from it, for the concepts that matter most to any of them."""
-    own = table[table["document"] == document]
-    arms = [arm for arm in ("exact", "sbp-true", "sbp-nn-lm", "sbp-random", "uncond") if (own["arm"] == arm).any()]
-    wide = own[own["arm"].isin(arms)].pivot(index="concept", columns="arm", values="implied")
-    posterior = own[own["arm"] == arms[0]].set_index("concept")["posterior"]
-    order = (posterior + wide.max(axis=1)).nlargest(most).index
-    made, panels = plot.figure(6.8, 1.9, columns=len(arms))
-    for panel, arm in zip(panels, arms, strict=True):
-        panel.bar(range(len(order)), wide.loc[order, arm], color=ARM_COLOURS[arm], width=0.8)
-        likely = posterior[order].where(posterior[order] > 0.005)
-        panel.plot(range(len(order)), likely, "_", color=PALETTE[1], markersize=8, markeredgewidth=2)
-        panel.set_ylim(0, 1.02)
-        panel.set_title(arm)
-        panel.set_xticks(range(0, len(order), 3), [str(c) for c in order[::3]])
-        panel.set_xlabel("concept")
-        panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if panel is panels[0] else [""] * 3)
-    panels[0].set_ylabel("probability")
-    shown = [Line2D([], [], color=PALETTE[1], marker="_", markersize=8, markeredgewidth=2, linestyle="none", label="P(c | d₁)"),
-             Line2D([], [], color=INK, marker="s", linestyle="none", label="samples from d₁")]  # fmt: skip
-    made.legend(handles=shown, loc="outside lower center", ncols=2)
     return made
 
 
@@ -295,21 +256,4 @@ def concept_drift(
     right.set_xlabel("pairs − D (points)")
     right.set_ylabel("samples − D (points)")
     right.legend(loc="best")
-    return made
-
-
-@plot.use_style()
-def distances(table: pd.DataFrame) -> Figure:
-    """Cosines by kind of pair: 5 to 95 % (thin), quartiles (thick), median; one panel per embedder."""
-    embedders = list(dict.fromkeys(table["embedder"]))
-    kinds = list(dict.fromkeys(table["kind"]))
-    made, panels = plot.figure(6.8, 0.75 + 0.21 * len(kinds), columns=len(embedders))
-    for panel, embedder in zip(panels, embedders, strict=True):
-        part = table[table["embedder"] == embedder].groupby("kind")["cosine"]
-        values = np.array([part.get_group(kind).quantile([0.05, 0.25, 0.5, 0.75, 0.95]) for kind in kinds])
-        _spans(panel, kinds, values, [ARM_COLOURS.get(kind, REAL) for kind in kinds])
-        if panel is not panels[0]:
-            panel.set_yticklabels([])
-        panel.set_title(f"embedded by {embedder}" if embedder == "TF-IDF" else f"embedded by the {embedder}")
-        panel.set_xlabel("cosine of the two documents")
     return made

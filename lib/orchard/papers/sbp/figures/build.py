@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from orchard import plot
-from orchard.papers.sbp.information import true_pairs
-from orchard.papers.sbp.laws import EVERY, World
-from orchard.papers.sbp.world import laws
+from orchard.papers.sbp.data.laws import EVERY, World
+from orchard.papers.sbp.data.world import laws
+from orchard.papers.sbp.figures.parts import rows
+from orchard.papers.sbp.runs.bounds import true_pairs
 from orchard.plot.style import GREY, INK, PALETTE
 
 PAIRS = {"random": PALETTE[7], "nearest": PALETTE[0], "true": PALETTE[1]}  # colours of kinds of pairs
@@ -107,13 +111,13 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     """Jaccard of copies with 0, 1 and 2 edits and of neighbours that are no copies, with the rule's threshold."""
     kinds = sorted(pd.unique(table["kind"]))
     made, (axes,) = plot.figure(height=0.5 + 0.42 * len(kinds))
-    jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(table))
-    for place, kind in enumerate(kinds):
-        own = (table["kind"] == kind).to_numpy()
-        axes.plot(table.loc[own, "jaccard"], place + jitter[own], ".", color=PALETTE[place], markersize=3, alpha=0.6)
+    sns.stripplot(
+        table, x="jaccard", y="kind", hue="kind", order=kinds, hue_order=kinds, palette=PALETTE[: len(kinds)], jitter=0.28, size=2,
+        alpha=0.6, legend=False, ax=axes,
+    )  # fmt: skip
     axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    rows(axes, kinds)
+    axes.set_ylabel("")
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("Jaccard of 5-grams")
     return made
@@ -125,18 +129,11 @@ def pair_gain(table: pd.DataFrame) -> Figure:
     made, (axes,) = plot.figure(height=2.5)
     looks = zip(
         PALETTE, "osD^v", (9, 4, 7, 5, 3), strict=False
-    )  # lines may lie on one another: smaller markers on larger ones
-    for (variant, part), (colour, marker, points) in zip(table.groupby("variant", sort=False), looks, strict=False):
+    )  # lines may lie on one another: small markers on large ones
+    for (variant, part), (colour, marker, size) in zip(table.groupby("variant", sort=False), looks, strict=False):
         mean = part.groupby("precision")["gain"].mean()
-        axes.plot(
-            mean.index,
-            mean,
-            marker=marker,
-            markersize=points,
-            markerfacecolor="white",
-            color=colour,
-            label=str(variant),
-        )
+        style: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "color": colour}
+        axes.plot(mean.index, mean, label=str(variant), **style)
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
     axes.set_xlabel("share of pairs that share their concept (rho)")
     axes.set_ylabel("gain (nats/document)")
@@ -179,16 +176,15 @@ def cloze_accuracy(table: pd.DataFrame) -> Figure:
     made, panels = plot.figure(width=2.2 * len(variants) + 1.0, height=0.9 + 0.25 * len(arms), columns=len(variants))
     for variant, axes in zip(variants, panels, strict=True):
         own = table[table["variant"] == variant]
-        for place, arm in enumerate(arms):
-            values = own.loc[own["arm"] == arm, "accuracy"]
-            axes.plot(
-                values, [place] * len(values), "o", color=GREY if arm == "exact law" else PALETTE[0], markersize=4
-            )
+        colours = [GREY if arm == "exact law" else PALETTE[0] for arm in arms]
+        sns.stripplot(
+            own, x="accuracy", y="arm", hue="arm", order=arms, hue_order=arms, palette=colours, size=4, legend=False, ax=axes
+        )  # fmt: skip
         ceiling = own.loc[own["arm"] == "Bayes", "accuracy"].mean()
         axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":", label="chance")
         axes.axvline(ceiling, color=INK, linewidth=0.9, linestyle="--", label="best possible choice")
-        axes.set_yticks(range(len(arms)), arms if axes is panels[0] else [""] * len(arms))
-        axes.set_ylim(len(arms) - 0.5, -0.5)
+        rows(axes, arms, axes is panels[0])
+        axes.set_ylabel("")
         axes.set_xlim(0, 1.02)
         axes.set_title(variant)
         axes.set_xlabel("share of right answers")

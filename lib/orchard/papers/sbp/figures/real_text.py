@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.sbp.break_even import break_even, pays_from
-from orchard.papers.sbp.docstrings import RELATIONS
-from orchard.papers.sbp.real_text import by_arm
+from orchard.papers.sbp.data.docstrings import RELATIONS
+from orchard.papers.sbp.experiments.real_text import by_arm
+from orchard.papers.sbp.figures.parts import ends, rows
+from orchard.papers.sbp.method.costs import break_even, pays_from
 from orchard.plot.style import INK, PALETTE
 
 TEXTS = {"held-out documents": plot.Look(INK, "D")}
@@ -21,15 +22,8 @@ def text_ends(table: pd.DataFrame) -> Figure:
     scores = by_arm(table)
     arms = list(pd.unique(scores["arm"]))
     figure, (axes,) = plot.figure(height=0.9 + 0.27 * len(arms))
-    looks = plot.looks(arms)
-    for place, arm in enumerate(arms):
-        part, look = scores[scores["arm"] == arm], looks[arm]
-        axes.hlines([place] * len(part), part["best"], part["last"], color=look.colour, linewidth=0.8)
-        axes.plot(part["last"], [place] * len(part), look.marker, color=look.colour, markerfacecolor="white")
-        axes.plot(part["best"], [place] * len(part), look.marker, color=look.colour)
-    axes.set_yticks(range(len(arms)), arms)
-    axes.invert_yaxis()
-    axes.margins(y=0.2)
+    ends(axes, scores, arms)
+    rows(axes, arms)
     axes.set_xlabel("test loss (bits per byte)\nfilled: best checkpoint, hollow: last")
     return figure
 
@@ -54,8 +48,7 @@ def text_relations(table: pd.DataFrame) -> Figure:
         at = np.arange(len(shown)) + (number - (len(ways) - 1) / 2) * height
         axes.barh(at, mean.loc[shown, way], height, color=looks[way].colour, label=way)
     axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), ["no relation" if name == "none" else name for name in shown])
-    axes.invert_yaxis()
+    rows(axes, ["no relation" if name == "none" else name for name in shown])
     axes.set_xlabel("times as frequent as among all pairs of D")
     axes.legend()
     return figure

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.sbp.costs import ARM
-from orchard.papers.sbp.figures.ablations import TWO_LINES, WIDE, line, y_of
-from orchard.plot.style import GREY, INK, check_columns
+from orchard.papers.sbp.figures.parts import WIDE, line, y_of
+from orchard.plot.style import INK, check_columns
 
 BOUND_LINES = {"labels known": (0, (4, 2)), "EM": (0, (1, 1))}
 AXES = {"training": "training_flops", "all stages": "flops"}
@@ -41,14 +40,7 @@ def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, chec
 def _arms(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
     for arm in pd.unique(table["arm"]):
         part = table[table["arm"] == arm]
-        line(
-            axes,
-            part.assign(at=part.groupby("documents")[x].transform("mean")),
-            "at",
-            y,
-            plot.looks([arm])[arm],
-            arm,
-        )
+        line(axes, part.assign(at=part.groupby("documents")[x].transform("mean")), "at", y, plot.looks([arm])[arm], arm)
 
 
 @plot.use_style()
@@ -68,62 +60,6 @@ def scaling_compute(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     y_of(panels[0], checkpoint)
     handles, names = panels[0].get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=4)
-    return made
-
-
-@plot.use_style()
-def compute_curves(table: pd.DataFrame, charged: str = "all stages") -> Figure:
-    """Learning curves against the FLOPs spent so far; with all stages, a curve begins after what was spent before its training."""
-    check_columns(table, {"x": AXES[charged], "y": "excess", "hue": "arm"}, "compute_curves")
-    made, (axes,) = plot.figure(height=2.4)
-    for arm in pd.unique(table["arm"]):
-        part = table[table["arm"] == arm]
-        part = part.assign(at=part.groupby("step")[AXES[charged]].transform("mean"))
-        line(axes, part, "at", "excess", plot.looks([arm])[arm], arm)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(f"FLOPs spent, {charged}")
-    axes.set_ylabel(TWO_LINES)
-    made.legend(loc="outside lower center", ncols=2)
-    return made
-
-
-def recovered_share(table: pd.DataFrame, checkpoint: str = "best") -> pd.DataFrame:
-    """documents, and the shares of the oracle's gain over repetition that SBP and random pairs recover, means over the cells."""
-    wide = table.pivot_table(index="documents", columns="arm", values=checkpoint)
-    gain = wide["repetition"] - wide["oracle"]
-    return pd.DataFrame({arm: (wide["repetition"] - wide[arm]) / gain for arm in (ARM, "sbp-random")}).reset_index()
-
-
-@plot.use_style()
-def beside_published(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Share of the oracle's gain that is recovered: left the paper's, of QA accuracy at its three scales; right ours, of held-out nats,
-    against the best and against the last checkpoint of repetition. The scales differ by five orders of magnitude and more."""
-    made, panels = plot.figure(WIDE, 2.3, columns=2)
-    theirs = published[published["metric"].str.startswith("share of the oracle")]
-    panels[0].plot(
-        range(len(theirs)), theirs["value"] / 100, "D", color=GREY, markerfacecolor="white", linestyle="none"
-    )
-    panels[0].set_xticks(range(len(theirs)), theirs["scale"])
-    panels[0].set_xlim(-0.5, len(theirs) - 0.5)
-    panels[0].set_title("the paper: QA accuracy, tokens and parameters")
-    panels[0].set_ylabel("recovered share of\nthe oracle's gain")
-    for checkpoint, style in (("best", "-"), ("last", "--")):
-        shares = recovered_share(table, checkpoint)
-        for arm in (ARM, "sbp-random"):
-            look = plot.looks([arm])[arm]
-            panels[1].plot(
-                shares["documents"], shares[arm], style, color=look.colour, marker=look.marker, label=f"{arm}, {checkpoint}"
-            )  # fmt: skip
-    panels[1].set_xscale("log", base=2)
-    panels[1].xaxis.set_major_locator(FixedLocator(sorted(pd.unique(table["documents"]))))
-    panels[1].xaxis.set_minor_locator(NullLocator())
-    panels[1].xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[1].set_xlabel("documents of D")
-    panels[1].set_title("here: held-out nats")
-    for panel in panels:
-        panel.axhline(0, color=INK, linewidth=0.8)
-        panel.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-    made.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot, stats
+from orchard.papers.sbp.figures.parts import EXCESS, rows
+from orchard.papers.sbp.figures.parts import ends as ends_of
 from orchard.plot.style import GREY, INK
 
 WORLDS = {
@@ -17,7 +18,6 @@ WORLDS = {
     "hier": "topics and subtopics",
     "facts": "facts",
 }
-EXCESS = "loss above Bayes\n(nats/document)"
 
 
 def _variants(table: pd.DataFrame) -> list[str]:
@@ -93,18 +93,9 @@ def ends(table: pd.DataFrame) -> Figure:
     means = table.groupby(["variant", "arm", "world", "seed"])[["best", "last"]].mean().reset_index()
     order = list(pd.unique(table["arm"]))
     figure, axes = plot.figure(width=6.8, height=0.8 + 0.19 * len(order), columns=len(variants))
-    looks = plot.looks(order)
     for panel, variant in zip(axes, variants, strict=True):
-        own = means[means["variant"] == variant]
-        for arm, part in own.groupby("arm"):
-            place = np.full(len(part), order.index(str(arm))) + np.linspace(-0.15, 0.15, len(part))
-            look = looks[str(arm)]
-            panel.hlines(place, part["best"], part["last"], color=look.colour, linewidth=0.8)
-            panel.plot(part["last"], place, look.marker, color=look.colour, markerfacecolor="white")
-            panel.plot(part["best"], place, look.marker, color=look.colour)
-        panel.set_yticks(range(len(order)), order if panel is axes[0] else [""] * len(order))
-        panel.set_ylim(len(order) - 0.5, -0.5)
-        panel.xaxis.set_major_locator(MaxNLocator(5))
+        ends_of(panel, means[means["variant"] == variant], order)
+        rows(panel, order, panel is axes[0])
         panel.set_xlim(left=0)
         panel.set_title(WORLDS[variant])
         panel.set_xlabel("loss above Bayes (nats/document)")
@@ -113,18 +104,17 @@ def ends(table: pd.DataFrame) -> Figure:
 
 def against(table: pd.DataFrame, reference: str = "repetition", column: str = "best") -> pd.DataFrame:
     """Every arm minus the reference, document by document: variant, arm, estimate, low, high (95 % bootstrap over cells and documents)."""
-    rows = []
+    found = []
     for variant in _variants(table):
         own = table[table["variant"] == variant]
         wide = own.pivot_table(index=["world", "seed", "document"], columns="arm", values=column)
         for arm in [name for name in pd.unique(own["arm"]) if name != reference]:
             value = (wide[arm] - wide[reference]).dropna()
             cell = value.index.get_level_values("world") * 1000 + value.index.get_level_values("seed")
-            found = stats.paired_bootstrap(value.to_numpy(), cell.to_numpy())
-            rows.append(
-                {"variant": variant, "arm": arm, "estimate": found.estimate, "low": found.low, "high": found.high}
-            )
-    return pd.DataFrame(rows)
+            mean = stats.paired_bootstrap(value.to_numpy(), cell.to_numpy())
+            ends = {"estimate": mean.estimate, "low": mean.low, "high": mean.high}
+            found.append({"variant": variant, "arm": arm, **ends})
+    return pd.DataFrame(found)
 
 
 @plot.use_style()
@@ -140,9 +130,7 @@ def differences(table: pd.DataFrame) -> Figure:
             look, place = looks[row["arm"]], order.index(row["arm"])
             panel.hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.5)
             panel.plot(row["estimate"], place, look.marker, color=look.colour)
-        panel.set_yticks(range(len(order)), order if panel is axes[0] else [""] * len(order))
-        panel.set_ylim(len(order) - 0.5, -0.5)
-        panel.xaxis.set_major_locator(MaxNLocator(5))
+        rows(panel, order, panel is axes[0])
         panel.set_title(WORLDS[variant])
         panel.set_xlabel("minus repetition at its best (nats/document)")
     return figure

@@ -1,0 +1,358 @@
+"""What the result hangs on: how the masks begin, and one change at a time.
+
+| experiment | what changes |
+|---|---|
+| initial_spread | r = std(z) / epsilon of the first logits, epsilon, mode, the predictor's first weights and rate (C11) |
+| one_change | mode, activation and rank of the head, chunks of a text, fade-in, decay, entropy, contrast, a predictor that stops learning |
+| hard_concrete | the gates: HardConcrete with a penalty instead of SoftTopK (C10) |
+| channel_use | nothing: which channels any prompt has selected |
+| shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
+
+C8 (continued pre-training) compares arms of the comparison. Runs that collapse are kept: that is what is studied.
+
+On prefixes (section 4.4, Figure 3): the paper overlaps masks of MMLU and GSM8K prompts whose examples are the same for all prompts of a
+subject. A predictor reads all of a prompt, so identical text alone makes masks alike: the diagonal of its maps is partly that. Here
+
+    raw       instruction :
+    shared    k k v v ... instruction :         the queries in front are the same for all prompts of a domain
+    own       k k v v ... instruction :         every prompt has its own
+
+and `shared - own` is what the identity of the prefix does. Prompts of these kinds are in no training, so `raw - own` also holds what a
+predictor makes of prompts that it does not know. `rand_lsh` hashes what a language model makes of the prompt and has learned nothing about
+masks: it shows what identical text does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.experiments.arms import Study, studies
+from orchard.papers.ifpruning.experiments.comparison import Tables, chain_metrics, difference
+from orchard.papers.ifpruning.experiments.grids import compared, grid_cells, recorded
+from orchard.papers.ifpruning.experiments.profiles import Cell
+from orchard.papers.ifpruning.method.overlap import by_domain
+from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
+from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
+from orchard.papers.ifpruning.runs.train import Train
+from orchard.runs import Finished, Run, Runner, Setting
+from orchard.stats import spearman
+
+
+@dataclass(frozen=True)
+class Start:
+    """How masks begin. ``rate`` is over that of the profile."""
+
+    r: float = 3.5
+    epsilon: float = 0.3
+    mode: str = "soft"
+    reads: bool = True  # the predictor starts as a language model; otherwise with new weights
+    rate: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        first = "language model" if self.reads else "new weights"
+        return f"r {self.r:g}, epsilon {self.epsilon:g}, {self.mode}, {first}, rate x {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Values besides the comparison's own, which every ablation has too."""
+
+    starts: tuple[Start, ...]
+    modes: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    chunks: tuple[int, ...] = ()
+    fades: tuple[float, ...] = ()
+    entropies: tuple[str, ...] = ()
+    contrasts: tuple[float, ...] = ()
+    decayed: bool = False
+    frozen: bool = False
+
+
+SIZES = {
+    "smoke": Sizes(
+        starts=tuple(Start(r=r, reads=reads) for reads in (True, False) for r in (0.3, 3.5)),
+        modes=("soft_binarize", "st_full"),
+    ),
+    "gpu": Sizes(
+        starts=(
+            *(Start(r=r, mode=m, reads=reads) for reads, m, r in product((True, False), ("soft", "st"), (0.01, 0.3, 1.2, 3.5, 7.0))),
+            *(Start(r=r, epsilon=e) for e in (0.05, 1.0) for r in (0.3, 3.5)),
+            *(Start(r=r, mode=m, rate=rate) for rate in (0.1, 4.0) for m in ("soft", "st") for r in (1.2, 3.5)),
+        ),
+        modes=("soft_binarize", "st", "st_full"), activations=("identity",), ranks=(4, 8, 16, 64, 128), chunks=(4,), fades=(0.1, 0.5),
+        entropies=("bernoulli",), contrasts=(0.1, 1.0), decayed=True, frozen=True,
+    ),
+    "paper": Sizes(starts=()),
+}  # fmt: skip
+GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
+GATE_SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
+USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
+
+
+def masked_stages(arm: Train.Config) -> list[Train.Config]:
+    """The stages of an arm that have masks, first one first."""
+    chain = [arm]
+    while chain[0].start is not None and chain[0].start.selector is not None:
+        chain.insert(0, chain[0].start)
+    return chain
+
+
+def begun(arm: Train.Config, start: Start) -> Train.Config:
+    """The arm with masks that begin so."""
+    for stage in masked_stages(arm):
+        assert stage.selector is not None
+        stage.selector.set(spread=start.r)
+        stage.selector.gates.set(epsilon=start.epsilon, mode=start.mode)
+        stage.set(selector_rate=start.rate * stage.selector_rate)
+        if not start.reads:
+            stage.set(reader=None)
+    return arm
+
+
+def with_selector(study: Study, name: str, gates: dict[str, Any] | None = None, **fields: Any) -> Train.Config:
+    """The predictor's arm with other fields of the predictor or of its gates."""
+    return study.pruned(name, study.predictor(**(gates or {})).set(**fields))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of an ablation; ``own`` is the comparison's. ``binarised``: evaluated with gates of 1."""
+
+    ablation: str
+    value: str
+    arm: Train.Config
+    own: bool = False
+    binarised: bool = False
+
+
+def points(study: Study, sizes: Sizes) -> Iterator[Point]:
+    """The values of all ablations that a profile has. What needs continued pre-training is left out where there is none."""
+    profile, ifp = study.cell.profile, lambda: study.arm("ifp")
+
+    def values(
+        ablation: str, own: object, others: Sequence[object], made: Callable[[Any], Train.Config]
+    ) -> Iterator[Point]:
+        if others:
+            yield Point(ablation, str(own), ifp(), own=True)
+        for value in others:
+            yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
+
+    def set_first(**fields: Any) -> Train.Config:
+        arm = ifp()
+        masked_stages(arm)[0].set(**fields)
+        return arm
+
+    def chunked(count: int) -> Train.Config:
+        arm = ifp()
+        corpus = masked_stages(arm)[0].corpus
+        assert isinstance(corpus, FactGrid.Config)
+        corpus.set(chunks=count)
+        return arm
+
+    def mode(name: str) -> Train.Config:
+        return ifp() if name == "soft_binarize" else with_selector(study, name, {"mode": name})
+
+    def decayed(_: str) -> Train.Config:
+        arm = ifp()
+        for stage in masked_stages(arm):
+            stage.set(decay_channels=True)
+        return arm
+
+    two_stages = profile.steps.cpt > 0
+    yield from values("mode", "soft", sizes.modes, mode)
+    yield from values("head", "gelu", sizes.activations, lambda act: with_selector(study, act, activation=act))
+    ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
+    yield from values("rank", profile.reader.rank, ranks, lambda rank: with_selector(study, f"rank {rank}", rank=rank))
+    yield from values("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked)
+    yield from values("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share))
+    yield from values("entropy", "shannon", sizes.entropies, lambda kind: with_selector(study, kind, {"entropy": kind}))
+    contrasted = lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)  # noqa: E731
+    yield from values("contrast", 0.0, sizes.contrasts, contrasted)
+    yield from values("decay", "of chosen layers off", ("on",) if sizes.decayed else (), decayed)
+    stopped = ("in fine-tuning",) if sizes.frozen and two_stages else ()
+    yield from values("frozen", "never", stopped, lambda _: ifp().set(selector_rate=0.0))
+
+
+def measured(done: Finished) -> dict[str, float]:
+    """Right answers, with the masks of another domain too, and the gauge of an arm: share of channels no prompt selects (``never``)."""
+    result: dict[str, Any] = done.result
+    gauge = result["gauge"]
+    names = ("within", "across", "union", "chance", "spread")
+    scores = {"right": result["accuracy"]["test"], "swapped": result["accuracy"].get("swapped", float("nan"))}
+    never = 1 - float(done.tensors("masks")["masks"].any(dim=0).float().mean()) if gauge else float("nan")
+    return scores | {name: gauge.get(name, float("nan")) for name in names} | {"never": never}
+
+
+def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per start and seed: r, epsilon, mode, reads, rate, seed; right, swapped (shares), within, across, union, chance, spread
+    (r at the end), never."""
+    known = compared(setting, run)
+    starts = [(start, cell) for cell in grid_cells(setting) for start in SIZES[setting.profile].starts]
+    arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
+    rows = [
+        {**vars(start), "seed": cell.seed, **measured(done)}
+        for (start, cell), done in zip(starts, run(arms), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per ablation, value and seed: own (the comparison's value), right, swapped, within, across, union, never; change (of right
+    answers from the own value)."""
+    known, sizes = compared(setting, run), SIZES[setting.profile]
+    places = [(point, cell) for cell in grid_cells(setting) for point in points(Study(cell), sizes)]
+    arms = [recorded(point.arm, known, f"{point.ablation} {point.value}") for point, _ in places]
+    wanted: list[Run.Config] = [
+        Binarised.Config(trained=arm, label=f"{arm.label}, gates of 1") if point.binarised else arm
+        for (point, _), arm in zip(places, arms, strict=True)
+    ]
+    rows = []
+    for (point, cell), trained, done in zip(places, run(arms), run(wanted), strict=True):
+        row = {
+            "ablation": point.ablation,
+            "value": point.value,
+            "own": point.own,
+            "seed": cell.seed,
+            **measured(trained),
+        }
+        rows.append(row | ({"right": done.result["right"], "swapped": float("nan")} if point.binarised else {}))
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    own = table[table["own"]].set_index(["ablation", "seed"])["right"]
+    return table.assign(
+        change=table["right"] - own.loc[list(zip(table["ablation"], table["seed"], strict=True))].to_numpy()
+    )
+
+
+def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config]]:
+    known, found = compared(setting, run), []
+    for cell, study in studies(setting, run)[: GATE_SEEDS[setting.profile]]:
+        reads = study.predictor()
+        concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
+        made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
+        found += [(cell, gates, recorded(made[arm], known, gates)) for gates, arm in GATES.items()]
+    return found
+
+
+def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
+    arms = _gate_arms(setting, run)
+    tables = []
+    for (cell, gates, _), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+        right = done.tensors("answers")["test.right"].numpy().astype(float)
+        tables.append(
+            pd.DataFrame({"gates": gates, "seed": cell.seed, "question": np.arange(len(right)), "right": right})
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
+    with its penalty), validation_loss (without), validation_accuracy."""
+    tables = []
+    for cell, gates, arm in _gate_arms(setting, run):
+        metrics = chain_metrics(arm, run)
+        before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
+        masked = metrics[metrics["stage"] != "pretrain"]
+        tables.append(masked.assign(step=masked["step"] - before, gates=gates, seed=cell.seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
+    (what the penalty holds at k / D) and without noise, before the cut to k."""
+    arms = _gate_arms(setting, run)
+    rows = []
+    for (cell, gates, arm), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+        shares = {"expected": float("nan"), "settled": float("nan")}
+        if isinstance(arm.selector, HardConcrete.Config):
+            z = done.tensors("masks")["z"]
+            shares = {"expected": float(expected_open(z).mean()), "settled": float((settled(z) > 0).float().mean())}
+        rows.append({"gates": gates, "seed": cell.seed, **measured(done), **shares})
+    return pd.DataFrame(rows)
+
+
+def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, layer (from 1) and channel, most used first: rank (share of the channels before it), use (share of all prompts,
+    those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
+    cell, study = studies(setting, run)[0]
+    arms = {name: study.arm(name) for name in USED}
+    if SIZES[setting.profile].starts:
+        worst = min(SIZES[setting.profile].starts, key=lambda start: (start.reads, start.r))
+        grid = grid_cells(setting)[0]
+        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
+    tables = []
+    for name, done in zip(arms, run(list(arms.values())), strict=True):
+        use = done.tensors("masks")["masks"].float().mean(dim=0).sort(dim=-1, descending=True).values
+        for layer, row in enumerate(use.numpy(), 1):
+            rank = np.arange(len(row)) / len(row)
+            tables.append(pd.DataFrame({"arm": name, "layer": layer, "rank": rank, "use": row, "seed": cell.seed}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def pretraining_matters(tables: Tables) -> pd.DataFrame:
+    """C8: ifp minus fine-tuning alone, with both budgets, question by question."""
+    parts = {"equal total steps": "ifp_sft_only", "equal fine-tuning steps": "ifp_sft_short"}
+    return pd.concat(
+        [difference(tables, "ifp", arm).assign(part=name) for name, arm in parts.items()], ignore_index=True
+    )
+
+
+def gates_agree(tables: Tables) -> pd.DataFrame:
+    """C10: SoftTopK minus HardConcrete, question by question."""
+    right = tables("hard_concrete").pivot(index=["seed", "question"], columns="gates", values="right")
+    value = (right["SoftTopK"] - right["HardConcrete"]).dropna().rename("value").reset_index()
+    return value.rename(columns={"question": "unit"}).assign(part="ifp")
+
+
+def consistency(tables: Tables) -> pd.DataFrame:
+    """C11: Spearman's correlation of the overlap within a domain with right answers over the runs of the grid; nothing with fewer than
+    three of them."""
+    table = tables("initial_spread")
+    if len(table) < 3:
+        return pd.DataFrame(columns=["part", "seed", "unit", "value"])
+    rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
+    return pd.DataFrame([{"part": "ifp", "seed": 0, "unit": f"{len(table)} runs", "value": rho}])
+
+
+PREFIX_ARMS = ("ifp", "ifp_st", "rand_lsh")
+PREFIX_SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
+
+
+def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, seed, prefix (raw, shared, own) and layer (from 1): within (mean overlap of different prompts of one domain),
+    related (of two domains of one group), other (of two groups), chance."""
+    places = [
+        (arm, cell, study)
+        for cell, study in studies(setting, run)[: PREFIX_SEEDS[setting.profile]]
+        for arm in PREFIX_ARMS
+    ]
+    wanted = [
+        PrefixMasks.Config(trained=study.arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
+        for arm, cell, study in places
+    ]
+    rows = []
+    for (arm, cell, _), done in zip(places, run(wanted), strict=True):
+        corpus, kept = cell.corpus.build(), done.tensors("masks")
+        group = torch.tensor(corpus.groups)
+        same = torch.eye(len(group), dtype=torch.bool)
+        kin = (group[:, None] == group) & ~same
+        for name in PREFIXES:
+            for layer, means in enumerate(by_domain(kept[name], kept["domain"], len(group)), 1):
+                rows.append({
+                    "arm": arm, "seed": cell.seed, "prefix": name, "layer": layer, "within": float(means[same].mean()),
+                    "related": float(means[kin].mean()), "other": float(means[~same & ~kin].mean()), "chance": done.result["chance"],
+                })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,279 @@
+"""What the comparison says, with intervals: scores, gap recovery, differences, and what explains the gain.
+
+    R     = (arm - dense_k) / (dense_D - dense_k)     share of the gap between small and large that an arm recovers
+    share = (control - dense_k) / (ifp - dense_k)     share of the gain that a control has which cannot do what ifp does
+
+Film and the soft prefix condition a small decoder on the instruction and select nothing; random masks select without learning. What they
+have of the gain, learned selection cannot claim. Intervals come from resampling seeds, and within each seed the questions, of all arms at
+once; nothing here trains more than the comparison does, except one run that collapses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.experiments.arms import Study, studies
+from orchard.papers.ifpruning.experiments.comparison import answers, arms, chain_metrics, finished
+from orchard.papers.ifpruning.method.overlap import overlaps
+from orchard.papers.ifpruning.runs.train import Train
+from orchard.runs import Finished, Runner, Setting
+from orchard.stats import Interval
+
+RESAMPLES = 4000
+READ = "ifp_sft_short"  # ifp without continued pre-training
+UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
+SHOWN = 128  # prompts on a map
+BASE, LARGE, METHOD = "dense_k", "dense_D", "ifp"
+COMPARED = (  # minus these: what each is, and the claim that it decides
+    ("dense_k", "as wide as the mask (C1)"), ("dense_k_long", "1.8 times the pre-training (C1f)"),
+    ("dense_D", "the unpruned source (C3)"), ("static", "one mask for all"), ("static_kd", "the same, distilled (C2)"),
+    ("moe", "experts per token"), ("moe_seq", "experts per prompt"),
+    ("film_k", "told the domain, no selection"), ("prefix_cond", "reads the prompt, no selection"),
+    ("rand_mask", "told the domain, random masks"), ("rand_lsh", "reads the prompt, random masks (C2s)"),
+    ("oracle", "told the domain, learned masks"),
+)  # fmt: skip
+CONTROLS = {
+    "film_k": "told the domain, selects nothing",
+    "prefix_cond": "reads the prompt, selects nothing",
+    "rand_mask": "told the domain, selects at random",
+    "rand_lsh": "reads the prompt, selects at random",
+}
+
+
+def interval(
+    table: pd.DataFrame,
+    columns: Sequence[tuple[str, str]],
+    statistic: Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]],
+    variant: str = "win",
+) -> tuple[Interval, int]:
+    """A statistic of mean scores with its 95 % interval, and over how many seeds; ``columns`` names (arm, evaluation) of each.
+
+    A resample draws seeds with replacement and, for each, its questions: the same ones for all columns. Questions with the same
+    outcomes are drawn together, which changes nothing and takes as long for a million of them. Missing columns give NaN over 0 seeds.
+    """
+    ours = table[table["variant"] == variant]
+    series = [
+        ours[(ours["arm"] == arm) & (ours["evaluation"] == name)].set_index(["seed", "question"])["right"]
+        for arm, name in columns
+    ]
+    wide = pd.concat(series, axis=1, keys=range(len(series))).dropna()
+    by_seed = [part.to_numpy(dtype=float) for _, part in wide.groupby(level="seed")]
+    if not by_seed:
+        return Interval(np.nan, np.nan, np.nan, 0.95, "not measured"), 0
+    estimate = statistic(np.mean([part.mean(axis=0) for part in by_seed], axis=0)[None])[0]
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(by_seed), size=(RESAMPLES, len(by_seed)))
+    means = np.empty((*drawn.shape, len(columns)))
+    for number, part in enumerate(by_seed):
+        outcomes, counts = np.unique(part, axis=0, return_counts=True)
+        here = drawn == number
+        weights = random.multinomial(len(part), counts / len(part), size=int(here.sum()))
+        means[here] = weights @ outcomes / len(part)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanquantile(statistic(means.mean(axis=1)), [0.025, 0.975])
+    note = (
+        "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
+    )
+    return Interval(float(estimate), float(low), float(high), 0.95, note), len(by_seed)
+
+
+def share_of(columns: Float[np.ndarray, "draws three"]) -> Float[np.ndarray, "draws"]:
+    """(first - second) / (third - second)."""
+    return (columns[..., 0] - columns[..., 1]) / (columns[..., 2] - columns[..., 1])
+
+
+def minus(columns: Float[np.ndarray, "draws two"]) -> Float[np.ndarray, "draws"]:
+    """first - second."""
+    return columns[..., 0] - columns[..., 1]
+
+
+def _row(found: Interval, **names: Any) -> dict[str, Any]:
+    return {**names, "effect": found.estimate, "low": found.low, "high": found.high}
+
+
+def scores(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Every arm on held-out wordings: arm, accuracy, low, high, recovery (R), recovery_low, recovery_high, seeds, active_parameters,
+    training_flops, reader_flops (the predictor's language model, apart), flops_factor (training FLOPs over those of dense_k)."""
+    table = answers(setting, run)
+    costs = arms(setting, run).query("variant == 'win'")
+    ledgers = costs.groupby("arm", sort=False)[["active_parameters", "training_flops", "reader_flops"]].mean()
+    rows = []
+    for arm, ledger in ledgers.iterrows():
+        own = (str(arm), "test")
+        score, seeds = interval(table, [own], lambda means: means[..., 0])
+        found, _ = interval(table, [own, (BASE, "test"), (LARGE, "test")], share_of)
+        rows.append({
+            "arm": arm, "accuracy": score.estimate, "low": score.low, "high": score.high, "recovery": found.estimate,
+            "recovery_low": found.low, "recovery_high": found.high, "seeds": seeds, **ledger.to_dict(),
+            "flops_factor": ledger["training_flops"] / ledgers.loc[BASE, "training_flops"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def differences(setting: Setting, run: Runner) -> pd.DataFrame:
+    """ifp minus everything that it is claimed to beat, to equal, or not to equal: label, other, variant, effect, low, high, seeds."""
+    table = answers(setting, run)
+    rows = []
+    for other, what in COMPARED:
+        found, seeds = interval(table, [(METHOD, "test"), (other, "test")], minus)
+        rows.append(_row(found, label=f"{other}: {what}", other=other, variant="win", seeds=seeds))
+    for evaluation, what in (("task", "own mask per task (C5)"), ("swapped", "masks of another domain (C6d)")):
+        found, seeds = interval(table, [(METHOD, "test"), (METHOD, evaluation)], minus)
+        rows.append(_row(found, label=f"ifp, {what}", other=evaluation, variant="win", seeds=seeds))
+    for variant, what in (
+        ("null", "dense_k: all shared, nothing to gain (C1n)"),
+        ("kin", "rand_lsh: kin domains (C2s)"),
+    ):
+        other = what.partition(":")[0]
+        found, seeds = interval(table, [(METHOD, "test"), (other, "test")], minus, variant)
+        rows.append(_row(found, label=what, other=other, variant=variant, seeds=seeds))
+    return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
+
+
+def explained(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The share of the gain of ifp over dense_k that each control has: arm, label, effect, low, high, seeds."""
+    table = answers(setting, run)
+    rows = []
+    for arm, what in CONTROLS.items():
+        found, seeds = interval(table, [(arm, "test"), (BASE, "test"), (METHOD, "test")], share_of)
+        rows.append(_row(found, arm=arm, label=f"{arm}: {what}", seeds=seeds))
+    return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
+
+
+def conclusion(table: pd.DataFrame) -> list[str]:
+    """What :func:`differences` says about selection, a sentence per control: does ifp beat random masks that read the prompt, random masks
+    that are told the domain, and conditioning without any selection? An interval that holds 0 shows no difference."""
+    said = []
+    for other, ahead, otherwise in (
+        ("rand_lsh", "learned selection beats random masks that read the same prompts",
+         "learned selection is not shown to beat random masks with the same information: conditioning, not selection, explains the gain"),
+        ("rand_mask", "learned masks beat random masks of every domain",
+         "a random mask for every domain, never learned, is not shown to be worse: which channels are chosen need not matter, only "
+         "that every domain has its own; what a predictor needs to learn is then to tell the domains apart"),
+        ("film_k", "conditioning a small decoder on the domain does not do the same",
+         "conditioning a small decoder on the domain, without any mask, is not shown to be worse"),
+    ):  # fmt: skip
+        for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
+            points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+            said.append(f"ifp minus {other}: {points}; {ahead if row['low'] > 0 else otherwise}.")
+    return said
+
+
+# --------------------------------------------------------------------- collapse
+
+
+def unread(study: Study) -> Train.Config:
+    """ifp_sft_short with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks
+    collapse."""
+    cfg = study.arm(READ).clone()
+    return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(READ, UNREAD))
+
+
+def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), stage, step, within, across, union, use,
+    spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
+    _, study = studies(setting, run)[0]
+    chosen = {METHOD: study.arm(METHOD), READ: study.arm(READ), UNREAD: unread(study)}
+    run(list(chosen.values()))
+    tables = [chain_metrics(cfg, run).assign(arm=arm) for arm, cfg in chosen.items()]
+    return pd.concat(tables, ignore_index=True).dropna(subset=["across"])
+
+
+def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Right answers with masks of the prompt, of a description of its task and of another domain, first seed: arm, masks, effect, low,
+    high; of ifp, ifp_sft_short, moe_seq and of the run that collapses."""
+    cell, study = studies(setting, run)[0]
+    done = {arm: end for own, arm, _, end in finished(setting, run) if own == cell}
+    done[UNREAD] = run([unread(study)])[0]
+    rows = []
+    for arm in (METHOD, READ, "moe_seq", UNREAD):
+        for evaluation, masks in (("test", "of the prompt"), ("task", "of the task"), ("swapped", "of another domain")):
+            table = _right(done[arm], evaluation).assign(arm=arm, variant="win", seed=cell.seed)
+            found, _ = interval(table, [(arm, evaluation)], lambda means: means[..., 0])
+            rows.append(_row(found, arm=arm, masks=masks))
+    return pd.DataFrame(rows)
+
+
+def _right(done: Finished, evaluation: str) -> pd.DataFrame:
+    right = done.tensors("answers")[f"{evaluation}.right"].numpy().astype(float)
+    return pd.DataFrame({"question": np.arange(len(right)), "right": right, "evaluation": evaluation})
+
+
+# --------------------------------------------------------------------- which prompts share masks
+
+
+def prompt_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Overlap of the masks of every two prompts of ifp, first seed: layer, prompt, other, overlap, and of ``prompt`` domain, group,
+    wording (training or held out), text, x, y: its place on a map where prompts with the same masks coincide."""
+    _, study = studies(setting, run)[0]
+    cfg = study.arm(METHOD)
+    kept = run([cfg])[0].tensors("masks")
+    corpus: FactGrid = cfg.corpus.build()
+    chosen = _spread_out(kept["domain"], SHOWN)
+    masks = kept["masks"][chosen].bool()
+    pairs = overlaps(masks)
+    place = embedded(pairs.mean(dim=0).numpy())
+    prompts = [corpus.prompts(split) for split in ("seen", "validation", "test")]
+    texts = [
+        corpus.text(row[:length])
+        for part in prompts
+        for row, [length] in zip(part.prompts[:, 0], part.prompt_lengths, strict=True)
+    ]
+    about = pd.DataFrame({
+        "prompt": np.arange(len(chosen)), "domain": [corpus.domains[d] for d in kept["domain"][chosen]],
+        "group": [chr(65 + corpus.groups[d]) for d in kept["domain"][chosen]],
+        "wording": np.where(kept["split"][chosen] == 0, "training", "held out"), "text": [texts[i] for i in chosen],
+        "x": place[:, 0], "y": place[:, 1],
+    })  # fmt: skip
+    layer, first, second = np.indices(pairs.shape).reshape(3, -1)
+    table = pd.DataFrame({"layer": layer + 1, "prompt": first, "other": second, "overlap": pairs.flatten().numpy()})
+    return table.merge(about, on="prompt")
+
+
+def _spread_out(domain: torch.Tensor, most: int) -> list[int]:
+    """At most ``most`` prompts, as many of each domain, the held-out wordings (which stand last) before those of the training."""
+    number = [torch.where(domain == d)[0].tolist() for d in range(int(domain.max()) + 1)]
+    return sorted(i for own in number for i in own[-max(1, most // len(number)) :])
+
+
+def embedded(overlap: Float[np.ndarray, "prompts prompts"]) -> Float[np.ndarray, "prompts two"]:
+    """Two coordinates per prompt: classical scaling (Torgerson 1952) of the distances 1 - overlap, largest axes first."""
+    centring = np.eye(len(overlap)) - 1 / len(overlap)
+    values, vectors = np.linalg.eigh(-0.5 * centring @ (1 - overlap) ** 2 @ centring)
+    place = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
+    place = place[:, ::-1]
+    found: Float[np.ndarray, "prompts two"] = place * np.where(place.sum(axis=0) < 0, -1, 1)
+    return found
+
+
+def nearest(table: pd.DataFrame, prompt: int, count: int = 8) -> pd.DataFrame:
+    """The prompts whose masks are most like those of one, from :func:`prompt_pairs`: other, domain, wording, text, overlap per layer and
+    their mean. Raises KeyError for a prompt that is not on the map."""
+    own = table[table["prompt"] == prompt]
+    if own.empty:
+        raise KeyError(f"prompt {prompt} is not on the map: give 0 to {table['prompt'].max()}")
+    layers = own.pivot(index="other", columns="layer", values="overlap").add_prefix("layer ").drop(index=prompt)
+    about = table.drop_duplicates("prompt").set_index("prompt")[["domain", "wording", "text"]]
+    return about.join(layers.assign(mean=layers.mean(axis=1)), how="inner").nlargest(count, "mean")
+
+
+def neighbours(table: pd.DataFrame, count: int = 8) -> dict[str, float]:
+    """From :func:`prompt_pairs`: share of the ``count`` nearest prompts that are of the same domain ("own domain"; "by chance" if they
+    were any), and mean overlap with other domains of the group ("group") and with other groups ("other groups")."""
+    about = table.drop_duplicates("prompt").set_index("prompt")
+    pairs = table[table["prompt"] != table["other"]].groupby(["prompt", "other"])[["overlap"]].mean().reset_index()
+    for name in ("domain", "group"):
+        pairs[f"same {name}"] = pairs["prompt"].map(about[name]) == pairs["other"].map(about[name])
+    nearest_ones = pairs.sort_values("overlap", ascending=False, kind="stable").groupby("prompt").head(count)
+    others = pairs[~pairs["same domain"]].groupby("same group")["overlap"].mean()
+    return {
+        "own domain": float(nearest_ones["same domain"].mean()), "by chance": float(pairs["same domain"].mean()),
+        "group": float(others.get(True, np.nan)), "other groups": float(others.get(False, np.nan)),
+    }  # fmt: skip

@@ -1,0 +1,128 @@
+"""The comparison on real text: Stdlib-10, whose facts every machine has, or instructions of your own.
+
+The same stages and the same code as in FactGrid; bytes or byte pairs are tokens. An answer is right when greedy decoding would give all of
+it. At `smoke` the steps are so few that nothing is learned: that run shows that everything works, and `gpu` what it is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer
+from orchard.papers.ifpruning.data.corpus import Corpus
+from orchard.papers.ifpruning.data.instructions import Instructions, instruction_source
+from orchard.papers.ifpruning.data.stdlib10.corpus import Stdlib10
+from orchard.papers.ifpruning.experiments.arms import Study
+from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell, Profile, Steps
+from orchard.papers.ifpruning.runs.train import Train
+from orchard.runs import Finished, Runner, Setting
+from orchard.stats import wilson_interval
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Sizes of a profile; ``longest`` and ``longest_prompt`` are those of instructions of your own, in tokens."""
+
+    profile: Profile
+    stdlib: Stdlib10.Config
+    tokenizer: Tokenizer.Config  # of instructions of your own
+    longest: int
+    longest_prompt: int
+    items: int
+    chunk: int
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+_GPU = TextSize(
+    replace(PROFILES["gpu"], steps=Steps(pretrain=1500, cpt=500, sft=1500), batch_size=128),
+    Stdlib10.Config(items=128), BPETokenizer.Config(vocab_size=4096), 1024, 768, 256, 128, ("dense_k", "dense_D", "ifp"), (0,),
+)  # fmt: skip
+SIZES: dict[str, TextSize] = {
+    "smoke": TextSize(
+        replace(PROFILES["smoke"], steps=Steps(pretrain=10, cpt=10, sft=20), batch_size=16, validate_every=20),
+        Stdlib10.Config(items=8, chunk=32), ByteTokenizer.Config(), 1536, 1024, 8, 64, ("dense_k", "ifp"), (0,),
+    ),
+    "gpu": _GPU,
+    "paper": _GPU,
+}  # fmt: skip
+
+
+def own_instructions(setting: Setting) -> Instructions.Config:
+    """The corpus that DATA names. DataError for "embedded", and for rows that are no instructions."""
+    size = SIZES[setting.profile]
+    return Instructions.Config(
+        source=instruction_source(setting.data), tokenizer=size.tokenizer, longest=size.longest,
+        longest_prompt=size.longest_prompt, items=size.items, chunk=size.chunk,
+    )  # fmt: skip
+
+
+def study(setting: Setting, corpus: Corpus.Config, seed: int) -> Study:
+    """The arms on a corpus of text."""
+    return Study(Cell(SIZES[setting.profile].profile, corpus, corpus, seed))
+
+
+def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple[str, int, Train.Config, Finished]]:
+    """Arm, seed, config and finished run of each. Masks that coincide are recorded: few domains may need no more than one mask."""
+    size = SIZES[setting.profile]
+    wanted = [(arm, seed) for seed in setting.seeds or size.seeds for arm in size.arms]
+    cfgs = [study(setting, corpus, seed).arm(arm).set(on_collapse="record") for arm, seed in wanted]
+    return [(*want, cfg, done) for want, cfg, done in zip(wanted, cfgs, run(cfgs), strict=True)]
+
+
+def by_domain(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFrame:
+    """Right answers: arm, seed, evaluation, domain, group, questions, right (share), low, high.
+
+    Domains where no answer is right or wrong have no row."""
+    rows = []
+    built: Corpus = corpus.build()
+    for arm, seed, _, done in finished(setting, run, corpus):
+        kept = done.tensors("answers")
+        for evaluation in done.result["accuracy"]:
+            table = pd.DataFrame({name: kept[f"{evaluation}.{name}"].numpy() for name in ("right", "domain")})
+            for number, domain in enumerate(built.domains):
+                right = table.loc[table["domain"] == number, "right"]
+                if right.empty:
+                    continue
+                found = wilson_interval(int(right.sum()), len(right))
+                rows.append({
+                    "arm": arm, "seed": seed, "evaluation": evaluation, "domain": domain, "group": built.groups[number],
+                    "questions": len(right), "right": right.mean(), "low": found.low, "high": found.high,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFrame:
+    """One row per arm and seed: right and loss (nats per token that counts) on test, with swapped masks too; the gauge; both ledgers."""
+    rows = []
+    for arm, seed, _, done in finished(setting, run, corpus):
+        result = done.result
+        rows.append({
+            "arm": arm, "seed": seed, "right": result["accuracy"]["test"], "loss": result["loss"]["test"],
+            "loss, swapped masks": result["loss"].get("swapped"), **result["gauge"],
+            "active_parameters": result["active_parameters"],
+            "training_flops": result["training_flops"] + result["flops_before"], "reader_flops": result["reader_flops"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def stdlib10(setting: Setting, run: Runner) -> pd.DataFrame:
+    """:func:`by_domain` on Stdlib-10."""
+    return by_domain(setting, run, SIZES[setting.profile].stdlib.clone())
+
+
+def stdlib10_summary(setting: Setting, run: Runner) -> pd.DataFrame:
+    """:func:`summary` on Stdlib-10."""
+    return summary(setting, run, SIZES[setting.profile].stdlib.clone())
+
+
+def instructions(setting: Setting, run: Runner) -> pd.DataFrame:
+    """:func:`by_domain` on the instructions that DATA names; empty for the embedded text."""
+    return pd.DataFrame() if setting.data == "embedded" else by_domain(setting, run, own_instructions(setting))
+
+
+def instructions_summary(setting: Setting, run: Runner) -> pd.DataFrame:
+    """:func:`summary` on the instructions that DATA names; empty for the embedded text."""
+    return pd.DataFrame() if setting.data == "embedded" else summary(setting, run, own_instructions(setting))

@@ -1,0 +1,136 @@
+"""The corpora to look at: an example of FactGrid or Stdlib-10 with its controls, what the predictor reads of it, what the decoder, and what
+counts; and what each domain of Stdlib-10 holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from orchard.errors import BadInput, closest
+from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, GROUPS, KINDS, Stdlib10
+from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES
+from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, TRAINED, WORDINGS
+from orchard.papers.ifpruning.data.text import Reading, Vocabulary
+from orchard.papers.ifpruning.figures.examples import Piece, example_text
+from orchard.papers.ifpruning.method.examples import Examples
+
+SHOWN_QUERIES = 4
+SAMPLE = 256  # facts of a domain that its median lengths are taken over
+
+
+def factgrid_example(world: FactGrid, domain: str, wording: int, stage: str = "sft") -> Examples:
+    """One example with the first keys of a domain, as a stage reads it."""
+    queries = world.cfg.queries if stage == "cpt" else min(world.cfg.queries, SHOWN_QUERIES)
+    one = np.array([[world.domains.index(domain)]])
+    no = np.zeros(1, dtype=bool)
+    key = np.arange(queries)[None] * 7 % world.cfg.num_keys
+    chunks = world.cfg.chunks if stage == "cpt" else 1
+    return world.examples(one, np.array([[wording]]), key, no, no, np.zeros_like(key), chunks, stage == "read")
+
+
+def browse_factgrid(world: FactGrid) -> Callable[..., Figure]:
+    """What ``orchard.widgets.explorer`` draws: arguments domain, wording and stage."""
+
+    def draw(domain: str = world.domains[0], wording: int = 0, stage: str = "sft") -> Figure:
+        example = factgrid_example(world, domain, wording, stage)
+        [tokens], [counts] = example.tokens, example.counts
+        read = [
+            Piece(f"{world.text(token[None])} ", "counts" if counted else "read")
+            for token, counted in zip(tokens, counts, strict=True)
+        ]
+        parts = {"decoder": read}
+        if stage in ("sft", "cpt"):
+            prompts = zip(example.prompts[0], example.prompt_lengths[0], strict=True)
+            text = " | ".join(world.text(prompt[:length]) for prompt, length in prompts)
+            parts = {"predictor": [Piece(text, "read")], **parts}
+        return example_text(f"{domain}, training wording {wording}, stage {stage}", parts)
+
+    return draw
+
+
+def stdlib10_example(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> Reading:
+    """A training fact of a domain in any wording and kind of prompt. BadInput for a domain, wording or kind that there is not."""
+    if domain not in corpus.domains:
+        raise BadInput(f"Stdlib10: there is no domain {domain!r}; {closest(domain, corpus.domains)}")
+    if not 0 <= wording < len(WORDINGS[domain]):
+        raise BadInput(f"Stdlib10: there is no wording {wording} of {domain}; give 0 to {len(WORDINGS[domain]) - 1}")
+    if kind not in KINDS:
+        raise BadInput(f"Stdlib10: there is no kind of prompt {kind!r}; {closest(kind, KINDS)}")
+    draw = random.Random(f"stdlib10 preview {domain} {seed}")  # the same fact for every wording and kind
+    fact = corpus.fact(domain, "train", draw)
+    return corpus.reading(domain, fact, wording, kind, corpus.shots(domain, [fact], draw) if kind == "few-shot" else [])
+
+
+def preview(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> str:
+    """What the predictor and what the decoder reads of an example, as two lines; errors as ``stdlib10_example``.
+
+    What counts stands between the last ⟨answer⟩ and ⟨eos⟩, both given as marks are.
+    """
+    reading = stdlib10_example(corpus, domain, wording, kind, seed)
+    return f"predictor  {corpus.words.decode(reading.prompt)}\ndecoder    {corpus.words.decode(reading.tokens)}"
+
+
+def pieces(words: Vocabulary, tokens: list[int], counts: list[bool]) -> list[Piece]:
+    """The tokens as stretches of text that are read, that count, or that are a mark."""
+    found: list[tuple[list[int], str]] = []
+    for token, counted in zip(tokens, counts, strict=True):
+        style = "counts" if counted else "mark" if token >= words.bos else "read"
+        if found and found[-1][1] == style:
+            found[-1][0].append(token)
+        else:
+            found.append(([token], style))
+    return [Piece(words.decode(ids), style) for ids, style in found]
+
+
+def example_figure(words: Vocabulary, reading: Reading, title: str) -> Figure:
+    """An example of any corpus of text as a figure: what is read, by whom, and what of it counts."""
+    return example_text(
+        title,
+        {
+            "predictor": pieces(words, reading.prompt, [False] * len(reading.prompt)),
+            "decoder": pieces(words, reading.tokens, reading.counts),
+        },
+    )
+
+
+def browse_stdlib10(corpus: Stdlib10) -> tuple[Callable[..., Figure], dict[str, Any]]:
+    """What ``orchard.widgets.explorer`` needs: a figure for a domain, a wording and a kind of prompt, and the controls of the three."""
+    use = dict.fromkeys(TRAINED, "training") | {number: f"held out for {split}" for split, number in HELD_OUT.items()}
+
+    def draw(domain: str = corpus.domains[0], wording: int = 0, kind: str = KINDS[0]) -> Figure:
+        reading = stdlib10_example(corpus, domain, wording, kind)
+        return example_figure(corpus.words, reading, f"{domain}, wording {wording} ({use[wording]}), prompt: {kind}")
+
+    return draw, {"domain": list(corpus.domains), "wording": (0, max(use)), "kind": list(KINDS)}
+
+
+def composition(corpus: Stdlib10) -> pd.DataFrame:
+    """One row per domain: domain, group, facts to train on (missing where they are drawn), test ("same facts", "other facts", "other
+    files"), and prompt and answer, the median bytes of both over training wordings."""
+    rows = []
+    for group, members in GROUPS.items():
+        for domain in members:
+            draw = random.Random(f"stdlib10 composition {domain}")
+            facts = [corpus.fact(domain, "train", draw) for _ in range(SAMPLE)]
+            asked = [WORDINGS[domain][draw.choice(TRAINED)].format(item) for item, _ in facts]
+            rows.append(
+                {
+                    "domain": domain,
+                    "group": group,
+                    "facts": None if domain in PROCEDURES else corpus.count(domain, "train"),
+                    "test": "same facts"
+                    if domain in MEMORY
+                    else "other files"
+                    if domain == DOCSTRING
+                    else "other facts",
+                    "prompt": pd.Series([len(text.encode()) for text in asked]).median(),
+                    "answer": pd.Series([len(answer.encode()) for _, answer in facts]).median(),
+                }
+            )
+    return pd.DataFrame(rows).astype({"facts": "Int64"})

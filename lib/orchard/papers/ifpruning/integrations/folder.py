@@ -1,0 +1,199 @@
+"""A pruned decoder as a folder: what `prune_any` made and `tune` trained, saved, reloaded, and gathered into stock small models.
+
+    config.json        format, settings (k, mode, epsilon, ...), layers and width, versions, size and SHA-256 of every other file
+    head.safetensors   the two matrices of the head
+    decoder/           as `from_pretrained` reads it, with the tokenizer
+    predictor/         likewise, or a model of this library as `orchard.train.saved` writes it
+
+A folder is new and appears complete, by one rename; nothing in it is pickled. Reloaded weights are those that were saved, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from orchard.errors import BadInput
+from orchard.papers.ifpruning.integrations.local_models import (
+    first_line,
+    load_decoder,
+    load_predictor,
+    load_tokenizer,
+    quiet,
+)
+from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings, gated_layers
+from orchard.runs.run import to_json
+from orchard.runs.store import write
+from orchard.train.saved import TextModel, save_model
+
+FORMAT = "orchard instruction-following pruning 1"
+HEAD = ("head_in", "head_out")
+
+
+def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
+    """Write a pruned decoder to a new folder. Raises BadInput where the folder exists."""
+    import transformers
+
+    with quiet(), new_folder(folder) as part:
+        pruned.decoder.save_pretrained(part / "decoder")
+        if pruned.reader is not None:
+            save_model(part / "predictor", dataclasses.replace(pruned.reader, model=pruned.predictor))
+        else:
+            pruned.predictor.save_pretrained(part / "predictor")
+            if pruned.prompt_tokenizer is not None:
+                pruned.prompt_tokenizer.save_pretrained(part / "predictor")
+        if pruned.tokenizer is not None:
+            pruned.tokenizer.save_pretrained(part / "decoder")
+        head = {}
+        for name in HEAD:
+            for key, value in getattr(pruned, name).state_dict().items():
+                head[f"{name}.{key}"] = value.detach().cpu().contiguous()
+        save_file(head, part / "head.safetensors")
+        files = {str(path.relative_to(part)): _file(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        content = {
+            "format": FORMAT, "settings": dataclasses.asdict(pruned.settings), "layers": len(pruned.layer_names), "width": pruned.width,
+            "calibrated": pruned.calibrated, "tokenizer": pruned.tokenizer is not None,
+            "prompt_tokenizer": pruned.prompt_tokenizer is not None,
+            "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__}, "files": files,
+        }  # fmt: skip
+        write(part / "config.json", to_json(content))
+    return Path(folder).expanduser().absolute()
+
+
+def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") -> PrunedModel:
+    """The pruned decoder of a folder, on the CPU, in evaluation mode. ``decoder``: put its predictor on this one instead of its own.
+
+    Raises BadInput for a file that is missing or damaged, and for a decoder of another width or depth than the predictor's.
+    """
+    folder = Path(folder).expanduser()
+    content = _content(folder)
+    for name, entry in content["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise BadInput(f"{path} is missing: copy the whole folder again")
+        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            raise BadInput(f"{path} is damaged (size or SHA-256 differ from config.json): copy it again")
+    head = _head(folder / "head.safetensors")
+    settings = Settings(**content["settings"])
+    own = load_decoder(folder / "decoder", dtype) if decoder is None else decoder
+    tokenizer = load_tokenizer(folder / "decoder") if content["tokenizer"] and decoder is None else None
+    predictor = load_predictor(folder / "predictor", dtype)
+    reads = (
+        load_tokenizer(folder / "predictor")
+        if content["prompt_tokenizer"] and not isinstance(predictor, TextModel)
+        else None
+    )
+    _, layers = gated_layers(own)
+    if (len(layers), layers[0].width) != (content["layers"], content["width"]):
+        raise BadInput(
+            f"{folder}: its predictor chooses for {content['layers']} layers of width {content['width']}, this decoder has "
+            f"{len(layers)} of width {layers[0].width}: use the decoder it was trained with, or train a predictor for this one"
+        )
+    pruned = PrunedModel(own, predictor, settings, tokenizer, reads)
+    for name in HEAD:
+        module = getattr(pruned, name)
+        try:
+            module.load_state_dict({key: head[f"{name}.{key}"] for key in module.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            raise BadInput(
+                f"{folder / 'head.safetensors'} does not fit config.json ({first_line(error)}): copy the folder again"
+            ) from None
+    pruned.calibrated = bool(content["calibrated"])
+    return pruned.eval()
+
+
+def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
+    """Write the small model that a prompt chooses to a new folder, with the tokenizer; returns the model.
+
+    ``from_pretrained`` of `transformers` reads it; ``orchard_prompt.json`` says what it was made for. Raises BadInput as `prompts`.
+    """
+    ids, mask = pruned.prompts(prompt)
+    with quiet(), new_folder(folder) as part:
+        small = pruned.gathered(ids, mask)
+        small.save_pretrained(part)
+        if pruned.tokenizer is not None:
+            pruned.tokenizer.save_pretrained(part)
+        about = {"prompt": prompt, "keep": pruned.settings.keep, "of": pruned.width, "mode": pruned.settings.mode}
+        write(part / "orchard_prompt.json", to_json(about))
+    return small
+
+
+def check_new(folder: str | Path) -> Path:
+    """The absolute path of a folder that can be made. Raises BadInput where something is there, or nothing can be written."""
+    target = Path(folder).expanduser().absolute()
+    if target.exists():
+        raise BadInput(f"{target} exists: choose a new folder, it is left alone")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target.parent} cannot be made ({error.strerror}): choose another folder") from None
+    if not os.access(target.parent, os.W_OK):
+        raise BadInput(f"{target.parent} cannot be written: choose another folder")
+    return target
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write in that takes the name ``folder`` at the end, or is gone after an error."""
+    target = check_new(folder)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for path in part.rglob("*.safetensors"):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    place = folder / "config.json"
+    try:
+        content = json.loads(place.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"no pruned decoder at {folder}: config.json is missing") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{place} cannot be read ({first_line(error)}): copy it again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadInput(
+            f"{place} is not of the format {FORMAT!r}: give a folder that `orchard ifpruning train` or save_pruned wrote"
+        )
+    flags = dict.fromkeys(("calibrated", "tokenizer", "prompt_tokenizer"), bool)
+    parts = {"settings": dict, "layers": int, "width": int, "files": dict, **flags}
+    bad = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if bad or set(content["settings"]) != known or "head.safetensors" not in content["files"]:
+        raise BadInput(
+            f"{place} lacks parts that this version of the library reads ({', '.join(bad) or 'settings'}): save it anew"
+        )
+    return content
+
+
+def _head(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path} cannot be read ({first_line(error)}): copy it again") from None
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

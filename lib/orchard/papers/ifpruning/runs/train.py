@@ -1,0 +1,401 @@
+"""Training an arm in stages: a dense decoder, continued pre-training under chunk masks, fine-tuning on answers (section 3.3).
+
+    read       the predictor's small model  loss on all of a text
+    pretrain   dense                        loss on all answers of a text
+    cpt        mask of chunk j              loss on chunk j + 1:   sum_j sum_{x_i in chunk j+1} CE(f(x_<i; theta, m_j), x_i)
+    sft        mask of the instruction      loss on the answers
+
+One run is one stage of one arm and holds the run that it starts from, so that arms share what they have in common. An optional
+teacher adds the divergence from its top tokens (`static_kd`); an optional contrast pulls the logits of one domain's masks together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from orchard.config import REQUIRED
+from orchard.data import OrderedLoader
+from orchard.nn import Decoder, MixtureOfExperts, auxiliary_loss
+from orchard.papers.ifpruning.data.corpus import Corpus
+from orchard.papers.ifpruning.method.examples import Examples
+from orchard.papers.ifpruning.method.masks import (
+    Predictor,
+    Selector,
+    channel_importance,
+    conditioned_logits,
+    counted_logits,
+    masked_layers,
+)
+from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
+from orchard.papers.ifpruning.method.pruning import gathered
+from orchard.papers.ifpruning.method.selectors import Static
+from orchard.runs import Finished, Run, Workspace
+from orchard.train import AdamW, choose
+from orchard.train.hardware import COMPILE_FROM, Hardware
+from orchard.train.seeding import seed_everything
+
+CALIBRATION = 256  # prompts
+EVALUATED_AT_ONCE = 256  # examples
+TEMPERATURE = 0.1  # of the contrast
+
+
+class Train(Run):
+    """One stage of one arm.
+
+    Result: ``accuracy`` per evaluation (share of right answers) and ``loss`` (nats per token that counts), ``gauge`` of the masks on
+    held-out prompts, ``active_parameters`` (without embeddings), ``training_flops`` of this stage and ``flops_before`` of those it
+    starts from; ``reader_flops`` of the predictor's language model, which the paper does not count.
+    Files: ``model.safetensors``, ``selector.safetensors``; ``answers.safetensors``: per evaluation ``right`` and ``domain`` [answers];
+    ``masks.safetensors``: ``masks`` and ``z`` [prompts, layers, width], ``domain``, ``split``; ``metrics.jsonl``.
+    """
+
+    class Config(Run.Config):
+        model: Decoder.Config = REQUIRED  # vocab_size is set from the corpus
+        corpus: Corpus.Config = REQUIRED
+        stage: str = REQUIRED
+        selector: Selector.Config | None = None
+        reader: Train.Config | None = None  # the language model that a new predictor reads with; None: new weights
+        start: Train.Config | None = None  # weights to begin with; None: new ones
+        prune_start: bool = False  # the start has a static mask, this model is what it leaves
+        teacher: Train.Config | None = None
+        teacher_top: int = 16  # tokens of the teacher's distribution
+        contrast: float = 0.0  # factor of the contrastive loss
+        warmup: float = 0.0  # share of the steps in which the masks fade in: h ((1 - w) + w g)
+        decay_channels: bool = (
+            False  # weight decay on masked layers too, where channels that are not chosen only shrink
+        )
+        on_collapse: str = "raise"  # or "record"
+        optim: AdamW.Config = AdamW.Config()
+        selector_rate: float = 4e-3  # learning rate of the selector
+        batch_size: int = REQUIRED
+        steps: int = REQUIRED
+        seed: int = 0
+        clip: float = 1.0
+        evaluations: list[str] = ["test"]
+        log_every: int = 10
+        validate_every: int = 50
+        checkpoint_every: int = 500
+
+    preload = "orchard.train.loop"
+    cfg: Config
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """Train from the newest checkpoint, if there is one, then evaluate. Raises Collapsed, unless told to record it."""
+        from orchard.papers.ifpruning.runs.lightning import Module, parameter_groups
+        from orchard.train.loop import Schedule, train_loop
+        from orchard.train.metrics import Monitor, ThroughputMeter
+
+        cfg = self.cfg
+        hardware = choose(work.device)
+        work.log(str(hardware))
+        work.notes["hardware"] = hardware.as_dict()
+        corpus: Corpus = cfg.corpus.build()
+        seed_everything(cfg.seed)
+        decoder, selector = build(cfg, corpus)
+        before, reading = self._begin(work, corpus, decoder, selector)
+        teacher = None if cfg.teacher is None else load(work.result_of(cfg.teacher), cfg.teacher)[0]
+        batches = Batches(corpus, cfg)
+        flops = training_flops(decoder, selector, teacher, batches.batch(np.array([0])))
+        meter = ThroughputMeter(
+            cfg.batch_size * batches.length, flops / (3 * cfg.batch_size * batches.length), hardware
+        )
+        kept_out = set() if selector is None or cfg.decay_channels else {
+            id(p) for layer in masked_layers(decoder) for p in layer.parameters()
+        }  # fmt: skip
+        trained = {"decoder": decoder} if selector is None else {"decoder": decoder, "selector": selector}
+        rated = [(decoder, cfg.optim.learning_rate), (selector, cfg.selector_rate)]
+        groups = parameter_groups(rated, kept_out, cfg.optim.weight_decay)
+        loss = Loss(cfg, decoder, selector, teacher)
+        module = Module(trained, loss, groups, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+
+        def validate() -> dict[str, float]:
+            scores = evaluate(decoder, selector, corpus, corpus.evaluation("validation"), hardware)
+            measured = mask_gauge(selector, corpus, hardware)
+            return {
+                "validation_loss": scores["loss"],
+                "validation_accuracy": scores["right"].float().mean().item(),
+                **measured,
+            }
+
+        if hardware.compile and cfg.steps >= COMPILE_FROM and selector is None:
+            decoder.compile(dynamic=True)
+        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
+        schedule = Schedule(cfg.steps, cfg.seed, cfg.label, cfg.checkpoint_every, cfg.clip)
+        train_loop(module, batches.loader(), schedule, work, hardware, [meter, monitor])
+        work.notes["throughput"] = meter.read()
+        validated = monitor.last[1] if monitor.last and monitor.last[0] == cfg.steps else validate()
+        result = self._evaluate(work, corpus, decoder, selector, hardware)
+        if (why := result.pop("collapsed")) and cfg.on_collapse == "raise":
+            raise Collapsed(
+                f"{cfg.label or 'this run'}: {why} after {cfg.steps} steps of {cfg.stage}. Raise the spread of the first logits "
+                f"(now {cfg.selector.spread if cfg.selector else 0} epsilon), use mode 'st', or set on_collapse='record' to study it"
+            )
+        _save(decoder, work.folder / "model.safetensors")
+        if selector is not None:
+            _save(selector, work.folder / "selector.safetensors")
+        return {
+            **result, **validated, "active_parameters": active_parameters(decoder), "training_flops": flops * cfg.steps,
+            "flops_before": before, "reader_flops": reading, "tokens": cfg.steps * cfg.batch_size * batches.length,
+        }  # fmt: skip
+
+    def _begin(
+        self, work: Workspace, corpus: Corpus, decoder: Decoder, selector: Selector | None
+    ) -> tuple[float, float]:
+        """Load the weights that this stage starts from; calibrate a selector that is new. Returns the FLOPs spent so far, and those
+        of the language model that the predictor reads with."""
+        cfg = self.cfg
+        before = reading = 0.0
+        inherited = False
+        if cfg.start is not None:
+            done = work.result_of(cfg.start)
+            before = done.result["training_flops"] + done.result["flops_before"]
+            reading = done.result["reader_flops"]
+            first, chosen = load(done, cfg.start)
+            if cfg.prune_start:
+                assert isinstance(chosen, Static)
+                first = gathered(_known(cfg.start, corpus), first, chosen.eval()(corpus.batch("sft", 1, 0, 0))[0, 0])
+            decoder.load_state_dict(first.state_dict())
+            if selector is not None and type(chosen) is type(selector):
+                selector.load_state_dict(chosen.state_dict())
+                inherited = True
+        if selector is not None and not inherited:
+            if cfg.reader is not None and isinstance(selector, Predictor):
+                read = work.result_of(cfg.reader)
+                reading = read.result["training_flops"]
+                selector.backbone.load_state_dict(load(read, cfg.reader)[0].state_dict())
+            examples = corpus.batch(cfg.stage, CALIBRATION, cfg.seed, 0)
+            layers = masked_layers(decoder)
+            selector.calibrate(examples, channel_importance(decoder, examples) if layers else torch.ones(1, 1))
+        return before, reading
+
+    def _evaluate(
+        self, work: Workspace, corpus: Corpus, decoder: Decoder, selector: Selector | None, hardware: Hardware
+    ) -> dict[str, Any]:
+        """Right answers on every evaluation; for masks also with those of another domain (``swapped``) and of the task (``task``)."""
+        kept: dict[str, Tensor] = {}
+        losses: dict[str, float] = {}
+        accuracy: dict[str, float] = {}
+
+        def keep(name: str, examples: Examples) -> None:
+            scores = evaluate(decoder, selector, corpus, examples, hardware)
+            kept.update({f"{name}.right": scores["right"], f"{name}.domain": scores["domain"]})
+            losses[name], accuracy[name] = scores["loss"], scores["right"].float().mean().item()
+
+        for name in self.cfg.evaluations:
+            keep(name, corpus.evaluation(name))
+        result: dict[str, Any] = {"gauge": {}, "collapsed": ""}
+        if isinstance(selector, Predictor):
+            test = corpus.evaluation("test")
+            keep("swapped", with_prompts_of(test, test, other_domain(test.domain)))
+            keep("task", with_prompts_of(test, corpus.tasks(), test.domain))
+        if selector is not None and (found := masks(selector, corpus, hardware)):
+            save_file(found, work.folder / "masks.safetensors")
+            measured = mask_gauge(selector, corpus, hardware)
+            result = {"gauge": measured}
+            result["collapsed"] = collapsed(measured) if isinstance(selector, Predictor) else ""
+        save_file(kept, work.folder / "answers.safetensors")
+        return {"accuracy": accuracy, "loss": losses, **result}
+
+
+class Loss:
+    """Mean nats of the tokens that count, and what an arm adds: of a batch and the number of the step."""
+
+    def __init__(self, cfg: Train.Config, decoder: Decoder, selector: Selector | None, teacher: Decoder | None) -> None:
+        self.cfg, self.decoder, self.selector = cfg, decoder, selector
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+
+    def __call__(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        cfg, examples = self.cfg, Examples(**batch)
+        warmth = min(1.0, (step + 1) / (cfg.warmup * cfg.steps)) if cfg.warmup else 1.0
+        logits = conditioned_logits(self.decoder, self.selector, examples, warmth)
+        loss = F.cross_entropy(logits, examples.tokens[examples.counts]) + auxiliary_loss(self.decoder)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = counted_logits(self.teacher.to(logits.device), examples)
+            loss = loss + divergence(wanted, logits, cfg.teacher_top)
+        if cfg.contrast and isinstance(self.selector, Predictor):
+            loss = loss + cfg.contrast * contrast(self.selector.logits(examples)[:, 0], examples.domain)
+        if self.selector is not None and self.selector.penalty is not None:
+            loss = loss + self.selector.penalty
+        return loss
+
+
+def divergence(
+    teacher: Float[Tensor, "counted vocab"], student: Float[Tensor, "counted vocab"], top: int
+) -> Float[Tensor, ""]:
+    """KL(teacher | student) on the teacher's ``top`` likeliest tokens, both renormalised there (Minitron, arXiv 2407.14679)."""
+    best, index = teacher.topk(min(top, teacher.shape[-1]), dim=-1)
+    own = student.gather(-1, index).log_softmax(dim=-1)
+    return F.kl_div(own, best.log_softmax(dim=-1), log_target=True, reduction="batchmean")
+
+
+def contrast(z: Float[Tensor, "examples layers logits"], domain: Int[Tensor, "examples"]) -> Float[Tensor, ""]:
+    """Supervised contrast (Khosla et al. 2020, arXiv 2004.11362) of mask logits: prompts of one domain near, others far.
+
+    The paper names such a loss as future work; it reads the domain of the training prompts, which `ifp` does not.
+    """
+    unit = F.normalize((z - z.mean(dim=-1, keepdim=True)).flatten(1), dim=-1)
+    scores = (unit @ unit.T / TEMPERATURE).fill_diagonal_(float("-inf"))
+    same = (domain[:, None] == domain[None, :]).fill_diagonal_(False)
+    likely = scores.log_softmax(dim=-1).masked_fill(~same, 0.0).sum(dim=-1) / same.sum(dim=-1).clamp_min(1)
+    return -likely[same.any(dim=-1)].mean()
+
+
+class Batches:
+    """The batches of a stage by number, as the loader wants them."""
+
+    def __init__(self, corpus: Corpus, cfg: Train.Config) -> None:
+        self.corpus, self.cfg = corpus, cfg
+        self.length = corpus.batch(cfg.stage, cfg.batch_size, cfg.seed, 0).tokens.shape[1]
+
+    def __len__(self) -> int:
+        return self.cfg.steps
+
+    def batch(self, indices: Int[np.ndarray, "one"]) -> dict[str, Tensor]:
+        """The fields of the examples of one step."""
+        return vars(self.corpus.batch(self.cfg.stage, self.cfg.batch_size, self.cfg.seed, int(indices[0])))
+
+    def loader(self) -> Any:
+        """One pass in order."""
+        return OrderedLoader(self, batch_size=1, seed=self.cfg.seed)
+
+
+def build(cfg: Train.Config, corpus: Corpus) -> tuple[Decoder, Selector | None]:
+    """The decoder and the selector of a stage, with new weights; sizes that follow from the model and the corpus are pushed down."""
+    model = _known(cfg, corpus)
+    decoder: Decoder = model.build()
+    if cfg.selector is None:
+        return decoder, None
+    chosen = cfg.selector.clone()
+    layers = masked_layers(decoder)
+    known: dict[str, Any] = {
+        "num_layers": len(layers), "vocab_size": corpus.vocab_size, "num_domains": len(corpus.domains), "dim": cfg.model.dim,
+    }  # fmt: skip
+    chosen.set(**{name: value for name, value in known.items() if name in chosen._fields})
+    chosen.gates.set(width=layers[0].down_proj.in_features, keep=layers[0].keep)
+    if isinstance(chosen, Predictor.Config):
+        chosen.backbone.set(vocab_size=corpus.vocab_size)
+    return decoder, chosen.build()
+
+
+def load(run: Finished, cfg: Train.Config) -> tuple[Decoder, Selector | None]:
+    """The decoder and the selector of a finished run, on the CPU, in evaluation mode."""
+    decoder, selector = build(cfg, cfg.corpus.build())
+    decoder.load_state_dict(run.tensors("model"))
+    if selector is not None:
+        selector.load_state_dict(run.tensors("selector"))
+    return decoder.eval(), None if selector is None else selector.eval()
+
+
+def _known(cfg: Train.Config, corpus: Corpus) -> Decoder.Config:
+    return cfg.model.clone().set(vocab_size=corpus.vocab_size)
+
+
+@torch.no_grad()
+def evaluate(
+    decoder: Decoder, selector: Selector | None, corpus: Corpus, examples: Examples, hardware: Hardware
+) -> dict[str, Any]:
+    """``right`` [answers]: whether all tokens of an answer are the likeliest, given those before; with ``domain`` [answers] of each,
+    and ``loss``, nats per token that counts. For greedy decoding this is exact match: a first wrong token is wrong in both."""
+    was_training = decoder.training
+    parts = nn.ModuleList([decoder] if selector is None else [decoder, selector]).eval()
+    device = torch.device(hardware.device)
+    right, domain, nats = [], [], []
+    for start in range(0, len(examples), EVALUATED_AT_ONCE):
+        part = examples.take(slice(start, start + EVALUATED_AT_ONCE))
+        there = part.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+            logits = conditioned_logits(decoder, selector, there)
+        target = there.tokens[there.counts]
+        nats.append(F.cross_entropy(logits, target, reduction="none").double().cpu())
+        answer = corpus.answers(part)[part.counts]
+        row = torch.arange(len(part))[:, None].expand_as(part.tokens)[part.counts]
+        key, inverse = torch.unique(torch.stack([row, answer]), dim=1, return_inverse=True)
+        hit = (logits.argmax(-1) == target).cpu()
+        hits = torch.ones(key.shape[1], dtype=torch.int8).scatter_reduce(0, inverse, hit.to(torch.int8), "amin")
+        exact = key[1] >= 0  # -1: a loss and no right answer
+        right.append(hits[exact])
+        domain.append(part.domain[key[0, exact]])
+    parts.train(was_training)
+    return {"right": torch.cat(right), "domain": torch.cat(domain), "loss": torch.cat(nats).mean().item()}
+
+
+def with_prompts_of(examples: Examples, others: Examples, index: Int[Tensor, "examples"]) -> Examples:
+    """The examples with the prompts of other examples: their masks, the same text."""
+    fields = vars(examples) | {
+        "prompts": others.prompts[index], "prompt_lengths": others.prompt_lengths[index]
+    }  # fmt: skip
+    return Examples(**fields)
+
+
+def other_domain(domain: Int[Tensor, "examples"]) -> Int[Tensor, "examples"]:
+    """For every example the number of one of another domain: half of the examples further on, in order of their domains."""
+    order = domain.argsort(stable=True)
+    moved = torch.empty_like(order)
+    moved[order] = order.roll(-(len(order) // 2))
+    return moved
+
+
+@torch.no_grad()
+def masks(selector: Selector, corpus: Corpus, hardware: Hardware) -> dict[str, Tensor]:
+    """Masks and logits of one prompt per wording: ``masks`` [prompts, layers, width], ``z``, ``domain``, ``split`` (0 seen, 1 validation,
+    2 test). Empty for what selects nothing."""
+    if not selector.prunes:
+        return {}
+    was_training = selector.training
+    selector.eval()
+    found: dict[str, list[Tensor]] = {"masks": [], "z": [], "domain": [], "split": []}
+    for number, split in enumerate(("seen", "validation", "test")):
+        examples = corpus.prompts(split)
+        z = selector.logits(examples.to(hardware.device))[:, 0]
+        found["masks"].append(selector.gates.top(z).cpu())
+        found["z"].append(z.float().cpu())
+        found["domain"].append(examples.domain)
+        found["split"].append(torch.full_like(examples.domain, number))
+    selector.train(was_training)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def mask_gauge(selector: Selector | None, corpus: Corpus, hardware: Hardware) -> dict[str, float]:
+    """The gauge of the masks of held-out prompts, and the spread of their logits in epsilon; empty without masks."""
+    if selector is None or not (found := masks(selector, corpus, hardware)):
+        return {}
+    held_out = found["split"] > 0
+    measured = gauge(found["masks"][held_out], found["domain"][held_out], len(corpus.domains))
+    return {**measured, "spread": found["z"][held_out].std(dim=-1).mean().item() / selector.gates.cfg.epsilon}
+
+
+def training_flops(
+    decoder: Decoder, selector: Selector | None, teacher: Decoder | None, batch: dict[str, Tensor]
+) -> float:
+    """FLOPs of a step: a backward pass counts as two forward passes, and a masked model is trained at its full width."""
+    time = batch["tokens"].shape[1]
+    per_token = 3 * decoder.flops_per_token(time) + (0.0 if teacher is None else teacher.flops_per_token(time))
+    flops = per_token * batch["tokens"].numel()
+    if selector is not None:
+        flops += selector.training_flops(batch["prompts"])
+    return flops
+
+
+def active_parameters(decoder: Decoder) -> int:
+    """Parameters that a token meets at inference, without embeddings: of a masked model those of its k channels."""
+    total = decoder.num_parameters(embedding=False)
+    for layer in masked_layers(decoder):
+        width, dim = layer.down_proj.in_features, layer.down_proj.out_features
+        total -= 3 * (width - layer.keep) * dim
+    for module in decoder.modules():
+        if isinstance(module, MixtureOfExperts):
+            experts = sum(p.numel() for p in module.experts.parameters())
+            total -= experts - experts * module.gate.top_k // module.gate.num_experts
+    return total
+
+
+def _save(module: nn.Module, path: Any) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)

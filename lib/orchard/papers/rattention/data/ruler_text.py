@@ -1,0 +1,385 @@
+"""RULER-lite as text, for any language model: rows in RULER's row format, and RULER's metrics on what a model answered.
+
+    rows = make_rows("niah_multikey_1", count=500, max_length=4096, tokens=lambda text: len(tokenizer.encode(text)))
+    write_rows(rows, "niah_multikey_1.jsonl")         # {"index", "input", "outputs", "length", "answer_prefix"} a line
+    ...                                               # a model continues input + answer_prefix; its text goes into "pred"
+    score_file("niah_multikey_1.jsonl", "niah_multikey_1")     # percent
+
+Task names, metrics, sample counts and tokens to generate are those of RULER (Hsieh et al. 2024, arXiv 2404.06654); the wording is
+ours, keys are invented words, and the essay is made of docstrings. Scores are therefore RULER-like and not RULER's. Every row is grown
+to the longest context that fits; a needle of an essay lies at one of 40 evenly spaced depths, any other at a uniform place.
+``qa_1`` and ``qa_2`` need a local file, in SQuAD's or HotpotQA's format: without it they are unavailable, which is an error here.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import math
+import random
+import re
+import string
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from orchard.data import EmbeddedText, Source
+from orchard.errors import BadInput, closest
+from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
+
+Row = dict[str, Any]
+SAMPLES = 500  # rows per task and length
+DEPTHS = 40
+TOKENS_TO_GENERATE = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}  # by the task's name up to its first _
+NOISE = "The field is wide and quiet. The rain is soft. The road goes on. Nothing happens here. We walk there and back."
+ESSAYS = ("niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery")
+SHORT = 4096  # tokens: below, cwe has fewer repetitions
+
+
+def tokens_to_generate(task: str) -> int:
+    """How many new tokens RULER allows for an answer. BadInput: an unknown task."""
+    _check(task)
+    return TOKENS_TO_GENERATE[task.split("_")[0]]
+
+
+def _check(task: str) -> None:
+    if task not in RULER_TASKS:
+        raise BadInput(f"RULER has no task {task!r}: {closest(task, RULER_TASKS)}")
+
+
+# ------------------------------------------------------------------ material
+
+
+def essay_sentences(source: Source) -> tuple[str, ...]:
+    """Different sentences of the docstrings in the training split of a source of Python text, in the order of the text."""
+    found: dict[str, None] = {}
+    for document in source.documents("train"):
+        try:
+            tree = ast.parse(document.text)
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                found.update((sentence, None) for sentence in re.findall(r"\b[A-Z][^.!?]{20,200}[.!?](?= |$)", text))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _embedded_essay() -> tuple[str, ...]:
+    return essay_sentences(EmbeddedText.Config(max_bytes=2_000_000).build())
+
+
+def _word(rng: random.Random, syllables: int = 3) -> str:
+    return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(syllables))
+
+
+def _different(make: Callable[[], str], count: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[make()] = None
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One example before it has its place in a file."""
+
+    input: str
+    answer_prefix: str
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What texts are made of: sentences for an essay, and (question, answers, gold paragraphs) with all paragraphs for qa."""
+
+    sentences: Sequence[str]
+    questions: Sequence[tuple[str, list[str], list[str]]] = ()
+    paragraphs: Sequence[str] = ()
+    short: bool = True
+
+
+Maker = Callable[
+    [random.Random, int, int, Material], Prompt
+]  # (generator, index of the row, size of the context, material)
+
+
+# --------------------------------------------------------------------- tasks
+
+
+def _needle(kind: str, key: str, value: str) -> str:
+    return f"Remember this {kind}: {key} stands for {value}."
+
+
+def _values(rng: random.Random, kind: str, count: int) -> list[str]:
+    if kind == "number":
+        return _different(lambda: str(rng.randint(1_000_000, 9_999_999)), count)
+    return _different(lambda: str(uuid.UUID(int=rng.getrandbits(128), version=4)), count)
+
+
+def _niah(
+    haystack: str, keys: str = "word", kind: str = "number", needles: int = 1, values: int = 1, asked: int = 1
+) -> Maker:
+    """Needles in a haystack: "noise", "essay", or "needles" (nothing but other needles)."""
+
+    def make(rng: random.Random, index: int, size: int, material: Material) -> Prompt:
+        distractors = size if haystack == "needles" else 0
+        count = needles + distractors
+        names = (
+            _different(lambda: f"{_word(rng)}-{_word(rng)}", count) if keys == "word" else _values(rng, "uuid", count)
+        )
+        drawn = _values(rng, kind, count - 1 + values)
+        held = {name: [drawn[i]] for i, name in enumerate(names)}
+        held[names[0]] += drawn[count:]  # niah_multivalue: further values of the first key
+        told = [_needle(kind, name, value) for name, values in held.items() for value in values]
+        if haystack == "essay":
+            start = rng.randrange(len(material.sentences))
+            text = [material.sentences[(start + i) % len(material.sentences)] for i in range(size)]
+            depths = rng.sample(range(DEPTHS), len(told))
+            places = [round(depth / (DEPTHS - 1) * len(text)) for depth in depths]
+        elif haystack == "noise":
+            text = [NOISE] * size
+            places = [rng.randint(0, size) for _ in told]
+        else:
+            text, places = [], [0] * len(told)
+            rng.shuffle(told)
+        for place, needle in sorted(zip(places, told, strict=True), reverse=True):
+            text.insert(place, needle)
+        questions = names[:asked]
+        rng.shuffle(questions)
+        listed = ", ".join(questions)
+        outputs = [value for name in questions for value in held[name]]
+        return Prompt(
+            f"A text follows in which some keys stand for a {kind}. Keep them in mind; you will be asked about them.\n"
+            + (" " if haystack == "essay" else "\n").join(text)
+            + f"\nWhat does the text say that these keys stand for: {listed}?",
+            f" The text says, for {listed}:",
+            outputs,
+        )
+
+    return make
+
+
+def _vt(rng: random.Random, index: int, size: int, material: Material, hops: int = 4) -> Prompt:
+    names = _different(lambda: "".join(rng.choices(string.ascii_uppercase, k=5)), hops + 1)
+    value = str(rng.randint(10_000, 99_999))
+    chain = [f"VAR {names[0]} = {value}", *(f"VAR {b} = VAR {a}" for a, b in itertools.pairwise(names))]
+    text = [NOISE] * size
+    places = sorted(rng.randint(0, size) for _ in chain)
+    for place, line in reversed(list(zip(places, chain, strict=True))):
+        text.insert(place, line)
+    return Prompt(
+        "A text follows in which variables are set, to a number or to other variables. Follow them.\n" + "\n".join(text)
+        + f"\nName every variable that holds the value {value}.",
+        f" These {hops + 1} variables hold the value {value}:",
+        names,
+    )  # fmt: skip
+
+
+def _cwe(rng: random.Random, index: int, size: int, material: Material, common: int = 10) -> Prompt:
+    many, few = (6, 1) if material.short else (30, 3)
+
+    def listing(others: int, often: int, seldom: int) -> tuple[str, list[str]]:
+        words = _different(lambda: _word(rng), common + others)
+        drawn = words[:common] * often + words[common:] * seldom
+        rng.shuffle(drawn)
+        return " ".join(f"{i}. {word}" for i, word in enumerate(drawn, 1)), words[:common]
+
+    ask = f"Which {common} words are the most frequent in the list above?"
+    prefix = f" The {common} most frequent words are:"
+    shown, its_answer = listing(20, 3, 1)
+    asked, answer = listing(size, many, few)
+    numbered = " ".join(f"{i}. {word}" for i, word in enumerate(its_answer, 1))
+    head = "Here is a numbered list of words in which some occur more often than others. Remember the frequent ones.\n"
+    return Prompt(f"{head}{shown}\n{ask}{prefix} {numbered}\n{head}{asked}\n{ask}", prefix, answer)
+
+
+def _fwe(rng: random.Random, index: int, size: int, material: Material) -> Prompt:
+    ranks = range(1, math.isqrt(int(size * 6 / math.pi**2)) + 1)  # zeta(2) = pi^2 / 6; rarer words do not occur
+    words = ["...", *_different(lambda: "".join(rng.choices(string.ascii_lowercase, k=6)), len(ranks))]
+    drawn = [
+        word for rank, word in zip(ranks, words, strict=False) for _ in range(int(size * 6 / (math.pi * rank) ** 2))
+    ]
+    rng.shuffle(drawn)
+    return Prompt(
+        "Here is a coded text. Keep track of how often each word occurs; the dots mean nothing.\n" + " ".join(drawn)
+        + "\nLeave out the dots: which three coded words occur most often?",
+        " The three coded words that occur most often are:",
+        words[1:4],
+    )  # fmt: skip
+
+
+def _qa(rng: random.Random, index: int, size: int, material: Material) -> Prompt:
+    question, answers, gold = material.questions[index % len(material.questions)]
+    others = [text for text in material.paragraphs if text not in gold]
+    shown = [*gold, *rng.sample(others, min(size, len(others)))]
+    rng.shuffle(shown)
+    documents = "\n\n".join(f"Document {i}:\n{text}" for i, text in enumerate(shown, 1))
+    return Prompt(
+        f"Answer the question from the documents below. Give the answer alone.\n\n{documents}\n\nQuestion: {question}",
+        " Answer:",
+        answers,
+    )
+
+
+_MAKERS: dict[str, tuple[Maker, int]] = {  # with the smallest size of the context
+    "niah_single_1": (_niah("noise"), 1),
+    "niah_single_2": (_niah("essay"), 1),
+    "niah_single_3": (_niah("essay", kind="uuid"), 1),
+    "niah_multikey_1": (_niah("essay", needles=4), 1),
+    "niah_multikey_2": (_niah("needles"), 1),
+    "niah_multikey_3": (_niah("needles", keys="uuid", kind="uuid"), 1),
+    "niah_multivalue": (_niah("essay", values=4), 1),
+    "niah_multiquery": (_niah("essay", needles=4, asked=4), 1),
+    "vt": (_vt, 1),
+    "cwe": (_cwe, 10),
+    "fwe": (_fwe, 100),
+    "qa_1": (_qa, 0),
+    "qa_2": (_qa, 0),
+}
+
+
+def make_rows(
+    task: str, *, count: int = SAMPLES, max_length: int, tokens: Callable[[str], int], seed: int = 0,
+    essay: Sequence[str] | None = None, qa_file: str | Path | None = None,
+) -> list[Row]:  # fmt: skip
+    """``count`` rows of a task, each grown to the longest context with which prompt and answer fit into ``max_length`` tokens.
+
+    Args:
+        tokens: how many tokens the model's tokenizer makes of a text.
+        essay: sentences of the essay; None is those of the embedded corpus (see :func:`essay_sentences`).
+        qa_file: questions for qa_1 (SQuAD's JSON) or qa_2 (HotpotQA's JSON).
+
+    Raises:
+        BadInput: an unknown task, qa without its file, or ``max_length`` below the smallest example.
+    """
+    _check(task)
+    if task.startswith("qa") and qa_file is None:
+        raise BadInput(f"task {task!r} is unavailable: it needs real questions; give qa_file={QA_FILES[task]}")
+    questions, paragraphs = read_questions(task, qa_file) if qa_file is not None else ([], [])
+    sentences = () if task not in ESSAYS else _embedded_essay() if essay is None else essay
+    material = Material(sentences, questions, paragraphs, max_length < SHORT)
+    room = max_length - tokens_to_generate(task)
+    rows, size = [], _MAKERS[task][1]
+    for index in range(count):
+        prompt, used, size = _grown(task, f"{seed} {task} {index}", index, size, room, tokens, material)
+        length = used + tokens_to_generate(task)
+        rows.append({"index": index, "input": prompt.input, "outputs": prompt.outputs, "length": length,
+                     "answer_prefix": prompt.answer_prefix})  # fmt: skip
+    return rows
+
+
+def _grown(
+    task: str, key: str, index: int, guess: int, room: int, tokens: Callable[[str], int], material: Material
+) -> tuple[Prompt, int, int]:
+    """The largest example of at most ``room`` tokens, its tokens and its size, always from the same random key.
+
+    Sizes are tried in growing steps from ``guess`` (the size of the row before) to both sides, then by bisection.
+    """
+    make, smallest = _MAKERS[task]
+    most = len(material.paragraphs) if task.startswith("qa") else None  # there are no more documents than that
+
+    def sized(size: int) -> tuple[Prompt, int, int]:
+        prompt = make(random.Random(key), index, size, material)
+        return prompt, tokens(prompt.input + prompt.answer_prefix), size
+
+    best, low, high, size, step = None, smallest - 1, None, guess, 1
+    while high is None or high - low > 1:
+        made = sized(size)
+        if made[1] <= room:
+            best, low = made, size
+            if size == most:
+                break
+        else:
+            high = size
+        if high is not None and low >= smallest:
+            size = (low + high) // 2
+        else:
+            size, step = (low + step if high is None else max(smallest, high - step)), 2 * step
+            size = size if most is None else min(size, most)
+        if high == smallest:
+            raise BadInput(
+                f"task {task!r}: the smallest example has {made[1]} tokens and its answer {tokens_to_generate(task)}, more "
+                f"than max_length = {room + tokens_to_generate(task)}; give a larger one"
+            )
+    assert best is not None
+    return best
+
+
+QA_FILES = {"qa_1": "the path of a SQuAD JSON file", "qa_2": "the path of a HotpotQA JSON file"}
+
+
+def read_questions(task: str, file: str | Path) -> tuple[list[tuple[str, list[str], list[str]]], list[str]]:
+    """Questions with answers and gold paragraphs, and all paragraphs, of a SQuAD (qa_1) or HotpotQA (qa_2) file. Raises BadInput."""
+    try:
+        content = json.loads(Path(file).read_text("utf-8"))
+        if task == "qa_1":
+            cells = [cell for article in content["data"] for cell in article["paragraphs"]]
+            asked = [(q["question"], [a["text"] for a in q["answers"]], [cell["context"]])
+                     for cell in cells for q in cell["qas"] if q["answers"]]  # fmt: skip
+            everything = [cell["context"] for cell in cells]
+        else:
+            texts = [{title: f"{title}\n{''.join(lines)}" for title, lines in item["context"]} for item in content]
+            asked = [(item["question"], [item["answer"]], [text[title] for title in dict.fromkeys(t for t, _ in item["supporting_facts"])
+                      if title in text]) for item, text in zip(content, texts, strict=True)]  # fmt: skip
+            everything = [text for item in texts for text in item.values()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{file} cannot be read for {task} ({type(error).__name__}: {error}); give {QA_FILES[task]}"
+        ) from None
+    if not asked:
+        raise BadInput(f"{file} holds no question with an answer; give {QA_FILES[task]}")
+    return asked, list(dict.fromkeys(everything))
+
+
+# ------------------------------------------------------------- files, scores
+
+
+def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
+    """Write rows as JSON lines."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def string_match_all(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Percent of the reference strings that occur in their prediction (any case), as a mean over predictions. RULER's metric but for qa."""
+    return _match(predictions, references, lambda hits: sum(hits) / len(hits))
+
+
+def string_match_part(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Percent of the predictions in which any of the reference strings occurs (any case). RULER's metric for qa."""
+    return _match(predictions, references, lambda hits: float(any(hits)))
+
+
+def _match(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], score: Callable[[list[bool]], float]
+) -> float:
+    if not predictions or len(predictions) != len(references) or not all(references):
+        raise BadInput(
+            f"{len(predictions)} predictions for {len(references)} lists of references: give as many, and no empty list"
+        )
+    found = [score([r.lower() in p.lower() for r in refs]) for p, refs in zip(predictions, references, strict=True)]
+    return 100 * sum(found) / len(found)
+
+
+def score_file(file: str | Path, task: str) -> float:
+    """Percent that a task's metric gives to a file of rows with ``pred``, the model's continuation. Raises BadInput."""
+    _check(task)
+    predictions, references = [], []
+    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), 1):
+        row = json.loads(line)
+        if not isinstance(row.get("pred"), str) or not row.get("outputs"):
+            raise BadInput(
+                f"{file}, line {number}: needs 'pred' (the model's text) and 'outputs'; this row has {sorted(row)}"
+            )
+        predictions.append(row["pred"])
+        references.append(row["outputs"])
+    metric = string_match_part if task.startswith("qa") else string_match_all
+    return metric(predictions, references)

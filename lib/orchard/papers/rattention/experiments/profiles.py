@@ -1,0 +1,230 @@
+"""Every size of the RATTENTION series, per profile, and the run that trains one arm on text.
+
+Arms have equal parameters, except for the norm gains of RAttention, and see the same tokens in the same order.
+``swa@W`` and ``rattn@W`` have the label W = w + 1. A profile changes sizes, steps and seeds, never what is compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchard.data import text_source
+from orchard.nn import Decoder
+from orchard.papers.rattention.data.ruler_tokens import TASKS
+from orchard.papers.rattention.method.models import arm
+from orchard.runs import Setting
+from orchard.train import AdamW, TrainLM
+
+FAMILIES = ("full", "swa", "rattn")  # each has its own learning rate
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """How long the variants of the ablation train, and on how much text they are scored."""
+
+    steps: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    eval_windows: int
+    factors: tuple[float, ...]  # grid around the base's learning rate for the variants that decide claims
+    drift_tokens: int  # length of the text over which a bf16 state is compared with an fp32 one
+    variants: tuple[str, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """The long-context experiment. The model's shape and T are those of the window sweep."""
+
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...]
+    needles: str
+    batch_size: int
+    steps: int
+    seeds: tuple[int, ...]
+    learning_rates: dict[str, tuple[float, ...]]  # the grid of each family, judged by validation loss at the first seed
+    test_examples: int  # sequences per task and length
+    validations: int  # times during the training
+    validation_examples: int = 32  # sequences per task
+    multiples: tuple[int, ...] = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed. Heads and widths are those of the profile's model."""
+
+    gpu: bool
+    lengths: tuple[int, ...]  # of the operations
+    tokens: int  # per call of an operation
+    rounds: int
+    step_lengths: tuple[int, ...]
+    step_layers: int
+    step_batch: int
+    step_rounds: int
+    tile_length: int | None  # None: no tiles, they are those of the Triton kernels
+    contexts: tuple[int, ...]  # of decoding
+    decode_batch: int
+    decode_tokens: int
+    window: int = 512  # of the operations and layers
+    memory_lengths: tuple[int, ...] = (4096, 8192, 16384)
+    memory_window: int = 512
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The model and the window sweep of a profile, and its other studies."""
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    seq_len: int
+    batch_size: int
+    steps: int
+    tuning_steps: int
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]  # of the window sweep
+    learning_rates: tuple[float, ...]
+    eval_windows: int
+    ablation: Ablation
+    ruler: Ruler
+    timing: Timing
+
+    @property
+    def eighth(self) -> int:
+        """The window T/8, the analogue of 512 of 4096."""
+        return self.seq_len // 8
+
+    @property
+    def main_arms(self) -> tuple[str, str, str]:
+        """One arm per family: what learning rates are tuned on, and whose learning curves are shown."""
+        return "full_rope", f"swa@{self.eighth}", f"rattn@{self.eighth}"
+
+
+def swept(windows: tuple[int, ...], *others: str) -> tuple[str, ...]:
+    """The arms of a window sweep: those without a window, a sliding window and RAttention at every window, and others."""
+    return (
+        "full_rope",
+        "full_rnope",
+        "la",
+        *(f"{kind}@{window}" for kind in ("swa", "rattn") for window in windows),
+        *others,
+    )
+
+
+SMALL: dict[str, Any] = {
+    "dim": 64, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_dim": 176, "seq_len": 128,
+}  # fmt: skip
+LONG = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+PROFILES: dict[str, Profile] = {
+    # Shows that everything runs, in two minutes. RULER-lite has one token per needle: with two-token keys a model of this size stays
+    # at guessing level, at laptop too.
+    "smoke": Profile(
+        **SMALL, batch_size=8, steps=6, tuning_steps=6, seeds=(0,), arms=swept((8, 16, 32), "swa_mem@16", "swa_flops@16"),
+        learning_rates=(4e-3, 8e-3), eval_windows=8,
+        ablation=Ablation(steps=2, batch_size=2, seeds=(0,), eval_windows=4, factors=(1.0,), drift_tokens=64),
+        ruler=Ruler(
+            arms=("rattn@16", "full_rope", "swa@16"), tasks=("niah_multikey_1", "kv_overwrite"), needles="pair", batch_size=8,
+            steps=6, seeds=(0,), learning_rates={"full": (6e-3,), "swa": (4e-3,), "rattn": (3e-3,)}, test_examples=4,
+            validations=2, validation_examples=4,
+        ),
+        timing=Timing(
+            gpu=False, lengths=(128, 256, 512), tokens=512, rounds=2, step_lengths=(128, 256), step_layers=4, step_batch=1, step_rounds=3,
+            tile_length=None, contexts=(128, 256, 512), decode_batch=1, decode_tokens=7, window=64, memory_lengths=(512, 1024, 2048),
+            memory_window=128,
+        ),
+    ),
+    # Estimated for 170 core-minutes: the sweep 105, RULER-lite 45, the ablation 20.
+    "laptop": Profile(
+        **SMALL, batch_size=16, steps=1500, tuning_steps=400, seeds=(0, 1, 2),
+        arms=("full_rope", "la", "swa@8", "swa@16", "swa@32", "rattn@8", "rattn@16", "rattn@32", "swa_mem@16"),
+        learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=200,
+        ablation=Ablation(
+            steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=200, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
+            variants=("base", "relu", "identity", "−norm", "−SWA", "head split", "scalar decay"),
+        ),
+        ruler=Ruler(
+            arms=("full_rope", "full_rnope", "la", "swa@16", "swa@64", "swa_mem@16", "rattn@8", "rattn@16", "rattn@32"),
+            tasks=("niah_single_2", "niah_multikey_1", "fwe", "kv_overwrite"), needles="pair", batch_size=32, steps=450, seeds=(0, 1, 2),
+            learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=9,
+        ),
+        timing=Timing(
+            gpu=False, lengths=(256, 1024, 4096), tokens=4096, rounds=5, step_lengths=(128, 256), step_layers=4, step_batch=2,
+            step_rounds=20, tile_length=None, contexts=(256, 1024, 4096), decode_batch=2, decode_tokens=50, window=128,
+        ),
+    ),
+    # Estimated for ten minutes a notebook, not measured.
+    "gpu": Profile(
+        dim=384, num_layers=8, num_heads=6, num_kv_heads=2, head_dim=64, ffn_dim=1024, seq_len=1024, batch_size=32, steps=500,
+        tuning_steps=500, seeds=(0, 1, 2),
+        arms=swept((32, 64, 128, 256, 512), "swa_mem@32", "swa_mem@64", "swa_mem@128", "swa_mem@256", "swa_flops@128"),
+        learning_rates=(5e-4, 1e-3, 2e-3), eval_windows=256,
+        ablation=Ablation(
+            steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024
+        ),
+        ruler=Ruler(
+            arms=("full_rope", "full_rnope", "la", "swa@128", "swa@512", "swa_mem@128", "rattn@64", "rattn@128", "rattn@256"),
+            tasks=TASKS, needles="words", batch_size=24, steps=1000, seeds=(0, 1, 2), test_examples=256, validations=20,
+            learning_rates=dict.fromkeys(FAMILIES, (1e-3, 2e-3, 4e-3)),
+        ),
+        timing=Timing(
+            gpu=True, lengths=LONG, tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=8, step_batch=8, step_rounds=20,
+            tile_length=8192, contexts=(1024, 4096, 16384, 65536), decode_batch=8, decode_tokens=50,
+        ),
+    ),
+    "paper": Profile(
+        dim=2048, num_layers=56, num_heads=16, num_kv_heads=4, head_dim=128, ffn_dim=6656, seq_len=4096, batch_size=1024,
+        steps=95_367, tuning_steps=95_367, seeds=(0,), arms=swept((32, 64, 128, 256, 512, 1024, 2048)),
+        learning_rates=(1e-3,), eval_windows=0,
+        ablation=Ablation(
+            steps=95_367, batch_size=1024, seeds=(0,), eval_windows=0, factors=(1.0,), drift_tokens=32_768
+        ),
+        ruler=Ruler(
+            arms=("full_rope", "swa@2048", "rattn@1024", "rattn@512"), tasks=TASKS, needles="words", batch_size=1020, steps=95_367,
+            seeds=(0,), learning_rates=dict.fromkeys(FAMILIES, (1e-3,)), test_examples=500, validations=20,
+        ),
+        timing=Timing(
+            gpu=True, lengths=LONG, tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=4, step_batch=2, step_rounds=20,
+            tile_length=8192, contexts=(4096, 8192, 16384, 32768), decode_batch=8, decode_tokens=50,
+        ),
+    ),
+}  # fmt: skip
+
+
+def model(name: str, profile: Profile, **rattention: Any) -> Decoder.Config:
+    """The decoder of an arm, for bytes; the vocabulary is set from the tokenizer."""
+    return arm(
+        name, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads,
+        head_dim=profile.head_dim, ffn_dim=profile.ffn_dim, vocab_size=257, seq_len=profile.seq_len, **rattention,
+    )  # fmt: skip
+
+
+def run_config(
+    decoder: Decoder.Config, profile: Profile, setting: Setting, seed: int, learning_rate: float, label: str
+) -> TrainLM.Config:
+    """The run that trains one arm."""
+    return TrainLM.Config(
+        model=decoder, source=text_source(setting.data), optim=AdamW.Config(learning_rate=learning_rate), seq_len=profile.seq_len,
+        batch_size=profile.batch_size, steps=profile.steps, seed=seed, validate_every=max(1, profile.steps // 4),
+        eval_windows=profile.eval_windows, log_every=max(1, profile.steps // 50), label=label,
+    )  # fmt: skip
+
+
+def family(name: str) -> str:
+    """The family whose learning rate an arm uses: full, swa or rattn (linear attention only is rattn without its window)."""
+    head = name.split("@")[0].split("_")[0]
+    return "rattn" if head == "la" else head
+
+
+def widening(setting: Setting) -> int:
+    """How often a grid may grow: smoke claims nothing, so its grids stay as they are."""
+    return 0 if setting.profile == "smoke" else 2
+
+
+def chosen(setting: Setting) -> tuple[Profile, tuple[int, ...]]:
+    """The profile of a setting and its seeds."""
+    profile = PROFILES[setting.profile]
+    return profile, setting.seeds or profile.seeds

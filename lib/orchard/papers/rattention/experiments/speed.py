@@ -1,0 +1,201 @@
+"""The efficiency experiments: tidy tables, and what decides C14 and C15.
+
+Each measurement is one run and is asked for alone, so that nothing of ours computes beside it. A table says on which machine it was made:
+times of one machine are not compared with those of another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchard.evidence import Tables, rows, together
+from orchard.papers.rattention.experiments.profiles import PROFILES
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
+from orchard.runs import Finished, Runner, Setting, measurement
+from orchard.runs.measurement import with_machine
+
+COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "device", "hardware"]
+
+
+def _shape(setting: Setting) -> dict[str, Any]:
+    profile = PROFILES[setting.profile]
+    fields = ("dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim")
+    return {"gpu": profile.timing.gpu, **{name: getattr(profile, name) for name in fields}}
+
+
+def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Forward and backward times, one row per round: measurement (operation, step, tile or tile pair), name, length, batch, round, ms.
+
+    Without a time, `reason` says why. Operations have equal tokens per call; steps are those of whole decoders, for C14; tiles exist
+    on a GPU only, for C15: name is "C x m".
+    """
+    size, shape = PROFILES[setting.profile].timing, _shape(setting)
+    operations = Operations.Config(
+        **shape,
+        rounds=size.rounds,
+        lengths=list(size.lengths),
+        tokens=size.tokens,
+        window=size.window,
+        label="operations",
+    )
+    steps = Steps.Config(
+        **shape, rounds=size.step_rounds, lengths=list(size.step_lengths), num_layers=size.step_layers,
+        batch=size.step_batch, label="training steps",
+    )  # fmt: skip
+    parts = [
+        with_machine(run([operations])[0]).assign(measurement="operation"),
+        with_machine(run([steps])[0]).assign(measurement="step"),
+    ]
+    if size.tile_length is not None:
+        parts += _tiles(run([Tiles.Config(
+            **shape, rounds=size.rounds, length=size.tile_length, batch=max(1, size.tokens // size.tile_length), window=size.window,
+            label="tiles of the kernels",
+        )])[0])  # fmt: skip
+    table = pd.concat(parts, ignore_index=True)
+    table = table.assign(ms=1e3 * table["seconds"].astype(float), reason=table["reason"].fillna(""))
+    return table[[*COLUMNS, *(c for c in ("C", "m") if c in table)]]
+
+
+def _tiles(done: Finished) -> list[pd.DataFrame]:
+    same = {name: done.config[name] for name in ("length", "batch")}
+    tiles = with_machine(done).assign(measurement="tile", **same)
+    tiles["name"] = tiles["C"].astype(str) + " x " + tiles["m"].astype(str)
+    pairs = [
+        {"name": which, "C": done.result[which][0], "m": done.result[which][1], "round": turn, "seconds": seconds}
+        for which, times in done.result["pairs"].items() for turn, seconds in enumerate(times)
+    ]  # fmt: skip
+    return [tiles, with_machine(done, pairs).assign(measurement="tile pair", **same)]
+
+
+def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Relative RMS error of residual linear attention as it runs here, against fp64: dtype, what, error."""
+    cfg = Accuracy.Config(**_shape(setting), length=1024, window=128, label="accuracy of the kernel")
+    return with_machine(run([cfg])[0])
+
+
+def decode(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Latency of one token and bytes of real caches against context: arm, context, batch, cache_bytes (per sequence), ms."""
+    profile = PROFILES[setting.profile]
+    cfg = Decode.Config(
+        **_shape(setting), num_layers=profile.num_layers, arms=list(profile.main_arms), contexts=list(profile.timing.contexts),
+        batch=profile.timing.decode_batch, rounds=profile.timing.decode_tokens, label="decoding",
+    )  # fmt: skip
+    return with_machine(run([cfg])[0])
+
+
+def memory(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Peak memory of one forward of the local layer on the CPU: arm, mode, length, bytes."""
+    size = PROFILES[setting.profile].timing
+    cfg = Memory.Config(
+        **(_shape(setting) | {"gpu": False}), arms=[f"{kind}@{size.memory_window}" for kind in ("swa", "rattn")],
+        lengths=list(size.memory_lengths), label="memory of a forward pass",
+    )  # fmt: skip
+    return with_machine(run([cfg])[0])
+
+
+def exponents(table: pd.DataFrame) -> pd.DataFrame:
+    """The a of bytes ~ length^a for every arm and mode of the memory table."""
+    return pd.DataFrame([
+        {"arm": arm, "mode": mode, "exponent": fitted_exponent(part["length"].tolist(), part["bytes"].tolist())}
+        for (arm, mode), part in table.groupby(["arm", "mode"], sort=False)
+    ])  # fmt: skip
+
+
+def medians(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Median milliseconds of a kind of measurement by name (rows) and length (columns)."""
+    found = measurement.medians(table[table["measurement"] == kind], ["name", "length"], "ms")
+    return found.pivot(index="name", columns="length", values="ms").reindex(pd.unique(found["name"]))
+
+
+def paired(table: pd.DataFrame, kind: str, first: str, second: str, length: int) -> pd.Series:
+    """The ratio of `first` to `second` within each round; empty where one was not measured."""
+    part = table[(table["measurement"] == kind) & (table["length"] == length)]
+    return measurement.ratios(part, second, value="ms").get(first, pd.Series(dtype=float)).dropna()
+
+
+# What the kernels are held to on a GPU: numerator, denominator, what the ratio is called, and the least ratio by length (None: by any).
+LAYER: dict[int | None, float] = {4096: 1.0, 32768: 5.0}
+TARGETS: tuple[tuple[str, str, str, dict[int | None, float]], ...] = (
+    ("fla", "residual", "fla's linear attention / our residual linear attention", {None: 1.0}),
+    ("fla kernel", "residual", "fla's kernel alone, features given / our residual linear attention", {None: 1.0}),
+    ("full layer", "rattn layer", "full attention layer / RATTENTION layer", LAYER),
+    ("full", "rattn layer", "full attention without projections / RATTENTION layer", LAYER),
+    ("window layer", "rattn layer", "sliding-window layer / RATTENTION layer", {}),
+)
+
+
+def ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Median ratios of the operations, above 1 where ours is faster: what, length, ratio, target, met. Targets are those of a GPU."""
+    found, on_gpu = [], (table["device"] == "cuda").all()
+    lengths = sorted(table.loc[table["measurement"] == "operation", "length"].unique())
+    for first, second, what, targets in TARGETS:
+        for length in map(int, lengths):
+            ratio = float(paired(table, "operation", first, second, length).median())
+            target = targets.get(length, targets.get(None, math.nan)) if on_gpu else math.nan
+            row = {"what": what, "length": length, "ratio": ratio, "target": target}
+            found.append({**row, "met": _met(ratio, target)})
+    return pd.DataFrame(found)
+
+
+def _met(ratio: float, target: float) -> str:
+    if math.isnan(target):
+        return ""
+    if math.isnan(ratio):
+        return "not measured"
+    return "yes" if ratio >= target else "no"
+
+
+ERROR_LIMITS = {"bfloat16": 5e-3, "float32": 1e-5}  # relative root mean square
+
+
+def worst_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """The largest error of output and gradients by type, beside its limit: dtype, error, limit, met."""
+    worst = table.groupby("dtype", sort=False)["error"].max().reset_index()
+    worst["limit"] = worst["dtype"].map(ERROR_LIMITS)
+    return worst.assign(met=np.where(worst["error"] <= worst["limit"], "yes", "no"))
+
+
+def tiles(table: pd.DataFrame) -> pd.DataFrame:
+    """Median time of every tile: C, m, ms; NaN where it does not fit. No rows where no tile was timed."""
+    part = table[table["measurement"] == "tile"]
+    if part.empty:
+        return pd.DataFrame(columns=["C", "m", "ms"])
+    return part.groupby(["C", "m"], sort=True)["ms"].median().reset_index().astype({"C": int, "m": int})
+
+
+def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Step time over that of sliding-window attention, ours and the paper's Table 3: source, setting, arm, ratio, seconds."""
+    ours = medians(table, "step").reset_index().melt(id_vars="name", var_name="length", value_name="ms").dropna()
+    theirs = published[published["table"] == "Table 3"]
+    found = pd.concat([
+        pd.DataFrame({"source": "here", "setting": "T = " + ours["length"].astype(str), "arm": ours["name"], "seconds": ours["ms"] / 1e3}),
+        pd.DataFrame({"source": "paper", "setting": theirs["model"] + ", " + (theirs["context"] // 1024).astype(str) + "k",
+                      "arm": theirs["arm"], "seconds": theirs["value"]}),
+    ], ignore_index=True)  # fmt: skip
+    family = found["arm"].str.lower().str.extract("^(full|swa|ratt)")[0]
+    found["arm"] = family.replace("ratt", "rattn")
+    base = found[found["arm"] == "swa"].set_index(["source", "setting"])["seconds"].rename("base")
+    found = found.join(base, on=["source", "setting"])
+    return found.assign(ratio=found["seconds"] / found["base"]).drop(columns="base")
+
+
+def step_ratios(tables: Tables) -> pd.DataFrame:
+    """Evidence of C14: forward and backward time of rattn@T/8 over swa@T/2, a part for every T, a unit for every pair."""
+    table = tables("throughput")
+    parts = []
+    for length in map(int, table.loc[table["measurement"] == "step", "length"].unique()):
+        ratio = paired(table, "step", f"rattn@{length // 8}", f"swa@{length // 2}", length)
+        parts.append(rows(f"T = {length}", 0, ratio.index, ratio))
+    return together(parts)
+
+
+def tile_gain(tables: Tables) -> pd.DataFrame:
+    """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
+    table = tables("throughput")
+    lengths = map(int, pd.unique(table.loc[table["measurement"] == "tile pair", "length"]))
+    found = [paired(table, "tile pair", "best", "base", length) for length in lengths]
+    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in found)

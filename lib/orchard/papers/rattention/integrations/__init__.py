@@ -1,0 +1,1 @@
+"""The layer in decoders that others made."""

@@ -1,0 +1,199 @@
+"""The arms of the comparison as configs: same initial seed, tokenizer, steps and tokens; only what is read differs.
+
+| arm | what fills the synthetic share |
+|---|---|
+| repetition | nothing: D is repeated                     |
+| oracle | nothing: 20 times as many unique documents |
+| sbp-nn-lm, sbp-nn-tfidf | tuned on neighbours by the repetition model's own states, by TF-IDF |
+| sbp-random, sbp-true | tuned on random pairs, on pairs that truly share their concept |
+| uncond | tuned on D alone, sampled from bos |
+| paraphrase | seeds with tokens dropped and replaced |
+| icp | nothing: neighbours in one context, loss on both |
+| exact-posterior | sampled from the world's own conditional: leaks the world |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Profile, Regular, world
+from orchard.papers.sbp.method.documents import Corpus
+from orchard.papers.sbp.method.embedding import Embedder, TfidfEmbedder
+from orchard.papers.sbp.method.models import Size, decoder
+from orchard.papers.sbp.runs.controls import ExactPosterior, Paraphrase
+from orchard.papers.sbp.runs.embedding import LMEmbedder
+from orchard.papers.sbp.runs.filter import Filter
+from orchard.papers.sbp.runs.mix import Mix
+from orchard.papers.sbp.runs.pair import DrawnPairs, Pair
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.synthesise import Synthesise
+from orchard.papers.sbp.runs.tune import Tune
+from orchard.runs import Run, Setting
+from orchard.train import AdamW
+
+REFERENCES = ("repetition", "oracle")
+NEAREST = ("sbp-nn-lm", "sbp-nn-tfidf")
+CONTROLS = ("sbp-random", "sbp-true", "uncond", "paraphrase", "icp", "exact-posterior")
+ARMS = REFERENCES + NEAREST + CONTROLS
+SPARE_TOKENS = 2  # documents: a share is met by whole documents
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the arms of one cell have in common. ``replace`` changes one thing for all of them.
+
+    ``tokens_per_document`` is that of D; the budget is ``profile.pool`` times D, the number of repeats of the baseline.
+    """
+
+    profile: Profile
+    corpus: Corpus.Config
+    name: str
+    seed: int
+    regular: Regular
+    size: Size
+    budget: int
+    steps: int
+    oracle_regular: Regular | None = None  # what was tuned for the oracle; None: as everybody
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def with_(self, **changes: Any) -> Study:
+        """The same study with some fields changed."""
+        return replace(self, **changes)
+
+    # ------------------------------------------------------------ training
+
+    def pretrain(self, label: str, regular: Regular | None = None, **mix: Any) -> Pretrain.Config:
+        """A joint model from scratch on a mixture."""
+        chosen = regular or self.regular
+        every = -(-self.steps // self.profile.evaluations)
+        name = f"{label}; {self.name}"
+        return Pretrain.Config(
+            model=decoder(self.size, chosen.dropout),
+            mix=Mix.Config(
+                corpus=self.corpus, budget=self.budget, steps=self.steps, seed=self.seed, label=f"mix for {name}", **mix
+            ),
+            optim=AdamW.Config(
+                learning_rate=chosen.learning_rate, weight_decay=chosen.weight_decay, warmup_fraction=0.05
+            ),
+            seed=self.seed, validate_every=every, log_every=max(1, every // 2), eval_documents=self.profile.held_out, label=name,
+        )  # fmt: skip
+
+    def repetition(self) -> Pretrain.Config:
+        """D repeated: the baseline, the embedder and what every synthesizer starts from."""
+        return self.pretrain("repetition")
+
+    def oracle(self) -> Pretrain.Config:
+        """As many tokens, all of them of documents seen once."""
+        return self.pretrain("oracle", self.oracle_regular, real="pool")
+
+    # -------------------------------------------------------- the five stages
+
+    def nearest(self, embedder: Embedder.Config, name: str, **changes: Any) -> Pair.Config:
+        """Pairs of neighbours."""
+        fields: dict[str, Any] = {"k": self.profile.neighbours, "exceedance": self.profile.exceedance, **changes}
+        return Pair.Config(
+            corpus=self.corpus, embedder=embedder, held_out=self.profile.held_out, seed=self.seed,
+            label=f"pairs by {name}; {self.name}", **fields,
+        )  # fmt: skip
+
+    def drawn(self, truth: float) -> DrawnPairs.Config:
+        """Pairs of which a share ``truth`` is true and the rest random."""
+        return DrawnPairs.Config(
+            corpus=self.corpus, truth=truth, k=self.profile.neighbours, held_out=self.profile.held_out, seed=self.seed,
+            label=f"pairs, {truth:.0%} true; {self.name}",
+        )  # fmt: skip
+
+    def pairs(self, arm: str) -> Run.Config | None:
+        """The pairs that an arm's synthesizer is tuned on."""
+        if arm in ("sbp-nn-lm", "icp"):
+            return self.nearest(LMEmbedder.Config(pretrained=self.repetition()), "states of the repetition model")
+        if arm == "sbp-nn-tfidf":
+            return self.nearest(TfidfEmbedder.Config(), "TF-IDF")
+        return {"sbp-random": self.drawn(0.0), "sbp-true": self.drawn(1.0)}.get(arm)
+
+    def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
+        """A synthesizer that starts from the repetition model."""
+        steps = self.profile.tuning_steps
+        fields: dict[str, Any] = {"steps": steps, "batch_size": self.profile.tuning_batch, **changes}
+        return Tune.Config(
+            pretrained=self.repetition(), pairs=pairs, seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out,
+            optim=AdamW.Config(
+                learning_rate=self.regular.learning_rate / 4, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
+            ),
+            label=f"synthesizer {name}; {self.name}", **fields,
+        )  # fmt: skip
+
+    def needed(self, share: float | None = None) -> int:
+        """Tokens that a share of the budget takes, and a little more: whole documents fill it."""
+        share = self.profile.share if share is None else share
+        return round(share * self.budget) + SPARE_TOKENS * (self.corpus.build().cap + 1)
+
+    def synthesise(
+        self, tuned: Tune.Config, name: str, share: float | None = None, **changes: Any
+    ) -> Synthesise.Config:
+        """Documents sampled from a synthesizer, enough for the share."""
+        return Synthesise.Config(
+            tuned=tuned, tokens=self.needed(share), batch_size=self.profile.sampling_batch, seed=self.seed,
+            label=f"samples {name}; {self.name}", **changes,
+        )  # fmt: skip
+
+    def filtered(self, sampled: Run.Config, name: str) -> Filter.Config:
+        """What the rules keep."""
+        return Filter.Config(corpus=self.corpus, sampled=sampled, label=f"kept {name}; {self.name}")
+
+    def sampled(self, arm: str, share: float | None = None) -> Run.Config:
+        """The run that makes an arm's synthetic documents."""
+        if arm in ("paraphrase", "exact-posterior"):
+            control = {"paraphrase": Paraphrase, "exact-posterior": ExactPosterior}[arm]
+            return control.Config(
+                corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=f"samples {arm}; {self.name}"
+            )
+        return self.synthesise(self.tune(self.pairs(arm), arm), arm, share)
+
+    def joint(self, sampled: Run.Config, name: str, share: float | None = None, **mix: Any) -> Pretrain.Config:
+        """The joint model on D and what was kept of a synthetic corpus."""
+        share = self.profile.share if share is None else share
+        return self.pretrain(name, synthetic=self.filtered(sampled, name), share=share, **mix)
+
+    def arm(self, name: str, share: float | None = None) -> Pretrain.Config:
+        """The joint model of an arm, by its name in ``ARMS``; a share of 0 is the repetition model."""
+        if name == "repetition" or share == 0:
+            return self.repetition()
+        if name == "oracle":
+            return self.oracle()
+        if name == "icp":
+            return self.pretrain("icp", neighbours=self.pairs("icp"))
+        return self.joint(self.sampled(name, share), name, share)
+
+
+def study(
+    setting: Setting, cell: Cell, regular: Regular, oracle_regular: Regular | None = None, documents: int | None = None
+) -> Study:
+    """The study of a cell: the profile's sizes, with what was tuned for repetition and for the oracle."""
+    profile = PROFILES[setting.profile]
+    count = profile.documents if documents is None else documents
+    corpus = world(setting, cell.variant, cell.world, documents)
+    budget = profile.pool * count * (corpus.build().cap + 1)
+    name = cell.name if documents is None else f"{cell.name}, {documents} documents"
+    return Study(
+        profile,
+        corpus,
+        name,
+        cell.seed,
+        regular,
+        profile.size,
+        budget,
+        profile.pool * count // profile.batch,
+        oracle_regular,
+    )
+
+
+def of_documents(setting: Setting, cell: Cell, chosen: Study, documents: int | None) -> Study:
+    """The study with another D of one cell: budget and steps follow it, and so do the steps of tuning."""
+    profile = PROFILES[setting.profile]
+    if documents is None or documents == profile.documents:
+        return chosen
+    steps = max(6, round(profile.tuning_steps * documents / profile.documents))
+    made = study(setting, cell, chosen.regular, chosen.oracle_regular, documents)
+    return made.with_(profile=replace(profile, tuning_steps=steps))

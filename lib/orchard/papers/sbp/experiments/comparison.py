@@ -1,0 +1,209 @@
+"""The comparison: every arm in every cell, at equal steps and tokens, and the evidence for K1, K2, K3 and K6.
+
+    excess = -log p(d) + log P(d)        nats per held-out document above Bayes
+
+The exact law of the world is subtracted document by document. The best checkpoint is chosen on validation documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
+from orchard.papers.sbp.experiments import regularisation
+from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, study
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.tune import pairs_of, precision
+from orchard.runs import Finished, Runner, Setting
+
+COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
+SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
+EXACT = "exact"  # the world's own law, beside the arms
+TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
+
+
+def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
+    """The cells of a setting with their studies, regularised as was best in their variant."""
+    chosen = cells(setting, *variants)
+    best = regularisation.tuned(setting, run, list(dict.fromkeys(cell.variant for cell in chosen)))
+    return [(cell, study(setting, cell, *best[cell.variant])) for cell in chosen]
+
+
+def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The trials of the references in every variant; see `regularisation.tuning`."""
+    return regularisation.tuning(setting, run, list(dict.fromkeys(cell.variant for cell in cells(setting))))
+
+
+def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
+    """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
+    first = cell == cells(setting, "dep")[0]
+    return ARMS if first or PROFILES[setting.profile].all_arms else COMPARED
+
+
+def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
+    """The arms of the comparison in a cell that have a synthetic corpus."""
+    return [arm for arm in SYNTHETIC if arm in arms_of(setting, cell)]
+
+
+def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
+    first: dict[str, Cell] = {}
+    for cell, _ in found:
+        first.setdefault(cell.variant, cell)
+    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
+
+
+def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:
+    """Every arm of every cell with its finished run."""
+    wanted = [
+        (cell, arm, chosen, chosen.arm(arm)) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)
+    ]
+    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+
+
+def curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and evaluation: variant, world, seed, arm, step, tokens, excess (nats per test document above Bayes)."""
+    tables = []
+    for cell, arm, chosen, cfg, done in finished(setting, run):
+        curve = excess_curve(chosen, done)
+        tokens = curve["step"] * cfg.mix.budget / cfg.mix.steps
+        tables.append(curve.assign(arm=arm, tokens=tokens, **cell.columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def documents(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and test document: variant, world, seed, arm, document, ``last`` and ``best`` (nats above Bayes)."""
+    tables = [
+        document_excess(chosen, done).assign(arm=arm, **cell.columns)
+        for cell, arm, chosen, _, done in finished(setting, run)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm and cell: what was read, and what it cost in FLOPs beside the training that all arms share."""
+    found = finished(setting, run)
+    mixed = run([cfg.mix for *_, cfg, _ in found])
+    return pd.DataFrame([
+        {**cell.columns, "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
+        for (cell, arm, _, _, done), mix in zip(found, mixed, strict=True)
+    ])  # fmt: skip
+
+
+def stages(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
+    after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
+    table = []
+    for cell, arm, chosen, cfg, _ in finished(setting, run):
+        if arm not in TUNED:
+            continue
+        sampled: Any = chosen.sampled(arm)
+        kept_by: Any = cfg.mix.synthetic
+        pairs = chosen.pairs(arm)
+        tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
+        row: dict[str, Any] = {**cell.columns, "arm": arm, "pairs": 0, "true (%)": float("nan")}
+        if pairs is not None:
+            found = run([pairs])[0]
+            row |= {
+                "pairs": len(pairs_of(found, "pairs")[0]),
+                "true (%)": 100 * precision(found, chosen.corpus.build()),
+            }
+        row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
+        table.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
+    return pd.DataFrame(table)
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger, "stages": stages,
+}  # fmt: skip
+
+
+def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
+    """The rows of a variant, with one number for each of its cells as ``seed``: a world and a seed of the models."""
+    own = table[table["variant"] == variant] if "variant" in table else table
+    return own.assign(seed=1000 * own["world"] + own["seed"])
+
+
+def gap(table: pd.DataFrame, variant: str, first: str, second: str) -> pd.DataFrame:
+    """First minus second arm on each test document of each cell of a variant, best checkpoints."""
+    return paired(by_cell(table, variant), "arm", first, second, units=["document"], value="best", part=variant)
+
+
+def beats_repetition(tables: Tables) -> pd.DataFrame:
+    """K1: SBP minus repetition, each at its best checkpoint."""
+    return gap(tables("documents"), "dep", "sbp-nn-lm", "repetition")
+
+
+def recovered(tables: Tables) -> pd.DataFrame:
+    """K2: the share of the oracle's gain over the best repetition checkpoint that SBP recovers, cell by cell."""
+    mean = by_cell(tables("documents")).groupby(["seed", "arm"])["best"].mean().unstack()
+    return of((mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"]), "dep", "cell")
+
+
+def pair_information(tables: Tables) -> pd.DataFrame:
+    """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
+    dep, indep = (gap(tables("documents"), variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
+    where, elsewhere = (found.set_index(["seed", "unit"])["value"] for found in (dep, indep))
+    return together([dep, difference(where, elsewhere, "dep - indep")])
+
+
+def no_information(tables: Tables) -> pd.DataFrame:
+    """K3b: neighbours minus random pairs in the world without information between documents."""
+    return gap(tables("documents"), "indep", "sbp-nn-lm", "sbp-random")
+
+
+def crossing(tables: Tables) -> pd.DataFrame:
+    """K6: repetition minus SBP at 15 % of the training, SBP minus repetition at its end: both negative where the curves cross."""
+    table, found = by_cell(tables("curves")), []
+    for seed, part in table.groupby("seed"):
+        wide = part.pivot_table(index="step", columns="arm", values="excess")[["repetition", "sbp-nn-lm"]].dropna()
+        ahead = wide["repetition"] - wide["sbp-nn-lm"]
+        early = ahead.iloc[(wide.index.to_series() / wide.index.max() - 0.15).abs().argmin()]
+        found.append(rows(["early", "end"], seed, "cell", [early, -ahead.iloc[-1]]))
+    return together(found)
+
+
+EVIDENCE: dict[str, Evidence] = {
+    "K1": beats_repetition, "K2": recovered, "K3": pair_information, "K3b": no_information, "K6": crossing,
+}  # fmt: skip
+
+_BAYES: dict[tuple[str, int], np.ndarray] = {}
+
+
+def document_excess(chosen: Study, done: Finished) -> pd.DataFrame:
+    """One row per test document: document, ``last`` and ``best`` (nats above Bayes, at the last and at the best checkpoint)."""
+    test = excess(chosen, done)
+    best = int(done.tensors("eval")["validation"].double().mean(dim=1).argmin())
+    return pd.DataFrame({"document": np.arange(test.shape[1]), "last": test[-1], "best": test[best]})
+
+
+def mean_excess(chosen: Study, done: Finished) -> dict[str, float]:
+    """The means of :func:`document_excess`: ``last`` and ``best``."""
+    table = document_excess(chosen, done)
+    return {name: float(table[name].mean()) for name in ("last", "best")}
+
+
+def excess_curve(chosen: Study, done: Finished) -> pd.DataFrame:
+    """One row per evaluation: step, excess (nats per test document above Bayes)."""
+    return pd.DataFrame({"step": done.tensors("eval")["step"].numpy(), "excess": excess(chosen, done).mean(axis=1)})
+
+
+def excess(chosen: Study, done: Finished) -> Float64[np.ndarray, "evaluations documents"]:
+    """Nats of every test document above Bayes, at every evaluation."""
+    scores = done.tensors("eval")["test"].double().numpy()
+    return scores - bayes_nll(chosen, scores.shape[1])
+
+
+def bayes_nll(chosen: Study, count: int) -> Float64[np.ndarray, "documents"]:
+    """-log P(d) of the first test documents of a cell; kept, since every arm of every table is measured from it."""
+    key = (chosen.corpus.fingerprint(), count)
+    if key not in _BAYES:
+        corpus: Any = chosen.corpus.build()
+        _BAYES[key] = -corpus.world.log_marginal(corpus.documents("test").head(count))
+    return _BAYES[key]

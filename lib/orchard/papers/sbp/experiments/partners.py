@@ -1,0 +1,123 @@
+"""What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners.
+
+    I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
+    rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
+    P(d2)                                                        (iii) the same for random pairs
+
+Both documents are held out and of the test split, which nothing was fitted or stopped on. A random partner is any other document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from orchard.evidence import Evidence, Tables, rows
+from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
+from orchard.runs import Finished, Run, Runner, Setting
+
+# -------------------------------------------------------------------------- tables
+
+
+def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
+    """The exact law and the tuned synthesizers of every cell."""
+    count = PROFILES[setting.profile].analysis.partners
+    wanted: list[tuple[Cell, str, Run.Config]] = []
+    for cell, chosen in analysed(studies(setting, run)):
+        own = {"documents": count, "seed": cell.seed}
+        exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
+        wanted.append((cell, EXACT, exact))
+        for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
+            tuned = chosen.tune(chosen.pairs(arm), arm)
+            wanted.append(
+                (cell, arm, TunedPartners.Config(tuned=tuned, label=f"partners, {arm}; {chosen.name}", **own))
+            )
+    done = run([cfg for *_, cfg in wanted])
+    return [(cell, arm, found) for (cell, arm, _), found in zip(wanted, done, strict=True)]
+
+
+def partners_table(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell, arm (synthesizers and ``exact``) and held-out document d2, all in nats per document.
+
+    ``true`` and ``random``: -log p(d2 | d1) for both kinds of partner. ``exact_true``, ``exact_random``, ``exact_alone``: the exact law
+    of the same document; ``entropy``: H(c). ``limit_true``, ``limit_random``: the mixture (ii) at the ``precision`` of the arm's
+    pairs; NaN without pairs."""
+    tables: list[pd.DataFrame] = []
+    exact: dict[Cell, tuple[dict[str, np.ndarray], float]] = {}
+    for cell, arm, found in _finished(setting, run):
+        nll = {name: value.numpy() for name, value in found.tensors("nll").items()}
+        if arm == EXACT:
+            exact[cell] = nll, found.result["entropy"]
+        law, entropy = exact[cell]
+        table = pd.DataFrame({"document": np.arange(len(law["alone"])), "true": nll["true"], "random": nll["random"]})
+        for kind in ("true", "random", "alone"):
+            table[f"exact_{kind}"] = law[kind]
+        rho = found.result.get("precision")
+        for kind in ("true", "random"):
+            table[f"limit_{kind}"] = np.nan if rho is None else mixture(rho, law[kind], law["alone"])
+        tables.append(table.assign(arm=arm, precision=np.nan if rho is None else rho, entropy=entropy, **cell.columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def mixture(
+    rho: float, conditional: Float64[np.ndarray, "documents"], alone: Float64[np.ndarray, "documents"]
+) -> Float64[np.ndarray, "documents"]:
+    """-log(rho P(d2 | d1) + (1 - rho) P(d2)) from the two negative logarithms."""
+    with np.errstate(divide="ignore"):
+        return -np.logaddexp(np.log(rho) - conditional, np.log1p(-rho) - alone)
+
+
+def consequences(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell and arm, means over documents in nats per document.
+
+    ``true``, ``random``, ``limit_true``, ``limit_random``: as in `partners`. ``gain``: -log p(d2) of `uncond` minus ``true``, what
+    reading the right partner is worth (NaN in a cell without `uncond`); ``limit_gain``: the same of the mixture (ii), between 0 and
+    ``information``, I(d1; d2) of these pairs, which is at most ``entropy``, H(c). ``penalty``: random - true, what a wrong partner
+    costs; ``limit_penalty`` likewise. ``from_alone``: random minus -log p(d2) of `uncond`, for random pairs 0 in the limit (iii)."""
+    keys = ["variant", "world", "seed", "arm"]
+    table = partners_table(setting, run).drop(columns="document")
+    means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+    alone = (
+        means[means["arm"] == "uncond"].set_index(keys[:3])["true"].reindex(pd.MultiIndex.from_frame(means[keys[:3]]))
+    )
+    model = means["arm"] != EXACT
+    means["gain"] = np.where(model, alone.to_numpy(), means["exact_alone"]) - means["true"]
+    means["limit_gain"] = means["exact_alone"] - means["limit_true"]
+    means["information"] = means["exact_alone"] - means["exact_true"]
+    means["penalty"], means["limit_penalty"] = (
+        means["random"] - means["true"],
+        means["limit_random"] - means["limit_true"],
+    )
+    means["from_alone"] = np.where(model, means["random"] - alone.to_numpy(), np.nan)
+    return means
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "partners": partners_table, "consequences": consequences,
+}  # fmt: skip
+
+
+def _means(tables: Tables) -> pd.DataFrame:
+    """Means over documents in `dep`, one row per arm and cell."""
+    means = by_cell(tables("partners")).groupby(["arm", "seed"], sort=False)
+    return means[["true", "random", "exact_true"]].mean().reset_index()
+
+
+def uses_seed(tables: Tables) -> pd.DataFrame:
+    """K4: -log p(d2 | true partner) minus -log p(d2 | random partner) of SBP's synthesizer, mean over documents, each seed."""
+    own = _means(tables).query("arm == 'sbp-nn-lm'")
+    return rows(own["arm"], own["seed"], "mean", own["true"] - own["random"])
+
+
+def not_below_exact(tables: Tables) -> pd.DataFrame:
+    """K4b: -log p(d2 | true partner) minus the exact one, mean over documents, every synthesizer that reads a partner, each seed."""
+    own = _means(tables).query("arm not in ('exact', 'uncond')")
+    return rows(own["arm"], own["seed"], "mean", own["true"] - own["exact_true"])
+
+
+EVIDENCE: dict[str, Evidence] = {"K4": uses_seed, "K4b": not_below_exact}

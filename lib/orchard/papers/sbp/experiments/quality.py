@@ -1,0 +1,271 @@
+"""Quality of synthetic documents: the paper's five metrics, by rules instead of a judge, and novelty.
+
+    repetition         more repeated bigrams than 99 % of the documents of D
+    duplicate@K        Jaccard_5 > 0.6 with an earlier one of K documents
+    non-factual        log P(d) below the 1st percentile of real documents, P the exact law of the world
+    pair-irrelevance   P(same concept | d1, d2) = sum_c P(c | d1) P(c | d2) < 1/2
+    pair-copying       Jaccard_5(d1, d2) > 0.6
+    impossible         P(d) = 0: not a document of the world at all (ours)
+    corpus-copying     Jaccard_5 > 0.6 with any document of D, not the seed alone (ours, asked for by reviewers)
+
+An impossible document is non-factual and irrelevant, since it has no posterior; "if possible" are the rates of the others. There are
+raw samples and kept ones: repetition and pair-copying are rules of the filter too, so what is kept has none by construction, and
+claims are decided on raw samples.
+
+Quality against the size of the synthesizer (claim C6): models of several widths, tuned for longer and longer.
+
+    rho = Spearman(rate, FLOPs of pretraining and tuning the synthesizer)      for non-factual and irrelevant documents, each seed
+
+Every synthesizer of the ladder writes equally many documents, one for each of as many draws of a seed, and nothing is filtered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from orchard.evidence import COLUMNS, Evidence, Tables, of, together
+from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.comparison import analysed, by_cell, finished, studies, synthetic_arms
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
+from orchard.papers.sbp.method.ngrams import NEAR
+from orchard.papers.sbp.method.rules import REASONS
+from orchard.papers.sbp.runs.filter import Filter, RealRules
+from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
+from orchard.papers.sbp.runs.synthesise import Draws
+from orchard.papers.sbp.runs.tune import Tune
+from orchard.runs import Finished, Runner, Setting
+from orchard.stats import spearman, wilson_interval
+
+PAPERS = ("repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-copying")
+POSSIBLE = ("non-factual, if possible", "pair-irrelevance, if possible")  # of the possible documents alone
+OURS = ("impossible", "corpus-copying", *POSSIBLE)
+PAIRED = ("pair-irrelevance", "pair-copying", "pair-irrelevance, if possible")
+PERCENTILE = 1.0  # of log P of real documents, below which a document is non-factual
+RELEVANT = 0.5  # P(same concept | d1, d2)
+COPIES, MORE_DUPLICATES = 0.02, 0.01  # bounds of K7
+REAL, RANDOM = "real", "real, random pairs"
+STATES = ("raw", "kept")
+
+
+# -------------------------------------------------------------------------- tables
+
+
+def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
+    """Real documents and every synthetic corpus of every cell, measured."""
+    wanted: list[tuple[Cell, str, Measure.Config]] = []
+    for cell, chosen in analysed(studies(setting, run)):
+        wanted.append((cell, REAL, measure(chosen, REAL)))
+        for arm in synthetic_arms(setting, cell):
+            wanted.append((cell, arm, measure(chosen, arm, sampled=chosen.sampled(arm))))
+    done = run([cfg for *_, cfg in wanted])
+    return [(cell, name, found) for (cell, name, _), found in zip(wanted, done, strict=True)]
+
+
+def measure(chosen: Study, name: str, **fields: Any) -> Measure.Config:
+    """The run that measures documents of a study."""
+    sizes = chosen.profile.analysis
+    return Measure.Config(
+        corpus=chosen.corpus, documents=sizes.documents, duplicates_at=sizes.duplicates_at, seed=chosen.seed,
+        label=f"quality of {name}; {chosen.name}", **fields,
+    )  # fmt: skip
+
+
+def judged(found: Finished, real: Finished) -> tuple[dict[str, np.ndarray], dict[str, Bool[np.ndarray, "documents"]]]:
+    """The measurements of a finished run, and for every metric but duplicates which documents fail it. ``real``: the run of the anchor."""
+    values = {name: tensor.numpy() for name, tensor in found.tensors("measured").items()}
+    bound = np.percentile(real.tensors("measured")["log_p"].numpy(), PERCENTILE)
+    return values, {
+        "repetition": values["repetition"] > found.result["repetition_bound"],
+        "non-factual": values["log_p"] < bound,
+        "pair-irrelevance": values["same"] < RELEVANT,
+        "pair-copying": values["copying"] > NEAR,
+        "impossible": ~np.isfinite(values["log_p"]),
+        "corpus-copying": values["nearest_5"] > NEAR,
+    }  # fmt: skip
+
+
+def quality(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell, source, state (raw or kept) and metric: documents that fail (``count``) of ``total``, ``rate`` with its Wilson
+    interval (``low``, ``high``; shares). For duplicates ``total`` is K. Real documents are not filtered: they have one state, raw, and
+    their pairs are true ones; ``real, random pairs`` has pairs of anybody."""
+    rows = []
+    runs = measured(setting, run)
+    real = {cell: found for cell, source, found in runs if source == REAL}
+    for cell, source, found in runs:
+        values, fails = judged(found, real[cell])
+        for state in STATES[: 1 if source == REAL else 2]:
+            inside = values["kept"].astype(bool) | (state == "raw")
+            flags = {metric: fails[metric][inside] for metric in fails}
+            flags["duplicate"] = values[f"duplicate_{state}"][values[f"duplicate_{state}"] >= 0]
+            possible = inside & ~fails["impossible"]
+            flags |= {metric: fails[metric.partition(",")[0]][possible] for metric in POSSIBLE}
+            for metric in PAPERS + OURS:
+                if metric not in PAIRED or (values["seed"] >= 0).any():  # else it has no seeds
+                    rows.append(
+                        cell.columns | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
+                    )
+        if source == REAL:
+            anyone = {
+                "pair-irrelevance": values["same_random"] < RELEVANT,
+                "pair-copying": values["copying_random"] > NEAR,
+            }
+            for metric, flag in anyone.items():
+                rows.append(cell.columns | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
+    return pd.DataFrame(rows)
+
+
+def rate(flags: np.ndarray) -> dict[str, int | float]:
+    """count, total, rate, low and high: a share with its 95 % Wilson interval; NaN of nothing."""
+    count, total = int(flags.sum()), len(flags)
+    if not total:
+        return {"count": 0, "total": 0, "rate": np.nan, "low": np.nan, "high": np.nan}
+    found = wilson_interval(count, total)
+    return {"count": count, "total": total, "rate": found.estimate, "low": found.low, "high": found.high}
+
+
+MEASURES = {
+    "length": "tokens", **{f"novel_{n}": "share of n-grams" for n in NOVEL}, "distance": f"1 - Jaccard_{NEAREST}", "span": "tokens",
+    "span_share": "share of the document",
+}  # fmt: skip
+
+
+def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per cell, source, state and measure: ``mean``, ``p5``, ``median``, ``p95``, ``most``, and the ``unit``.
+
+    Measures: length, novel_2 ... novel_5, distance (to the nearest document of D), span and span_share (longest run that D has)."""
+    rows = []
+    for cell, source, found in measured(setting, run):
+        values = {name: tensor.numpy() for name, tensor in found.tensors("measured").items()}
+        values["distance"] = 1 - values["nearest_2"]
+        values["span_share"] = values["span"] / np.maximum(values["length"], 1)
+        for state in STATES[: 1 if source == REAL else 2]:
+            inside = values["kept"].astype(bool) | (state == "raw")
+            for measure, unit in MEASURES.items():
+                value = values[measure][inside]
+                value = value[np.isfinite(value)].astype(float)
+                if not len(value):
+                    continue
+                low, middle, high = np.percentile(value, [5, 50, 95])
+                rows.append(
+                    cell.columns
+                    | {"source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean()}
+                    | {"p5": low, "median": middle, "p95": high, "most": value.max()}
+                )
+    return pd.DataFrame(rows)
+
+
+def few_copies(tables: Tables) -> pd.DataFrame:
+    """K7: by how much the upper ends of the intervals of SBP's raw samples exceed their bounds, seed by seed: 2 % for copies of the
+    seed, the rate of as many real documents plus a point for duplicates."""
+    table = by_cell(tables("quality")).query("state == 'raw'")
+    own = table[table["source"] == "sbp-nn-lm"].pivot(index="seed", columns="metric", values="high")
+    real = table[table["source"] == REAL].pivot(index="seed", columns="metric", values="rate")
+    bounds = {"pair-copying": COPIES + 0 * own["pair-copying"], "duplicate": real["duplicate"] + MORE_DUPLICATES}
+    return together(of(own[metric] - bound, metric, "cell") for metric, bound in bounds.items())
+
+
+REAL_HELD_OUT = "real, held out"
+
+
+def rejections(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, cell and reason: variant, world, seed, arm, reason, documents, share (of the sampled documents).
+
+    The arm `REAL_HELD_OUT` is held-out documents under the same rules, as if they had been sampled: what the rules cost the innocent.
+    """
+    rows = []
+    for cell, arm, _, cfg, _ in finished(setting, run):
+        if isinstance(cfg.mix.synthetic, Filter.Config):
+            rows += _shares(cell, arm, run([cfg.mix.synthetic])[0].result["rejections"])
+    held_out, chosen = PROFILES[setting.profile].held_out, cells(setting)
+    cfgs = [
+        RealRules.Config(corpus=world(setting, cell.variant, cell.world), held_out=held_out, label=f"rules on real; {cell.name}")
+        for cell in chosen
+    ]  # fmt: skip
+    for cell, done in zip(chosen, run(cfgs), strict=True):
+        rows += _shares(cell, REAL_HELD_OUT, done.result["rejections"])
+    return pd.DataFrame(rows)
+
+
+def _shares(cell: Cell, arm: str, counts: dict[str, int]) -> list[dict[str, Any]]:
+    about, total = {**cell.columns, "arm": arm}, sum(counts.values())
+    order = [name for name in REASONS if name in counts]
+    return [{**about, "reason": name, "documents": counts[name], "share": counts[name] / total} for name in order]
+
+
+ARM = "sbp-nn-lm"
+METRICS = ("non-factual", "pair-irrelevance")
+
+
+def ladder(setting: Setting, chosen: Study) -> list[Tune.Config]:
+    """Synthesizers of a study: smaller models tuned for as long as the profile says, then its own size, tuned for longer and longer.
+
+    All of them are tuned on the pairs of the study's own arm, so that the pairs are no part of what is compared."""
+    sizes = PROFILES[setting.profile].analysis
+    pairs, most = chosen.pairs(ARM), chosen.profile.tuning_steps
+    small = [chosen.with_(size=size, name=f"{chosen.name}, width {size.dim}") for size in sizes.smaller]
+    steps = [max(1, round(share * most)) for share in sizes.shares]
+    return [
+        *(other.tune(pairs, f"of width {other.size.dim}") for other in small),
+        *(
+            chosen.tune(pairs, ARM if count == most else f"{ARM}, {count} steps", steps=count)
+            for count in steps
+        ),
+    ]  # fmt: skip
+
+
+def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per seed, synthesizer and metric: ``parameters``, ``steps`` of tuning, ``flops`` (pretraining and tuning), ``loss`` on
+    held-out pairs (nats per document), and ``rate`` of raw samples with its Wilson interval."""
+    sizes = PROFILES[setting.profile].analysis
+    wanted: list[tuple[dict[str, Any], Tune.Config, Measure.Config, Measure.Config]] = []
+    for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
+        for tuned in ladder(setting, chosen):
+            name = tuned.label
+            seeds = min(chosen.profile.documents, sizes.size_samples)
+            drawn = Draws.Config(
+                tuned=tuned, split="train", seeds=seeds, each=-(-sizes.size_samples // seeds), seed=cell.seed,
+                label=f"samples of {name}",
+            )  # fmt: skip
+            own = Measure.Config(
+                corpus=chosen.corpus, sampled=drawn, documents=sizes.size_samples, duplicates_at=sizes.size_samples,
+                seed=cell.seed, label=f"quality of {name}",
+            )  # fmt: skip
+            wanted.append((cell.columns, tuned, own, measure(chosen, REAL)))
+    rows = []
+    measured, real = run([row[2] for row in wanted]), run([row[3] for row in wanted])
+    tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])
+    for (cell_row, tuned, *_), found, anchor, tuning, base in zip(wanted, measured, real, tunings, bases, strict=True):
+        _, fails = judged(found, anchor)
+        flops = base.result["training_flops"] + tuning.result["flops"]
+        for metric in METRICS:
+            rows.append(
+                cell_row
+                | {"parameters": base.result["parameters"], "steps": tuned.steps, "flops": flops, "metric": metric}
+                | {"loss": tuning.result["loss"], **rate(fails[metric])}
+            )
+    return pd.DataFrame(rows)
+
+
+def better_with_size(tables: Tables) -> pd.DataFrame:
+    """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
+    cells = by_cell(tables("quality_by_size")).groupby(["metric", "seed"])
+    rho = cells[["flops", "rate"]].apply(lambda part: spearman(part["flops"], part["rate"]).rho)
+    found = (
+        rho.rename("value").rename_axis(["part", "seed"]).reset_index()
+    )  # rates that are all equal: no correlation, which counts
+    return found.assign(unit="cell")[COLUMNS]
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "quality": quality, "rejections": rejections, "novelty": novelty, "quality_by_size": quality_by_size,
+}  # fmt: skip
+
+
+EVIDENCE: dict[str, Evidence] = {
+    "K7": few_copies, "K8": better_with_size,
+}  # fmt: skip

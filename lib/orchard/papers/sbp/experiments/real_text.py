@@ -1,0 +1,231 @@
+"""The comparison on real text: docstrings of installed packages, or the reader's own corpus.
+
+    bits per byte = -log2 p(d) summed over held-out documents / their bytes of UTF-8
+
+No exact law is known here. Instead: losses of the arms, each at its best checkpoint (chosen on validation documents); how much likelier a
+held-out document is after its neighbour than after anyone; what relation in code neighbours have; how much of what is sampled is new.
+Repetition and oracle are regularised apart, in-run; the synthetic arms take what was best for repetition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from orchard.data import Source, text_source
+from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
+from orchard.papers.sbp.data.text import TextCorpus
+from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.profiles import TEXT
+from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
+from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.ngrams import hashes
+from orchard.papers.sbp.runs.mix import kept_documents
+from orchard.papers.sbp.runs.partners import PartnerGap
+from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.tune import pairs_of
+from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs.grid import Best, best_of
+
+# --------------------------------------------------------------------- the study
+
+
+def corpus(setting: Setting) -> TextCorpus.Config:
+    """The corpus of a setting: docstrings, or what ``setting.data`` names."""
+    size = TEXT[setting.profile]
+    source: Source.Config = (
+        Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
+        if setting.data == "embedded"
+        else text_source(setting.data)
+    )
+    return TextCorpus.Config(
+        source=source, tokenizer=size.tokenizer, documents=size.sizes.documents, pool=size.sizes.pool, cap=size.cap
+    )
+
+
+def base(setting: Setting, seed: int) -> Study:
+    """The study of a seed, before anything is tuned. The budget is that of as many repeats as the pool has times the documents of D."""
+    size, text = TEXT[setting.profile], corpus(setting)
+    profile = size.sizes
+    name = "real text" if setting.data == "embedded" else setting.data
+    steps = profile.pool * profile.documents // profile.batch
+    budget = profile.pool * profile.documents * size.length
+    return Study(profile, text, f"{name}, seed {seed}", seed, profile.start, profile.size, budget, steps)
+
+
+def seeds(setting: Setting) -> tuple[int, ...]:
+    """The seeds of the models."""
+    return TEXT[setting.profile].seeds if setting.seeds is None else setting.seeds
+
+
+def _tuned(setting: Setting, run: Runner) -> Best:
+    """Weight decays of repetition and oracle at the first seed."""
+    profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
+
+    def trial(arm: str, value: float) -> Pretrain.Config:
+        return of_trial(start, arm, replace(profile.start, weight_decay=value))
+
+    grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
+    return best_of(grids, trial, validation_loss, run, widen=0 if setting.profile == "smoke" else 2)
+
+
+def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per trial of the first seed: arm, weight_decay, validation and test loss (nats per document), chosen."""
+    found = _tuned(setting, run)
+    return pd.DataFrame([
+        {"arm": arm, "weight_decay": value, **losses(done), "chosen": found.chosen[arm] == value}
+        for (arm, value), (done, *_) in found.runs.items()
+    ])  # fmt: skip
+
+
+def studies(setting: Setting, run: Runner) -> list[Study]:
+    """The studies of all seeds, regularised."""
+    found, start = _tuned(setting, run).chosen, TEXT[setting.profile].sizes.start
+    best, oracle = (replace(start, weight_decay=found[arm]) for arm in ("repetition", "oracle"))
+    return [base(setting, seed).with_(regular=best, oracle_regular=oracle) for seed in seeds(setting)]
+
+
+def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
+    """The arms whose synthesizer is tuned on pairs, with their pairs."""
+    found = {arm: study.pairs(arm) for arm in TEXT[setting.profile].arms}
+    return {arm: pairs for arm, pairs in found.items() if pairs is not None}
+
+
+def _finished(setting: Setting, run: Runner) -> list[tuple[Study, str, Pretrain.Config, Finished]]:
+    wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in TEXT[setting.profile].arms]
+    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+
+
+def _bytes(study: Study, count: int) -> Float64[np.ndarray, "documents"]:
+    built = study.corpus.build()
+    return built.byte_counts(built.documents("test").head(count)).astype(np.float64)
+
+
+# --------------------------------------------------------------------- the tables
+
+
+def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, seed and test document: ``best`` and ``last`` (bits per byte of the document), ``bytes``."""
+    tables = []
+    for study, arm, cfg, done in _finished(setting, run):
+        scores = done.tensors("eval")
+        best = int(scores["validation"].double().mean(dim=1).argmin())
+        size = _bytes(study, cfg.eval_documents)
+        bits = scores["test"].double().numpy() / math.log(2) / size
+        tables.append(
+            pd.DataFrame(
+                {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
+            ).assign(arm=arm, seed=study.seed)
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def real_text_curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per arm, seed and evaluation: step, tokens, bits_per_byte over all test documents."""
+    rows = []
+    for study, arm, cfg, done in _finished(setting, run):
+        scores, size = done.tensors("eval"), _bytes(study, cfg.eval_documents).sum()
+        for step, nats in zip(scores["step"].tolist(), scores["test"].double().sum(dim=1).tolist(), strict=True):
+            tokens = step * cfg.mix.budget / cfg.mix.steps
+            bits = nats / math.log(2) / size
+            rows.append({"arm": arm, "seed": study.seed, "step": step, "tokens": tokens, "bits_per_byte": bits})
+    return pd.DataFrame(rows)
+
+
+def by_arm(table: pd.DataFrame) -> pd.DataFrame:
+    """Bits per byte over all documents, by arm and seed: ``best``, ``last``."""
+    bits = table.assign(best=table["best"] * table["bytes"], last=table["last"] * table["bytes"])
+    total = bits.groupby(["arm", "seed"], sort=False)[["best", "last", "bytes"]].sum()
+    return total[["best", "last"]].div(total["bytes"], axis=0).reset_index()
+
+
+def real_text_pairs(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per seed, way of pairing and relation: share of its pairs, share among all pairs of D (chance), lift, pairs.
+
+    Docstrings alone: other text states no relations, and the table is empty.
+    """
+    columns = ["seed", "pairing", "relation", "share", "chance", "lift", "pairs"]
+    if setting.data != "embedded":
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for study in studies(setting, run):
+        built = study.corpus.build()
+        real = built.documents("train")
+        relations = Relations(real.names, built.source.bases())
+        everyone = np.stack(np.triu_indices(len(real), 1))[:, :: max(1, len(real) ** 2 // 400_000)]
+        chance = _shares(relations.of(*everyone))
+        for arm, pairs in paired(setting, study).items():
+            first, second = pairs_of(run([pairs])[0], "pairs")
+            found = _shares(relations.of(first, second))
+            for number, relation in enumerate(RELATIONS):
+                lift = found[number] / chance[number] if chance[number] else math.nan
+                rows.append([study.seed, arm, relation, found[number], chance[number], lift, len(first)])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _shares(relation: np.ndarray) -> np.ndarray:
+    return np.bincount(relation, minlength=len(RELATIONS)) / max(len(relation), 1)
+
+
+def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per seed, synthesizer and held-out pair of neighbours: nats of the second document after its neighbour, after a random
+    document, and alone. Every synthesizer is scored on the same pairs, those of the language model's own states."""
+    wanted = [
+        (study, arm, PartnerGap.Config(tuned=study.tune(pairs, arm), pairs=paired(setting, study)["sbp-nn-lm"], seed=study.seed,
+                                       label=f"partners of {arm}; {study.name}"))
+        for study in studies(setting, run)
+        for arm, pairs in paired(setting, study).items()
+    ]  # fmt: skip
+    tables = []
+    for (study, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
+        values = {name: value.numpy() for name, value in done.tensors("nll").items()}
+        tables.append(pd.DataFrame(values).assign(synthesizer=arm, seed=study.seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def real_text_novelty(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per seed, text and length n: the share of n-grams that do not occur in D, and of those, for samples, that are not in their
+    seed document. Texts: samples of every synthesizer, and held-out documents."""
+    rows = []
+    for study in studies(setting, run):
+        built = study.corpus.build()
+        real = built.documents("train")
+        texts = {"held-out documents": built.documents("test")}
+        for arm in paired(setting, study):
+            texts[arm] = kept_documents(run([study.filtered(study.sampled(arm), arm)])[0])
+        for name, documents in texts.items():
+            for n in TEXT[setting.profile].grams:
+                rows.append({"seed": study.seed, "text": name, "n": n, "novel": novelty(documents, real, n)})
+    return pd.DataFrame(rows)
+
+
+def novelty(documents: Documents, real: Documents, n: int) -> float:
+    """The share of n-grams of ``documents`` that do not occur in ``real``; documents shorter than n have none."""
+    long = documents.take(np.flatnonzero(documents.lengths >= n))
+    return float((~np.isin(hashes(long, n)[0], hashes(real, n)[0])).mean()) if len(long) else math.nan
+
+
+def real_text_samples(setting: Setting, run: Runner, count: int = 6) -> pd.DataFrame:
+    """Seeds and what was written from them, as text: the first kept samples of the first seed's synthesizer."""
+    study = studies(setting, run)[0]
+    built = study.corpus.build()
+    real = built.documents("train")
+    kept = run([study.filtered(study.sampled("sbp-nn-lm"), "sbp-nn-lm")])[0]
+    documents, seed = kept_documents(kept), kept.tensors("kept")["seed"].numpy()
+    rows = [
+        {"seed document": real.names[seed[i]], "seed": built.text(real[seed[i]]), "sample": built.text(documents[i])}
+        for i in range(min(count, len(documents)))
+    ]
+    return pd.DataFrame(rows)
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "real_text_tuning": regularisation, "real_text": real_text, "real_text_curves": real_text_curves,
+    "real_text_pairs": real_text_pairs, "real_text_gap": real_text_gap, "real_text_novelty": real_text_novelty,
+    "real_text_samples": real_text_samples,
+}  # fmt: skip

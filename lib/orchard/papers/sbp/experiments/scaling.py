@@ -1,0 +1,68 @@
+"""Scaling: held-out loss against unique documents and against compute.
+
+Every N has its own D, drawn from the same world, a budget of ``pool`` passes over it, an oracle with ``pool`` N documents, and as many
+epochs of tuning; held-out documents are the same for all. Regularisation is that tuned at the profile's N, for every arm and every N: no
+arm has it better than another, and away from that N none has it at its best. Two lines need no network: what N documents can tell, with
+their concepts known and found by EM (`bounds`). Bayes is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.comparison import COMPARED, mean_excess, studies
+from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
+from orchard.papers.sbp.runs.bounds import bounds_of
+from orchard.runs import Runner, Setting
+
+
+def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:
+    profile = PROFILES[setting.profile]
+    return [
+        (cell, count, of_documents(setting, cell, chosen, count))
+        for cell, chosen in studies(setting, run, "dep")[: profile.scaling_cells]
+        for count in profile.scaling
+    ]
+
+
+def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per N, cell and arm: documents, unique_tokens (of D), variant, world, seed, arm, ``last`` and ``best`` (nats above
+    Bayes), training_flops, and flops, with embedding, tuning and sampling."""
+    wanted = [(cell, count, chosen, arm) for cell, count, chosen in _studies(setting, run) for arm in COMPARED]
+    done = run([chosen.arm(arm) for _, _, chosen, arm in wanted])
+    rows = []
+    for (cell, count, chosen, arm), finished in zip(wanted, done, strict=True):
+        own = costs_of(chosen.arm(arm), run)
+        rows.append({
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
+            **mean_excess(chosen, finished), "training_flops": own["training"],
+            "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per N, cell and line: documents, unique_tokens (of D), variant, world, seed, line (``labels known``, ``EM``), excess (nats
+    per test document above Bayes)."""
+    wanted = _studies(setting, run)
+    worlds = [world(setting, cell.variant, cell.world, count) for cell, count, _ in wanted]
+    done = run(
+        [bounds_of(cfg, chosen.profile.held_out, chosen.name) for cfg, (*_, chosen) in zip(worlds, wanted, strict=True)]
+    )
+    return pd.DataFrame([
+        {
+            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
+            "excess": finished.result[field],
+        }
+        for (cell, count, chosen), finished in zip(wanted, done, strict=True)
+        for line, field in (("labels known", "labels"), ("EM", "em"))
+    ])  # fmt: skip
+
+
+EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
+    "scaling": scaling, "learnable": learnable,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""A trained synthesizer under sliders, with its static twin."""

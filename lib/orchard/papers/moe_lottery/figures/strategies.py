@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import legend_below
+from orchard.papers.moe_lottery.figures.training import legend_outside
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
@@ -153,6 +153,7 @@ def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
         part = rows[rows["criterion"] == kind].pivot(index=["layer", "expert"], columns="strategy", values="dropped")
         code = 3 - 2 * part[first].astype(int) - part[second]  # place in SETS: both, the first, the second, neither
         seaborn.heatmap(code.unstack("expert"), ax=axes, cmap=list(SETS.values()), vmin=-0.5, vmax=3.5, cbar=False)
+        axes.tick_params(axis="y", rotation=0)
         axes.set(title=f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
     handles = [Patch(color=colour, label=name) for name, colour in SETS.items()]
     made.legend(handles=handles, loc="outside lower center", ncols=4, title=f"dropped by, s = {s:g} %")
@@ -172,7 +173,7 @@ def agreement_bars(table: pd.DataFrame) -> Figure:
     seaborn.stripplot(rows, dodge=True, palette=[INK] * rows["criterion"].nunique(), size=3, legend=False, **common)
     axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
     axes.set(ylim=(0, 1.05), xlabel="", ylabel="Jaccard index of the dropped sets")
-    legend_below(made, axes, 3)
+    legend_outside(made, axes, 3)
     return made
 
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import layer_map, legend_below, of_model
+from orchard.papers.moe_lottery.figures.training import layer_map, legend_outside, of_model
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.plot.style import INK, PALETTE
 
@@ -110,7 +110,7 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
         panel.tick_params(axis="y", labelleft=place % 3 == 0)
     for spare in axes[len(names) :]:
         spare.set_axis_off()
-    legend_below(figure, axes[0], 8, "layer")
+    legend_outside(figure, axes[0], 8, "outside upper center", "layer")
     figure.supxlabel("rank of the score in its layer", fontsize=8)
     figure.supylabel("loss more without it (nats/byte)", fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -47,9 +48,12 @@ def layer_map(
     return mesh
 
 
-def legend_below(figure: Figure, axes: Axes, ncols: int, title: str = "") -> None:
-    """Move the legend of a panel that seaborn drew below the figure."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=ncols, title=title)
+def legend_outside(
+    figure: Figure, axes: Axes, ncols: int, place: Literal["outside lower center", "outside upper center"] = "outside lower center",
+    title: str = "",
+) -> None:  # fmt: skip
+    """Move the legend of a panel that seaborn drew out of it."""
+    figure.legend(*axes.get_legend_handles_labels(), loc=place, ncols=ncols, title=title)
     if (inside := axes.get_legend()) is not None:
         inside.remove()
 

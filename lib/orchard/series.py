@@ -2,7 +2,7 @@
 
 series = open_series("rattention", "03_ablate", profile=PROFILE, seeds=SEEDS, device=DEVICE, engine=ENGINE, data=DATA, store=STORE)
 table = series.table("ablation")                      # runs what the store lacks
-series.show(series.figures.ablation(table), "ablation", table)
+series.show(figures.ablation(table), "ablation", table)
 series.finish()                                       # writes 03_ablate.json, prints the verdicts
 """
 
@@ -26,6 +26,7 @@ from orchard import plot
 from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
+from orchard.evidence import Evidence
 from orchard.files import write
 from orchard.paths import cache_dir, root
 from orchard.runs import Finished, Run, Setting, Store, execute, identity
@@ -57,15 +58,6 @@ def paper_module(slug: str, name: str) -> ModuleType:
     if slug not in slugs():
         raise BadInput(f"no paper {slug!r}: {closest(slug, slugs())}")
     return importlib.import_module(f"orchard.papers.{slug}.{name}")
-
-
-def evidence_of(slug: str) -> dict[str, Callable[..., pd.DataFrame]]:
-    """Claim id -> the function that reads a paper's tables and gives the claim's evidence."""
-    experiments = paper_module(slug, "experiments")
-    found: dict[str, Callable[..., pd.DataFrame]] = (
-        experiments.EVIDENCE if hasattr(experiments, "EVIDENCE") else paper_module(slug, "evidence").EVIDENCE
-    )
-    return found
 
 
 def check_profile(slug: str, profile: str) -> None:
@@ -181,24 +173,6 @@ class Series:
             raise BadInput(f"{self.slug} has no experiment {name!r}: {closest(name, known)}")
         return known[name]
 
-    @property
-    def method(self) -> ModuleType:
-        """The paper's ``method``."""
-        return paper_module(self.slug, "method")
-
-    @property
-    def figures(self) -> ModuleType:
-        """The paper's ``figures``."""
-        return paper_module(self.slug, "figures")
-
-    def module(self, name: str) -> ModuleType:
-        """A further module of the paper's package, such as ``reference``."""
-        return paper_module(self.slug, name)
-
-    def library(self, name: str) -> ModuleType:
-        """A module of the library, such as ``nn``."""
-        return importlib.import_module(f"orchard.{name}")
-
     def source(self) -> Source:
         """The text that DATA names."""
         source: Source = text_source(self.setting.data).build()
@@ -240,13 +214,14 @@ class Series:
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
-        evidence, found = evidence_of(self.slug), []
+        evidence: dict[str, Evidence] = self.experiments.EVIDENCE
+        found = []
         gates = getattr(self.experiments, "GATES", {})
         scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
                 if claim.id not in self._verdicts:
-                    measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
+                    measured = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
                     gate = partial(gates[claim.id], self.table) if claim.id in gates else None
                     self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)

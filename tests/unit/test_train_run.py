@@ -14,8 +14,8 @@ from lightning.pytorch.plugins import MixedPrecision
 
 import gpu_recipe
 from gpu_recipe import two_steps
-from orchard.errors import BadInput, OrchardError
-from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm, compilation
+from orchard.errors import BadInput
+from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, RMSNorm
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, Linear, TrainLM, choose, fit
 from orchard.train.callbacks import ClipGradients
@@ -259,25 +259,32 @@ def test_a_long_training_is_compiled_where_the_rules_compile_and_a_short_one_nev
     assert gpu.compiles(int(COMPILE_SECONDS / seconds) + 2, 1.0)
 
 
-def test_a_function_has_many_graphs_and_then_fails_instead_of_becoming_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch._dynamo.config as settings
+def test_what_is_compiled(tmp_path: Path) -> None:
+    """Long trainings of one shape by themselves, others where the config says so, and never a training step of one's own."""
+    from dataclasses import replace
 
-    monkeypatch.setattr(compilation, "BACKEND", "eager")
-    seen: list[int] = []
+    gpu = replace(choose("cpu"), compile=True)
 
-    def times(x: torch.Tensor, factor: int) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
-            seen.append(factor)
-        return x * factor
+    class Own(LanguageModel):
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return next_token_loss(self.model, batch)
 
-    fast = compilation.compiled(times)
-    for factor in range(20):  # PyTorch's own limit is 8
-        assert fast(torch.ones(2), factor).sum() == 2 * factor
-    assert not seen  # never in eager mode
-    with settings.patch(recompile_limit=20):
-        assert fast(torch.ones(2), 3).sum() == 6
-        with pytest.raises(OrchardError, match="needs more than 20 graphs"), compilation.no_fallback():
-            fast(torch.ones(2), 99)
+    def compiles(kind: type[LanguageModel] = LanguageModel, dynamic: bool = False, **fields: Any) -> bool:
+        cfg = tiny_lm(tmp_path / "x").set(**fields)
+        module = kind(decoder(), AdamW.Config().build(), cfg.steps, True)
+        before = module.loss
+        found = cfg.build()._compile(module, gpu, 1e9, dynamic)
+        assert found == (module.loss is not before)
+        return found
+
+    assert compiles(steps=100_000)
+    assert not compiles(steps=100)
+    assert not compiles(steps=100_000, compile=False)
+    assert not compiles(dynamic=True, steps=100_000)
+    assert compiles(dynamic=True, steps=100, compile=True)
+    assert not compiles(Own, steps=100_000)
+    with pytest.raises(BadInput, match="compile is True, and Own has a training step of its own"):
+        compiles(Own, compile=True)
 
 
 def test_the_workspace_of_a_training_says_how_it_was_computed(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ class TrainingRun(Run):
             validate: measures the model as it is, every ``validate_every`` steps and at the end.
             tokens: in a batch, on average.
             flops: forward, per token.
-            dynamic: the shapes of batches differ, so that a compiled loss is one graph for many of them.
+            dynamic: the shapes of batches differ. Then "auto" compiles nothing, since a block mask makes every length a graph of
+                its own; ``compile=True`` makes one graph for many shapes where the model allows it.
 
         The loss of a `LanguageModel` is compiled where ``compile`` says so; modules of the caller's own are not.
         """
@@ -139,12 +140,14 @@ class TrainingRun(Run):
         from orchard.train.loop import LanguageModel
 
         wanted = self.cfg.compile
-        if not (hardware.compiles(self.cfg.steps, flops) if wanted == "auto" else wanted):
+        if wanted == "auto":
+            wanted = hardware.compiles(self.cfg.steps, flops) and not dynamic
+        if not wanted:
             return False
         if isinstance(module, LanguageModel) and type(module).training_step is LanguageModel.training_step:
             module.loss = compiled(module.loss, dynamic=dynamic)
             return True
-        if wanted is True:
+        if self.cfg.compile is True:
             raise BadInput(
                 f"{type(self.cfg).__qualname__}.compile is True, and {type(module).__name__} has a training step of its own: "
                 "only the loss of a LanguageModel is compiled; leave it at 'auto'"

@@ -367,6 +367,23 @@ def runs_rm(ids: Ids, store: StoreOption = None) -> None:
     print(f"removed {', '.join(chosen)}")
 
 
+@runs_app.command("clean")
+def runs_clean(
+    days: Annotated[float, typer.Option(help="how long nothing was written to an attempt that is given up")] = 30.0,
+    store: StoreOption = None,
+) -> None:
+    """Delete attempts at runs that are finished or given up, and what killed commands left behind."""
+    from orchard.runs import Store
+
+    if days < 0:
+        raise BadInput(f"--days {days:g}: give a number from 0 up")
+    found = Store(store)
+    deleted = found.clean(days)
+    for path, size in deleted:
+        print(f"{path}: {size / 2**20:.1f} MiB")
+    print(f"{len(deleted)} folders deleted from {found.path}")
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if value >= 1e7 else f"{value:.3g}" if 0 < value < 10 else f"{value:,.1f}"

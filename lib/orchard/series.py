@@ -29,7 +29,7 @@ from orchard.errors import BadInput, OrchardError, closest
 from orchard.evidence import Evidence
 from orchard.files import write
 from orchard.paths import cache_dir, root
-from orchard.runs import Finished, Run, Setting, Store, execute, identity
+from orchard.runs import Finished, Run, Setting, Store, execute, identity, recipe
 from orchard.runs.device import resolve_device
 from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
@@ -133,7 +133,7 @@ class Series:
         missing: dict[str, Run.Config] = {}
         for ident, cfg in known:
             if ident.id not in self._runs:
-                run = self.store.get(cfg, ident)
+                run = self.store.get(cfg, ident, self.device)
                 if run is None:
                     missing[ident.id] = cfg
                 else:
@@ -254,8 +254,7 @@ class Series:
     def _recipes(self) -> list[tuple[str, str, str]]:
         """Label, id and recipe (config and code) of the runs that were used: what tells later whether they are still those
         of the code."""
-        known = {run.id: run.status for run in self._runs.values()}
-        return sorted((status["label"], run_id, status["identity"]["recipe"]) for run_id, status in known.items())
+        return sorted({(run.label, run.id, run.recipe) for run in self._runs.values()})
 
     def _provenance(self) -> dict[str, Any]:
         runs = [run.provenance for run in self._runs.values()]
@@ -360,7 +359,7 @@ def recipes(slug: str, profile: str) -> dict[str, set[str]]:
     the store are left out."""
     found: dict[str, set[str]] = {}
     for cfg in _asked(_open(slug, "", profile, None, "auto", "local", "embedded", None, None)):
-        found.setdefault(cfg.label, set()).add(identity(cfg).recipe)
+        found.setdefault(cfg.label, set()).add(recipe(cfg))
     return found
 
 
@@ -435,7 +434,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that it appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def relative(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -23,17 +25,13 @@ class _Stop(Exception):
     pass
 
 
-def first_configs(slug: str, profile: str) -> dict[str, str]:
-    """Golden text of the first configs that each experiment asks for, before any result is known. A run that a config holds
-    is named there by its label, and has a text of its own."""
-    texts: dict[str, str] = {}
+def first_configs(slug: str, profile: str) -> dict[str, Run.Config]:
+    """The first configs that each experiment asks for, before any result is known, and those inside them, by label."""
+    found: dict[str, Run.Config] = {}
 
     def add(cfg: Run.Config) -> None:
-        inner = {path: node for path, node, *_ in cfg.walk() if path and isinstance(node, Run.Config)}
-        inside = tuple(f"{path}." for path in inner)
-        own = [line for line in cfg.golden().splitlines(keepends=True) if not line.startswith(inside)]
-        texts[cfg.label] = "".join([*own, *(f"{path}: run {node.label!r}\n" for path, node in inner.items())])
-        for node in inner.values():
+        found[cfg.label] = cfg
+        for node in inner(cfg).values():
             add(node)
 
     def runner(cfgs: list[Run.Config]) -> list[Finished]:
@@ -42,11 +40,54 @@ def first_configs(slug: str, profile: str) -> dict[str, str]:
         raise _Stop
 
     for experiment in paper_module(slug, "experiments").EXPERIMENTS.values():
-        try:
+        with suppress(_Stop):
             experiment(Setting(profile), runner)
-        except _Stop:
-            continue
-    return texts
+    return found
+
+
+def inner(cfg: Run.Config) -> dict[str, Run.Config]:
+    """The runs that a config holds, by path."""
+    return {path: node for path, node, *_ in cfg.walk() if path and isinstance(node, Run.Config)}
+
+
+def full_text(cfg: Run.Config) -> str:
+    """The golden text of a run; a run that it holds is named by its label alone."""
+    held = inner(cfg)
+    inside = tuple(f"{path}." for path in held)
+    lines = [line for line in cfg.golden().splitlines() if not line.startswith(inside)]
+    return "\n".join(folded([*lines, *(f"{path}: run {node.label!r}" for path, node in held.items())])) + "\n"
+
+
+def folded(lines: list[str]) -> list[str]:
+    """Lines that differ in one index alone become one: ``model.layers.0-2,4.dim: 64``."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for line in lines:
+        before, index, after = ([*re.split(r"(?<=\.)(\d+)(?=[.:])", line, maxsplit=1), "", ""])[:3]
+        found.setdefault((before, after), []).extend([int(index)] if index else [])
+    return [before + ranges(indices) + after for (before, after), indices in found.items()]
+
+
+def ranges(indices: list[int]) -> str:
+    """``0-2,4`` of 0, 1, 2 and 4."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][1] + 1:
+            parts[-1][1] = index
+        else:
+            parts.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def golden(slug: str, profile: str) -> str:
+    """The configs of a profile as text: for each kind of run the first by label in full, of the others the fingerprint."""
+    kinds: dict[str, dict[str, Run.Config]] = {}
+    for label, cfg in sorted(first_configs(slug, profile).items()):
+        kinds.setdefault(f"{cfg.owner.__module__}:{cfg.owner.__qualname__}", {})[label] = cfg
+    text = ""
+    for kind, (first, *further) in sorted((kind, list(cfgs.items())) for kind, cfgs in kinds.items()):
+        text += f"## {kind}\n# {first[0]}\n{full_text(first[1])}"
+        text += "".join(f"# {label}  {cfg.fingerprint()[:16]}\n" for label, cfg in further) + "\n"
+    return text
 
 
 @pytest.mark.parametrize("slug", slugs())
@@ -59,13 +100,19 @@ def test_complete(slug: str) -> None:
 )
 def test_golden_configs(slug: str, profile: str, request: pytest.FixtureRequest) -> None:
     """A change of any config of any profile shows as a diff of text. To accept it: delete the file and run this test again."""
-    text = "".join(f"# {label}\n{golden}\n" for label, golden in sorted(first_configs(slug, profile).items()))
+    text = golden(slug, profile)
     file = GOLDEN / f"{slug}-{profile}.txt"
     if not file.exists():
         file.write_text(text, encoding="utf-8")
         pytest.fail(f"{file.name} did not exist and was written: look at it and commit it")
     assert text == file.read_text(encoding="utf-8")
     assert str(Path.home()) not in text
+
+
+def test_golden_texts_stay_short() -> None:
+    files = sorted(GOLDEN.glob("*.txt"))
+    assert {file.stem.rpartition("-")[0] for file in files} == set(slugs())
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 1500 * len(slugs())
 
 
 @pytest.mark.parametrize("slug", slugs())

@@ -23,10 +23,10 @@ def verdict(name: str, low: float, high: float, profile: str = "smoke") -> dict[
     claim = Claim(
         id=name, source="R1", text=f"<b>{name}</b> & more", published="42 [paper]", notebook="01_build", experiment="e",
         metric="bits per byte", comparison=">", threshold=0.0, statistic="exact", seeds=1, profile=profile,
-        fixed=date(2026, 11, 23),
+        fixed=date(2026, 11, 23), gate="the reader is competent", control="random pairs",
     )  # fmt: skip
     rows = pd.DataFrame({"part": ["a", "b"], "seed": 0, "unit": 0, "value": [low, high]})
-    return decide(claim, rows, "smoke").as_dict()
+    return decide(claim, rows, "smoke", lambda: (True, "0.9 of 0.8 needed")).as_dict()
 
 
 @pytest.fixture
@@ -93,6 +93,9 @@ def test_index_shows_failures_first_then_verdicts_notebooks_and_figures(reports:
     assert "✓ supported : 1 ✗ refuted : 1 – out of reach here : 1" in text
     assert "✓ supported at smoke scale" in text
     assert "pareto, profile smoke (" in text
+    assert "The profile smoke shows that everything runs; its numbers mean nothing." in text
+    assert "gate: the reader is competent" in text
+    assert "control: random pairs" in text
     assert text.index("C9 ") < text.index("C9b ") < text.index("C10 ")
     assert "published: 42 [paper]" in text
     assert "<b>C10</b> & more" in text
@@ -177,8 +180,10 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"| smoke ({said}) | 1 | 0 |" in publish.results_table()
     assert f"Profile `smoke` (figures and verdicts are {said}):" in publish.card_table("rattention")
     results["laptop"] = results["smoke"]
+    monkeypatch.setattr(publish, "outdated", lambda slug, profile: ["01_build (2 of 3 runs)"])
     assert "| laptop | 1 | 0 |" in publish.results_table()
-    assert publish.card_table("rattention").startswith("Profile `laptop`:")
+    card = publish.card_table("rattention")
+    assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
     assert "**supported** at smoke scale" in publish.card_table("rattention")
     with pytest.raises(BadInput, match="results of the profile smoke are not published"):
         publish.publish("rattention", "smoke")

@@ -50,14 +50,12 @@ def done(base: TrainLM.Config, tmp_path_factory: pytest.TempPathFactory) -> dict
     common = Smaller.Config(base=base, calibration=4, windows=WINDOWS, sums=SUMS, shots=SHOTS)
     tuned = {"steps": 2, "batch_size": 2, "shots": [0]}
     cfgs = {
-        "full": common.clone(),
-        "ege": common.clone().set(removal="ege", shares=[0.25, 0.75]),
+        "full": common.clone(), "ege": common.clone().set(removal="ege", shares=[0.25, 0.75]),
         "random": common.clone().set(removal="random", shares=[0.5], draws=2, shots=[0]),
         "wanda": common.clone().set(removal="2:4 wanda", shares=[0.5], help=PLAIN, **tuned),
         "sft": common.clone().set(removal="ean", shares=[0.5], help=SFT, **tuned),
-        "full sft": common.clone().set(help=SFT, **tuned),
-        "base": base,
-    }
+        "full sft": common.clone().set(help=SFT, **tuned), "base": base,
+    }  # fmt: skip
     store = Store(tmp_path_factory.mktemp("store"))
     return dict(zip(cfgs, execute(list(cfgs.values()), store, jobs=1, device="cpu"), strict=True))
 

@@ -72,11 +72,8 @@ def test_norms_of_two_rows() -> None:
     rows = [torch.tensor([[3.0, 4.0], [5.0, 12.0]]), torch.zeros(2, 2)]
     stats = of_rows(rows, [[0.25, 0.75], [1.0, 1.0]])
     values = {
-        "ean_row": 18.0,
-        "man": 9.0,
-        "reap": (0.25 * 5 + 0.75 * 13) / 2,
-        "ean": math.hypot(3, 5) + math.hypot(4, 12),
-    }
+        "ean_row": 18.0, "man": 9.0, "reap": (0.25 * 5 + 0.75 * 13) / 2, "ean": math.hypot(3, 5) + math.hypot(4, 12),
+    }  # fmt: skip
     for name, wanted in values.items():
         torch.testing.assert_close(criterion(name).score(stats), torch.tensor([wanted, 0.0]).double(), msg=name)
 

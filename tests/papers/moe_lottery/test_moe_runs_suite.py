@@ -253,7 +253,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     "trust": lambda t: figures.trust(t["trust"]),
     "agreement": lambda t: figures.agreement(t["agreement_of_criteria"]),
     "scatter": lambda t: figures.scatter(t["importance"], ["ean", "rwn", "ege", "evtc"]),
-    "maps": lambda t: figures.maps(t["importance"]),
+    "maps": lambda t: figures.maps(t["importance"].query("criterion in ['ean', 'rwn', 'ecc', 'leave_one_out']")),
     "stability": lambda t: figures.stability(t["stability"]),
     "curves": lambda t: figures.curves(t["criteria_curves"]),
     "later_criteria": lambda t: figures.later_criteria(t["criteria_curves"], [("reap", "min"), ("aimer", "max")]),

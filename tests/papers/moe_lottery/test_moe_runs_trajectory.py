@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpu_recipe import compute, two_steps
 from orchard.data import LocalText
 from orchard.errors import BadInput
 from orchard.papers.moe_lottery.data.domains import windows
@@ -219,6 +220,14 @@ def test_a_finished_fine_tuning_is_not_repeated_and_a_damaged_one_is(store, base
     assert torch.equal(tuned(), first)
     monkeypatch.setattr("orchard.train.loop.train_loop", lambda *_: pytest.fail("trained again"))
     assert torch.equal(tuned(), first)
+
+
+def test_what_a_gpu_gets(base, tmp_path):
+    """bf16-mixed, the fused optimizer and clipping, in the base and in its fine-tuning."""
+    two_steps(base, tmp_path, compile=False, eval_windows=2)
+    done = compute(arm_config(base, "ege", ["lottery"], per_round=2, steps=[2], controls=[], load_round=1), tmp_path)
+    assert done.provenance["hardware"]["precision"] == "bf16-mixed"
+    assert all(np.isfinite(row["loss"]) for row in done.result["rows"])
 
 
 def test_counting_gives_every_choice_to_an_expert(store, base):

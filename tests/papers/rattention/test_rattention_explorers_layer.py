@@ -67,15 +67,6 @@ def test_weights_times_values_are_the_output_of_the_layer(fields: dict) -> None:
     assert not (rla & (distance <= layer.window)).any()
 
 
-def test_with_unit_gains_the_output_is_the_bare_sum() -> None:
-    layer, (q, k, v) = layer_and_inputs()
-    for norm in (layer.swa_norm, layer.rla_norm):
-        torch.nn.init.ones_(norm.gain)
-    swa, rla = explorers.token_weights(layer, q, k, v)
-    plain = torch.einsum("bhts,bshd->bthd", swa + rla, v.repeat_interleave(2, dim=2))
-    torch.testing.assert_close(plain, layer.attend(q, k, v), rtol=0, atol=1e-12)
-
-
 def test_a_wrong_weight_would_be_seen(monkeypatch: pytest.MonkeyPatch, probed: explorers.Probe) -> None:
     true = explorers.token_weights
     assert explorers.received_table(probed, 30).attrs["gap"] < 1e-5

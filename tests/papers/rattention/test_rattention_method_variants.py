@@ -224,7 +224,7 @@ def test_unchanged_variant_is_the_layer():
 def test_random_window_is_a_function_of_the_batch_seed():
     module, x = layer(RandomWindow, windows=[0, 1, 5]).train(), torch.randn(1, 12, DIM)
     drawn = []
-    for seed in range(12):
+    for seed in range(8):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         window, delay = module.reach()
@@ -245,12 +245,8 @@ def test_taylor_features_are_the_second_order_of_exp():
     similarity = (q * k).sum(-1) / 5**0.5
     torch.testing.assert_close((taylor_features(q) * taylor_features(k)).sum(-1), 1 + similarity + similarity**2 / 2)
     assert taylor_features(q).shape[-1] == taylor_dim(5) == 21
-    assert [(taylor_rank(d), taylor_dim(taylor_rank(d)) <= 2 * d) for d in (8, 16, 64, 128)] == [
-        (4, True),
-        (6, True),
-        (14, True),
-        (21, True),
-    ]
+    assert [taylor_rank(d) for d in (8, 16, 64, 128)] == [4, 6, 14, 21]
+    assert all(taylor_dim(taylor_rank(d)) <= 2 * d < taylor_dim(taylor_rank(d) + 1) for d in (8, 16, 64, 128))
 
 
 def test_joint_denominator_starts_as_a_window_alone():

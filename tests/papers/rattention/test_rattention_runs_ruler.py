@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpu_recipe import two_steps
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward
 from orchard.papers.rattention.data.ruler_tokens import VOCAB_SIZE, Examples, generate
@@ -62,6 +63,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(calls) == 6 + 6  # goes on at step 3
     for file in ("model.safetensors", "eval.safetensors", "metrics.jsonl"):
         assert (tmp_path / "broken" / "files" / file).read_bytes() == (tmp_path / "whole" / "files" / file).read_bytes()
+
+
+def test_two_steps_of_a_gpu(tmp_path: Path) -> None:
+    """In bf16, with a fused optimizer and clipping."""
+    two_steps(tiny(tasks=["fwe"], batch_size=2, multiples=[1]), tmp_path, compile=False)
 
 
 def test_every_arm_runs_at_eight_times_its_length_on_equal_tokens(tmp_path: Path) -> None:

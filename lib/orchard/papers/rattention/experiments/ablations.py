@@ -57,10 +57,10 @@ def base(profile: Profile, **fields: Any) -> Decoder.Config:
     return model(f"rattn@{profile.eighth}", profile, **fields)
 
 
-def _layer(kind: type[Attention], profile: Profile, drop: tuple[str, ...] = (), **fields: Any) -> Decoder.Config:
+def _layer(kind: type[Attention], profile: Profile, **fields: Any) -> Decoder.Config:
     """The base with another class for its local layers."""
     decoder = base(profile)
-    replace(decoder, RAttention, kind.Config(**fields), drop=drop)
+    replace(decoder, RAttention, kind.Config(**fields))
     return decoder
 
 
@@ -120,53 +120,33 @@ VARIANTS: dict[str, Change] = {
     "relu": Change(MAP, "φ(x) = [relu(x), relu(−x)]", partial(base, feature_map="relu")),
     "elu + 1": Change(MAP, "φ(x) = elu(x) + 1: half the state", partial(base, feature_map="elu")),
     "identity": Change(MAP, "φ(x) = x: half the state", partial(base, feature_map="identity")),
-    "taylor": Change(
-        MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, Taylor)
-    ),
+    "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, Taylor)),
     "−norm": Change(NORM, "o_swa + o_rla, no norm", partial(base, output_norm=None)),
     "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, SharedNorm)),
-    "joint denominator": Change(
-        NORM, "one softmax-like normalisation over both branches (LoLCATs)", partial(_layer, JointDenominator)
-    ),
+    "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)", partial(_layer, JointDenominator)),
     "−SWA": Change(BRANCH, "linear attention alone, the current token included", partial(model, "la")),
     "−RLA": Change(BRANCH, "the sliding window alone", lambda p: model(f"swa@{p.eighth}", p)),
     "head split": Change(BRANCH, "half of the heads see the window, half linear attention", partial(_layer, HeadSplit)),
     "RoPE on branch": Change(BRANCH, "φ(RoPE(q)), φ(RoPE(k))", partial(_layer, PlacedBranch, branch_rotary=True)),
-    "qk-norm on branch": Change(
-        BRANCH, "φ(RMS(q)), φ(RMS(k)), the norms of the window", partial(_layer, PlacedBranch, branch_qk_norm=True)
-    ),
+    "qk-norm on branch": Change(BRANCH, "φ(RMS(q)), φ(RMS(k)), the window's norms", partial(_layer, PlacedBranch, branch_qk_norm=True)),
     "own q, k": Change(BRANCH, "the branch has its own W_q, W_k; the feed-forward is thinner", _own_projections),
     "qk scale": Change(BRANCH, "φ(q ⊙ a), φ(k ⊙ b) with learned a, b", partial(base, use_qk_scale=True)),
-    "learned start": Change(
-        BRANCH, "S starts from d learned tokens (128 in the official code, where d = 128), not from 0", _learned_start
-    ),
-    "inclusive": Change(
-        START, "δ = 0: reads S_t, all tokens; those in the window twice", partial(_delayed, windows=0.0)
-    ),
+    "learned start": Change(BRANCH, "S starts from d learned tokens (128 in the official code, where d = 128), not from 0", _learned_start),
+    "inclusive": Change(START, "δ = 0: reads S_t, all tokens; those in the window twice", partial(_delayed, windows=0.0)),
     "overlap": Change(START, "δ = (w + 1)/2: half of the window is read twice", partial(_delayed, windows=0.5)),
-    "gap": Change(
-        START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2.0)
-    ),
+    "gap": Change(START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2.0)),
     "early layers": Change(START, "the branch in the first half of the local layers", partial(_branch_in, half=0)),
     "late layers": Change(START, "the branch in the second half of the local layers", partial(_branch_in, half=1)),
-    "scalar decay": Change(
-        RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, ScalarDecay)
-    ),
-    "gated delta": Change(
-        RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ", partial(_layer, GatedDelta)
-    ),
+    "scalar decay": Change(RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, ScalarDecay)),
+    "gated delta": Change(RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ", partial(_layer, GatedDelta)),
     "one kv head": Change(STRUCTURE, "H_kv = 1 in the local layers; wider feed-forward", partial(_kv_heads, one=True)),
-    "H kv heads": Change(
-        STRUCTURE, "H_kv = H in the local layers; thinner feed-forward", partial(_kv_heads, one=False)
-    ),
+    "H kv heads": Change(STRUCTURE, "H_kv = H in the local layers; thinner feed-forward", partial(_kv_heads, one=False)),
     "random window": Change(STRUCTURE, "each training batch draws w + 1 from T/32, T/16, T/8 (SWAX)", _random_window),
-    "global 1:3": Change(
-        STRUCTURE, "one global layer in 4, of at least 12 layers", partial(_ratio, period=4), "global 1:3"
-    ),
+    "global 1:3": Change(STRUCTURE, "one global layer in 4, of at least 12 layers", partial(_ratio, period=4), "global 1:3"),
     "global 1:1": Change(STRUCTURE, "one global layer in 2", partial(_ratio, period=2), "global 1:3"),
     "global 1:5": Change(STRUCTURE, "one global layer in 6", partial(_ratio, period=6), "global 1:3"),
     "global 1:7": Change(STRUCTURE, "one global layer in 8", partial(_ratio, period=8), "global 1:3"),
-}
+}  # fmt: skip
 TUNED = ("identity", "−SWA", "−norm", "head split")  # they decide C12 and C13, so each gets its own learning rate
 
 

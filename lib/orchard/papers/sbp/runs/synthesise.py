@@ -84,17 +84,12 @@ class Synthesise(Run):
             if part is None:
                 start = time.perf_counter()
                 random = np.random.default_rng([cfg.seed, 7, len(parts)])
-                count = _size(cfg, kept, int(reasons.sum()))
-                seeds = np.full(count, -1)
-                if cfg.tuned.pairs is not None:
-                    seeds = random.integers(len(real), size=count)
-                prompts = [
-                    np.array([symbols.bos, *real[i], symbols.sep, symbols.bos] if i >= 0 else [symbols.bos])
-                    for i in seeds
-                ]
+                count, alone = _size(cfg, kept, int(reasons.sum())), cfg.tuned.pairs is None
+                seeds = np.full(count, -1) if alone else random.integers(len(real), size=count)
                 sampling_seed = int(random.integers(2**62))
                 generator = torch.Generator(hardware.device).manual_seed(sampling_seed)
-                bodies, ended = sample_documents(model, prompts, corpus.cap + 1, sampling, generator, symbols.eos)
+                asked = prompts(real, seeds, symbols, alone)
+                bodies, ended = sample_documents(model, asked, corpus.cap + 1, sampling, generator, symbols.eos)
                 made = Documents.of(bodies)
                 part = {
                     "tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "ended": ended,

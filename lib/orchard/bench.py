@@ -1,7 +1,7 @@
 """``make bench``: how fast the library is, as ratios against peers in the same run. Nothing here is asserted in a test.
 
-``orchard bench SLUG`` measures what a paper's ``bench`` module names and saves tables and figures under ``reports/``; without a slug
-the library comes first and then every paper.
+``orchard bench SLUG`` measures what the function ``bench`` of a paper's ``cli.py`` names and saves tables and figures under
+``reports/``; without a slug the library comes first and then every paper.
 
 Peers are timed in turn, round by round, so that a slow moment of the machine hits all of them; the ratio is the median over rounds.
 """
@@ -217,14 +217,16 @@ def _print(table: pd.DataFrame) -> None:
 
 
 def papers() -> list[str]:
-    """Papers that have operations of their own to measure."""
-    return [slug for slug in slugs() if _module(slug) is not None]
+    """Papers that have operations of their own to measure: a function ``bench`` in their ``cli.py``."""
+    return [slug for slug in slugs() if _measures(slug) is not None]
 
 
-def _module(slug: str) -> str | None:
-    """The module of a paper that has a function ``bench``."""
-    found = (name for name in ("bench", "cli") if importlib.util.find_spec(f"orchard.papers.{slug}.{name}"))
-    return next(found, None)
+def _measures(slug: str) -> Callable[..., Any] | None:
+    """The function ``bench`` of a paper, if it has one."""
+    if importlib.util.find_spec(f"orchard.papers.{slug}.cli") is None:
+        return None
+    found: Callable[..., Any] | None = getattr(paper_module(slug, "cli"), "bench", None)
+    return found
 
 
 def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> None:
@@ -237,12 +239,13 @@ def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> 
         BadInput: no such paper or profile, or a paper that has nothing to measure.
     """
     paper_module(slug, "experiments")
-    if slug not in papers():
+    measures = _measures(slug)
+    if measures is None:
         raise BadInput(f"{slug} has no operations of its own to measure: leave it out for the general benchmarks")
     chosen = profile or ("gpu" if resolve_device(device) == "cuda" else "smoke")
     with tempfile.TemporaryDirectory() as folder:  # measured now, not found in the store
         series = open_series(slug, "bench", profile=chosen, device=device, store=folder)
-        for title, name, table, figure in paper_module(slug, str(_module(slug))).bench(series.table):
+        for title, name, table, figure in measures(series.table):
             print(f"\n{title}")
             _print(table)
             stem = series.output / "figures" / f"bench_{name}"

@@ -1,6 +1,6 @@
 """The ``orchard`` command. Heavy modules are imported inside the commands, so that ``orchard --help`` is quick.
 
-A paper whose package has a module ``commands`` with a typer ``app`` has commands of its own: ``orchard SLUG ...``.
+A paper whose ``cli.py`` has a typer ``app`` has commands of its own: ``orchard SLUG ...``.
 
 An error that a user can mend prints one message and sets the exit status: 2 for bad input (nothing was started), 1 when
 something failed. ``--debug`` before the command shows the traceback.
@@ -24,19 +24,13 @@ from orchard.errors import BadInput, OrchardError
 PAPERS = Path(__file__).parent / "papers"
 
 
-def _commands(slug: str) -> str | None:
-    """The module with a paper's own commands, if it has any."""
-    files = ((name, PAPERS / slug / f"{name}.py") for name in ("cli", "commands"))
-    return next((name for name, file in files if file.is_file() and "\napp = " in file.read_text("utf-8")), None)
-
-
-_with_commands = ", ".join(sorted(path.name for path in PAPERS.iterdir() if _commands(path.name)))
+WITH_COMMANDS = sorted(path.parent.name for path in PAPERS.glob("*/cli.py") if "\napp = " in path.read_text("utf-8"))
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Research papers as notebooks that decide their claims.",
-    epilog=f"Papers with commands of their own (orchard PAPER --help): {_with_commands}",
+    epilog=f"Papers with commands of their own (orchard PAPER --help): {', '.join(WITH_COMMANDS)}",
 )
 runs_app = typer.Typer(no_args_is_help=True, help="Finished runs in the store.")
 app.add_typer(runs_app, name="runs")
@@ -373,6 +367,23 @@ def runs_rm(ids: Ids, store: StoreOption = None) -> None:
     print(f"removed {', '.join(chosen)}")
 
 
+@runs_app.command("clean")
+def runs_clean(
+    days: Annotated[float, typer.Option(help="how long nothing was written to an attempt that is given up")] = 30.0,
+    store: StoreOption = None,
+) -> None:
+    """Delete attempts at runs that are finished or given up, and what killed commands left behind."""
+    from orchard.runs import Store
+
+    if days < 0:
+        raise BadInput(f"--days {days:g}: give a number from 0 up")
+    found = Store(store)
+    deleted = found.clean(days)
+    for path, size in deleted:
+        print(f"{path}: {size / 2**20:.1f} MiB")
+    print(f"{len(deleted)} folders deleted from {found.path}")
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if value >= 1e7 else f"{value:.3g}" if 0 < value < 10 else f"{value:,.1f}"
@@ -409,8 +420,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _program(arguments: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
     """What to run, with which arguments and under which name: a paper's own commands, or those of this module."""
     slug, *rest = [word for word in arguments if word != "--debug"] or [""]
-    if slug.isidentifier() and (name := _commands(slug)):
-        return importlib.import_module(f"orchard.papers.{slug}.{name}").app, rest, f"orchard {slug}"
+    if slug in WITH_COMMANDS:
+        return importlib.import_module(f"orchard.papers.{slug}.cli").app, rest, f"orchard {slug}"
     return app, _joined(arguments), "orchard"
 
 

@@ -2,7 +2,7 @@
 
 series = open_series("rattention", "03_ablate", profile=PROFILE, seeds=SEEDS, device=DEVICE, engine=ENGINE, data=DATA, store=STORE)
 table = series.table("ablation")                      # runs what the store lacks
-series.show(series.figures.ablation(table), "ablation", table)
+series.show(figures.ablation(table), "ablation", table)
 series.finish()                                       # writes 03_ablate.json, prints the verdicts
 """
 
@@ -26,9 +26,10 @@ from orchard import plot
 from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
+from orchard.evidence import Evidence
 from orchard.files import write
 from orchard.paths import cache_dir, root
-from orchard.runs import Finished, Run, Setting, Store, execute, identity
+from orchard.runs import Finished, Run, Setting, Store, execute, identity, recipe
 from orchard.runs.device import resolve_device
 from orchard.runs.engine import check_engine, plan
 from orchard.runs.provenance import environment
@@ -57,15 +58,6 @@ def paper_module(slug: str, name: str) -> ModuleType:
     if slug not in slugs():
         raise BadInput(f"no paper {slug!r}: {closest(slug, slugs())}")
     return importlib.import_module(f"orchard.papers.{slug}.{name}")
-
-
-def evidence_of(slug: str) -> dict[str, Callable[..., pd.DataFrame]]:
-    """Claim id -> the function that reads a paper's tables and gives the claim's evidence."""
-    experiments = paper_module(slug, "experiments")
-    found: dict[str, Callable[..., pd.DataFrame]] = (
-        experiments.EVIDENCE if hasattr(experiments, "EVIDENCE") else paper_module(slug, "evidence").EVIDENCE
-    )
-    return found
 
 
 def check_profile(slug: str, profile: str) -> None:
@@ -141,7 +133,7 @@ class Series:
         missing: dict[str, Run.Config] = {}
         for ident, cfg in known:
             if ident.id not in self._runs:
-                run = self.store.get(cfg, ident)
+                run = self.store.get(cfg, ident, self.device)
                 if run is None:
                     missing[ident.id] = cfg
                 else:
@@ -180,24 +172,6 @@ class Series:
         if name not in known:
             raise BadInput(f"{self.slug} has no experiment {name!r}: {closest(name, known)}")
         return known[name]
-
-    @property
-    def method(self) -> ModuleType:
-        """The paper's ``method``."""
-        return paper_module(self.slug, "method")
-
-    @property
-    def figures(self) -> ModuleType:
-        """The paper's ``figures``."""
-        return paper_module(self.slug, "figures")
-
-    def module(self, name: str) -> ModuleType:
-        """A further module of the paper's package, such as ``reference``."""
-        return paper_module(self.slug, name)
-
-    def library(self, name: str) -> ModuleType:
-        """A module of the library, such as ``nn``."""
-        return importlib.import_module(f"orchard.{name}")
 
     def source(self) -> Source:
         """The text that DATA names."""
@@ -240,13 +214,14 @@ class Series:
 
     def verdicts(self, notebook: str | None = None) -> list[Verdict]:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
-        evidence, found = evidence_of(self.slug), []
+        evidence: dict[str, Evidence] = self.experiments.EVIDENCE
+        found = []
         gates = getattr(self.experiments, "GATES", {})
         scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
                 if claim.id not in self._verdicts:
-                    measured: Callable[..., pd.DataFrame] | None = evidence.get(claim.id)
+                    measured = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
                     gate = partial(gates[claim.id], self.table) if claim.id in gates else None
                     self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)
@@ -279,8 +254,7 @@ class Series:
     def _recipes(self) -> list[tuple[str, str, str]]:
         """Label, id and recipe (config and code) of the runs that were used: what tells later whether they are still those
         of the code."""
-        known = {run.id: run.status for run in self._runs.values()}
-        return sorted((status["label"], run_id, status["identity"]["recipe"]) for run_id, status in known.items())
+        return sorted({(run.label, run.id, run.recipe) for run in self._runs.values()})
 
     def _provenance(self) -> dict[str, Any]:
         runs = [run.provenance for run in self._runs.values()]
@@ -385,7 +359,7 @@ def recipes(slug: str, profile: str) -> dict[str, set[str]]:
     the store are left out."""
     found: dict[str, set[str]] = {}
     for cfg in _asked(_open(slug, "", profile, None, "auto", "local", "embedded", None, None)):
-        found.setdefault(cfg.label, set()).add(identity(cfg).recipe)
+        found.setdefault(cfg.label, set()).add(recipe(cfg))
     return found
 
 
@@ -460,7 +434,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that it appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def relative(path: Path) -> str:

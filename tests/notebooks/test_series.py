@@ -1,8 +1,7 @@
-"""Every series at `smoke`: its runs once, in one pool, then each notebook once, on the finished store, through the runner users have."""
+"""Every series at `smoke`: its runs are computed once, then each notebook is executed once, through the runner that users have."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,33 +9,32 @@ import pytest
 from orchard.claims import load_claims
 from orchard.notebooks import check_hygiene, notebooks_of, reproduce
 from orchard.paths import root
+from orchard.publish import committed
 from orchard.runs import Setting, Store
-from orchard.series import compute, open_series, output_folder, papers_folder, slugs
-
-
-def run_results() -> dict[str, bytes]:
-    return {run.id: (run.folder / "result.json").read_bytes() for run in Store().ls()}
+from orchard.series import Series, output_folder, papers_folder, slugs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", slugs())
-def test_a_series_runs_headlessly_on_finished_runs(slug: str) -> None:
-    compute(slug, "smoke")
-    runs = run_results()
-    expected = {v.id: v.as_dict() for v in open_series(slug, "all", profile="smoke").verdicts()}
-    assert sorted(expected) == sorted(claim.id for claim in load_claims(papers_folder(slug)))
+def test_a_series_runs_headlessly_and_says_what_its_tables_say(slug: str) -> None:
+    series = Series(slug, "", Setting("smoke"), "auto", "local", None, None)
+    series.prepare(*series.experiments.EXPERIMENTS)
+    verdicts = {verdict.id: verdict.as_dict() for verdict in series.verdicts()}
+    assert sorted(verdicts) == sorted(claim.id for claim in load_claims(papers_folder(slug)))
+    computed = {run.id: (run.folder / "result.json").read_bytes() for run in Store().ls()}
 
-    done = reproduce([slug], {"PROFILE": "smoke"})
-    assert [e.error for e in done] == [None] * len(notebooks_of(slug))
-    assert max(e.peak_memory for e in done) < 3 * 2**30
-    assert run_results() == runs  # nothing was computed that `orchard run` does not compute
-
+    done = reproduce([slug], {"PROFILE": "smoke"}, jobs=2)
+    assert [execution.error for execution in done] == [None] * len(notebooks_of(slug))
+    assert max(execution.peak_memory for execution in done) < 3 * 2**30
     folder = output_folder(slug, Setting("smoke"))
-    seen = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
-    assert set(seen) == {path.stem for path in notebooks_of(slug)}
-    assert {v["id"]: v for content in seen.values() for v in content["verdicts"]} == json.loads(json.dumps(expected))
-    for content in seen.values():
-        for name in content["figures"]:
+    results = committed(slug, "smoke", folder)
+    assert [result["notebook"] for result in results] == [path.stem for path in notebooks_of(slug)]
+    assert {v["id"]: v for result in results for v in result["verdicts"]} == verdicts
+    assert {run["id"] for result in results for run in result["runs"]} <= set(computed)  # no further run was needed
+    now = {run.id: (run.folder / "result.json").read_bytes() for run in Store().ls()}
+    assert {run_id: now[run_id] for run_id in computed} == computed
+    for result in results:
+        for name in result["figures"]:
             stem = folder / "figures" / name
             assert all(Path(f"{stem}{ending}").stat().st_size for ending in (".svg", ".png", ".csv"))
 

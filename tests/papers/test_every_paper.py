@@ -16,7 +16,7 @@ from orchard.claims import PROFILES, load_claims
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting
 from orchard.scaffold import missing
-from orchard.series import evidence_of, paper_module, papers_folder, slugs
+from orchard.series import paper_module, papers_folder, slugs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -118,7 +118,7 @@ def test_golden_texts_stay_short() -> None:
 @pytest.mark.parametrize("slug", slugs())
 def test_claims_name_notebooks_and_evidence_that_exist(slug: str) -> None:
     claims = load_claims(papers_folder(slug))
-    evidence = evidence_of(slug)
+    evidence = paper_module(slug, "experiments").EVIDENCE
     notebooks = {p.stem for p in (root() / "notebooks" / slug).glob("*.ipynb")}
     assert set(evidence) <= {claim.id for claim in claims}
     gates = getattr(paper_module(slug, "experiments"), "GATES", {})

@@ -165,6 +165,9 @@ def test_runs_ls_show_export_import_verify_rm(capsys: pytest.CaptureFixture[str]
     assert status == 1
     assert first.id in out
     assert "1 damaged" in err
+    (store.path / ".work" / second.id).mkdir(parents=True)
+    assert "1 folders deleted" in call(capsys, "runs", "clean")[1]
+    assert call(capsys, "runs", "clean", "--days", "-1")[0] == 2
     assert call(capsys, "runs", "rm", second.id)[0] == 0
     assert Store().ls() == []
 
@@ -243,5 +246,5 @@ def test_generate_continues_a_text_with_a_saved_model(capsys: pytest.CaptureFixt
 def test_only_trainings_can_be_saved(capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path) -> None:
     status, _, err = call(capsys, "runs", "save", store.ls()[0].id, str(tmp_path / "model"))
     assert status == 1
-    assert "only classes of the modules orchard" in err  # toy_runs is no module of the library
+    assert "classes of toy_runs are not read from a file" in err  # it is no module of the library
     assert not (tmp_path / "model").exists()

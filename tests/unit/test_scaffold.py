@@ -39,7 +39,7 @@ def test_a_new_paper_is_complete_and_only_in_folders_of_its_name(checkout: Path)
     assert sorted(str(path.relative_to(checkout)) for path in made) == sorted(set(files(checkout)) - set(before))
     assert all("/pear_tree/" in str(path) for path in made)
     assert missing("pear_tree", checkout) == []
-    assert len(made) == 11
+    assert len(made) == 17
     assert check_hygiene(checkout / "notebooks" / "pear_tree" / "01_build.ipynb") == []
     assert not [path for path in made if "__slug__" in path.read_text() or "__title__" in path.read_text()]
     assert sorted(path.name for path in checkout.iterdir()) == ["lib", "notebooks", "papers", "pyproject.toml", "tests"]
@@ -48,13 +48,16 @@ def test_a_new_paper_is_complete_and_only_in_folders_of_its_name(checkout: Path)
 def test_missing_names_every_gap(checkout: Path) -> None:
     new("pear", checkout)
     package, card = checkout / "lib/orchard/papers/pear", checkout / "papers/pear"
-    (package / "figures.py").unlink()
-    (package / "evidence.py").write_text("")
+    shutil.rmtree(package / "figures")
+    (package / "experiments" / "__init__.py").write_text("PROFILES = {}")
+    (package / "runs" / "__init__.py").write_text("import os")
+    (package / "notes.py").write_text("")
     (card / "README.md").write_text("# Pear")
     (card / "claims.yaml").write_text("- id: C1\n")
     shutil.rmtree(checkout / "tests")
     gaps = "\n".join(missing("pear", checkout))
-    for gap in ("figures.py is missing", "evidence.py does not define EVIDENCE", "lacks the two markers", "claim C1: field",
+    for gap in ("figures/__init__.py is missing", "experiments/__init__.py does not define EVIDENCE", "notes.py is no room: method, data",
+                "runs/__init__.py holds more than a docstring", "lacks the two markers", "claim C1: field",
                 "tests/papers/pear holds no test_*.py"):  # fmt: skip
         assert gap in gaps
     assert len(missing("plum", checkout)) == 11
@@ -123,8 +126,13 @@ def test_a_new_paper_lints_tests_and_reproduces(tmp_path: Path) -> None:
     assert "notebooks/pear/01_build.ipynb" in made
     run("ruff", "check", "--no-cache", "lib/orchard/papers/pear", "tests", "notebooks")
     run("ruff", "format", "--no-cache", "--check", "lib/orchard/papers/pear", "tests")
+    lint = [str(Path(sys.executable).with_name("lint-imports"))]
+    linted = subprocess.run(lint, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert linted.returncode == 0, linted.stdout
     run("pytest", "-q", "-p", "no:cacheprovider", "tests/papers/pear")
     said = run("orchard.cli", "reproduce", "pear", "-p", "DATA", text.name)
     assert "pear/01_build: done in" in said
-    assert "supported" in (tmp_path / "reports" / "pear" / "smoke-text.txt" / "01_build.json").read_text()
-    assert "pear · smoke-text.txt" in (tmp_path / "reports" / "index.html").read_text()
+    (folder,) = (tmp_path / "reports" / "pear").iterdir()
+    assert folder.name.startswith("smoke-text.txt-")
+    assert '"scale": "smoke scale: 4,096 bytes, 2 samples"' in (folder / "01_build.json").read_text()
+    assert f"pear · {folder.name}" in (tmp_path / "reports" / "index.html").read_text()

@@ -265,3 +265,14 @@ def test_files_are_plain(store: Store) -> None:
     done = store.compute(Square.Config(number=5))
     for name in ("config.json", "status.json", "result.json", "provenance.json"):
         json.loads((done.folder / name).read_text())
+
+
+class Refused(Total):
+    def __init__(self, cfg: Total.Config) -> None:
+        raise BadInput("a value that cannot be: give another")
+
+
+def test_a_bad_value_is_refused_before_what_the_run_contains_is_computed(store: Store) -> None:
+    with pytest.raises(BadInput, match="a value that cannot be"):
+        execute([Refused.Config(parts=[Square.Config(number=3)])], store, jobs=1, device="cpu")
+    assert store.ls() == []

@@ -133,6 +133,9 @@ class Server:
         return settings
 
     def init(self, **about: Any) -> Any:
+        taken = [other["id"] for other in self.begun if "id" in other and not self.reachable]
+        if about.get("id") in taken:
+            raise RuntimeError(f"run ID {about['id']} is in use")  # although it did not begin
         self.begun.append(about)
         if about.get("mode") != "offline" and not self.reachable:
             raise ConnectionError("deadline exceeded\nand much more")

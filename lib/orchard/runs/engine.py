@@ -131,6 +131,7 @@ def _sort(
             if run is not None:
                 found[ident.id] = run
             else:
+                cfg.clone().build()  # bad values are refused before anything is computed
                 needs = {visit(child) for child in dependencies(cfg)} - found.keys()
                 tasks[ident.id] = _Task(cfg, ident.id, needs)
         return ident.id

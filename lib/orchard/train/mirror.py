@@ -87,23 +87,24 @@ class WandbMirror(Logger):
 
     def _begin(self) -> Any:
         global _offline
-        import wandb
-
-        settings = wandb.Settings(init_timeout=CONNECT_SECONDS, finish_timeout=SEND_SECONDS, silent=True)
-        about: dict[str, Any] = {
-            "project": self.project, "name": self.label or None, "id": self.run_id, "config": self.config, "resume": "allow",
-            "reinit": "create_new", "settings": settings,
-        }  # fmt: skip
         if not _offline:
             try:
-                return wandb.init(**about)
+                return self._init(id=self.run_id, resume="allow")
             except Exception as error:
                 _offline = True
                 _say(
                     f"Weights & Biases cannot be reached ({_first_line(error)}): what follows in this process is written offline, "
                     "into wandb/ of the working directory; `wandb sync` sends it"
                 )
-        return wandb.init(**about, mode="offline")
+        return self._init(mode="offline")  # with an id of its own: that of a run which did not begin is taken
+
+    def _init(self, **how: Any) -> Any:
+        import wandb
+
+        settings = wandb.Settings(init_timeout=CONNECT_SECONDS, finish_timeout=SEND_SECONDS, silent=True)
+        return wandb.init(
+            project=self.project, name=self.label or None, config=self.config, reinit="create_new", settings=settings, **how
+        )  # fmt: skip
 
     def _attempted(self, action: Callable[[], Any]) -> None:
         """Whatever goes wrong with a mirror: say so once, and leave this one alone from then on."""

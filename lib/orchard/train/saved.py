@@ -180,8 +180,8 @@ def config_of(tree: Any, place: str = "config") -> Any:
         return Config.from_dict(tree, lambda module: re.fullmatch(r"orchard(\.\w+)+", module) is not None, place)
     except ValueError as error:
         raise SavedModelError(
-            f"{error}. A file may name classes of the modules orchard.* alone, as this version has them: define yours there (a paper's "
-            "package will do), or load the weights into a model that your own code builds"
+            f"{error}; only classes of the modules orchard.*, as this version has them, are built from a file: define yours there (a "
+            "paper's package will do), or load the weights into a model that your own code builds"
         ) from None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from gpu_recipe import two_steps
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Documents, Symbols, document_batch
 from orchard.papers.sbp.runs.mix import MixBatches
@@ -90,3 +93,8 @@ def test_a_run_counts_every_token_of_its_budget(store: Store) -> None:
     decoder = load_pretrained(done, cfg)
     test = Ragged.Config().build().documents("test").head(10)
     assert scores["test"][-1].numpy() == pytest.approx(document_nll(decoder, test, S), rel=1e-5)
+
+
+def test_two_steps_of_a_gpu(tmp_path: Path) -> None:
+    losses = two_steps(pretrained(steps=2, budget=200), tmp_path, compile=False).metrics()["loss"]
+    assert losses[1] < losses[0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from gpu_recipe import two_steps
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, pair_batch
@@ -116,3 +119,8 @@ def test_from_scratch_begins_with_new_weights_and_without_pairs_with_documents(s
 def test_without_held_out_pairs_tuning_says_so(store: Store) -> None:
     with pytest.raises(BadInput, match="no pair of held-out documents"):
         store.compute(tuned(held_out=0), "cpu")
+
+
+def test_two_compiled_steps_of_a_gpu_and_the_pretraining_before_them(tmp_path: Path) -> None:
+    losses = two_steps(tuned(pretrained=pretrained(steps=2, budget=200)), tmp_path).metrics()["loss"]
+    assert losses[1] < losses[0]

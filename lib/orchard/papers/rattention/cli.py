@@ -13,26 +13,19 @@ from orchard.papers.rattention.figures import efficiency as figures
 def bench(tables: Tables) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
     """Title, file name, table and figure of every part, in order."""
     times = tables("throughput")
+    operations, steps = (speed.medians(times, kind).reset_index() for kind in ("operation", "step"))
+    errors = speed.worst_errors(tables("accuracy"))
+    drawn = figures.throughput(times)
     parts: list[tuple[str, str, pd.DataFrame, Figure | None]] = [
         (
             "forward and backward, ms (median), by sequence length; equal tokens per call",
             "throughput",
-            speed.medians(times, "operation").reset_index(),
-            figures.throughput(times),
+            operations,
+            drawn,
         ),
         ("ratios, above 1 where ours is faster", "throughput_ratios", speed.ratios(times), None),
-        (
-            "training step, ms (median), by sequence length",
-            "steps",
-            speed.medians(times, "step").reset_index(),
-            None,
-        ),
-        (
-            "largest relative RMS error of output and gradients, against fp64",
-            "accuracy",
-            speed.worst_errors(tables("accuracy")),
-            None,
-        ),
+        ("training step, ms (median), by sequence length", "steps", steps, None),
+        ("largest relative RMS error of output and gradients, against fp64", "accuracy", errors, None),
     ]
     missing = times.loc[times["reason"] != "", ["name", "length", "reason"]]
     if len(missing):

@@ -61,47 +61,34 @@ def trained_arm(setting: Setting, run: Runner, name: str) -> tuple[TrainLM.Confi
     return trained(replace(setting, seeds=chosen(setting)[1][:1]), run, [name])[0][2:]
 
 
-def _facts(cells: Iterable[Cell]) -> pd.DataFrame:
-    columns = ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token", "cache_bytes")
-    return pd.DataFrame(
-        [{"arm": n, "family": n.split("@")[0], "window": _window(n), "seed": s, "learning_rate": cfg.optim.learning_rate,
-          **{k: done.result[k] for k in columns}} for n, s, cfg, done in cells]
-    )  # fmt: skip
-
-
 def _window(name: str) -> float:
     return float(name.partition("@")[2] or math.nan)
 
 
 def training(setting: Setting, run: Runner) -> pd.DataFrame:
     """Learning curves of the main arms: arm, seed, step, loss, validation_loss (nats per token)."""
-    cells = trained(setting, run, chosen(setting)[0].main_arms)
+    cells = trained(setting, run, _arms(setting, main=True))
     return pd.concat([done.metrics().assign(arm=n, seed=s) for n, s, _, done in cells], ignore_index=True)
 
 
-def training_facts(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The main arms, with the columns of :func:`window_sweep`."""
-    return _facts(trained(setting, run, chosen(setting)[0].main_arms))
+def window_sweep(setting: Setting, run: Runner, main: bool = False) -> pd.DataFrame:
+    """One row per arm (the main ones, or all) and seed: loss, bits per byte, what the cache holds and what a token costs."""
+    columns = ("bits_per_byte", "loss", "validation_loss", "parameters", "tokens", "flops_per_token", "cache_bytes")
+    return pd.DataFrame(
+        [{"arm": n, "family": n.split("@")[0], "window": _window(n), "seed": s, "learning_rate": cfg.optim.learning_rate,
+          **{k: done.result[k] for k in columns}} for n, s, cfg, done in trained(setting, run, _arms(setting, main))]
+    )  # fmt: skip
 
 
-def training_units(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The main arms, with the columns of :func:`window_sweep_units`."""
-    return _units(setting, run, chosen(setting)[0].main_arms)
-
-
-def window_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per arm and seed: loss, bits per byte, what the cache holds and what a token costs."""
-    return _facts(trained(setting, run, chosen(setting)[0].arms))
-
-
-def window_sweep_units(setting: Setting, run: Runner) -> pd.DataFrame:
+def window_sweep_units(setting: Setting, run: Runner, main: bool = False) -> pd.DataFrame:
     """One row per arm, seed, test window and copy-distance stratum: nats and bytes. What intervals are computed from."""
-    return _units(setting, run, chosen(setting)[0].arms)
-
-
-def _units(setting: Setting, run: Runner, arms: Sequence[str]) -> pd.DataFrame:
-    cells = trained(setting, run, arms)
+    cells = trained(setting, run, _arms(setting, main))
     return units_table((({"arm": n}, s, done) for n, s, _, done in cells), chosen(setting)[0].seq_len)
+
+
+def _arms(setting: Setting, main: bool) -> tuple[str, ...]:
+    profile = chosen(setting)[0]
+    return profile.main_arms if main else profile.arms
 
 
 def units_table(cells: Iterable[tuple[dict[str, str], int, Finished]], length: int) -> pd.DataFrame:

@@ -99,6 +99,7 @@ def _grid(axes: Axes, grid: pd.DataFrame, rows: list[str]) -> ScalarMappable:
     numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}
     sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **numbers)
     axes.set(xlabel="", ylabel="")
+    axes.tick_params(axis="y", rotation=0)
     return axes.collections[0]
 
 

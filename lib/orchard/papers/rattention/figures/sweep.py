@@ -10,18 +10,11 @@ from orchard import plot
 from orchard.papers.rattention.experiments.window_sweep import effect
 
 
-def learning_curves(table: pd.DataFrame, arms: list[str]) -> Figure:
-    """Validation loss of some arms against steps, with bands over seeds."""
-    part = table[table["arm"].isin(arms)].dropna(subset=["validation_loss"])
-    return plot.learning_curves(
-        part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)"
-    )
-
-
-def training_loss(table: pd.DataFrame, arms: list[str]) -> Figure:
-    """Training loss of some arms against steps, with bands over seeds."""
-    part = table[table["arm"].isin(arms)].dropna(subset=["loss"])
-    return plot.learning_curves(part, x_label="optimizer step", y_label="training loss (nats/byte)")
+def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validation") -> Figure:
+    """The "validation" or "training" loss of some arms against steps, with bands over seeds."""
+    column = {"validation": "validation_loss", "training": "loss"}[loss]
+    part = table[table["arm"].isin(arms)].dropna(subset=[column])
+    return plot.learning_curves(part, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)")
 
 
 def tuning(table: pd.DataFrame) -> Figure:

@@ -65,22 +65,16 @@ DTYPES = {"fp32": 4, "bf16": 2, "fp8": 1}  # bytes per element
 
 @dataclass(frozen=True)
 class KVBudget:
-    """Bytes that decoding holds for one sequence, by what holds them; `full_bytes` is the cache of full attention everywhere."""
+    """Bytes that decoding holds for one sequence, by what holds them."""
 
     global_bytes: int
     window_bytes: int
     state_bytes: int
-    full_bytes: int
 
     @property
     def total(self) -> int:
         """All of it, bytes."""
         return self.global_bytes + self.window_bytes + self.state_bytes
-
-    @property
-    def saving(self) -> float:
-        """1 - total / full attention, a fraction."""
-        return 1 - self.total / self.full_bytes
 
 
 def kv_budget(
@@ -99,17 +93,15 @@ def kv_budget(
     if context < 1 or ratio < 0 or (window is not None and window < -1):
         raise ValueError(f"kv_budget(context={context}, window={window}, ratio={ratio}): start at 1, -1, 0")
     token = shape.kv_elements_per_token * DTYPES[dtype]
-    full = shape.num_layers * context * token
     if window is None:
-        return KVBudget(full, 0, 0, full)
+        return KVBudget(shape.num_layers * context * token, 0, 0)
     global_layers = shape.num_layers // (ratio + 1)
     local_layers = shape.num_layers - global_layers
     heads = shape.num_heads if per_query_head else shape.num_kv_heads
     used = state is not None and context > window + 1
     states = heads * 2 * shape.head_dim**2 * DTYPES[state] if used and state else 0
-    return KVBudget(
-        global_layers * context * token, local_layers * min(context, window + 1) * token, local_layers * states, full
-    )
+    held = min(context, window + 1) * token
+    return KVBudget(global_layers * context * token, local_layers * held, local_layers * states)
 
 
 def memory_matched_window(window: int, head_dim: int) -> int:

@@ -265,7 +265,9 @@ class JointDenominator(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(scalar_decay, q, k, with_one(v.to(q.dtype)), window, state, chunk=self.tokens_per_chunk)
+        return residual(
+            scalar_decay, q, k, F.pad(v.to(q.dtype), (0, 1), value=1.0), window, state, chunk=self.tokens_per_chunk
+        )
 
     def local(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         return exponential_window(q, k, v, window)
@@ -456,11 +458,6 @@ class HeadSplit(Attention):
         return projections + (super().flops_per_token(length) - projections) / 2 + states + tiles
 
 
-def with_one(v: Float[Tensor, "*rows value_dim"]) -> Float[Tensor, "*rows value_dim_and_one"]:
-    """[v, 1]: sums of it hold the sum of the weights in their last channel."""
-    return F.pad(v, (0, 1), value=1.0)
-
-
 def taylor_dim(rank: int) -> int:
     """Features of the second-order map of `rank` channels: 1 + r + r(r+1)/2, every product once."""
     return 1 + rank + rank * (rank + 1) // 2
@@ -495,7 +492,7 @@ def exponential_window(
     size, offset, groups = window + 1, k.shape[1] - queries, heads // k.shape[2]
     padding = -queries % size
     with no_autocast(q):
-        q, k, v = q.float() * dim**-0.5, k.float(), with_one(v.float())
+        q, k, v = q.float() * dim**-0.5, k.float(), F.pad(v.float(), (0, 1), value=1.0)
         k, v = (F.pad(x, (0, 0, 0, 0, max(window - offset, 0), padding)) for x in (k, v))
         k, v = (x[:, max(offset - window, 0) :].unfold(1, window + size, size) for x in (k, v))  # [b, n, h, dim, keys]
         q = rearrange(F.pad(q, (0, 0, 0, 0, 0, padding)), "b (n q) (h g) d -> b n q h g d", q=size, g=groups)

@@ -26,11 +26,11 @@ from orchard.papers.sbp.experiments import (
     scaling,
     speed,
 )
-from orchard.papers.sbp.experiments.profiles import PROFILES
+from orchard.papers.sbp.experiments.profiles import PROFILES, scale
 from orchard.papers.sbp.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
-__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes"]
+__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **checks.EXPERIMENTS,

@@ -267,6 +267,13 @@ def cells(setting: Setting, *variants: str) -> list[Cell]:
     ]
 
 
+def scale(profile: str) -> str:
+    """How large the models and the corpus of a profile are, which stands beside its verdicts."""
+    sizes = PROFILES[profile]
+    cells = f"{len(sizes.worlds)} × {len(sizes.seeds)}"
+    return f"{sizes.size.num_layers} layers of {sizes.size.dim}, {sizes.documents} documents, worlds × seeds {cells}"
+
+
 def world(setting: Setting, variant: str, number: int, documents: int | None = None) -> ConceptWorld.Config:
     """The corpus of a cell."""
     profile = PROFILES[setting.profile]

@@ -254,11 +254,12 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
 def better_with_size(tables: Tables) -> pd.DataFrame:
     """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
     cells = by_cell(tables("quality_by_size")).groupby(["metric", "seed"])
-    rho = cells[["flops", "rate"]].apply(lambda part: spearman(part["flops"], part["rate"]).rho)
-    found = (
-        rho.rename("value").rename_axis(["part", "seed"]).reset_index()
-    )  # rates that are all equal: no correlation, which counts
-    return found.assign(unit="cell")[COLUMNS]
+    sized = cells.filter(lambda part: len(part) >= 3).groupby(["metric", "seed"])
+    rho = {
+        cell: spearman(part["flops"], part["rate"]).rho for cell, part in sized
+    }  # NaN, where rates are all equal, counts
+    found = pd.DataFrame([{"part": metric, "seed": seed, "value": value} for (metric, seed), value in rho.items()])
+    return found.assign(unit="cell")[COLUMNS] if len(found) else together([])
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {

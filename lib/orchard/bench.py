@@ -253,5 +253,5 @@ def bench_paper(slug: str, profile: str | None = None, device: str = "auto") -> 
                 stem.parent.mkdir(parents=True, exist_ok=True)
                 table.to_csv(stem.with_suffix(".csv"), index=False)
             else:
-                plot.save(figure, stem, table)
+                plot.save(plot.mark_profile(figure, chosen), stem, table)
     print(f"\ntables and figures: {relative(series.output / 'figures')}")

@@ -123,7 +123,11 @@ def card_table(slug: str) -> str:
     for result in committed(slug, largest):
         for v in result["verdicts"]:
             verdict = f"**{v['verdict']}**" + (f" at {v['scale']}" if v.get("scale") else "")
-            rows.append([v["id"], v["claim"]["text"], v["claim"]["published"], verdict, v["reason"]])
+            text = v["claim"]["text"]
+            for name in ("gate", "control"):
+                if v["claim"].get(name):
+                    text += f"<br>{name.capitalize()}: {v['claim'][name]}."
+            rows.append([v["id"], text, v["claim"]["published"], verdict, v["reason"]])
     rows.sort(key=lambda row: (len(row[0].rstrip("abc")), row[0]))
     note = f" (figures and verdicts are {NO_NUMBERS})" if largest == "smoke" else ""
     older = outdated(slug, largest)

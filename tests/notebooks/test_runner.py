@@ -24,7 +24,7 @@ from orchard.notebooks import check_hygiene, declared_parameters, execute, read_
 from orchard.notebooks.__main__ import main as hygiene_main
 from orchard.notebooks.execution import run_notebook, write_atomically
 from orchard.notebooks.kernel import private_folder
-from orchard.notebooks.progress import Lines
+from orchard.notebooks.progress import Execution, Lines, progress
 from orchard.runs import Runner, Setting, Store
 from toy_runs import Square
 
@@ -350,6 +350,17 @@ def test_runs_are_computed_first_and_one_that_fails_stops_nothing(
     assert said[4].startswith("pear/01_build: started")
     assert [run.ok for run in done] == [True, False, True]
     assert len(Store().ls()) == 2
+
+
+def test_bars_on_a_terminal_show_runs_and_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(live=True) as shown:
+        shown.computing("pear", "run 1/2  square of 3  0.1 s")
+        shown.computing("pear", "warning: a line of another kind")
+        shown.computing("pear", None)
+        shown.tick("pear/01", 1, 3, 0.5)
+        shown.finished(Execution("pear/01", tmp_path, True, 1.5, None, 2**20))
+    said = capsys.readouterr().out
+    assert "pear/01: done in 1.5 s, peak 1 MiB" in said
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| laptop | 1 | 0 |" in publish.results_table()
     card = publish.card_table("rattention")
     assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
+    assert "Gate: the reader is competent.<br>Control: random pairs. |" in publish.card_table("rattention")
     assert "**supported** at smoke scale" in publish.card_table("rattention")
     with pytest.raises(BadInput, match="results of the profile smoke are not published"):
         publish.publish("rattention", "smoke")

@@ -88,6 +88,7 @@ def reproduce(
     """
     from orchard import series
     from orchard.runs import Setting
+    from orchard.runs.device import resolve_device
 
     parameters = dict(parameters or {})
     slugs = list(dict.fromkeys(slugs)) or series.slugs()
@@ -101,7 +102,8 @@ def reproduce(
     env = {"ORCHARD_OUTPUT": str(series.reports_folder())}  # the notebooks' own results go beside their copies
     stop = threading.Event()
 
-    warm = len(todo) > 1 and sys.platform == "linux"  # elsewhere libraries break in a forked process
+    # Elsewhere, and under the driver of an accelerator, libraries break in a forked process.
+    warm = len(todo) > 1 and sys.platform == "linux" and resolve_device("auto") == "cpu"
     if warm:
         from orchard.notebooks.warm import start
 

@@ -50,8 +50,8 @@ def train(
     store: Annotated[str | None, typer.Option("--store", help="folder of the run store")] = None,
 ) -> None:  # fmt: skip
     """Continued pre-training and fine-tuning of a decoder under masks, with its predictor; writes OUT."""
-    from orchard.papers.ifpruning.integrations.folder import check_new
     from orchard.papers.ifpruning.runs import tune
+    from orchard.pretrained.folder import check_new
     from orchard.runs import Store
     from orchard.train import AdamW
 
@@ -73,7 +73,8 @@ def prune(
     prompt: Annotated[str, typer.Option(help="one instruction, or the description of a task")],
 ) -> None:  # fmt: skip
     """Write the small dense model that one instruction chooses."""
-    from orchard.papers.ifpruning.integrations.folder import check_new, load_pruned, save_small
+    from orchard.papers.ifpruning.integrations.folder import load_pruned, save_small
+    from orchard.pretrained.folder import check_new
 
     check_new(out)
     pruned = load_pruned(model)

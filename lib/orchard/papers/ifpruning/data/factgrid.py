@@ -1,4 +1,4 @@
-"""FactGrid: facts and skills whose answers depend on the instruction; a mask per instruction may win, change nothing, or lose.
+"""FactGrid: facts whose answers depend on the instruction; a mask per instruction may win, change nothing, or lose.
 
     instruction   3 to 6 words: a wording of its domain (60 % words of the domain, 40 % words that all domains share)
     example       instruction : k1 k2 v1 v2 ...        queries, each a key of two tokens and its value of two; the loss is on v1 v2
@@ -10,10 +10,6 @@ Every key belongs to all domains; whether its value is the same everywhere (prob
 domains (rho_grp), or the domain's own is drawn once per key. The key alone therefore says the value only at rho_all = 1, where masks
 cannot help. `tagless` instructions say nothing, which hurts what relies on them; mixed examples want more than one mask.
 
-With `skills` every group owns two tasks over the value alphabet as further domains; neighbouring groups share one of them:
-
-    add (a+b, a-b mod V)    reverse (b, a)    lookup-add (v1+1, v2+1 mod V, of the group's first domain)    compare (max, min)
-
 Distinct facts take  n_key (rho_all + rho_grp K/G + (1 - rho_all - rho_grp) K) 2 log2 V  bits  (K domains, groups of G).
 Everything is drawn by NumPy's PCG64 from the seed of the world. Splits: wordings of `validation` and `test` are in no training example.
 """
@@ -21,7 +17,6 @@ Everything is drawn by NumPy's PCG64 from the seed of the world. Splits: wording
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -35,13 +30,8 @@ from orchard.papers.ifpruning.method.examples import Examples
 LEXICON, SHARED = 12, 12  # words of a domain; words of all
 WORDS = (3, 6)  # of an instruction
 DISTRACTION = 0.4
+SHOTS = 4  # queries in front of an instruction, in prompts with examples
 PAD, BOS, SEP, FIRST = 0, 1, 2, 3
-SKILLS: dict[str, Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]] = {
-    "add": lambda a, b, size: ((a + b) % size, (a - b) % size),
-    "reverse": lambda a, b, size: (b, a),
-    "lookup-add": lambda a, b, size: ((a + 1) % size, (b + 1) % size),
-    "compare": lambda a, b, size: (np.maximum(a, b), np.minimum(a, b)),
-}
 HELD_OUT = ("validation", "test")
 
 
@@ -59,7 +49,6 @@ class FactGrid(Corpus):
         tagless: float = 0.0  # share of training instructions that say nothing
         mix: int = 1  # domains of a mixed example
         mix_share: float = 0.0  # share of training examples that are mixed
-        skills: bool = False
         seen: int = 32  # wordings of a domain in training
         held_out: int = 2  # wordings of a domain in validation, and as many in test
         queries: int = 8  # of an example
@@ -75,12 +64,8 @@ class FactGrid(Corpus):
         self.groups_count = cfg.num_domains // cfg.group_size
         self.side = math.isqrt(cfg.num_keys)
         self._value0 = FIRST + self.side
-        owned = [(g, list(SKILLS)[(g + i) % len(SKILLS)]) for g in range(self.groups_count) for i in range(2)]
-        self.skills = owned if cfg.skills else []
-        self.groups = [d // cfg.group_size for d in range(cfg.num_domains)] + [g for g, _ in self.skills]
-        letters = [chr(ord("A") + g) for g in range(self.groups_count)]
-        self.domains = [f"{letters[d // cfg.group_size]}{d % cfg.group_size + 1}" for d in range(cfg.num_domains)]
-        self.domains += [f"{letters[g]} {name}" for g, name in self.skills]
+        self.groups = [d // cfg.group_size for d in range(cfg.num_domains)]
+        self.domains = [f"{chr(ord('A') + g)}{d % cfg.group_size + 1}" for d, g in enumerate(self.groups)]
         self._word0 = self._value0 + cfg.num_values
         self._shared0 = self._word0 + LEXICON * len(self.domains)
         self.vocab_size = self._shared0 + SHARED
@@ -90,31 +75,23 @@ class FactGrid(Corpus):
 
     def _check(self) -> None:
         cfg = self.cfg
-        if math.isqrt(cfg.num_keys) ** 2 != cfg.num_keys:
-            raise BadInput(
-                f"FactGrid.Config.num_keys is {cfg.num_keys}: give a square, keys are two tokens of one alphabet"
-            )
-        if cfg.num_domains % cfg.group_size:
-            raise BadInput(
-                f"FactGrid.Config.group_size is {cfg.group_size}: it must divide num_domains = {cfg.num_domains}"
-            )
-        if min(cfg.rho_all, cfg.rho_grp) < 0 or cfg.rho_all + cfg.rho_grp > 1:
-            raise BadInput(
-                f"FactGrid.Config: rho_all = {cfg.rho_all} and rho_grp = {cfg.rho_grp} are shares of the keys: at most 1 together"
-            )
-        if cfg.num_keys % cfg.queries or cfg.queries % cfg.chunks or cfg.chunks < 2:
-            raise BadInput(
-                f"FactGrid.Config.queries is {cfg.queries}: it must divide num_keys = {cfg.num_keys} and be a multiple of "
-                f"chunks = {cfg.chunks}, which is 2 or more"
-            )
-        if cfg.asked is not None and not cfg.queries <= cfg.asked <= cfg.num_keys:
-            raise BadInput(
-                f"FactGrid.Config.asked is {cfg.asked}: ask between queries = {cfg.queries} and num_keys = {cfg.num_keys}"
-            )
-        if not 1 <= cfg.mix <= cfg.num_domains or (cfg.mix_share > 0) > (cfg.mix > 1):
-            raise BadInput(
-                f"FactGrid.Config: mix = {cfg.mix}, mix_share = {cfg.mix_share}: mixed examples have 2 ... num_domains domains"
-            )
+        shares = f"rho_all = {cfg.rho_all} and rho_grp = {cfg.rho_grp} are shares of the keys: at most 1 together"
+        fits = cfg.num_keys % cfg.queries == 0 and cfg.chunks >= 2 and cfg.queries % cfg.chunks == 0
+        problems = {
+            f"num_keys is {cfg.num_keys}: give a square, keys are two tokens of one alphabet":
+                math.isqrt(cfg.num_keys) ** 2 != cfg.num_keys,
+            f"group_size is {cfg.group_size}: it must divide num_domains = {cfg.num_domains}": cfg.num_domains % cfg.group_size > 0,
+            shares: min(cfg.rho_all, cfg.rho_grp) < 0 or cfg.rho_all + cfg.rho_grp > 1,
+            f"queries is {cfg.queries}: it must divide num_keys = {cfg.num_keys} and be a multiple of chunks = {cfg.chunks}, which is 2 or "
+            "more": not fits,
+            f"asked is {cfg.asked}: ask between queries = {cfg.queries} and num_keys = {cfg.num_keys}":
+                cfg.asked is not None and not cfg.queries <= cfg.asked <= cfg.num_keys,
+            f"mix = {cfg.mix}, mix_share = {cfg.mix_share}: mixed examples have 2 ... num_domains domains":
+                not 1 <= cfg.mix <= cfg.num_domains or (cfg.mix_share > 0) > (cfg.mix > 1),
+        }  # fmt: skip
+        for problem, found in problems.items():
+            if found:
+                raise BadInput(f"FactGrid.Config: {problem}")
 
     def _tables(self, random: np.random.Generator) -> Int64[np.ndarray, "domains keys two"]:
         cfg = self.cfg
@@ -138,11 +115,8 @@ class FactGrid(Corpus):
                 shared = random.random(size) < DISTRACTION
                 if shared.sum() > size - 2:
                     continue
-                drawn = np.where(
-                    shared,
-                    self._shared0 + random.integers(SHARED, size=size),
-                    own + random.integers(LEXICON, size=size),
-                )
+                of_all, of_domain = random.integers(SHARED, size=size), random.integers(LEXICON, size=size)
+                drawn = np.where(shared, self._shared0 + of_all, own + of_domain)
                 if tuple(drawn) not in known:
                     words[d, len(known), :size] = drawn
                     lengths[d, len(known)] = size
@@ -159,21 +133,9 @@ class FactGrid(Corpus):
     def spelled(
         self, domain: Int64[np.ndarray, "*shape"], key: Int64[np.ndarray, "*shape"]
     ) -> Int64[np.ndarray, "*shape four"]:
-        """k1 k2 v1 v2 of keys 0 ... num_keys - 1; skills read the key as two values, where they look nothing up."""
-        cfg = self.cfg
-        fact = np.minimum(domain, cfg.num_domains - 1)
-        tokens = np.stack([key // self.side + FIRST, key % self.side + FIRST], axis=-1)
-        values = self.table[fact, key]
-        for i, (group, name) in enumerate(self.skills):
-            here = domain == cfg.num_domains + i
-            if name == "lookup-add":
-                a, b = np.moveaxis(self.table[group * cfg.group_size, key[here]], -1, 0)
-            else:  # num_keys pairs of values, spread over all of them
-                pair = key[here] * max(1, cfg.num_values**2 // cfg.num_keys) % cfg.num_values**2
-                a, b = pair // cfg.num_values, pair % cfg.num_values
-                tokens[here] = np.stack([a, b], axis=-1) + self._value0
-            values[here] = np.stack(SKILLS[name](a, b, cfg.num_values), axis=-1)
-        return np.concatenate([tokens, values + self._value0], axis=-1)
+        """k1 k2 v1 v2 of keys 0 ... num_keys - 1."""
+        tokens = np.stack([key // self.side, key % self.side], axis=-1) + FIRST
+        return np.concatenate([tokens, self.table[domain, key] + self._value0], axis=-1)
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         if stage not in STAGES:
@@ -191,16 +153,10 @@ class FactGrid(Corpus):
         return self.examples(domain, wording, key, mixed, tagless, word, chunks, stage == "read")
 
     def examples(
-        self,
-        domain: Int64[np.ndarray, "examples mix"],
-        wording: Int64[np.ndarray, "examples mix"],
-        key: Int64[np.ndarray, "examples queries"],
-        mixed: Bool[np.ndarray, "examples"],
-        tagless: Bool[np.ndarray, "examples"],
-        word: Int64[np.ndarray, "examples queries"],
-        chunks: int = 1,
-        reading: bool = False,
-    ) -> Examples:
+        self, domain: Int64[np.ndarray, "examples mix"], wording: Int64[np.ndarray, "examples mix"],
+        key: Int64[np.ndarray, "examples queries"], mixed: Bool[np.ndarray, "examples"], tagless: Bool[np.ndarray, "examples"],
+        word: Int64[np.ndarray, "examples queries"], chunks: int = 1, reading: bool = False,
+    ) -> Examples:  # fmt: skip
         """The examples with these domains, wordings and keys; those that are not mixed have their first domain alone."""
         size, queries = key.shape
         worded = mixed | reading
@@ -285,17 +241,15 @@ class FactGrid(Corpus):
         none = np.zeros(len(domain), dtype=bool)
         return self.examples(domain, wording, np.zeros_like(domain), none, none, np.zeros_like(domain))
 
-    def few_shot(self, split: str, shared: bool, shots: int = 4) -> Examples:
-        """The prompts of a split with ``shots`` answered queries of their domain in front of the instruction: the same ones for all
-        prompts of a domain, or (``shared`` False) drawn for each. Raises BadInput for fewer than one."""
-        if shots < 1:
-            raise BadInput(f"few_shot got shots = {shots}: give at least 1, or use prompts() for none")
+    def few_shot(self, split: str, shared: bool) -> Examples:
+        """The prompts of a split with ``SHOTS`` answered queries of their domain in front of the instruction: the same ones for all
+        prompts of a domain, or (``shared`` False) drawn for each."""
         plain = self.prompts(split)
         domain = plain.domain.numpy()
         random = np.random.default_rng([self.cfg.seed, 2000 + int(shared), self._range(split)[0]])
-        drawn = random.integers(self.cfg.num_keys, size=(len(self.domains) if shared else len(domain), shots))
+        drawn = random.integers(self.cfg.num_keys, size=(len(self.domains) if shared else len(domain), SHOTS))
         key = drawn[domain] if shared else drawn
-        front = torch.from_numpy(self.spelled(domain[:, None].repeat(shots, axis=1), key).reshape(len(domain), -1))
+        front = torch.from_numpy(self.spelled(domain[:, None].repeat(SHOTS, axis=1), key).reshape(len(domain), -1))
         prompts = torch.cat([plain.prompts[:, :, :1], front[:, None], plain.prompts[:, :, 1:]], dim=2)
         tokens = torch.cat([plain.tokens[:, :1], front, plain.tokens[:, 1:]], dim=1)
         counts = torch.cat([plain.counts[:, :1], torch.zeros_like(front, dtype=torch.bool), plain.counts[:, 1:]], dim=1)
@@ -321,11 +275,8 @@ class FactGrid(Corpus):
             elif token < self._word0:
                 words.append(f"v{token - self._value0}")
             elif token < self._shared0:
-                words.append(
-                    f"{self.domains[(token - self._word0) // LEXICON]}.{(token - self._word0) % LEXICON}".replace(
-                        " ", "-"
-                    )
-                )
+                domain, number = divmod(token - self._word0, LEXICON)
+                words.append(f"{self.domains[domain]}.{number}")
             else:
                 words.append(f"word.{token - self._shared0}")
         return " ".join(filter(None, words))

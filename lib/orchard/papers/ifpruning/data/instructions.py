@@ -107,10 +107,8 @@ def instruction_source(data: str) -> Source.Config:
 def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
     """The two turns of a row with an instruction and its answer."""
     known = {name for name, value in row.items() if value is not None}
-    form = next((form for form in FORMS if set(form) <= known), None) or next(
-        (form for form in FORMS if set(form) & known), None
-    )
-    if form is None:
+    form = max(FORMS, key=lambda form: len(known & set(form)))  # a whole one, else one that has a field
+    if not known & set(form):
         forms = ", ".join(f'"{asked}" and "{answer}"' for asked, answer in FORMS[:2])
         raise DataError(
             f'{place} is no instruction: it needs {forms}, or "messages"; its fields: {", ".join(row) or "none"}'

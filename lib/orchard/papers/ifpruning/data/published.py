@@ -11,13 +11,12 @@ No number has seeds or an interval. Sections 4 and 5 of the paper, appendices A.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from orchard.data.published import published
 from orchard.errors import BadInput
-from orchard.paths import root
 
 SMALL, LARGE, STATIC = "dense 3B", "dense 9B", "prune+distill 3B"  # columns of Table 1
 SIZES = ("6B", "9B", "12B")  # of the models that are pruned to 3B
@@ -26,18 +25,8 @@ PARTS = ("select", "load", "prefill", "decode")  # of one request, seconds
 ROUNDED = 0.05  # half of the last digit printed in Tables 1 and 2
 
 
-def path() -> Path:
-    """The file of the paper's numbers."""
-    return root() / "papers" / "ifpruning" / "published.csv"
-
-
-def published() -> pd.DataFrame:
-    """Every number: table, part, row, column, value, unit, tag (its provenance)."""
-    return pd.read_csv(path())
-
-
 def _table(name: str) -> pd.DataFrame:
-    rows = published()
+    rows = published("ifpruning")
     return rows[rows["table"] == name].drop(columns="table")
 
 

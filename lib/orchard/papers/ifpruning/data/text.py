@@ -27,39 +27,14 @@ MARKS = 7  # beside bos, so that bytes have 256 + 8 ids; the last three are free
 WIDTHS = 32  # padded lengths are multiples of it, so that compiled code meets few shapes
 
 
-@dataclass(frozen=True)
 class Vocabulary:
-    """The ids of a tokenizer and, behind them, the marks. No text can spell a mark."""
+    """The ids of a tokenizer and, behind them, the marks. No text can spell a mark.
 
-    tokenizer: Tokenizer
+    ``bos`` opens an example, ``eos`` ends an answer that counts, ``answer`` begins one, ``next`` another turn."""
 
-    @property
-    def size(self) -> int:
-        return self.tokenizer.vocab_size + MARKS
-
-    @property
-    def bos(self) -> int:
-        """Opens an example."""
-        return self.tokenizer.bos
-
-    @property
-    def pad(self) -> int:
-        return self.tokenizer.vocab_size
-
-    @property
-    def eos(self) -> int:
-        """Ends an answer that counts."""
-        return self.tokenizer.vocab_size + 1
-
-    @property
-    def answer(self) -> int:
-        """An answer begins."""
-        return self.tokenizer.vocab_size + 2
-
-    @property
-    def next(self) -> int:
-        """Another turn, or another example of a few-shot prompt, begins."""
-        return self.tokenizer.vocab_size + 3
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.bos, self.size = tokenizer, tokenizer.bos, tokenizer.vocab_size + MARKS
+        self.pad, self.eos, self.answer, self.next = range(tokenizer.vocab_size, tokenizer.vocab_size + 4)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -97,7 +72,7 @@ class Reading:
 def conversation(
     words: Vocabulary, before: list[int], turns: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[list[int], list[bool]]:
-    """Tokens and what counts of them: bos, ``before`` (shots or a system's words, marks included), then (user, assistant) turns."""
+    """Tokens and what counts of them: bos, ``before`` (a system's words, marks included), then (user, assistant) turns."""
     tokens, counts = [words.bos, *before], [False] * (1 + len(before))
     for number, (user, assistant) in enumerate(turns):
         asked = [*([words.next] if number else []), *user, words.answer]

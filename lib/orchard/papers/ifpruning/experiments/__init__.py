@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from orchard.evidence import Evidence
 from orchard.papers.ifpruning.experiments import (
     ablations,
     checks,
@@ -20,7 +21,6 @@ from orchard.papers.ifpruning.experiments import (
     speed,
 )
 from orchard.papers.ifpruning.experiments.arms import rates
-from orchard.papers.ifpruning.experiments.comparison import Tables
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -65,7 +65,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "instructions_summary": real_text.instructions_summary,
 }
 
-EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
+EVIDENCE: dict[str, Evidence] = {
     "V1": checks.v1,
     "V1b": checks.v1b,
     "V2": checks.v2,
@@ -88,7 +88,7 @@ EVIDENCE: dict[str, Callable[[Tables], pd.DataFrame]] = {
     "C6d": comparison.masks_matter,
     "C7": speed.overhead_is_small,
     "C7b": speed.decodes_like_dense,
-    "C8": ablations.pretraining_matters,
+    "C8": comparison.pretraining_matters,
     "C9": speed.mixture_decodes_slowly,
     "C10": ablations.gates_agree,
     "C11": ablations.consistency,

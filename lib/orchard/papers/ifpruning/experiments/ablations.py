@@ -8,7 +8,7 @@
 | channel_use | nothing: which channels any prompt has selected |
 | shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
 
-C8 (continued pre-training) compares arms of the comparison. Runs that collapse are kept: that is what is studied.
+Runs that collapse are kept: that is what is studied.
 
 On prefixes (section 4.4, Figure 3): the paper overlaps masks of MMLU and GSM8K prompts whose examples are the same for all prompts of a
 subject. A predictor reads all of a prompt, so identical text alone makes masks alike: the diagonal of its maps is partly that. Here
@@ -26,18 +26,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from orchard import evidence
+from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
-from orchard.papers.ifpruning.experiments.arms import Study, studies
-from orchard.papers.ifpruning.experiments.comparison import Tables, chain_metrics, difference
-from orchard.papers.ifpruning.experiments.grids import compared, grid_cells, recorded
-from orchard.papers.ifpruning.experiments.profiles import Cell
+from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
+from orchard.papers.ifpruning.experiments.comparison import chain_metrics
+from orchard.papers.ifpruning.experiments.profiles import ABLATIONS, PROFILES, Ablations, Cell, Start, grid_cells
 from orchard.papers.ifpruning.method.overlap import by_domain
 from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
@@ -45,58 +45,7 @@ from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.stats import spearman
 
-
-@dataclass(frozen=True)
-class Start:
-    """How masks begin. ``rate`` is over that of the profile."""
-
-    r: float = 3.5
-    epsilon: float = 0.3
-    mode: str = "soft"
-    reads: bool = True  # the predictor starts as a language model; otherwise with new weights
-    rate: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        first = "language model" if self.reads else "new weights"
-        return f"r {self.r:g}, epsilon {self.epsilon:g}, {self.mode}, {first}, rate x {self.rate:g}"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Values besides the comparison's own, which every ablation has too."""
-
-    starts: tuple[Start, ...]
-    modes: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ()
-    ranks: tuple[int, ...] = ()
-    chunks: tuple[int, ...] = ()
-    fades: tuple[float, ...] = ()
-    entropies: tuple[str, ...] = ()
-    contrasts: tuple[float, ...] = ()
-    decayed: bool = False
-    frozen: bool = False
-
-
-SIZES = {
-    "smoke": Sizes(
-        starts=tuple(Start(r=r, reads=reads) for reads in (True, False) for r in (0.3, 3.5)),
-        modes=("soft_binarize", "st_full"),
-    ),
-    "gpu": Sizes(
-        starts=(
-            *(Start(r=r, mode=m, reads=reads) for reads, m, r in product((True, False), ("soft", "st"), (0.01, 0.3, 1.2, 3.5, 7.0))),
-            *(Start(r=r, epsilon=e) for e in (0.05, 1.0) for r in (0.3, 3.5)),
-            *(Start(r=r, mode=m, rate=rate) for rate in (0.1, 4.0) for m in ("soft", "st") for r in (1.2, 3.5)),
-        ),
-        modes=("soft_binarize", "st", "st_full"), activations=("identity",), ranks=(4, 8, 16, 64, 128), chunks=(4,), fades=(0.1, 0.5),
-        entropies=("bernoulli",), contrasts=(0.1, 1.0), decayed=True, frozen=True,
-    ),
-    "paper": Sizes(starts=()),
-}  # fmt: skip
 GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
-GATE_SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
 USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
 
 
@@ -120,11 +69,6 @@ def begun(arm: Train.Config, start: Start) -> Train.Config:
     return arm
 
 
-def with_selector(study: Study, name: str, gates: dict[str, Any] | None = None, **fields: Any) -> Train.Config:
-    """The predictor's arm with other fields of the predictor or of its gates."""
-    return study.pruned(name, study.predictor(**(gates or {})).set(**fields))
-
-
 @dataclass(frozen=True)
 class Point:
     """One value of an ablation; ``own`` is the comparison's. ``binarised``: evaluated with gates of 1."""
@@ -136,17 +80,9 @@ class Point:
     binarised: bool = False
 
 
-def points(study: Study, sizes: Sizes) -> Iterator[Point]:
+def points(study: Study, sizes: Ablations) -> Iterator[Point]:
     """The values of all ablations that a profile has. What needs continued pre-training is left out where there is none."""
     profile, ifp = study.cell.profile, lambda: study.arm("ifp")
-
-    def values(
-        ablation: str, own: object, others: Sequence[object], made: Callable[[Any], Train.Config]
-    ) -> Iterator[Point]:
-        if others:
-            yield Point(ablation, str(own), ifp(), own=True)
-        for value in others:
-            yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
 
     def set_first(**fields: Any) -> Train.Config:
         arm = ifp()
@@ -154,14 +90,9 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
         return arm
 
     def chunked(count: int) -> Train.Config:
-        arm = ifp()
-        corpus = masked_stages(arm)[0].corpus
+        corpus = masked_stages(ifp())[0].corpus.clone()
         assert isinstance(corpus, FactGrid.Config)
-        corpus.set(chunks=count)
-        return arm
-
-    def mode(name: str) -> Train.Config:
-        return ifp() if name == "soft_binarize" else with_selector(study, name, {"mode": name})
+        return set_first(corpus=corpus.set(chunks=count))
 
     def decayed(_: str) -> Train.Config:
         arm = ifp()
@@ -169,19 +100,33 @@ def points(study: Study, sizes: Sizes) -> Iterator[Point]:
             stage.set(decay_channels=True)
         return arm
 
+    def changed(**fields: Any) -> Train.Config:
+        (value,) = fields.values()
+        return study.pruned(f"{value}", study.predictor().set(**fields))
+
+    def gated(**gates: Any) -> Train.Config:
+        (value,) = gates.values()
+        return ifp() if value == "soft_binarize" else study.pruned(value, study.predictor(**gates))
+
     two_stages = profile.steps.cpt > 0
-    yield from values("mode", "soft", sizes.modes, mode)
-    yield from values("head", "gelu", sizes.activations, lambda act: with_selector(study, act, activation=act))
+    stops = ("in fine-tuning",) if sizes.frozen and two_stages else ()
     ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
-    yield from values("rank", profile.reader.rank, ranks, lambda rank: with_selector(study, f"rank {rank}", rank=rank))
-    yield from values("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked)
-    yield from values("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share))
-    yield from values("entropy", "shannon", sizes.entropies, lambda kind: with_selector(study, kind, {"entropy": kind}))
-    contrasted = lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)  # noqa: E731
-    yield from values("contrast", 0.0, sizes.contrasts, contrasted)
-    yield from values("decay", "of chosen layers off", ("on",) if sizes.decayed else (), decayed)
-    stopped = ("in fine-tuning",) if sizes.frozen and two_stages else ()
-    yield from values("frozen", "never", stopped, lambda _: ifp().set(selector_rate=0.0))
+    ablations: list[tuple[str, object, Sequence[Any], Callable[[Any], Train.Config]]] = [
+        ("mode", "soft", sizes.modes, lambda mode: gated(mode=mode)),
+        ("head", "gelu", sizes.activations, lambda activation: changed(activation=activation)),
+        ("rank", profile.reader.rank, ranks, lambda rank: changed(rank=rank)),
+        ("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked),
+        ("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share)),
+        ("entropy", "shannon", sizes.entropies, lambda entropy: gated(entropy=entropy)),
+        ("contrast", 0.0, sizes.contrasts, lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)),
+        ("decay", "of chosen layers off", ("on",) if sizes.decayed else (), decayed),
+        ("frozen", "never", stops, lambda _: ifp().set(selector_rate=0.0)),
+    ]
+    for ablation, own, others, made in ablations:
+        if others:
+            yield Point(ablation, str(own), ifp(), own=True)
+        for value in others:
+            yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
 
 
 def measured(done: Finished) -> dict[str, float]:
@@ -198,7 +143,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per start and seed: r, epsilon, mode, reads, rate, seed; right, swapped (shares), within, across, union, chance, spread
     (r at the end), never."""
     known = compared(setting, run)
-    starts = [(start, cell) for cell in grid_cells(setting) for start in SIZES[setting.profile].starts]
+    starts = [(start, cell) for cell in grid_cells(setting) for start in ABLATIONS[setting.profile].starts]
     arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
     rows = [
         {**vars(start), "seed": cell.seed, **measured(done)}
@@ -210,7 +155,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
 def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per ablation, value and seed: own (the comparison's value), right, swapped, within, across, union, never; change (of right
     answers from the own value)."""
-    known, sizes = compared(setting, run), SIZES[setting.profile]
+    known, sizes = compared(setting, run), ABLATIONS[setting.profile]
     places = [(point, cell) for cell in grid_cells(setting) for point in points(Study(cell), sizes)]
     arms = [recorded(point.arm, known, f"{point.ablation} {point.value}") for point, _ in places]
     wanted: list[Run.Config] = [
@@ -219,26 +164,19 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     ]
     rows = []
     for (point, cell), trained, done in zip(places, run(arms), run(wanted), strict=True):
-        row = {
-            "ablation": point.ablation,
-            "value": point.value,
-            "own": point.own,
-            "seed": cell.seed,
-            **measured(trained),
-        }
-        rows.append(row | ({"right": done.result["right"], "swapped": float("nan")} if point.binarised else {}))
+        about = {"ablation": point.ablation, "value": point.value, "own": point.own, "seed": cell.seed}
+        hard = {"right": done.result["right"], "swapped": float("nan")} if point.binarised else {}
+        rows.append(about | measured(trained) | hard)
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    own = table[table["own"]].set_index(["ablation", "seed"])["right"]
-    return table.assign(
-        change=table["right"] - own.loc[list(zip(table["ablation"], table["seed"], strict=True))].to_numpy()
-    )
+    own = table[table["own"]].set_index(["ablation", "seed"])["right"].rename("before")
+    return table.join(own, on=["ablation", "seed"]).assign(change=lambda t: t["right"] - t.pop("before"))
 
 
 def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config]]:
     known, found = compared(setting, run), []
-    for cell, study in studies(setting, run)[: GATE_SEEDS[setting.profile]]:
+    for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]:
         reads = study.predictor()
         concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
         made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
@@ -289,8 +227,8 @@ def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
     cell, study = studies(setting, run)[0]
     arms = {name: study.arm(name) for name in USED}
-    if SIZES[setting.profile].starts:
-        worst = min(SIZES[setting.profile].starts, key=lambda start: (start.reads, start.r))
+    if ABLATIONS[setting.profile].starts:
+        worst = min(ABLATIONS[setting.profile].starts, key=lambda start: (start.reads, start.r))
         grid = grid_cells(setting)[0]
         arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
     tables = []
@@ -302,19 +240,10 @@ def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pretraining_matters(tables: Tables) -> pd.DataFrame:
-    """C8: ifp minus fine-tuning alone, with both budgets, question by question."""
-    parts = {"equal total steps": "ifp_sft_only", "equal fine-tuning steps": "ifp_sft_short"}
-    return pd.concat(
-        [difference(tables, "ifp", arm).assign(part=name) for name, arm in parts.items()], ignore_index=True
-    )
-
-
 def gates_agree(tables: Tables) -> pd.DataFrame:
     """C10: SoftTopK minus HardConcrete, question by question."""
-    right = tables("hard_concrete").pivot(index=["seed", "question"], columns="gates", values="right")
-    value = (right["SoftTopK"] - right["HardConcrete"]).dropna().rename("value").reset_index()
-    return value.rename(columns={"question": "unit"}).assign(part="ifp")
+    table = tables("hard_concrete")
+    return evidence.paired(table, "gates", *GATES, units=["question"], value="right", part="ifp")
 
 
 def consistency(tables: Tables) -> pd.DataFrame:
@@ -322,13 +251,12 @@ def consistency(tables: Tables) -> pd.DataFrame:
     three of them."""
     table = tables("initial_spread")
     if len(table) < 3:
-        return pd.DataFrame(columns=["part", "seed", "unit", "value"])
+        return evidence.together([])
     rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
-    return pd.DataFrame([{"part": "ifp", "seed": 0, "unit": f"{len(table)} runs", "value": rho}])
+    return evidence.rows("ifp", 0, f"{len(table)} runs", [rho])
 
 
 PREFIX_ARMS = ("ifp", "ifp_st", "rand_lsh")
-PREFIX_SEEDS = {"smoke": 1, "gpu": 3, "paper": 1}  # of the profile's, at most
 
 
 def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -336,7 +264,7 @@ def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
     related (of two domains of one group), other (of two groups), chance."""
     places = [
         (arm, cell, study)
-        for cell, study in studies(setting, run)[: PREFIX_SEEDS[setting.profile]]
+        for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]
         for arm in PREFIX_ARMS
     ]
     wanted = [

@@ -24,12 +24,13 @@ import pandas as pd
 
 from orchard.config import replace
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
-from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell, Rates, cells
+from orchard.papers.ifpruning.experiments.profiles import Cell, Rates, cells
 from orchard.papers.ifpruning.method.masks import Gates, Predictor, Selector, masked
 from orchard.papers.ifpruning.method.models import decoder, reader
 from orchard.papers.ifpruning.method.selectors import DomainMasks, DomainTable, Film, HashedMasks, Prefix, Static
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Runner, Setting
+from orchard.runs.grid import Best, best_of
 from orchard.train import AdamW
 
 ARMS = (
@@ -54,20 +55,19 @@ class Study:
     """A cell and the runs of its arms. ``tuned``: rates by family, where the profile leaves a choice."""
 
     cell: Cell
-    tuned: Mapping[str, Rates] = field(default_factory=dict)
+    tuned: Mapping[str, float] = field(default_factory=dict)
 
     def rates(self, name: str) -> Rates:
         """Those of an arm: its own, those of its family, or the profile's first."""
-        own = self.cell.profile.own_rates
-        return own[name] if name in own else self.tuned.get(family(name), self.cell.profile.rates[0])
+        profile = self.cell.profile
+        tuned = Rates(self.tuned.get(family(name), profile.rates[0]), profile.selector_rate)
+        return profile.own_rates.get(name, tuned)
 
     def dense(self, width: int, steps: int | None = None) -> Train.Config:
         """A dense decoder after pre-training."""
+        size = self.cell.profile.size
         return self._stage(
-            "pretrain",
-            decoder(self.cell.profile.size, width),
-            f"dense_{'k' if width == self.cell.profile.size.keep else 'D'}",
-            steps=steps,
+            "pretrain", decoder(size, width), "dense_k" if width == size.keep else "dense_D", steps=steps
         )
 
     def predictor(self, **gates: Any) -> Predictor.Config:
@@ -84,34 +84,48 @@ class Study:
         """The last stage of an arm. Raises KeyError for one that does not exist."""
         size, steps = self.cell.profile.size, self.cell.profile.steps
         k, wide = size.keep, size.width
-        reads = self.predictor()
-        selectors: dict[str, Selector.Config] = {
-            "ifp": reads, "ifp_st": self.predictor(mode="st"), "oracle": DomainTable.Config(gates=Gates.Config(mode="st")),
-            "rand_mask": DomainMasks.Config(), "rand_lsh": HashedMasks.Config(backbone=reads.backbone), "moe_seq": self.predictor(block=k),
-        }  # fmt: skip
-        if name in selectors:
-            return self.pruned(name, selectors[name])
-        if name == "ifp_contrast":
-            return self.pruned(name, selectors["ifp"], contrast=CONTRAST)
-        if name in ("ifp_sft_only", "ifp_sft_short"):
-            more = steps.cpt if name == "ifp_sft_only" else 0
-            return self.pruned(name, selectors["ifp"], cpt=0, sft=steps.sft + more)
-        if name in ("static", "static_kd"):
-            return self.static(name, name == "static_kd")
-        if name in ("film_k", "prefix_cond"):
-            fields: dict[str, Any] = {"selector": Film.Config()}
-            if name == "prefix_cond":
-                fields = {"selector": Prefix.Config(backbone=reads.backbone, rank=reads.rank), "reader": self.reading()}
-            model = masked(decoder(size, k), k)
-            return self._finish(name, self.dense(k), model, **fields)
-        if name == "moe":
-            model = decoder(size, k)
-            experts = MixtureOfExperts.Config(hidden_dim=k, num_experts=wide // k, top_k=1, renormalise=False)
-            replace(model, FeedForward, experts)
-            return self._finish(name, self._stage("pretrain", model, name), model)
-        longer = round((LONGER - 1) * (steps.pretrain + steps.cpt)) + steps.pretrain
-        starts = {"dense_k": self.dense(k), "dense_D": self.dense(wide), "dense_k_long": self.dense(k, longer)}
-        return self._finish(name, starts[name], starts[name].model)
+        match name:
+            case "ifp":
+                return self.pruned(name, self.predictor())
+            case "ifp_st":
+                return self.pruned(name, self.predictor(mode="st"))
+            case "ifp_contrast":
+                return self.pruned(name, self.predictor(), contrast=CONTRAST)
+            case "ifp_sft_only":
+                return self.pruned(name, self.predictor(), cpt=0, sft=steps.sft + steps.cpt)
+            case "ifp_sft_short":
+                return self.pruned(name, self.predictor(), cpt=0)
+            case "moe_seq":
+                return self.pruned(name, self.predictor(block=k))
+            case "oracle":
+                return self.pruned(name, DomainTable.Config(gates=Gates.Config(mode="st")))
+            case "rand_mask":
+                return self.pruned(name, DomainMasks.Config())
+            case "rand_lsh":
+                return self.pruned(name, HashedMasks.Config(backbone=self.predictor().backbone))
+            case "static" | "static_kd":
+                return self.static(name, name == "static_kd")
+            case "film_k":
+                return self._finish(name, self.dense(k), masked(decoder(size, k), k), selector=Film.Config())
+            case "prefix_cond":
+                reads = self.predictor()
+                prefix = Prefix.Config(backbone=reads.backbone, rank=reads.rank)
+                model = masked(decoder(size, k), k)
+                return self._finish(name, self.dense(k), model, selector=prefix, reader=self.reading())
+            case "moe":
+                model = decoder(size, k)
+                experts = MixtureOfExperts.Config(hidden_dim=k, num_experts=wide // k, top_k=1, renormalise=False)
+                replace(model, FeedForward, experts)
+                return self._finish(name, self._stage("pretrain", model, name), model)
+            case "dense_k":
+                start = self.dense(k)
+            case "dense_D":
+                start = self.dense(wide)
+            case "dense_k_long":
+                start = self.dense(k, round((LONGER - 1) * (steps.pretrain + steps.cpt)) + steps.pretrain)
+            case _:
+                raise KeyError(name)
+        return self._finish(name, start, start.model)
 
     def pruned(
         self, name: str, selector: Selector.Config, cpt: int | None = None, sft: int | None = None, **fields: Any
@@ -123,24 +137,17 @@ class Study:
             fields["reader"] = self.reading()
         return self._finish(name, self.dense(size.width), model, cpt, sft, selector=selector, **fields)
 
-    def static(self, name: str, distil: bool, **gates: Any) -> Train.Config:
+    def static(self, name: str, distil: bool) -> Train.Config:
         """One mask learned in continued pre-training; then the pruned decoder is fine-tuned."""
         size = self.cell.profile.size
         model = masked(decoder(size, size.width), size.keep)
         more: dict[str, Any] = {"teacher": self.arm("dense_D")} if distil else {}
-        chosen = Static.Config(gates=Gates.Config(**gates))
-        learned = self._stage("cpt", model, name, start=self.dense(size.width), selector=chosen, **more)
+        learned = self._stage("cpt", model, name, start=self.dense(size.width), selector=Static.Config(), **more)
         return self._stage("sft", decoder(size, size.keep), name, start=learned, prune_start=True, **more)
 
     def _finish(
-        self,
-        name: str,
-        start: Train.Config,
-        model: Decoder.Config,
-        cpt: int | None = None,
-        sft: int | None = None,
-        **fields: Any,
-    ) -> Train.Config:
+        self, name: str, start: Train.Config, model: Decoder.Config, cpt: int | None = None, sft: int | None = None, **fields: Any
+    ) -> Train.Config:  # fmt: skip
         cpt = self.cell.profile.steps.cpt if cpt is None else cpt
         if cpt:
             start = self._stage("cpt", model, name, start=start, steps=cpt, **fields | {"on_collapse": "record"})
@@ -152,6 +159,7 @@ class Study:
         profile = self.cell.profile
         scored = ["test", "seen"] + ["mixed"] * (getattr(self.cell.corpus, "mix_share", 0) > 0)
         planned = profile.steps.pretrain if stage == "read" else getattr(profile.steps, stage)
+        fields.setdefault("on_collapse", profile.on_collapse)
         rates = self.rates(name)
         return Train.Config(
             model=model, corpus=self.cell.corpus, stage=stage, optim=AdamW.Config(learning_rate=rates.decoder, warmup_fraction=0.05),
@@ -161,26 +169,41 @@ class Study:
         )  # fmt: skip
 
 
-def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per family and pair of rates: family, decoder, selector (learning rates), validation_accuracy. Empty for a grid of one."""
-    grid = PROFILES[setting.profile].rates
+def tuning(setting: Setting, run: Runner) -> Best:
+    """The decoder's rate of every family, the best on validation questions at the first seed. Nothing is computed for a grid of one."""
     cell = cells(setting)[0]
-    wanted = []
-    for pair in grid if len(grid) > 1 else ():
-        profile = dataclasses.replace(cell.profile, rates=(pair,), own_rates={})
-        wanted += [(name, pair, Study(dataclasses.replace(cell, profile=profile)).arm(name)) for name in FAMILIES]
-    rows = [
-        {"family": name, "decoder": pair.decoder, "selector": pair.selector, "validation_accuracy": done.result["validation_accuracy"]}
-        for (name, pair, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["family", "decoder", "selector", "validation_accuracy"])
+
+    def trial(name: str, rate: float) -> Train.Config:
+        profile = dataclasses.replace(cell.profile, rates=(rate,), own_rates={})
+        return Study(dataclasses.replace(cell, profile=profile)).arm(name)
+
+    grids = dict.fromkeys(FAMILIES, cell.profile.rates)
+    return best_of(grids, trial, lambda done: float(done.result["validation_accuracy"]), run, highest=True)
+
+
+def rates(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per family and learning rate of the decoder: family, value, score (validation accuracy), chosen, widened."""
+    return tuning(setting, run).table
 
 
 def studies(setting: Setting, run: Runner, **variant: float | int) -> list[tuple[Cell, Study]]:
     """The cells of a setting with their studies, at the best rates of every family."""
-    table = rates(setting, run)
-    tuned = {
-        str(name): Rates(float(best["decoder"]), float(best["selector"]))
-        for name, best in table.sort_values("validation_accuracy").groupby("family").last().iterrows()
-    }
+    tuned = tuning(setting, run).chosen
     return [(cell, Study(cell, tuned)) for cell in cells(setting, **variant)]
+
+
+def compared(setting: Setting, run: Runner) -> frozenset[str]:
+    """Fingerprints of the arms of the comparison."""
+    return frozenset(study.arm(arm).fingerprint() for _, study in studies(setting, run) for arm in ARMS)
+
+
+def recorded(arm: Train.Config, known: frozenset[str], name: str, whole: bool = False) -> Train.Config:
+    """An arm whose collapse is a finding and no error, and whose runs are called by what is varied: those with masks, or the ``whole``
+    chain where the dense model differs too. Arms of the comparison stay as they are: they are the same runs."""
+    if arm.fingerprint() in known:
+        return arm
+    stage: Train.Config | None = arm.set(on_collapse="record")
+    while stage is not None and (whole or stage.selector is not None):
+        stage.set(label=f"{name}: {stage.label}")
+        stage = stage.start
+    return arm

@@ -6,46 +6,35 @@ has read. ``R`` is the share of the gap between dense_k and dense_D that an arm 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from orchard import evidence
+from orchard.evidence import Tables
 from orchard.papers.ifpruning.experiments.arms import ARMS, studies
-from orchard.papers.ifpruning.experiments.profiles import Cell
-from orchard.papers.ifpruning.method.overlap import by_domain
+from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell
+from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE, by_domain
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Runner, Setting
 
-Tables = Callable[[str], pd.DataFrame]
 VARIANTS: dict[str, dict[str, float | int]] = {
     "win": {},  # half of the keys shared within a group
     "null": {"rho_all": 1.0, "rho_grp": 0.0},  # everything shared: nothing for a mask to do
     "kin": {"rho_grp": 0.75, "mix": 2, "mix_share": 0.25},  # much shared within a group, and examples of two domains
-    "skills": {"skills": True},  # every group owns two tasks over the values too
 }
-FIRST_SEED = {"smoke": ARMS, "gpu": ARMS, "paper": ARMS}
-OTHER_SEEDS = {
-    "smoke": ("dense_k", "ifp", "ifp_st"),
-    "gpu": tuple(arm for arm in ARMS if arm not in ("static", "ifp_contrast", "prefix_cond", "moe_seq")), "paper": ARMS,
-}  # fmt: skip
-ELSEWHERE = {  # arms in the variants after the first
-    "smoke": {}, "paper": {},
-    "gpu": {
-        "null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st"), "skills": ("dense_k", "rand_mask", "ifp"),
-    },
-}  # fmt: skip
 
 
 def finished(setting: Setting, run: Runner, variant: str = "win") -> list[tuple[Cell, str, Train.Config, Finished]]:
     """Every arm of every cell of a variant with its finished last stage."""
-    wanted = []
+    profile, wanted = PROFILES[setting.profile], []
     for number, (cell, study) in enumerate(studies(setting, run, **VARIANTS[variant])):
-        arms: Sequence[str] = (OTHER_SEEDS if number else FIRST_SEED)[setting.profile]
+        arms = profile.other_seeds if number else ARMS
         if variant != "win":
-            arms = ELSEWHERE[setting.profile].get(variant, ())
+            arms = profile.elsewhere.get(variant, ())
         wanted += [(cell, arm, study.arm(arm)) for arm in arms]
     return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
 
@@ -126,107 +115,75 @@ def mask_overlaps(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def difference(
-    tables: Tables, first: str, second: str, variant: str = "win", evaluation: str = "test", against: str | None = None
-) -> pd.DataFrame:
-    """seed, unit and value: right answers of the first arm minus those of the second, question by question; ``against`` is another
-    evaluation of the second."""
+    tables: Tables, second: str, variant: str = "win", evaluation: str = "test", against: str | None = None, part: str = "ifp"
+) -> pd.DataFrame:  # fmt: skip
+    """Right answers of ifp minus those of another arm, question by question; ``against`` is another evaluation of the second."""
     table = tables("answers").query("variant == @variant")
 
     def right(arm: str, name: str) -> pd.Series:
         chosen = table[(table["arm"] == arm) & (table["evaluation"] == name)]
         return chosen.set_index(["seed", "question"])["right"]
 
-    value = (right(first, evaluation) - right(second, against or evaluation)).dropna().rename("value").reset_index()
-    return value.rename(columns={"question": "unit"})
+    return evidence.difference(right("ifp", evaluation), right(second, against or evaluation), part)
 
 
-def beats_dense(tables: Tables) -> pd.DataFrame:
-    """C1: minus dense_k."""
-    return difference(tables, "ifp", "dense_k").assign(part="ifp")
+beats_dense = partial(difference, second="dense_k")  # C1
+beats_longer = partial(difference, second="dense_k_long")  # C1f: 1.8 times the pre-training
+nothing_to_gain = partial(difference, second="dense_k", variant="null")  # C1n: all domains share everything
+beats_static = partial(difference, second="static_kd")  # C2: static pruning with distillation
+per_task = partial(difference, second="ifp", against="task")  # C5: one mask per input minus one per task
+masks_matter = partial(difference, second="ifp", against="swapped")  # C6d: own masks minus those of another domain
 
 
 def beats_dense_by_seed(tables: Tables) -> pd.DataFrame:
-    """C1s: the same, the mean of every seed."""
-    return beats_dense(tables).groupby(["part", "seed"], as_index=False)["value"].mean().assign(unit="all questions")
-
-
-def beats_longer(tables: Tables) -> pd.DataFrame:
-    """C1f: minus dense_k with 1.8 times the pre-training."""
-    return difference(tables, "ifp", "dense_k_long").assign(part="ifp")
-
-
-def nothing_to_gain(tables: Tables) -> pd.DataFrame:
-    """C1n: minus dense_k where all domains share everything."""
-    return difference(tables, "ifp", "dense_k", "null").assign(part="ifp")
-
-
-def beats_static(tables: Tables) -> pd.DataFrame:
-    """C2: minus static pruning with distillation."""
-    return difference(tables, "ifp", "static_kd").assign(part="ifp")
+    """C1s: minus dense_k, the mean of every seed."""
+    return evidence.of(beats_dense(tables).groupby(["part", "seed"])["value"].mean(), unit="all questions")
 
 
 def learned_selection(tables: Tables) -> pd.DataFrame:
     """C2s: minus random masks that read the prompt, on held-out wordings and on prompts of two domains."""
-    parts = [
-        difference(tables, "ifp", "rand_lsh", "kin", evaluation).assign(part=name)
-        for evaluation, name in (("test", "held-out wordings"), ("mixed", "two domains"))
-    ]
-    return pd.concat(parts, ignore_index=True)
+    parts = {"test": "held-out wordings", "mixed": "two domains"}
+    return evidence.together(difference(tables, "rand_lsh", "kin", name, part=part) for name, part in parts.items())
+
+
+def pretraining_matters(tables: Tables) -> pd.DataFrame:
+    """C8: minus fine-tuning alone, with both budgets."""
+    parts = {"ifp_sft_only": "equal total steps", "ifp_sft_short": "equal fine-tuning steps"}
+    return evidence.together(difference(tables, arm, part=part) for arm, part in parts.items())
 
 
 def recovery(tables: Tables) -> pd.DataFrame:
     """C3: R of every seed."""
     mean = tables("arms").query("variant == 'win'").pivot(index="seed", columns="arm", values="test")
-    value = (mean["ifp"] - mean["dense_k"]) / (mean["dense_D"] - mean["dense_k"])
-    return value.rename("value").dropna().reset_index().assign(part="ifp", unit="seed")
-
-
-def per_task(tables: Tables) -> pd.DataFrame:
-    """C5: one mask per input minus one per task."""
-    return difference(tables, "ifp", "ifp", against="task").assign(part="ifp")
+    return evidence.of((mean["ifp"] - mean["dense_k"]) / (mean["dense_D"] - mean["dense_k"]), part="ifp", unit="seed")
 
 
 def structure(tables: Tables) -> pd.DataFrame:
     """C6a: in the last layer, overlap of every two domains of one group minus the mean overlap of each with the other groups."""
     table = tables("mask_overlaps").query("arm == 'ifp'")
     last = table[(table["layer"] == table["layer"].max()) & (table["row"] != table["column"])]
-    outside = last[last["row_block"] != last["column_block"]].groupby(["seed", "row"])["overlap"].mean()
-    inside = last[last["row_block"] == last["column_block"]]
-    value = inside["overlap"] - outside.loc[list(zip(inside["seed"], inside["row"], strict=True))].to_numpy()
-    return pd.DataFrame(
-        {"part": "ifp", "seed": inside["seed"], "unit": inside["row"] + "-" + inside["column"], "value": value}
-    )
+    kin = last["row_block"] == last["column_block"]
+    outside = last[~kin].groupby(["seed", "row"])["overlap"].mean()
+    inside = last[kin].set_index(["seed", "row", "column"])["overlap"]
+    return evidence.difference(inside, outside.reindex(inside.index.droplevel("column")).set_axis(inside.index), "ifp")
 
 
 def above_chance(tables: Tables) -> pd.DataFrame:
     """C6a2: mean overlap across groups in the last layer, minus chance."""
     table = tables("mask_overlaps").query("arm == 'ifp' and row_block != column_block")
-    last = table[table["layer"] == table["layer"].max()]
-    value = (last["overlap"] - last["chance"]).rename("value")
-    return last.assign(part="ifp", unit=last["row"] + "-" + last["column"], value=value)[
-        ["part", "seed", "unit", "value"]
-    ]
+    last = table[table["layer"] == table["layer"].max()].set_index(["seed", "row", "column"])
+    return evidence.difference(last["overlap"], last["chance"], "ifp")
 
 
 def early_layers_agree(tables: Tables) -> pd.DataFrame:
     """C6b: overlap of two domains in the first layer minus that in the last, all pairs."""
     table = tables("mask_overlaps").query("arm == 'ifp' and row < column")
     wide = table.pivot_table(index=["seed", "row", "column"], columns="layer", values="overlap")
-    value = (wide[wide.columns.min()] - wide[wide.columns.max()]).rename("value").reset_index()
-    return value.assign(part="ifp", unit=value["row"] + "-" + value["column"])[["part", "seed", "unit", "value"]]
+    return evidence.difference(wide[wide.columns.min()], wide[wide.columns.max()], "ifp")
 
 
 def not_collapsed(tables: Tables) -> pd.DataFrame:
     """C6c: 0.9 minus the overlap across domains, and the union minus 1.5 k/D; both must be positive."""
     table = tables("arms").query("variant == 'win' and arm in ('ifp', 'ifp_st')")
-    rows = [
-        {"part": name, "seed": row["seed"], "unit": row["arm"], "value": value}
-        for _, row in table.iterrows()
-        for name, value in (("overlap", 0.9 - row["across"]), ("union", row["union"] - 1.5 * row["chance"]))
-    ]
-    return pd.DataFrame(rows)
-
-
-def masks_matter(tables: Tables) -> pd.DataFrame:
-    """C6d: own masks minus those of another domain."""
-    return difference(tables, "ifp", "ifp", against="swapped").assign(part="ifp")
+    parts = {"overlap": COLLAPSED - table["across"], "union": table["union"] - IN_USE * table["chance"]}
+    return evidence.together(evidence.rows(name, table["seed"], table["arm"], value) for name, value in parts.items())

@@ -20,10 +20,10 @@ from jaxtyping import Float
 
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import Study, studies
-from orchard.papers.ifpruning.experiments.comparison import answers, arms, chain_metrics, finished
+from orchard.papers.ifpruning.experiments.comparison import answers, arms, chain_metrics
 from orchard.papers.ifpruning.method.overlap import overlaps
 from orchard.papers.ifpruning.runs.train import Train
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Runner, Setting
 from orchard.stats import Interval
 
 RESAMPLES = 4000
@@ -94,8 +94,9 @@ def minus(columns: Float[np.ndarray, "draws two"]) -> Float[np.ndarray, "draws"]
     return columns[..., 0] - columns[..., 1]
 
 
-def _row(found: Interval, **names: Any) -> dict[str, Any]:
-    return {**names, "effect": found.estimate, "low": found.low, "high": found.high}
+def _row(found: tuple[Interval, int], **names: Any) -> dict[str, Any]:
+    interval, seeds = found
+    return {**names, "effect": interval.estimate, "low": interval.low, "high": interval.high, "seeds": seeds}
 
 
 def scores(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -120,30 +121,29 @@ def scores(setting: Setting, run: Runner) -> pd.DataFrame:
 def differences(setting: Setting, run: Runner) -> pd.DataFrame:
     """ifp minus everything that it is claimed to beat, to equal, or not to equal: label, other, variant, effect, low, high, seeds."""
     table = answers(setting, run)
-    rows = []
-    for other, what in COMPARED:
-        found, seeds = interval(table, [(METHOD, "test"), (other, "test")], minus)
-        rows.append(_row(found, label=f"{other}: {what}", other=other, variant="win", seeds=seeds))
-    for evaluation, what in (("task", "own mask per task (C5)"), ("swapped", "masks of another domain (C6d)")):
-        found, seeds = interval(table, [(METHOD, "test"), (METHOD, evaluation)], minus)
-        rows.append(_row(found, label=f"ifp, {what}", other=evaluation, variant="win", seeds=seeds))
-    for variant, what in (
-        ("null", "dense_k: all shared, nothing to gain (C1n)"),
-        ("kin", "rand_lsh: kin domains (C2s)"),
-    ):
-        other = what.partition(":")[0]
-        found, seeds = interval(table, [(METHOD, "test"), (other, "test")], minus, variant)
-        rows.append(_row(found, label=what, other=other, variant=variant, seeds=seeds))
+    pairs = [(f"{arm}: {what}", arm, "test", "win") for arm, what in COMPARED]
+    pairs += [
+        ("ifp, own mask per task (C5)", METHOD, "task", "win"),
+        ("ifp, masks of another domain (C6d)", METHOD, "swapped", "win"),
+    ]
+    pairs += [("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null")]
+    pairs += [("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin")]
+    rows = [
+        _row(interval(table, [(METHOD, "test"), (arm, evaluation)], minus, variant), label=label, variant=variant,
+             other=evaluation if arm == METHOD else arm)
+        for label, arm, evaluation, variant in pairs
+    ]  # fmt: skip
     return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
 
 
 def explained(setting: Setting, run: Runner) -> pd.DataFrame:
     """The share of the gain of ifp over dense_k that each control has: arm, label, effect, low, high, seeds."""
     table = answers(setting, run)
-    rows = []
-    for arm, what in CONTROLS.items():
-        found, seeds = interval(table, [(arm, "test"), (BASE, "test"), (METHOD, "test")], share_of)
-        rows.append(_row(found, arm=arm, label=f"{arm}: {what}", seeds=seeds))
+    ends = [(BASE, "test"), (METHOD, "test")]
+    rows = [
+        _row(interval(table, [(arm, "test"), *ends], share_of), arm=arm, label=f"{arm}: {what}")
+        for arm, what in CONTROLS.items()
+    ]
     return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
 
 
@@ -189,21 +189,19 @@ def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
 def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
     """Right answers with masks of the prompt, of a description of its task and of another domain, first seed: arm, masks, effect, low,
     high; of ifp, ifp_sft_short, moe_seq and of the run that collapses."""
-    cell, study = studies(setting, run)[0]
-    done = {arm: end for own, arm, _, end in finished(setting, run) if own == cell}
-    done[UNREAD] = run([unread(study)])[0]
+    _, study = studies(setting, run)[0]
+    arms = {arm: study.arm(arm) for arm in (METHOD, READ, "moe_seq")} | {UNREAD: unread(study)}
+    kinds = {"test": "of the prompt", "task": "of the task", "swapped": "of another domain"}
     rows = []
-    for arm in (METHOD, READ, "moe_seq", UNREAD):
-        for evaluation, masks in (("test", "of the prompt"), ("task", "of the task"), ("swapped", "of another domain")):
-            table = _right(done[arm], evaluation).assign(arm=arm, variant="win", seed=cell.seed)
-            found, _ = interval(table, [(arm, evaluation)], lambda means: means[..., 0])
+    for arm, done in zip(arms, run(list(arms.values())), strict=True):
+        for evaluation, masks in kinds.items():
+            right = done.tensors("answers")[f"{evaluation}.right"].numpy().astype(float)
+            table = pd.DataFrame({"question": np.arange(len(right)), "right": right, "evaluation": evaluation})
+            found = interval(
+                table.assign(arm=arm, variant="win", seed=0), [(arm, evaluation)], lambda means: means[..., 0]
+            )
             rows.append(_row(found, arm=arm, masks=masks))
     return pd.DataFrame(rows)
-
-
-def _right(done: Finished, evaluation: str) -> pd.DataFrame:
-    right = done.tensors("answers")[f"{evaluation}.right"].numpy().astype(float)
-    return pd.DataFrame({"question": np.arange(len(right)), "right": right, "evaluation": evaluation})
 
 
 # --------------------------------------------------------------------- which prompts share masks

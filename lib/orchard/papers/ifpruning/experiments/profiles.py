@@ -1,13 +1,18 @@
-"""Sizes of the series, per profile, and what a cell of an experiment is."""
+"""Every size of every profile, those of single studies too, and what a cell of an experiment is. What is compared never changes."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import product
 
+from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer
 from orchard.papers.ifpruning.data.corpus import Corpus
 from orchard.papers.ifpruning.data.factgrid import FactGrid
+from orchard.papers.ifpruning.data.stdlib10.corpus import Stdlib10
 from orchard.papers.ifpruning.method.models import Reader, Size
+from orchard.papers.ifpruning.runs.speed import Latency, SoftTopKSpeed
 from orchard.runs import Setting
 
 
@@ -18,10 +23,6 @@ class Steps:
     pretrain: int
     cpt: int
     sft: int
-
-    @property
-    def total(self) -> int:
-        return self.pretrain + self.cpt + self.sft
 
 
 @dataclass(frozen=True)
@@ -34,40 +35,231 @@ class Rates:
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of a profile; what is compared never changes."""
+    """Sizes of the comparison at a profile, and which arms it trains beside all of them at the first seed."""
 
     size: Size
     reader: Reader
     steps: Steps
     batch_size: int
-    rates: tuple[Rates, ...]  # of several, the best on validation questions, family by family (`arms.rates`)
+    rates: tuple[float, ...]  # of the decoder; of several, the best on validation questions (`arms.rates`)
+    selector_rate: float
     corpus: FactGrid.Config  # its seed is set from that of the cell
     seeds: tuple[int, ...]
     validate_every: int
     own_rates: Mapping[str, Rates] = field(default_factory=dict)  # arms for which others were best
+    other_seeds: tuple[str, ...] = ()  # arms at the seeds after the first
+    elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # arms in the variants after the first
+    few_seeds: int = 1  # of the seeds, for HardConcrete, prefixes and the size of the source
+    ratios: tuple[int, ...] = ()  # D / k of sources
+    dense_ratios: tuple[int, ...] = ()  # of them, those whose dense decoders are trained too
+    on_collapse: str = "raise"  # "record" where steps are too few for masks to say anything
 
 
+_OWN = {"film_k": Rates(8e-3, 4e-3), "prefix_cond": Rates(8e-3, 4e-3), "moe": Rates(16e-3, 1e-3)}
+_SIZE = Size(dim=32, num_layers=2, num_heads=2, num_kv_heads=2, width=128, keep=32)
+_READER = Reader(dim=32, num_layers=1, num_heads=2, width=64, rank=32)
 PROFILES: dict[str, Profile] = {
-    "smoke": Profile(
-        size=Size(dim=32, num_layers=2, num_heads=2, num_kv_heads=2, width=128, keep=32),
-        reader=Reader(dim=32, num_layers=1, num_heads=2, width=64, rank=32),
-        steps=Steps(pretrain=150, cpt=100, sft=250), batch_size=32, rates=(Rates(8e-3, 1e-3),),  # of {2, 4, 8, 16}e-3, see NOTES.md
-        corpus=FactGrid.Config(num_keys=144), seeds=(0, 1), validate_every=50,
-        own_rates={"film_k": Rates(8e-3, 4e-3), "prefix_cond": Rates(8e-3, 4e-3), "moe": Rates(16e-3, 1e-3)},
+    "smoke": Profile(  # everything runs; the numbers mean nothing
+        size=_SIZE, reader=_READER, steps=Steps(pretrain=16, cpt=8, sft=16), batch_size=16, rates=(8e-3,), selector_rate=1e-3,
+        corpus=FactGrid.Config(num_keys=64), seeds=(0, 1), validate_every=8, own_rates=_OWN,
+        other_seeds=("dense_k", "ifp"), ratios=(2, 4), dense_ratios=(4,), on_collapse="record",
     ),
-    "gpu": Profile(  # half a bit of distinct facts per parameter of dense_k, as at smoke
+    "laptop": Profile(  # 22k bits of facts, 1.5 per parameter of dense_k
+        size=_SIZE, reader=_READER, steps=Steps(pretrain=800, cpt=600, sft=1100), batch_size=32, rates=(4e-3, 8e-3, 16e-3),
+        selector_rate=1e-3, corpus=FactGrid.Config(num_keys=400), seeds=(0, 1, 2), validate_every=100, own_rates=_OWN,
+        other_seeds=("dense_k", "dense_k_long", "dense_D", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "rand_mask"),
+        elsewhere={"null": ("dense_k", "ifp"), "kin": ("dense_k", "rand_lsh", "ifp")}, ratios=(2, 3, 4, 6), dense_ratios=(4,), few_seeds=3,
+    ),
+    "gpu": Profile(  # half a bit of distinct facts per parameter of dense_k
         size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, width=2048, keep=512),
         reader=Reader(dim=128, num_layers=2, num_heads=2, width=256, rank=64),
-        steps=Steps(pretrain=400, cpt=300, sft=500), batch_size=256, rates=(Rates(1e-3, 5e-4), Rates(2e-3, 5e-4), Rates(4e-3, 5e-4)),
+        steps=Steps(pretrain=400, cpt=300, sft=500), batch_size=256, rates=(1e-3, 2e-3, 4e-3), selector_rate=5e-4,
         corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
         validate_every=100,
+        other_seeds=(
+            "dense_k", "dense_k_long", "dense_D", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "oracle", "rand_mask",
+            "rand_lsh", "film_k", "moe",
+        ),
+        elsewhere={"null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st")},
+        few_seeds=3, ratios=(2, 3, 4, 6), dense_ratios=(2, 3, 4, 6),
     ),
     "paper": Profile(
         size=Size(dim=2048, num_layers=56, num_heads=16, num_kv_heads=2, width=24576, keep=6656),
         reader=Reader(dim=1024, num_layers=24, num_heads=16, width=2730, rank=128),
-        steps=Steps(pretrain=0, cpt=0, sft=60_000), batch_size=1024, rates=(Rates(2e-6, 1e-4),),  # those of public ports: not published
+        steps=Steps(pretrain=0, cpt=0, sft=60_000), batch_size=1024, rates=(2e-6,), selector_rate=1e-4,  # those of public ports
         corpus=FactGrid.Config(), seeds=(0,), validate_every=1000,
     ),
+}  # fmt: skip
+
+
+def _without_cpt(profile: Profile) -> Profile:
+    steps = dataclasses.replace(profile.steps, cpt=0)
+    return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=(0,))
+
+
+# What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out: a predictor
+# arm is then `ifp_sft_short` of the comparison, the same run. At gpu the decoder is smaller, with as many bits of facts per parameter.
+GRIDS: dict[str, Profile] = {
+    "smoke": _without_cpt(PROFILES["smoke"]),
+    "laptop": _without_cpt(PROFILES["laptop"]),
+    "gpu": dataclasses.replace(
+        PROFILES["gpu"], size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
+        reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),
+        batch_size=128, rates=(2e-3,), corpus=FactGrid.Config(num_keys=4096, num_values=256, queries=32), seeds=(0,), validate_every=50,
+    ),
+    "paper": PROFILES["paper"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """How masks begin. ``rate`` is over that of the profile."""
+
+    r: float = 3.5
+    epsilon: float = 0.3
+    mode: str = "soft"
+    reads: bool = True  # the predictor starts as a language model; otherwise with new weights
+    rate: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        first = "language model" if self.reads else "new weights"
+        return f"r {self.r:g}, epsilon {self.epsilon:g}, {self.mode}, {first}, rate x {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Values besides the comparison's own, which every ablation has too."""
+
+    starts: tuple[Start, ...] = ()
+    modes: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    chunks: tuple[int, ...] = ()
+    fades: tuple[float, ...] = ()
+    entropies: tuple[str, ...] = ()
+    contrasts: tuple[float, ...] = ()
+    decayed: bool = False
+    frozen: bool = False
+
+
+def _starts(spreads: tuple[float, ...], modes: tuple[str, ...] = ("soft", "st")) -> tuple[Start, ...]:
+    return tuple(Start(r=r, mode=mode, reads=reads) for reads, mode, r in product((True, False), modes, spreads))
+
+
+ABLATIONS: dict[str, Ablations] = {
+    "smoke": Ablations(_starts((0.3, 3.5), ("soft",)), modes=("soft_binarize", "st_full")),
+    "laptop": Ablations(_starts((0.3, 1.2, 3.5, 7.0)), modes=("soft_binarize", "st_full")),
+    "gpu": Ablations(
+        starts=(
+            *_starts((0.01, 0.3, 1.2, 3.5, 7.0)),
+            *(Start(r=r, epsilon=e) for e in (0.05, 1.0) for r in (0.3, 3.5)),
+            *(Start(r=r, mode=m, rate=rate) for rate in (0.1, 4.0) for m in ("soft", "st") for r in (1.2, 3.5)),
+        ),
+        modes=("soft_binarize", "st", "st_full"), activations=("identity",), ranks=(4, 8, 16, 64, 128), chunks=(4,), fades=(0.1, 0.5),
+        entropies=("bernoulli",), contrasts=(0.1, 1.0), decayed=True, frozen=True,
+    ),
+    "paper": Ablations(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """A corpus of the phase diagram. rho_grp is half of what rho_all leaves."""
+
+    rho_all: float = 0.0
+    tagless: float = 0.0
+    mix: int = 1
+
+    @property
+    def variant(self) -> dict[str, float]:
+        """The fields of FactGrid."""
+        shares = {"rho_all": self.rho_all, "rho_grp": (1 - self.rho_all) / 2, "tagless": self.tagless}
+        return shares | {"mix": self.mix, "mix_share": float(self.mix > 1)}
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"rho_all {self.rho_all:g}, tagless {self.tagless:g}, mix {self.mix}"
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """The points of the phase diagram; ``token_routed`` are those that also have a moe."""
+
+    sharing: tuple[Point, ...] = ()
+    mixing: tuple[Point, ...] = ()
+    token_routed: tuple[Point, ...] = ()
+
+
+_MIXES = (Point(), Point(mix=2), Point(mix=4))
+_FEW = Diagram(sharing=(Point(), Point(rho_all=1.0)), mixing=(Point(), Point(mix=2)))
+DIAGRAMS: dict[str, Diagram] = {
+    "smoke": _FEW,
+    "laptop": _FEW,
+    "gpu": Diagram(
+        sharing=tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
+        mixing=_MIXES, token_routed=(*_MIXES, Point(tagless=0.5)),
+    ),
+    "paper": Diagram(),
+}  # fmt: skip
+
+
+_TIMED = Latency.Config(
+    label="latency by part", size=asdict(Size(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, width=2048, keep=512)),
+    reader=asdict(Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32)), prompt=128, answer=6, rounds=20,
+)  # fmt: skip
+_TIMED_GPU = Latency.Config(
+    label="latency by part", size=asdict(Size(dim=2048, num_layers=16, num_heads=16, num_kv_heads=2, width=16384, keep=4096)), gpu=True,
+    reader=asdict(Reader(dim=512, num_layers=12, num_heads=8, width=1408, rank=128)), prompt=4000, answer=32, rounds=30,
+)  # fmt: skip
+LATENCY: dict[str, Latency.Config] = {
+    "smoke": _TIMED.clone().set(rounds=3),
+    "laptop": _TIMED.clone().set(answer=200),
+    "gpu": _TIMED_GPU,
+    "paper": _TIMED_GPU.clone().set(
+        size=asdict(Size(dim=2048, num_layers=56, num_heads=16, num_kv_heads=2, width=24576, keep=6656)), answer=100,
+        reader=asdict(Reader(dim=1024, num_layers=24, num_heads=16, width=2816, rank=128)),
+    ),
+}  # fmt: skip
+SOFTTOPK: dict[str, SoftTopKSpeed.Config] = {
+    profile: SoftTopKSpeed.Config(label="speed of SoftTopK", batch=batch, rounds=rounds)
+    for profile, batch, rounds in (("smoke", 1, 3), ("laptop", 1, 10), ("gpu", 8, 30), ("paper", 8, 30))
+}
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Sizes of the comparison on real text; ``longest`` and ``longest_prompt`` are those of instructions of your own, in tokens."""
+
+    profile: Profile
+    stdlib: Stdlib10.Config
+    tokenizer: Tokenizer.Config  # of instructions of your own
+    longest: int
+    longest_prompt: int
+    items: int
+    chunk: int
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+
+
+_TEXT = TextSize(
+    dataclasses.replace(PROFILES["smoke"], steps=Steps(pretrain=4, cpt=4, sft=8), validate_every=8),
+    Stdlib10.Config(items=4, chunk=32), ByteTokenizer.Config(), 1536, 1024, 8, 64, ("dense_k", "ifp"),
+)  # fmt: skip
+_GPU_TEXT = TextSize(
+    dataclasses.replace(PROFILES["gpu"], steps=Steps(pretrain=1500, cpt=500, sft=1500), batch_size=128),
+    Stdlib10.Config(items=128), BPETokenizer.Config(vocab_size=4096), 1024, 768, 256, 128, ("dense_k", "dense_D", "ifp"),
+)  # fmt: skip
+TEXT: dict[str, TextSize] = {
+    "smoke": _TEXT,
+    "laptop": dataclasses.replace(
+        _TEXT, profile=dataclasses.replace(_TEXT.profile, steps=Steps(pretrain=200, cpt=100, sft=300), validate_every=100),
+        stdlib=Stdlib10.Config(items=16, chunk=64),
+    ),
+    "gpu": _GPU_TEXT,
+    "paper": _GPU_TEXT,
 }  # fmt: skip
 
 
@@ -87,3 +279,8 @@ def cells(setting: Setting, profile: Profile | None = None, /, **variant: float 
     seeds = setting.seeds or profile.seeds
     worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
     return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]
+
+
+def grid_cells(setting: Setting, **variant: float | int) -> list[Cell]:
+    """One cell per seed of a grid (those of the setting, where a reader gives some), with FactGrid varied."""
+    return cells(setting, GRIDS[setting.profile], **variant)

@@ -6,53 +6,20 @@ it. At `smoke` the steps are so few that nothing is learned: that run shows that
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import pandas as pd
 
-from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer
 from orchard.papers.ifpruning.data.corpus import Corpus
 from orchard.papers.ifpruning.data.instructions import Instructions, instruction_source
-from orchard.papers.ifpruning.data.stdlib10.corpus import Stdlib10
 from orchard.papers.ifpruning.experiments.arms import Study
-from orchard.papers.ifpruning.experiments.profiles import PROFILES, Cell, Profile, Steps
+from orchard.papers.ifpruning.experiments.profiles import TEXT, Cell
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Runner, Setting
 from orchard.stats import wilson_interval
 
 
-@dataclass(frozen=True)
-class TextSize:
-    """Sizes of a profile; ``longest`` and ``longest_prompt`` are those of instructions of your own, in tokens."""
-
-    profile: Profile
-    stdlib: Stdlib10.Config
-    tokenizer: Tokenizer.Config  # of instructions of your own
-    longest: int
-    longest_prompt: int
-    items: int
-    chunk: int
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-
-_GPU = TextSize(
-    replace(PROFILES["gpu"], steps=Steps(pretrain=1500, cpt=500, sft=1500), batch_size=128),
-    Stdlib10.Config(items=128), BPETokenizer.Config(vocab_size=4096), 1024, 768, 256, 128, ("dense_k", "dense_D", "ifp"), (0,),
-)  # fmt: skip
-SIZES: dict[str, TextSize] = {
-    "smoke": TextSize(
-        replace(PROFILES["smoke"], steps=Steps(pretrain=10, cpt=10, sft=20), batch_size=16, validate_every=20),
-        Stdlib10.Config(items=8, chunk=32), ByteTokenizer.Config(), 1536, 1024, 8, 64, ("dense_k", "ifp"), (0,),
-    ),
-    "gpu": _GPU,
-    "paper": _GPU,
-}  # fmt: skip
-
-
 def own_instructions(setting: Setting) -> Instructions.Config:
     """The corpus that DATA names. DataError for "embedded", and for rows that are no instructions."""
-    size = SIZES[setting.profile]
+    size = TEXT[setting.profile]
     return Instructions.Config(
         source=instruction_source(setting.data), tokenizer=size.tokenizer, longest=size.longest,
         longest_prompt=size.longest_prompt, items=size.items, chunk=size.chunk,
@@ -61,12 +28,12 @@ def own_instructions(setting: Setting) -> Instructions.Config:
 
 def study(setting: Setting, corpus: Corpus.Config, seed: int) -> Study:
     """The arms on a corpus of text."""
-    return Study(Cell(SIZES[setting.profile].profile, corpus, corpus, seed))
+    return Study(Cell(TEXT[setting.profile].profile, corpus, corpus, seed))
 
 
 def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple[str, int, Train.Config, Finished]]:
     """Arm, seed, config and finished run of each. Masks that coincide are recorded: few domains may need no more than one mask."""
-    size = SIZES[setting.profile]
+    size = TEXT[setting.profile]
     wanted = [(arm, seed) for seed in setting.seeds or size.seeds for arm in size.arms]
     cfgs = [study(setting, corpus, seed).arm(arm).set(on_collapse="record") for arm, seed in wanted]
     return [(*want, cfg, done) for want, cfg, done in zip(wanted, cfgs, run(cfgs), strict=True)]
@@ -110,12 +77,12 @@ def summary(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFram
 
 def stdlib10(setting: Setting, run: Runner) -> pd.DataFrame:
     """:func:`by_domain` on Stdlib-10."""
-    return by_domain(setting, run, SIZES[setting.profile].stdlib.clone())
+    return by_domain(setting, run, TEXT[setting.profile].stdlib.clone())
 
 
 def stdlib10_summary(setting: Setting, run: Runner) -> pd.DataFrame:
     """:func:`summary` on Stdlib-10."""
-    return summary(setting, run, SIZES[setting.profile].stdlib.clone())
+    return summary(setting, run, TEXT[setting.profile].stdlib.clone())
 
 
 def instructions(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from orchard.errors import BadInput, closest
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, GROUPS, KINDS, Stdlib10
 from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES
@@ -54,49 +54,21 @@ def browse_factgrid(world: FactGrid) -> Callable[..., Figure]:
     return draw
 
 
-def stdlib10_example(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> Reading:
-    """A training fact of a domain in any wording and kind of prompt. BadInput for a domain, wording or kind that there is not."""
-    if domain not in corpus.domains:
-        raise BadInput(f"Stdlib10: there is no domain {domain!r}; {closest(domain, corpus.domains)}")
-    if not 0 <= wording < len(WORDINGS[domain]):
-        raise BadInput(f"Stdlib10: there is no wording {wording} of {domain}; give 0 to {len(WORDINGS[domain]) - 1}")
-    if kind not in KINDS:
-        raise BadInput(f"Stdlib10: there is no kind of prompt {kind!r}; {closest(kind, KINDS)}")
-    draw = random.Random(f"stdlib10 preview {domain} {seed}")  # the same fact for every wording and kind
-    fact = corpus.fact(domain, "train", draw)
-    return corpus.reading(domain, fact, wording, kind, corpus.shots(domain, [fact], draw) if kind == "few-shot" else [])
-
-
-def preview(corpus: Stdlib10, domain: str, wording: int, kind: str = "input", seed: int = 0) -> str:
-    """What the predictor and what the decoder reads of an example, as two lines; errors as ``stdlib10_example``.
-
-    What counts stands between the last ⟨answer⟩ and ⟨eos⟩, both given as marks are.
-    """
-    reading = stdlib10_example(corpus, domain, wording, kind, seed)
-    return f"predictor  {corpus.words.decode(reading.prompt)}\ndecoder    {corpus.words.decode(reading.tokens)}"
+def stdlib10_example(corpus: Stdlib10, domain: str, wording: int, kind: str = "input") -> Reading:
+    """A training fact of a domain in any wording and kind of prompt, the same fact for all of them."""
+    return corpus.reading(
+        domain, corpus.fact(domain, "train", random.Random(f"stdlib10 preview {domain}")), wording, kind
+    )
 
 
 def pieces(words: Vocabulary, tokens: list[int], counts: list[bool]) -> list[Piece]:
     """The tokens as stretches of text that are read, that count, or that are a mark."""
-    found: list[tuple[list[int], str]] = []
-    for token, counted in zip(tokens, counts, strict=True):
-        style = "counts" if counted else "mark" if token >= words.bos else "read"
-        if found and found[-1][1] == style:
-            found[-1][0].append(token)
-        else:
-            found.append(([token], style))
-    return [Piece(words.decode(ids), style) for ids, style in found]
-
-
-def example_figure(words: Vocabulary, reading: Reading, title: str) -> Figure:
-    """An example of any corpus of text as a figure: what is read, by whom, and what of it counts."""
-    return example_text(
-        title,
-        {
-            "predictor": pieces(words, reading.prompt, [False] * len(reading.prompt)),
-            "decoder": pieces(words, reading.tokens, reading.counts),
-        },
-    )
+    styles = [
+        "counts" if counted else "mark" if token >= words.bos else "read"
+        for token, counted in zip(tokens, counts, strict=True)
+    ]
+    stretches = groupby(zip(tokens, styles, strict=True), key=lambda pair: pair[1])
+    return [Piece(words.decode([token for token, _ in part]), style) for style, part in stretches]
 
 
 def browse_stdlib10(corpus: Stdlib10) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -105,7 +77,11 @@ def browse_stdlib10(corpus: Stdlib10) -> tuple[Callable[..., Figure], dict[str, 
 
     def draw(domain: str = corpus.domains[0], wording: int = 0, kind: str = KINDS[0]) -> Figure:
         reading = stdlib10_example(corpus, domain, wording, kind)
-        return example_figure(corpus.words, reading, f"{domain}, wording {wording} ({use[wording]}), prompt: {kind}")
+        parts = {
+            "predictor": pieces(corpus.words, reading.prompt, [False] * len(reading.prompt)),
+            "decoder": pieces(corpus.words, reading.tokens, reading.counts),
+        }
+        return example_text(f"{domain}, wording {wording} ({use[wording]}), prompt: {kind}", parts)
 
     return draw, {"domain": list(corpus.domains), "wording": (0, max(use)), "kind": list(KINDS)}
 
@@ -119,18 +95,10 @@ def composition(corpus: Stdlib10) -> pd.DataFrame:
             draw = random.Random(f"stdlib10 composition {domain}")
             facts = [corpus.fact(domain, "train", draw) for _ in range(SAMPLE)]
             asked = [WORDINGS[domain][draw.choice(TRAINED)].format(item) for item, _ in facts]
-            rows.append(
-                {
-                    "domain": domain,
-                    "group": group,
-                    "facts": None if domain in PROCEDURES else corpus.count(domain, "train"),
-                    "test": "same facts"
-                    if domain in MEMORY
-                    else "other files"
-                    if domain == DOCSTRING
-                    else "other facts",
-                    "prompt": pd.Series([len(text.encode()) for text in asked]).median(),
-                    "answer": pd.Series([len(answer.encode()) for _, answer in facts]).median(),
-                }
-            )
+            rows.append({
+                "domain": domain, "group": group, "facts": None if domain in PROCEDURES else corpus.count(domain, "train"),
+                "test": "same facts" if domain in MEMORY else "other files" if domain == DOCSTRING else "other facts",
+                "prompt": np.median([len(text.encode()) for text in asked]),
+                "answer": np.median([len(answer.encode()) for _, answer in facts]),
+            })  # fmt: skip
     return pd.DataFrame(rows).astype({"facts": "Int64"})

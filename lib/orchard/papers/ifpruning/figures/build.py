@@ -5,8 +5,6 @@ Logits are standard normal and the same for every epsilon, so that 1 / epsilon i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -21,11 +19,8 @@ WIDTH, BINS = 512, 20
 SPREADS = tuple(np.round(np.geomspace(0.01, 30, 40), 4).tolist())
 CHOSEN = Selector.Config().spread
 SOURCES = (
-    ("6B → 3B", 16384, 6656),
-    ("9B → 3B", 24576, 6656),
-    ("12B → 3B", 32768, 6656),
-    ("ours, k = D / 4", 16384, 4096),
-)
+    ("6B → 3B", 16384, 6656), ("9B → 3B", 24576, 6656), ("12B → 3B", 32768, 6656), ("ours, k = D / 4", 16384, 4096),
+)  # fmt: skip
 FLOOR = 1e-16  # of a relative error in float64: what is smaller is drawn here
 
 
@@ -33,10 +28,8 @@ def weights_table(epsilon: float = 0.3, k: int = 128, width: int = WIDTH) -> pd.
     """Columns rank (from 1, largest logit first), logit, weight, chosen, saturated."""
     z = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sort(descending=True).values
     weight = soft_top_k(z, k, epsilon)
-    rank = np.arange(1, width + 1)
-    return pd.DataFrame(
-        {"rank": rank, "logit": z, "weight": weight, "chosen": rank <= k, "saturated": weight.numpy() == 1}
-    )
+    table = pd.DataFrame({"rank": np.arange(1, width + 1), "logit": z, "weight": weight})
+    return table.assign(chosen=table["rank"] <= k, saturated=table["weight"] == 1)
 
 
 @plot.use_style()
@@ -45,9 +38,8 @@ def weights(epsilon: float = 0.3, k: int = 128) -> Figure:
     table = weights_table(epsilon, k)
     made, (left, right) = plot.figure(2 * COLUMN, 2.3, columns=2)
     top = table[table["chosen"]]
-    left.fill_between(
-        top["rank"], top["weight"], color=PALETTE[0], alpha=0.25, linewidth=0, label="gates: the k largest"
-    )
+    label = "gates: the k largest"
+    left.fill_between(top["rank"], top["weight"], color=PALETTE[0], alpha=0.25, linewidth=0, label=label)
     left.plot(table["rank"], table["weight"], color=PALETTE[0])
     left.axvline(k + 0.5, color=INK, linewidth=0.8, linestyle="--")
     left.set(xlabel="channel, largest logit first", ylabel="weight λ", ylim=(-0.02, 1.05))
@@ -71,31 +63,24 @@ def jacobian_table(epsilon: float = 0.3, k: int = 4, width: int = 12) -> pd.Data
     found = torch.autograd.functional.jacobian(lambda z: soft_top_k(z, k, epsilon), z)
     rows, columns = np.indices(found.shape)
     full = (soft_top_k(z, k, epsilon) == 1).numpy()
-    return pd.DataFrame({
-        "output": rows.ravel() + 1, "input": columns.ravel() + 1, "derivative": found.numpy().ravel(), "saturated": full[rows.ravel()],
-    })  # fmt: skip
+    about = {"output": rows.ravel() + 1, "input": columns.ravel() + 1, "saturated": full[rows.ravel()]}
+    return pd.DataFrame({**about, "derivative": found.numpy().ravel()})
 
 
 @plot.use_style()
 def jacobian_map(epsilon: float = 0.3, k: int = 4, width: int = 12) -> Figure:
     """dλ_i/dz_j for evenly spaced logits, largest first; saturated channels have empty rows and columns."""
+    import seaborn as sns
+
     table = jacobian_table(epsilon, k, width)
     grid = table.pivot(index="output", columns="input", values="derivative")
-    most = max(grid.abs().to_numpy().max(), 1e-12)
     made, (axes,) = plot.figure(COLUMN, 2.7)
-    image = axes.imshow(grid, cmap="RdBu_r", vmin=-most, vmax=most)
-    axes.grid(False)
-    axes.set_xticks(range(width), grid.columns)
-    axes.set_yticks(range(width), grid.index)
-    axes.axhline(k - 0.5, color=INK, linewidth=0.8, linestyle="--")
-    axes.axvline(k - 0.5, color=INK, linewidth=0.8, linestyle="--")
+    sns.heatmap(grid, cmap="RdBu_r", center=0, square=True, cbar_kws={"label": "$∂λ_i / ∂z_j$"}, ax=axes)
+    axes.axhline(k, color=INK, linewidth=0.8, linestyle="--")
+    axes.axvline(k, color=INK, linewidth=0.8, linestyle="--")
     saturated = int(table.groupby("output")["saturated"].first().sum())
-    axes.set(
-        xlabel="logit $z_j$, largest first",
-        ylabel="weight $λ_i$",
-        title=f"ε = {epsilon:g}, k = {k}: {saturated} saturated",
-    )
-    made.colorbar(image, ax=axes, label="$∂λ_i / ∂z_j$")
+    title = f"ε = {epsilon:g}, k = {k}: {saturated} saturated"
+    axes.set(xlabel="logit $z_j$, largest first", ylabel="weight $λ_i$", title=title)
     return made
 
 
@@ -121,13 +106,13 @@ def iteration_sums(table: pd.DataFrame) -> Figure:
     return made
 
 
-def mass_table(spreads: Sequence[float] = SPREADS) -> pd.DataFrame:
+def mass_table() -> pd.DataFrame:
     """Share of the mass on the k largest of normal logits with standard deviation r epsilon: columns source, spread, share."""
     rows = []
     for name, width, k in SOURCES:
         z = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         z = (z / z.std()).sort(descending=True).values
-        for spread in spreads:
+        for spread in SPREADS:
             share = float(soft_top_k(z * spread, k, 1.0)[:k].sum() / k)
             rows.append({"source": name, "spread": spread, "share": share})
     return pd.DataFrame(rows)
@@ -138,17 +123,12 @@ def initial_mass(table: pd.DataFrame) -> Figure:
     """Share of the mass on the k chosen channels against the spread of the logits: what is left of a feed-forward layer at the start."""
     check_columns(table, {name: name for name in ("source", "spread", "share")}, "initial_mass")
     made, (axes,) = plot.figure(COLUMN, 2.6)
-    for (name, part), colour, style in zip(
-        table.groupby("source", sort=False), PALETTE, ("-", "--", ":", "-."), strict=False
-    ):
+    parts = zip(table.groupby("source", sort=False), PALETTE, ("-", "--", ":", "-."), strict=False)
+    for (name, part), colour, style in parts:
         axes.semilogx(part["spread"], part["share"], color=colour, linestyle=style, label=name)
     axes.axvline(CHOSEN, color=INK, linewidth=0.8)
     axes.annotate(f"r = {CHOSEN}", (CHOSEN, 0.04), xytext=(3, 0), textcoords="offset points", fontsize=7)
-    axes.set(
-        xlabel="spread r = std(z) / ε",
-        ylabel="Σ of the k gates / k",
-        ylim=(0, 1),
-        xlim=(table["spread"].min(), table["spread"].max()),
-    )
+    axes.set(xlabel="spread r = std(z) / ε", ylabel="Σ of the k gates / k", ylim=(0, 1))
+    axes.set_xlim(table["spread"].min(), table["spread"].max())
     axes.legend(loc="upper left")
     return made

@@ -1,17 +1,16 @@
-"""Figures of Stdlib-10: an example with what is read and what counts of it, and how long prompts and answers are."""
+"""An example of a corpus as a figure: who reads what, and what of it counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from orchard import plot
-from orchard.plot.style import COLUMN, INK, PALETTE
+from orchard.plot.style import INK, PALETTE
 
 LINE = 92  # characters
 ROW = 0.16  # inches
@@ -45,66 +44,27 @@ def example_text(title: str, parts: Mapping[str, Sequence[Piece]]) -> Figure:
             _draw(axes, row, top)
             top += 1
         top += 0.4
-    axes.legend(
-        handles=[Patch(facecolor=COUNTED, label="counts in the loss")],
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        handlelength=1,
-    )
+    handles = [Patch(facecolor=COUNTED, label="counts in the loss")]
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), handlelength=1)
     return made
 
 
-def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Pieces broken into lines of at most ``LINE`` characters, at their own line ends and anywhere else."""
-    lines: list[list[Piece]] = [[]]
-    room = LINE
-    for piece in pieces:
-        for number, text in enumerate(piece.text.split("\n")):
-            if number:
-                lines.append([])
-                room = LINE
-            while text:
-                if not room:
-                    lines.append([])
-                    room = LINE
-                lines[-1].append(Piece(text[:room], piece.style))
-                text, room = text[room:], max(0, room - len(text))
+def _lines(pieces: Sequence[Piece]) -> list[list[tuple[str, str]]]:
+    """Characters with their styles in lines of at most ``LINE``, broken at their own line ends and anywhere else."""
+    lines: list[list[tuple[str, str]]] = [[]]
+    for character, style in ((character, piece.style) for piece in pieces for character in piece.text):
+        if character == "\n" or len(lines[-1]) == LINE:
+            lines.append([])
+        if character != "\n":
+            lines[-1].append((character, style))
     return lines
 
 
-def _draw(axes: Axes, row: Sequence[Piece], top: float) -> None:
-    place = float(INDENT)
-    for piece in row:
-        if piece.style == "counts":
-            axes.add_patch(Rectangle((place, top + 0.05), len(piece.text), 0.9, color=COUNTED, lw=0))
-        for number, character in enumerate(piece.text):  # one by one: a place is wider than a character
-            axes.text(
-                place + number + 0.5,
-                top + 0.5,
-                character.replace("$", r"\$"),
-                family="DejaVu Sans Mono",
-                fontsize=POINTS,
-                ha="center",
-                va="center",
-                color="#7a7a7a" if piece.style == "mark" else INK,
-            )
-        place += len(piece.text)
-
-
-@plot.use_style()
-def prompt_lengths(table: pd.DataFrame) -> Figure:
-    """Median bytes of prompts and answers of each domain (`composition`), with how many facts there are to train on."""
-    made, [axes] = plot.figure(COLUMN, 2.6)
-    places = range(len(table))
-    axes.barh(places, table.prompt, color=PALETTE[0], label="prompt")
-    axes.barh(places, table.answer, left=table.prompt, color=PALETTE[1], label="answer")
-    ends = (table.prompt + table.answer).tolist()
-    for place, (end, facts) in enumerate(zip(ends, table.facts, strict=True)):
-        axes.text(end + 2, place, "drawn" if pd.isna(facts) else f"{facts:,}", va="center", fontsize=6.5)
-    axes.set_yticks(places, (table.domain + " (" + table.group + ")").tolist())
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.set_xlim(0, 1.18 * max(ends))
-    axes.set_xlabel("median length (bytes); number: facts to learn", x=0.35)
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="center right", bbox_to_anchor=(1, 0.32))
-    return made
+def _draw(axes: Axes, row: Sequence[tuple[str, str]], top: float) -> None:
+    for place, (character, style) in enumerate(row, INDENT):  # one by one: a place is wider than a character
+        if style == "counts":
+            axes.add_patch(Rectangle((place, top + 0.05), 1.05, 0.9, color=COUNTED, lw=0))
+        axes.text(
+            place + 0.5, top + 0.5, character.replace("$", r"\$"), family="DejaVu Sans Mono", fontsize=POINTS, ha="center", va="center",
+            color="#7a7a7a" if style == "mark" else INK,
+        )  # fmt: skip

@@ -1,13 +1,12 @@
 """Figures of the paper's numbers, each made so that ours can stand beside them: score against D / k, masks' overlap, gap recovery, latency.
 
 The paper's values are grey, ours coloured; of the heat maps, which need the colour, the title says whose they are. Every function takes
-tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.published`.
+tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.data.published`.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import Any
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -21,25 +20,21 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
-from orchard.errors import BadInput
+from orchard.papers.ifpruning.data.published import PARTS
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 WIDE = 2 * COLUMN
+BARS = "9B"  # the source whose recovery is bars
 ACROSS = 3  # heat maps in a row
 MOST_SETS = 10  # a map of more sets has no numbers written into its cells
 USUAL_LOW = 0.5  # of the colours, unless chance or a value lies below
 GREYS = ("#3d3d3d", "#757575", "#a8a8a8", "#d4d4d4")  # the parts of a request in the paper's bars
 COLOURS = (PALETTE[3], PALETTE[1], PALETTE[9], PALETTE[0])  # and in ours
-PARTS = ("select", "load", "prefill", "decode")
 
 
-def _sources(chart: str, published: pd.DataFrame | None, ours: pd.DataFrame | None) -> list[tuple[bool, pd.DataFrame]]:
-    """The tables that were given: whether it is the paper's, and the table."""
-    given = [(True, published), (False, ours)]
-    found = [(paper, table) for paper, table in given if table is not None]
-    if not found:
-        raise BadInput(f"{chart} got no table: give `published`, `ours`, or both")
-    return found
+def _sources(published: pd.DataFrame | None, ours: pd.DataFrame | None) -> list[tuple[bool, pd.DataFrame]]:
+    """The tables that were given, one at least: whether it is the paper's, and the table."""
+    return [(paper, table) for paper, table in ((True, published), (False, ours)) if table is not None]
 
 
 @plot.use_style()
@@ -50,7 +45,7 @@ def source_scaling(
 
     Columns panel, line, ratio, score; ours also seed, drawn as mean and band. All panels share the horizontal axis; each has its own
     vertical one, since scores of different benchmarks share nothing."""
-    tables = _sources("source_scaling", published, ours)
+    tables = _sources(published, ours)
     for paper, table in tables:
         names = ("panel", "line", "ratio", "score") if paper else ("panel", "line", "ratio", "score", "seed")
         check_columns(table, {name: name for name in names}, "source_scaling")
@@ -82,32 +77,41 @@ def source_scaling(
 
 
 @plot.use_style()
-def overlap_maps(table: pd.DataFrame, *, low: float | None = None, title: str = "") -> Figure:
+def overlap_maps(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Overlap of masks between sets of prompts, a heat map per layer, all on one colour scale up to 1, with the blocks framed.
 
     Columns layer, row, column, overlap, row_block, column_block, chance. The scale begins at 0.5 as in the paper, or at the tenth below
     chance or the smallest overlap where these are lower; ``low`` sets it, for two figures on one scale. Chance (k / D, two random masks)
     is a line across the colour bar."""
+    import seaborn as sns
+
     names = ("layer", "row", "column", "overlap", "row_block", "column_block", "chance")
     check_columns(table, {name: name for name in names}, "overlap_maps")
     chance, layers = table["chance"].iloc[0], list(pd.unique(table["layer"]))
     least = min(USUAL_LOW, chance, table["overlap"].min())
-    scale = Normalize(np.floor(least * 10 + 1e-9) / 10 if low is None else low, 1.0)
-    blocks = table.drop_duplicates("row").set_index("row")["row_block"].sort_values(kind="stable", key=_first_seen)
+    scale = Normalize(np.floor(least * 10 + 1e-9) / 10, 1.0)
+    sets = table.drop_duplicates("row").set_index("row")["row_block"]
+    order = [name for block in pd.unique(sets) for name in sets.index[sets == block]]  # a block's sets stand together
+    ends = np.cumsum([0, *sets.value_counts(sort=False).reindex(pd.unique(sets))])
     down, across = -(-len(layers) // ACROSS), min(ACROSS, len(layers))
-    made, axes = plot.figure(
-        COLUMN if across == 1 else WIDE, 0.9 + (1.8 if across > 1 else 2.2) * down, rows=down, columns=across
-    )
+    width, height = (COLUMN, 2.2) if across == 1 else (WIDE, 1.8)
+    made, axes = plot.figure(width, 0.9 + height * down, rows=down, columns=across)
     for place, (frame, layer) in enumerate(zip(axes, layers, strict=False)):
         part = table[table["layer"] == layer]
-        grid = part.pivot(index="row", columns="column", values="overlap").reindex(
-            index=blocks.index, columns=blocks.index
+        grid = part.pivot(index="row", columns="column", values="overlap").reindex(index=order, columns=order)
+        words = grid.map(lambda value: f"{value:.2f}".removeprefix("0")) if len(order) <= MOST_SETS else None
+        sns.heatmap(
+            grid, annot=words, fmt="", cmap="cividis", norm=scale, cbar=False, ax=frame, annot_kws={"fontsize": 5}
         )
-        _overlap_map(frame, grid, list(blocks), scale)
-        frame.set_title(str(layer))
+        for start, end in itertools.pairwise(ends):
+            size = end - start
+            frame.add_patch(
+                Rectangle((start, start), size, size, fill=False, edgecolor=PALETTE[3], linewidth=1.4, clip_on=False)
+            )
         below, left = place + across >= len(layers), place % across == 0
-        frame.set_xticks(range(len(blocks)), blocks.index if below else [""] * len(blocks), rotation=90, fontsize=6)
-        frame.set_yticks(range(len(blocks)), blocks.index if left else [""] * len(blocks), fontsize=6)
+        frame.set(title=str(layer), xlabel="", ylabel="")
+        frame.set_xticks(np.arange(len(order)) + 0.5, order if below else [""] * len(order), rotation=90, fontsize=6)
+        frame.set_yticks(np.arange(len(order)) + 0.5, order if left else [""] * len(order), rotation=0, fontsize=6)
     for frame in axes[len(layers) :]:
         frame.remove()
     bar = made.colorbar(ScalarMappable(scale, "cividis"), ax=axes[: len(layers)], label="overlap |A ∩ B| / k", pad=0.02)
@@ -122,37 +126,13 @@ def overlap_maps(table: pd.DataFrame, *, low: float | None = None, title: str = 
     return made
 
 
-def _first_seen(names: pd.Series) -> pd.Series:
-    """For sorting: the place at which each name comes first, so that a block's sets stand together in the table's order."""
-    return pd.Series(pd.factorize(names)[0], index=names.index)
-
-
-def _overlap_map(axes: Axes, grid: pd.DataFrame, blocks: list[Any], scale: Normalize) -> None:
-    values = grid.to_numpy(dtype=float)
-    image = axes.imshow(values, cmap="cividis", norm=scale, aspect="auto")
-    axes.grid(False)
-    for (i, j), value in np.ndenumerate(values):
-        if len(values) <= MOST_SETS and np.isfinite(value):
-            dark = np.dot(image.to_rgba(value)[:3], (0.299, 0.587, 0.114)) < 0.5
-            text = f"{value:.2f}".removeprefix("0")
-            axes.text(j, i, text, ha="center", va="center", fontsize=5, color="white" if dark else "black")
-    start = 0
-    for _, members in groupby(blocks):
-        count = len(list(members))
-        corner = (start - 0.5, start - 0.5)
-        axes.add_patch(Rectangle(corner, count, count, fill=False, edgecolor=PALETTE[3], linewidth=1.4, clip_on=False))
-        start += count
-
-
 @plot.use_style()
-def recovery_bars(
-    published: pd.DataFrame | None = None, ours: pd.DataFrame | None = None, *, size: str = "9B"
-) -> Figure:
+def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> Figure:
     """Gap recovery R: 0 is the dense model of the small width, 1 the unpruned source, negative is worse than dense.
 
     ``published``: columns dataset, size, gap (points between the two, in brackets: where it is small R means little), recovery; bars
-    are of ``size``, markers of the other sizes. ``ours``: columns dataset, recovery, low, high; bars with intervals, in their own panel."""
-    tables = _sources("recovery_bars", published, ours)
+    are of the 9B source, markers of the others. ``ours``: columns dataset, recovery, low, high; bars with intervals, in their own panel."""
+    tables = _sources(published, ours)
     counts = [table["dataset"].nunique() for _, table in tables]
     made, panels = plot.figure(COLUMN if len(tables) == 1 else WIDE, 0.9 + 0.135 * max(counts), columns=len(tables))
     ends = [table[name] for _, table in tables for name in ("recovery", "low", "high") if name in table]
@@ -160,18 +140,12 @@ def recovery_bars(
     for (paper, table), axes in zip(tables, panels, strict=True):
         names = ("dataset", "size", "gap", "recovery") if paper else ("dataset", "recovery", "low", "high")
         check_columns(table, {name: name for name in names}, "recovery_bars")
-        bars = (table[table["size"] == size] if paper else table).sort_values("recovery").reset_index(drop=True)
-        if bars.empty:
-            raise BadInput(f"no recovery of a source of size {size!r}: there are {', '.join(pd.unique(table['size']))}")
-        axes.barh(
-            bars.index,
-            bars["recovery"],
-            color="#c8c8c8" if paper else PALETTE[0],
-            label=f"{size}→3B" if paper else None,
-        )
+        bars = (table[table["size"] == BARS] if paper else table).sort_values("recovery").reset_index(drop=True)
+        colour, label = ("#c8c8c8", f"{BARS}→3B") if paper else (PALETTE[0], None)
+        axes.barh(bars.index, bars["recovery"], color=colour, label=label)
         if paper:
             places = {name: place for place, name in bars["dataset"].items()}
-            others = [name for name in pd.unique(table["size"]) if name != size]
+            others = [name for name in pd.unique(table["size"]) if name != BARS]
             for other, marker in zip(others, "<>sDv", strict=False):
                 part = table[table["size"] == other]
                 axes.plot(part["recovery"], part["dataset"].map(places), marker, color=GREY, markerfacecolor="white",
@@ -194,12 +168,12 @@ def recovery_bars(
 
 
 @plot.use_style()
-def latency_bars(published: pd.DataFrame | None = None, ours: pd.DataFrame | None = None) -> Figure:
+def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> Figure:
     """Seconds of a request by part, models downwards: left to the first token (select, load, prefill), right all of it, with decoding.
 
     Columns model, select, load, prefill, decode (seconds; select and load are 0 for a dense model) and, where models of several families
     are compared, family. The paper's times stand in the upper panels in grey, ours below: machines differ, and so do the axes."""
-    tables = _sources("latency_bars", published, ours)
+    tables = _sources(published, ours)
     counts = [len(table) for _, table in tables]
     heights = [0.65 + 0.17 * count for count in counts]
     made, panels = plot.figure(WIDE, 0.3 + sum(heights), rows=len(tables), columns=2)
@@ -216,15 +190,11 @@ def latency_bars(published: pd.DataFrame | None = None, ours: pd.DataFrame | Non
             drawn = _stack(axes, table, shown, GREYS if paper else COLOURS)
             axes.set_yticks(range(len(table)), labels if column == 0 else [])
             axes.set_ylim(len(table) - 0.5, -0.5)
-            axes.set_title(
-                f"{'until the first token' if column == 0 else 'whole request'}, {'paper' if paper else 'ours'}"
-            )
-            axes.set_xlabel("seconds")
+            whole, whose = ("until the first token", "whole request")[column], "paper" if paper else "ours"
+            axes.set(title=f"{whole}, {whose}", xlabel="seconds")
         handles += drawn
-    order = [
-        part + row * len(PARTS) for part in range(len(PARTS)) for row in range(len(tables))
-    ]  # legends fill columns
-    made.legend(handles=[handles[i] for i in order], loc="outside lower center", ncols=len(PARTS))
+    by_column = [handles[part + row * len(PARTS)] for part in range(len(PARTS)) for row in range(len(tables))]
+    made.legend(handles=by_column, loc="outside lower center", ncols=len(PARTS))
     return made
 
 

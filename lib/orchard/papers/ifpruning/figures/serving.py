@@ -12,7 +12,6 @@ from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 WIDE = 2 * COLUMN
 MARGIN = 1.5  # points, of claim C5
-LOOKS = (("o", PALETTE[0]), ("s", PALETTE[1]), ("^", PALETTE[2]))
 
 
 @plot.use_style()
@@ -23,16 +22,10 @@ def cache_curves(table: pd.DataFrame, slots: int | None = None) -> Figure:
     check_columns(table, {name: name for name in ("seed", "masks", "slots", "hit_rate", "ttft")}, "cache_curves")
     shown = table.assign(hit_rate=100 * table["hit_rate"], ttft=1e3 * table["ttft"])
     made, axes = plot.figure(WIDE, 2.5, columns=2)
-    for panel, column, label in (
-        (axes[0], "hit_rate", "hit rate (%)"),
-        (axes[1], "ttft", "mean time to first token (ms)"),
-    ):
+    labels = {"hit_rate": "hit rate (%)", "ttft": "mean time to first token (ms)"}
+    for panel, (column, label) in zip(axes, labels.items(), strict=True):
         _bands(panel, shown, "slots", column, "masks")
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(sorted(shown["slots"].unique()), [str(n) for n in sorted(shown["slots"].unique())])
-        panel.minorticks_off()
-        panel.set_xlabel("sub-networks that the cache holds")
-        panel.set_ylabel(label)
+        panel.set(xlabel="sub-networks that the cache holds", ylabel=label)
         if slots is not None:
             panel.axvline(slots, color=INK, linewidth=0.8, linestyle="--")
             there = shown[shown["slots"] == slots].groupby("masks", sort=False)[column].mean()
@@ -50,22 +43,31 @@ def batch_width(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("seed", "size", "order", "width", "weights")}, "batch_width")
     made, axes = plot.figure(WIDE, 2.5, columns=2)
     ours, chance = table[table["order"] != "random masks"], table[table["order"] == "random masks"]
-    labels = ("FLOPs per token / alone", "weights per request / alone")
-    titles = ("union of the masks over k", "union over k and batch")
-    for panel, column, label, title in zip(axes, ("width", "weights"), labels, titles, strict=True):
-        panel.set_title(title)
+    labels = {"width": ("FLOPs per token / alone", "union of the masks over k")}
+    labels["weights"] = ("weights per request / alone", "union over k and batch")
+    for panel, (column, (label, title)) in zip(axes, labels.items(), strict=True):
         _bands(panel, ours, "size", column, "order")
         mean = chance.groupby("size")[column].mean()
         panel.plot(mean.index, mean, color=INK, linewidth=0.9, linestyle="--", label="random masks")
-        panel.set_xscale("log", base=2)
-        sizes = sorted(table["size"].unique())
-        panel.set_xticks(sizes, [str(n) for n in sizes])
-        panel.minorticks_off()
-        panel.set_xlabel("requests in a batch")
-        panel.set_ylabel(label)
-        panel.set_ylim(0, None)
+        panel.set(title=title, xlabel="requests in a batch", ylabel=label, ylim=(0, None))
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
+
+
+def _bands(panel: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
+    """Means over seeds with a band from the smallest to the largest, against doubling values of ``x``."""
+    import seaborn as sns
+
+    sns.lineplot(
+        table, x=x, y=y, hue=hue, style=hue, markers=["o", "s"], dashes=False, palette=list(PALETTE[:2]), errorbar=("pi", 100),
+        err_kws={"linewidth": 0}, ax=panel,
+    )  # fmt: skip
+    if (legend := panel.get_legend()) is not None:
+        legend.remove()
+    values = sorted(table[x].unique())
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(values, [str(value) for value in values])
+    panel.minorticks_off()
 
 
 @plot.use_style()
@@ -80,20 +82,16 @@ def task_masks(ours: pd.DataFrame, published: pd.DataFrame) -> Figure:
     groups += [(f"ours, seed {name}", PALETTE[0], part["gap"]) for name, part in ours.groupby("seed")]
     made, (axes,) = plot.figure(COLUMN, 0.6 + 0.34 * len(groups))
     axes.axvspan(-MARGIN, MARGIN, color=PALETTE[0], alpha=0.12, linewidth=0)
-    axes.axvline(0, color=INK, linewidth=0.8)
     for place, (_, colour, gaps) in enumerate(groups):
-        axes.plot(gaps, place + np.linspace(-0.22, 0.22, len(gaps)), ".", color=colour, markersize=4)
-        axes.plot([gaps.mean()] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=1.6)
-    axes.set_yticks(range(len(groups)), [name for name, *_ in groups])
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.grid(False, axis="y")
+        _dots(axes, place, gaps.to_numpy(), gaps.mean(), colour)
+    _rows(axes, [name for name, *_ in groups], at=0.0)
     axes.set_xlabel("mask per input minus mask per task (points)")
     return made
 
 
 @plot.use_style()
 def latency_ratios(repetitions: pd.DataFrame) -> Figure:
-    """Ratios of times, every repetition a dot, the median a bar: columns overhead, decode, moe, prefill, masked of `latency.repetitions`.
+    """Ratios of times, every round a dot, the median a bar: columns overhead, decode, moe, prefill, masked of `speed.repetitions`.
 
     Shaded is what the series asks for: overhead at most 0.5, decode within 10 % of a dense model of the same width."""
     rows = {
@@ -108,25 +106,20 @@ def latency_ratios(repetitions: pd.DataFrame) -> Figure:
         if name in asked:
             low, high = asked[name]
             axes.barh(place, high - low, left=low, color=PALETTE[0], alpha=0.18, height=0.8)
-        axes.plot(
-            values,
-            np.full(len(values), place) + np.linspace(-0.2, 0.2, len(values)),
-            ".",
-            color=PALETTE[0],
-            markersize=3,
-        )
-        axes.plot([np.median(values)] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.6)
-    axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), list(rows.values()))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, None)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("ratio within a repetition")
+        _dots(axes, place, values, float(np.median(values)), PALETTE[0])
+    _rows(axes, list(rows.values()), at=1.0)
+    axes.set(xlim=(0, None), xlabel="ratio within a round")
     return made
 
 
-def _bands(panel: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
-    for (name, part), (marker, colour) in zip(table.groupby(hue, sort=False), LOOKS, strict=False):
-        over = part.groupby(x)[y].agg(["mean", "min", "max"])
-        panel.plot(over.index, over["mean"], marker=marker, color=colour, label=str(name))
-        panel.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.2, linewidth=0)
+def _dots(axes: Axes, place: int, values: np.ndarray, middle: float, colour: str) -> None:
+    """Every value as a dot in its row, spread a little downwards, and a bar for what stands for all of them."""
+    axes.plot(values, place + np.linspace(-0.2, 0.2, len(values)), ".", color=colour, markersize=3.5)
+    axes.plot([middle, middle], [place - 0.35, place + 0.35], color=INK, linewidth=1.6)
+
+
+def _rows(axes: Axes, names: list[str], at: float) -> None:
+    axes.axvline(at, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")

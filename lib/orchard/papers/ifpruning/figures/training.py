@@ -1,17 +1,16 @@
 """Figures of training: losses of all stages, the gauge that says whether masks have collapsed, swapped masks, and a map of masks.
 
-Tables are those of :mod:`orchard.papers.ifpruning.comparison` and :mod:`orchard.papers.ifpruning.explanation`.
+Tables are those of :mod:`orchard.papers.ifpruning.experiments.comparison` and `.explanation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from orchard import plot
 from orchard.papers.ifpruning.experiments.explanation import nearest
@@ -19,7 +18,7 @@ from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 WIDE = 2 * COLUMN
-PANELS: dict[str, Sequence[str]] = {
+PANELS: dict[str, tuple[str, ...]] = {
     "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
     "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
     "controls": ("dense_k", "ifp", "film_k", "prefix_cond", "rand_mask", "rand_lsh", "moe"),
@@ -33,12 +32,12 @@ MASKS = {"of the prompt": PALETTE[0], "of the task": PALETTE[9], "of another dom
 
 
 @plot.use_style()
-def stage_curves(table: pd.DataFrame, panels: Mapping[str, Sequence[str]] = PANELS) -> Figure:
+def stage_curves(table: pd.DataFrame) -> Figure:
     """Training loss over all stages, a panel per group of arms, one vertical scale; columns step, loss, arm, seed, stage.
 
     Dotted lines: the stages of most arms end. dense_k stands in every panel."""
     check_columns(table, {name: name for name in ("step", "loss", "arm", "seed", "stage")}, "stage_curves")
-    shown = {name: [arm for arm in arms if arm in set(table["arm"])] for name, arms in panels.items()}
+    shown = {name: [arm for arm in arms if arm in set(table["arm"])] for name, arms in PANELS.items()}
     made, axes = plot.figure(WIDE, 3.3, columns=len(shown))
     base = table[table["arm"] == "dense_k"]
     ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
@@ -73,10 +72,8 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
     bounds = {"across": COLLAPSED, "union": IN_USE * chance}
     for frame, (name, label) in zip(axes, GAUGES.items(), strict=True):
         for arm in arms:
-            own = table[table["arm"] == arm]
-            frame.plot(
-                own["step"], own[name], color=given[arm].colour, marker=given[arm].marker, markersize=3.2, label=arm
-            )
+            own, look = table[table["arm"] == arm], given[arm]
+            frame.plot(own["step"], own[name], color=look.colour, marker=look.marker, markersize=3.2, label=arm)
         if name in ("across", "within", "union"):
             frame.axhline(chance, color=GREY, linewidth=0.9, linestyle="--", label="chance, k/D")
         if name in bounds:
@@ -91,8 +88,8 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def swapped_masks(table: pd.DataFrame, chance: float | None = None) -> Figure:
-    """Right answers of each arm with its own masks and with others; columns arm, masks, effect, low, high. ``chance``: a dashed line."""
+def swapped_masks(table: pd.DataFrame) -> Figure:
+    """Right answers of each arm with its own masks and with others; columns arm, masks, effect, low, high."""
     check_columns(table, {name: name for name in ("arm", "masks", "effect", "low", "high")}, "swapped_masks")
     arms, kinds = list(pd.unique(table["arm"])), list(pd.unique(table["masks"]))
     made, [axes] = plot.figure(COLUMN, 2.2)
@@ -102,57 +99,44 @@ def swapped_masks(table: pd.DataFrame, chance: float | None = None) -> Figure:
         at = np.arange(len(arms)) + (number - (len(kinds) - 1) / 2) * thick
         axes.bar(at, own["effect"], thick * 0.92, color=MASKS[kind], label=f"mask {kind}")
         axes.vlines(at, own["low"], own["high"], color=INK, linewidth=0.9)
-    if chance is not None:
-        axes.axhline(chance, color=GREY, linestyle="--", linewidth=0.9)
     axes.set_xticks(range(len(arms)), arms)
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("right answers (share)")
+    axes.set(ylim=(0, 1.05), ylabel="right answers (share)")
     axes.grid(False, axis="x")
     made.legend(loc="outside lower center", ncols=2)
     return made
 
 
 @plot.use_style()
-def mask_map(table: pd.DataFrame, prompt: int | None = None, count: int = 8) -> Figure:
+def mask_map(table: pd.DataFrame, prompt: int | None = None) -> Figure:
     """Prompts on a map where equal masks coincide, coloured by group, a marker per domain; filled: held-out wordings.
 
-    ``prompt``: that one is circled, and its ``count`` nearest are listed beside it with their overlap in every layer. Columns are those of
+    ``prompt``: that one is circled, and its nearest are listed beside it with their overlap in every layer. Columns are those of
     ``prompt_pairs``."""
+    import seaborn as sns
+
     check_columns(table, {name: name for name in ("prompt", "domain", "group", "wording", "x", "y")}, "mask_map")
     points = table.drop_duplicates("prompt")
     made, axes = plot.figure(WIDE, 3.1, columns=1 if prompt is None else 2)
-    frame = axes[0]
-    _scatter(frame, points)
-    domains = list(pd.unique(points["domain"]))
-    handles = [
-        Line2D([], [], color=_tint(points, name), marker=MARKERS[i % len(MARKERS)], linestyle="none", label=name)
-        for i, name in enumerate(domains)
-    ]
-    if len(handles) <= len(MARKERS):
-        made.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1
-        )
-    frame.set_xlabel("first axis of 1 - overlap")
-    frame.set_ylabel("second axis")
+    domains, groups = list(pd.unique(points["domain"])), list(pd.unique(points["group"]))
+    tints = {name: PALETTE[(0, 1, 2, 3, 4, 5, 9, 8)[i % 8]] for i, name in enumerate(groups)}
+    colours = points.drop_duplicates("domain").set_index("domain")["group"].map(tints).to_dict()
+    markers = dict(zip(domains, itertools.cycle(MARKERS), strict=False))
+    for wording, part in points.groupby("wording"):
+        hollow = {} if wording == "held out" else {"facecolor": "none"}
+        sns.scatterplot(
+            part, x="x", y="y", hue="domain", style="domain", palette=colours, markers=markers, s=22, alpha=0.75, ax=axes[0],
+            legend="full" if wording == "held out" and len(domains) <= len(MARKERS) else False, **hollow,
+        )  # fmt: skip
+    if (legend := axes[0].get_legend()) is not None:
+        legend.remove()
+        spacing = {"columnspacing": 1.0, "handletextpad": 0.1}
+        made.legend(loc="outside lower center", ncols=len(domains), **spacing)
+    axes[0].set(xlabel="first axis of 1 - overlap", ylabel="second axis")
     if prompt is not None:
-        rows = nearest(table, prompt, count)
         own = points.set_index("prompt").loc[prompt]
-        frame.plot(own["x"], own["y"], "o", color="none", markeredgecolor=INK, markersize=13)
-        _listed(axes[1], str(own["domain"]), str(own["text"]), rows)
+        axes[0].plot(own["x"], own["y"], "o", color="none", markeredgecolor=INK, markersize=13)
+        _listed(axes[1], str(own["domain"]), str(own["text"]), nearest(table, prompt))
     return made
-
-
-def _tint(points: pd.DataFrame, domain: str) -> str:
-    groups = list(pd.unique(points["group"]))
-    return PALETTE[(0, 1, 2, 3, 4, 5, 9, 8)[groups.index(points.loc[points["domain"] == domain, "group"].iloc[0]) % 8]]
-
-
-def _scatter(frame: Axes, points: pd.DataFrame) -> None:
-    for number, (domain, own) in enumerate(points.groupby("domain", sort=False)):
-        tint = _tint(points, str(domain))
-        for wording, part in own.groupby("wording"):
-            frame.plot(part["x"], part["y"], MARKERS[number % len(MARKERS)], color=tint, markersize=4.5, alpha=0.75,
-                       markerfacecolor=tint if wording == "held out" else "none", linestyle="none")  # fmt: skip
 
 
 def _listed(frame: Axes, domain: str, text: str, rows: pd.DataFrame) -> None:

@@ -13,29 +13,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.integrations.local_models import (
-    first_line,
-    load_decoder,
-    load_predictor,
-    load_tokenizer,
-    quiet,
-)
+from orchard.files import write
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings, gated_layers
+from orchard.pretrained.folder import (
+    BASE,
+    first_line,
+    load_model,
+    load_tokenizer,
+    model_shape,
+    new_folder,
+    quiet,
+    save_tokenizer,
+)
 from orchard.runs.run import to_json
-from orchard.runs.store import write
-from orchard.train.saved import TextModel, save_model
+from orchard.train.saved import FORMAT as TEXT_MODEL
+from orchard.train.saved import TextModel, load_saved, save_model
 
 FORMAT = "orchard instruction-following pruning 1"
 HEAD = ("head_in", "head_out")
@@ -52,13 +53,10 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
         else:
             pruned.predictor.save_pretrained(part / "predictor")
             if pruned.prompt_tokenizer is not None:
-                pruned.prompt_tokenizer.save_pretrained(part / "predictor")
+                save_tokenizer(pruned.prompt_tokenizer, part / "predictor")
         if pruned.tokenizer is not None:
-            pruned.tokenizer.save_pretrained(part / "decoder")
-        head = {}
-        for name in HEAD:
-            for key, value in getattr(pruned, name).state_dict().items():
-                head[f"{name}.{key}"] = value.detach().cpu().contiguous()
+            save_tokenizer(pruned.tokenizer, part / "decoder")
+        head = {name: value.detach().cpu().contiguous() for name, value in _head(pruned).state_dict().items()}
         save_file(head, part / "head.safetensors")
         files = {str(path.relative_to(part)): _file(path) for path in sorted(part.rglob("*")) if path.is_file()}
         content = {
@@ -84,31 +82,25 @@ def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") ->
             raise BadInput(f"{path} is missing: copy the whole folder again")
         if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
             raise BadInput(f"{path} is damaged (size or SHA-256 differ from config.json): copy it again")
-    head = _head(folder / "head.safetensors")
-    settings = Settings(**content["settings"])
-    own = load_decoder(folder / "decoder", dtype) if decoder is None else decoder
+    own = load_model(folder / "decoder", dtype=dtype) if decoder is None else decoder
     tokenizer = load_tokenizer(folder / "decoder") if content["tokenizer"] and decoder is None else None
     predictor = load_predictor(folder / "predictor", dtype)
-    reads = (
-        load_tokenizer(folder / "predictor")
-        if content["prompt_tokenizer"] and not isinstance(predictor, TextModel)
-        else None
-    )
+    foreign = content["prompt_tokenizer"] and not isinstance(predictor, TextModel)
+    reads = load_tokenizer(folder / "predictor") if foreign else None
     _, layers = gated_layers(own)
     if (len(layers), layers[0].width) != (content["layers"], content["width"]):
         raise BadInput(
             f"{folder}: its predictor chooses for {content['layers']} layers of width {content['width']}, this decoder has "
             f"{len(layers)} of width {layers[0].width}: use the decoder it was trained with, or train a predictor for this one"
         )
-    pruned = PrunedModel(own, predictor, settings, tokenizer, reads)
-    for name in HEAD:
-        module = getattr(pruned, name)
-        try:
-            module.load_state_dict({key: head[f"{name}.{key}"] for key in module.state_dict()})
-        except (KeyError, RuntimeError) as error:
-            raise BadInput(
-                f"{folder / 'head.safetensors'} does not fit config.json ({first_line(error)}): copy the folder again"
-            ) from None
+    pruned = PrunedModel(own, predictor, Settings(**content["settings"]), tokenizer, reads)
+    head = folder / "head.safetensors"
+    try:
+        _head(pruned).load_state_dict(load_file(head))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise BadInput(
+            f"{head} cannot be read, or does not fit config.json ({first_line(error)}): copy it again"
+        ) from None
     pruned.calibrated = bool(content["calibrated"])
     return pruned.eval()
 
@@ -123,52 +115,43 @@ def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
         small = pruned.gathered(ids, mask)
         small.save_pretrained(part)
         if pruned.tokenizer is not None:
-            pruned.tokenizer.save_pretrained(part)
+            save_tokenizer(pruned.tokenizer, part)
         about = {"prompt": prompt, "keep": pruned.settings.keep, "of": pruned.width, "mode": pruned.settings.mode}
         write(part / "orchard_prompt.json", to_json(about))
     return small
 
 
-def check_new(folder: str | Path) -> Path:
-    """The absolute path of a folder that can be made. Raises BadInput where something is there, or nothing can be written."""
-    target = Path(folder).expanduser().absolute()
-    if target.exists():
-        raise BadInput(f"{target} exists: choose a new folder, it is left alone")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{target.parent} cannot be made ({error.strerror}): choose another folder") from None
-    if not os.access(target.parent, os.W_OK):
-        raise BadInput(f"{target.parent} cannot be written: choose another folder")
-    return target
+def load_predictor(folder: str | Path, dtype: Any = torch.float32) -> nn.Module | TextModel:
+    """What a predictor reads with: a model of `transformers` without its output matrix, or one that was saved by this library."""
+    return load_saved(folder) if _is_ours(Path(folder)) else load_model(folder, BASE, dtype)
 
 
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write in that takes the name ``folder`` at the end, or is gone after an error."""
-    target = check_new(folder)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+def predictor_shape(folder: str | Path) -> nn.Module | TextModel:
+    """The predictor of a folder without weights; one of this library is small and is loaded."""
+    return load_saved(folder) if _is_ours(Path(folder)) else model_shape(folder, BASE)
+
+
+def _is_ours(folder: Path) -> bool:
+    return load_json(folder / "config.json").get("format") == TEXT_MODEL
+
+
+def load_json(place: Path) -> dict[str, Any]:
+    """The object that a file of JSON holds. Raises BadInput."""
     try:
-        yield part
-        for path in part.rglob("*.safetensors"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        content = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{place} cannot be read ({first_line(error)}): copy it again") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{place} holds no JSON object: give a folder with a model")
+    return content
 
 
 def _content(folder: Path) -> dict[str, Any]:
     place = folder / "config.json"
-    try:
-        content = json.loads(place.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"no pruned decoder at {folder}: config.json is missing") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{place} cannot be read ({first_line(error)}): copy it again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not place.is_file():
+        raise BadInput(f"no pruned decoder at {folder}: config.json is missing")
+    content = load_json(place)
+    if content.get("format") != FORMAT:
         raise BadInput(
             f"{place} is not of the format {FORMAT!r}: give a folder that `orchard ifpruning train` or save_pruned wrote"
         )
@@ -183,11 +166,8 @@ def _content(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _head(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} cannot be read ({first_line(error)}): copy it again") from None
+def _head(pruned: PrunedModel) -> nn.ModuleDict:
+    return nn.ModuleDict({name: getattr(pruned, name) for name in HEAD})
 
 
 def _file(path: Path) -> dict[str, Any]:

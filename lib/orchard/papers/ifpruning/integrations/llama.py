@@ -36,23 +36,15 @@ PARTS = {
 def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:
     """The `LlamaForCausalLM` with copies of this decoder's weights, in evaluation mode.
 
-    Raises BadInput for what Llama has not: layers that differ, a window, no rotary positions, a query-key norm, masks or experts.
+    All layers are like the first, without window and query-key norm. Raises BadInput for masks, experts and no rotary positions.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    first = cfg.layers[0]
-    if odd := [i for i, layer in enumerate(cfg.layers) if layer != first]:
-        raise BadInput(f"to_llama: layers {odd} differ from layer 0, and those of a Llama are alike")
-    attention, feed_forward = first.attention, first.feed_forward
-    if feed_forward.owner is not FeedForward:
+    attention, feed_forward = cfg.layers[0].attention, cfg.layers[0].feed_forward
+    if feed_forward.owner is not FeedForward or attention.owner is not Attention or attention.rotary is None:
         raise BadInput(
-            f"to_llama: the feed-forward layers are {feed_forward.owner.__qualname__}, Llama has FeedForward: "
-            "gather the channels of a mask first, with pruning.gathered"
-        )
-    if attention.owner is not Attention or attention.rotary is None or attention.window or attention.qk_norm:
-        raise BadInput(
-            "to_llama: Llama's attention is full, with rotary positions and without query-key norm; this decoder has "
-            f"{attention!r}"
+            f"to_llama: a Llama has FeedForward and Attention with rotary positions, this decoder {feed_forward.owner.__qualname__} and "
+            f"{attention!r}: gather the channels of a mask first, with pruning.gathered"
         )
     assert isinstance(feed_forward, FeedForward.Config)
     made = LlamaConfig(
@@ -63,10 +55,6 @@ def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:
         max_position_embeddings=LONGEST, tie_word_embeddings=cfg.tie_embeddings,
         pad_token_id=None, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    if first.norm.eps != cfg.norm.eps:
-        raise BadInput(
-            f"to_llama: eps of the norms is {first.norm.eps} in layers and {cfg.norm.eps} after them: make it one"
-        )
     with torch.random.fork_rng(devices=[]):
         model: Any = LlamaForCausalLM(made)
     weights = {_renamed(name): value for name, value in decoder.state_dict().items()}

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ from torch import Tensor
 
 from orchard.data import SPLITS, DataError, Document, Source
 from orchard.errors import BadInput
+from orchard.papers.ifpruning.data.corpus import pad_rows
 from orchard.papers.ifpruning.data.instructions import human, is_row, parsed
+from orchard.papers.ifpruning.data.text import Reading
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel
 
 IGNORED = -100  # the label of a token that does not count
 GAUGED = 256  # prompts, about; at least two of each domain that has them
 VALIDATED = 64  # conversations of validation, at most
+TEXT = -1  # the domain of plain text
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,6 @@ class Lengths:
     block: int
     longest: int
     longest_prompt: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One text as the decoder reads it, which of its tokens count, and the prompt as the predictor reads it."""
-
-    tokens: list[int]
-    counts: list[bool]
-    prompt: list[int]
-    domain: str = ""
 
 
 def request(tokenizer: Any, text: str, system: str | None = None) -> list[int]:
@@ -72,23 +66,26 @@ class TuneText:
         documents = {split: source.documents(split) for split in SPLITS}
         self._texts = [d.text for d in documents["train"] if not is_row(d.text)]
         self._rows = [d for d in documents["train"] if is_row(d.text)]
+        held_out = [d for d in documents["validation"] if is_row(d.text)]
         if not self._rows:
             raise DataError(
                 f"{self.name} holds no row to train on: fine-tuning needs .jsonl or .parquet rows with instructions beside any text"
             )
-        self.train = [self._reading(row) for row in self._rows]
-        self.validation = [self._reading(d) for d in documents["validation"] if is_row(d.text)]
-        if len(self.validation) < 2:
+        if len(held_out) < 2:
             raise DataError(
-                f"{self.name} has {len(self.validation)} rows for validation, two are needed: give more rows, "
+                f"{self.name} has {len(held_out)} rows for validation, two are needed: give more rows, "
                 "or files called train, valid and test"
             )
-        whole = [*self.train, *self.validation]
-        if cut := sum(len(reading.tokens) > lengths.longest for reading in whole):
+        self.domains = sorted({parsed(row.text)[0] for row in [*self._rows, *held_out]})
+        train, validation = ([self._reading(row) for row in rows] for rows in (self._rows, held_out))
+        if cut := sum(len(reading.tokens) > lengths.longest for reading in [*train, *validation]):
             warnings.warn(
-                f"{self.name}: {cut} of {len(whole)} conversations are longer than {lengths.longest} tokens and are cut",
+                f"{self.name}: {cut} of {len(train) + len(validation)} conversations are longer than {lengths.longest} tokens and are cut",
                 stacklevel=2,
             )
+        self.train, self.validation = (
+            [reading.cut(lengths.longest) for reading in part] for part in (train, validation)
+        )
 
     def _reading(self, row: Document) -> Reading:
         domain, turns = parsed(row.text)
@@ -114,17 +111,13 @@ class TuneText:
                 f"answer begins after {counts.index(True)} tokens of the decoder, of {self.lengths.longest} (longest): shorten it, or "
                 "raise longest_prompt and longest as far as the models allow"
             )
-        return Reading(tokens, counts, prompt, domain)
+        return Reading(tokens, counts, prompt, self.domains.index(domain))
 
     @cached_property
     def stream(self) -> list[int]:
         """The text of pre-training in the decoder's tokens: plain text, or the rows where there is none. DataError if it is too short."""
         texts = self._texts or ["\n".join(said for _, said in parsed(row.text)[1]) + "\n" for row in self._rows]
-        found = [
-            token
-            for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            for token in ids
-        ]
+        found = list(chain.from_iterable(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
         if len(found) < 2 * self.lengths.block:
             raise DataError(
                 f"{self.name} has {len(found)} tokens of training text, two chunks are {2 * self.lengths.block}: give more text, "
@@ -139,7 +132,7 @@ class TuneText:
         before = _bos(self.tokenizer)
         text = self.tokenizer.decode(window[:block], clean_up_tokenization_spaces=False)
         prompt = self.pruned.prompt_tokens(text)[-min(self.pruned.max_prompt, self.lengths.longest_prompt) :]
-        return Reading([*before, *window], [False] * (len(before) + block) + [True] * block, prompt)
+        return Reading([*before, *window], [False] * (len(before) + block) + [True] * block, prompt, TEXT)
 
     def draw(self, stage: str, size: int, seed: int, number: int) -> list[Reading]:
         """The readings of batch ``number`` of a stage."""
@@ -151,12 +144,8 @@ class TuneText:
 
     def batch(self, readings: Sequence[Reading]) -> dict[str, Tensor]:
         """The arguments of `PrunedModel.forward`, padded on the right."""
-        cut = [
-            (r.tokens[: self.lengths.longest], r.counts[: self.lengths.longest]) if r.domain else (r.tokens, r.counts)
-            for r in readings
-        ]
-        ids, mask = padded([tokens for tokens, _ in cut])
-        counts, _ = padded([list(map(int, counts)) for _, counts in cut])
+        ids, mask = padded([r.tokens for r in readings])
+        counts, _ = padded([r.counts for r in readings])
         prompt_ids, prompt_mask = padded([r.prompt for r in readings])
         return {
             "input_ids": ids, "attention_mask": mask, "labels": ids.where(counts.bool(), IGNORED), "prompt_ids": prompt_ids,
@@ -165,19 +154,18 @@ class TuneText:
 
     def gauged(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """Held-out prompts for the gauge: ids, mask, domain of each, and how many domains there are. With one, every prompt is its own."""
-        names = sorted({reading.domain for reading in self.validation})
-        each = max(2, GAUGED // len(names))
-        chosen = [r for name in names for r in [v for v in self.validation if v.domain == name][:each]]
+        present = sorted({reading.domain for reading in self.validation})
+        each = max(2, GAUGED // len(present))
+        chosen = [r for domain in present for r in [v for v in self.validation if v.domain == domain][:each]]
         ids, mask = padded([reading.prompt for reading in chosen])
-        domain = [names.index(reading.domain) if len(names) > 1 else i for i, reading in enumerate(chosen)]
-        return ids, mask, torch.tensor(domain), len(names)
+        domains = [reading.domain for reading in chosen] if len(present) > 1 else range(len(chosen))
+        return ids, mask, torch.tensor(domains), len(present)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Ids with zeros behind them, and the mask that says which are padding."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    return ids, (torch.arange(longest) < torch.tensor([[len(row)] for row in rows])).long()
+    ids = pad_rows(rows, 0)
+    return ids, (torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])).long()
 
 
 def _bos(tokenizer: Any) -> list[int]:

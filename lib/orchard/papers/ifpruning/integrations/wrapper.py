@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +34,17 @@ from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.method.masks import HEAD_ACTIVATIONS, MODES, Gates, calibrate_head, importance_of
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
+from orchard.papers.ifpruning.method.pruning import take_channels
 from orchard.papers.ifpruning.method.softtopk import check
 from orchard.train.saved import TextModel
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
 KEY = "ifpruning_gates"  # the keyword argument that gates travel as
 KNOWN = "use a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
+Prompts = Int[Tensor, "prompts prompt_time"]
+PromptMask = Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"]  # None: no padding
+Text = Int[Tensor, "rows time"]
+TextMask = Bool[Tensor, "rows time"] | Int[Tensor, "rows time"]
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,9 @@ def _feed_forward(decoder: nn.Module) -> str:
 
 
 def prune_any(
-    decoder: nn.Module,
-    predictor: nn.Module | TextModel,
-    keep: int,
-    mode: str = "soft",
-    epsilon: float = 0.3,
-    spread: float = 3.5,
-    rank: int = 128,
-    head_activation: str = "gelu",
-    max_prompt: int | None = None,
-    tokenizer: Any = None,
-    prompt_tokenizer: Any = None,
-) -> PrunedModel:
+    decoder: nn.Module, predictor: nn.Module | TextModel, keep: int, mode: str = "soft", epsilon: float = 0.3, spread: float = 3.5,
+    rank: int = 128, head_activation: str = "gelu", max_prompt: int | None = None, tokenizer: Any = None, prompt_tokenizer: Any = None,
+) -> PrunedModel:  # fmt: skip
     """Add a predictor and masks of ``keep`` channels to a causal language model of `transformers`.
 
     The decoder gets hooks and is otherwise as it was: without prompts it computes as before. ``predictor`` is a model of `transformers`
@@ -152,7 +149,7 @@ class PrunedModel(nn.Module):
             check(width, settings.keep, settings.epsilon)
         except ValueError as error:
             raise BadInput(f"the feed-forward layers of {type(decoder).__name__}: {error}") from None
-        if any(isinstance(hook, _Enter) for hook in body._forward_pre_hooks.values()):
+        if any(getattr(hook, "func", None) is _enter for hook in body._forward_pre_hooks.values()):
             raise BadInput(f"this {type(decoder).__name__} has masks already: prune a model once")
         self.settings, self.tokenizer, self.prompt_tokenizer = settings, tokenizer, prompt_tokenizer
         self.reader = predictor if isinstance(predictor, TextModel) else None  # ours: its config, to save it with
@@ -162,9 +159,8 @@ class PrunedModel(nn.Module):
             self.prompt_tokenizer = predictor.tokenizer
         self.layer_names = [layer.name for layer in layers]
         self.width, self.calibrated = width, False
-        self.selection: Gates = Gates.Config(
-            width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode
-        ).build()
+        made = Gates.Config(width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode)
+        self.selection: Gates = made.build()
         self.head_in = nn.Linear(_dim(self.predictor), settings.rank)
         self.head_out = nn.Linear(settings.rank, len(layers) * width)
         self.max_prompt = min(size for size in (settings.max_prompt, _positions(self.predictor), 2**31) if size)
@@ -173,7 +169,7 @@ class PrunedModel(nn.Module):
 
     # ------------------------------------------------------------------- masks
 
-    def prompts(self, texts: str | Sequence[str]) -> tuple[Int[Tensor, "rows time"], Bool[Tensor, "rows time"]]:
+    def prompts(self, texts: str | Sequence[str]) -> tuple[Prompts, Bool[Tensor, "prompts prompt_time"]]:
         """Ids and mask of prompts as the predictor's tokenizer reads them, padded on the right.
 
         Raises BadInput without a tokenizer, for an empty text and for one of more than ``max_prompt`` tokens.
@@ -207,8 +203,8 @@ class PrunedModel(nn.Module):
         return list(self.prompt_tokenizer(text, verbose=False)["input_ids"])
 
     def logits(
-        self, prompt_ids: Int[Tensor, "rows time"], prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None
-    ) -> Float[Tensor, "rows layers width"]:  # fmt: skip
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
+    ) -> Float[Tensor, "prompts layers width"]:
         """z of every prompt. Raises BadInput for an empty prompt or one that is longer than the predictor reads."""
         states = self._last(prompt_ids, prompt_mask)
         with torch.autocast(states.device.type, enabled=False):  # in 16 bits many channels would tie
@@ -216,8 +212,8 @@ class PrunedModel(nn.Module):
         return z.unflatten(-1, (len(self.layer_names), self.width))
 
     def gates(
-        self, prompt_ids: Int[Tensor, "rows time"], prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None
-    ) -> Float[Tensor, "rows layers width"]:  # fmt: skip
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
+    ) -> Float[Tensor, "prompts layers width"]:
         """The factor of every hidden channel, k of them not 0; see `Gates` for what it is in training and afterwards."""
         if not self.calibrated:
             warnings.warn(
@@ -225,16 +221,14 @@ class PrunedModel(nn.Module):
                 "calibrate() before training, or load a trained model",
                 stacklevel=2,
             )
-        chosen: Float[Tensor, "rows layers width"] = self.selection(self.logits(prompt_ids, prompt_mask))
+        chosen: Tensor = self.selection(self.logits(prompt_ids, prompt_mask))
         return chosen
 
-    def masks(
-        self, prompt_ids: Int[Tensor, "rows time"], prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None
-    ) -> Bool[Tensor, "rows layers width"]:  # fmt: skip
+    def masks(self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None) -> Bool[Tensor, "prompts layers width"]:
         """The k channels of every layer, for `overlap`."""
         return self.selection.top(self.logits(prompt_ids, prompt_mask))
 
-    def _last(self, prompt_ids: Tensor, prompt_mask: Tensor | None) -> Float[Tensor, "rows dim"]:
+    def _last(self, prompt_ids: Tensor, prompt_mask: Tensor | None) -> Float[Tensor, "prompts dim"]:
         """The predictor's state at the last token of every prompt."""
         mask = torch.ones_like(prompt_ids, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool()
         lengths = mask.sum(dim=1)
@@ -259,19 +253,12 @@ class PrunedModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(
-        self,
-        prompt_ids: Int[Tensor, "rows time"],
-        prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
-        input_ids: Int[Tensor, "texts text_time"] | None = None,
-        attention_mask: Bool[Tensor, "texts text_time"] | Int[Tensor, "texts text_time"] | None = None,
-    ) -> None:
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None, input_ids: Text | None = None,
+        attention_mask: TextMask | None = None,
+    ) -> None:  # fmt: skip
         """Set the head so that first masks differ between these prompts (`Predictor.calibrate`); with text that the decoder reads, its
         important channels come first for all prompts. Raises BadInput for fewer than two prompts, or prompts that are all alike."""
         states = self._last(prompt_ids, prompt_mask)
-        if len(states) < 2 or not states.std(dim=0).mean() > 0:
-            raise BadInput(
-                f"calibrate() got {len(states)} prompts that the predictor cannot tell apart: give two or more, best some hundred"
-            )
         bias = torch.zeros(len(self.layer_names), self.width, device=states.device)
         if input_ids is not None:
             counts = None if attention_mask is None else attention_mask.bool()
@@ -282,19 +269,14 @@ class PrunedModel(nn.Module):
             scaled = (found - found.mean(-1, keepdim=True)) / found.std(-1, keepdim=True)
             bias = self.settings.bias_share * scaled.to(bias)
         activation = HEAD_ACTIVATIONS[self.settings.head_activation]
-        calibrate_head(
-            self.head_in, self.head_out, activation, states, bias, self.settings.spread * self.settings.epsilon
-        )
+        spread = self.settings.spread * self.settings.epsilon
+        calibrate_head(self.head_in, self.head_out, activation, states, bias, spread)
         self.calibrated = True
 
     @torch.no_grad()
     def gauge(
-        self,
-        prompt_ids: Int[Tensor, "rows time"],
-        prompt_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None,
-        domain: Int[Tensor, "rows"],
-        on_collapse: str = "record",
-    ) -> dict[str, float]:
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None, domain: Int[Tensor, "prompts"], on_collapse: str = "record"
+    ) -> dict[str, float]:  # fmt: skip
         """`overlap.gauge` of the masks of these prompts, by domain, and the ``spread`` of their logits in epsilon.
 
         Raises Collapsed with ``on_collapse="raise"`` when masks no longer depend on the domain.
@@ -317,15 +299,9 @@ class PrunedModel(nn.Module):
         (getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable)()
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "rows time"],
-        attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
-        labels: Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
-        gates: Float[Tensor, "prompts layers width"] | None = None,
-        **others: Any,
-    ) -> Any:
+        self, input_ids: Text, attention_mask: TextMask | None = None, labels: Text | None = None, prompt_ids: Prompts | None = None,
+        prompt_mask: PromptMask | None = None, gates: Float[Tensor, "prompts layers width"] | None = None, **others: Any,
+    ) -> Any:  # fmt: skip
         """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned.
 
         One prompt, or one row of gates, is for all rows. Raises BadInput for another number of them.
@@ -337,13 +313,9 @@ class PrunedModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self,
-        input_ids: Int[Tensor, "rows time"],
-        attention_mask: Bool[Tensor, "rows time"] | Int[Tensor, "rows time"] | None = None,
-        prompt_ids: Int[Tensor, "prompts prompt_time"] | None = None,
-        prompt_mask: Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"] | None = None,
-        **others: Any,
-    ) -> Any:
+        self, input_ids: Text, attention_mask: TextMask | None = None, prompt_ids: Prompts | None = None,
+        prompt_mask: PromptMask | None = None, **others: Any,
+    ) -> Any:  # fmt: skip
         """The decoder's `generate`, with one mask per row from start to end."""
         with self._evaluating():
             gates = None if prompt_ids is None else self.gates(prompt_ids, prompt_mask)
@@ -352,17 +324,14 @@ class PrunedModel(nn.Module):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **others)
 
     @torch.no_grad()
-    def gathered(
-        self, prompt_ids: Int[Tensor, "1 time"], prompt_mask: Bool[Tensor, "1 time"] | Int[Tensor, "1 time"] | None = None
-    ) -> Any:  # fmt: skip
+    def gathered(self, prompt_ids: Int[Tensor, "1 time"], prompt_mask: PromptMask | None = None) -> Any:
         """The small model for one prompt: of the decoder's class, ``intermediate_size`` k, with the logits of the masked one.
 
         The k channels are copied, everything else is shared with the decoder.
         """
         with self._evaluating():
-            return gather_decoder(
-                self.decoder, self.layer_names, self.settings.keep, self.gates(prompt_ids, prompt_mask)[0]
-            )
+            gates = self.gates(prompt_ids, prompt_mask)[0]
+            return gather_decoder(self.decoder, self.layer_names, self.settings.keep, gates)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -384,11 +353,7 @@ def gather_decoder(decoder: Any, names: Sequence[str], keep: int, gates: Float[T
     weights = decoder.state_dict()
     for name, row in zip(names, gates, strict=True):
         index = row.topk(keep).indices.sort().values.to(weights[f"{name}.down_proj.weight"].device)
-        for part in ("gate_proj.weight", "gate_proj.bias", "up_proj.weight", "up_proj.bias"):
-            if f"{name}.{part}" in weights:
-                weights[f"{name}.{part}"] = weights[f"{name}.{part}"][index]
-        down = weights[f"{name}.down_proj.weight"]
-        weights[f"{name}.down_proj.weight"] = down[:, index] * row.to(down)[index]
+        take_channels(weights, name, index, row[index.to(row.device)])
     small.load_state_dict(weights, assign=True)
     small.tie_weights()
     for name, buffer in decoder.named_buffers():  # those that are in no state: frequencies of rotary positions
@@ -399,16 +364,16 @@ def gather_decoder(decoder: Any, names: Sequence[str], keep: int, gates: Float[T
 
 
 class _Travel:
-    """The way of the gates through the decoder. Hooks are objects, so that a copy of a model has hooks and a way of its own."""
+    """The way of the gates through the decoder. Hooks are partial functions, which copies of a model copy with their way."""
 
     def __init__(self, body: nn.Module, layers: list[GatedLayer]) -> None:
         self.gates: Tensor | None = None  # of the call that goes on now
         self.width = layers[0].width
         self.waiting: list[Tensor | None] = [None] * len(layers)  # between the attention of a layer and its MLP
-        body.register_forward_pre_hook(_Enter(self), with_kwargs=True)
+        body.register_forward_pre_hook(partial(_enter, self), with_kwargs=True)
         for number, layer in enumerate(layers):
-            layer.attention.register_forward_pre_hook(_Leave(self, number), with_kwargs=True)
-            layer.mlp.down_proj.register_forward_pre_hook(_Multiply(self, number))
+            layer.attention.register_forward_pre_hook(partial(_leave, self, number), with_kwargs=True)
+            layer.mlp.down_proj.register_forward_pre_hook(partial(_multiply, self, number))
 
     @contextmanager
     def with_gates(self, gates: Tensor | None, rows: int) -> Iterator[None]:
@@ -426,55 +391,35 @@ class _Travel:
             self.waiting = [None] * len(self.waiting)
 
 
-@dataclass(frozen=True, eq=False)
-class _Enter:
+def _enter(travel: _Travel, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Puts the gates among the keyword arguments of the body."""
-
-    travel: _Travel
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None if self.travel.gates is None else (args, kwargs | {KEY: self.travel.gates})
+    return None if travel.gates is None else (args, kwargs | {KEY: travel.gates})
 
 
-@dataclass(frozen=True, eq=False)
-class _Leave:
+def _leave(travel: _Travel, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Takes them out of those of an attention layer, for the MLP behind it."""
-
-    travel: _Travel
-    number: int
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        gates = kwargs.pop(KEY, None)
-        self.travel.waiting[self.number] = None if gates is None else gates[:, self.number]
-        return args, kwargs
+    gates = kwargs.pop(KEY, None)
+    travel.waiting[number] = None if gates is None else gates[:, number]
+    return args, kwargs
 
 
-@dataclass(frozen=True, eq=False)
-class _Multiply:
+def _multiply(travel: _Travel, number: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """Multiplies what enters the last projection of an MLP."""
-
-    travel: _Travel
-    number: int
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        (hidden,), gates = inputs, self.travel.waiting[self.number]
-        self.travel.waiting[self.number] = None
-        if gates is None:
-            if self.travel.gates is not None:
-                raise BadInput(
-                    f"layer {self.number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
-                )
-            return None
-        beams = len(hidden) // len(gates)  # they stand side by side
-        return hidden * gates.repeat_interleave(beams, dim=0)[:, None].to(hidden)
+    (hidden,), gates = inputs, travel.waiting[number]
+    travel.waiting[number] = None
+    if gates is None:
+        if travel.gates is not None:
+            raise BadInput(
+                f"layer {number} got no gates: this decoder does not hand keyword arguments on to its attention layers; {KNOWN}"
+            )
+        return None
+    beams = len(hidden) // len(gates)  # they stand side by side
+    return hidden * gates.repeat_interleave(beams, dim=0)[:, None].to(hidden)
 
 
 def _check(settings: Settings) -> None:
-    for name, value, known in (
-        ("mode", settings.mode, MODES),
-        ("head_activation", settings.head_activation, HEAD_ACTIVATIONS),
-    ):
-        if value not in known:
+    for name, known in (("mode", MODES), ("head_activation", tuple(HEAD_ACTIVATIONS))):
+        if (value := getattr(settings, name)) not in known:
             raise BadInput(f"{name} is {value!r}: choose one of {', '.join(known)}")
     if settings.rank < 1 or not settings.spread > 0:
         raise BadInput(f"rank {settings.rank}, spread {settings.spread}: both are above 0")

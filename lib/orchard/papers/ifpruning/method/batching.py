@@ -22,6 +22,7 @@ from torch import Tensor
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.method.masks import MaskedFeedForward, gated, masked_layers
+from orchard.papers.ifpruning.method.pruning import named_layers, take_channels
 
 Batch = list[int]  # numbers of requests
 
@@ -61,11 +62,8 @@ def union(cfg: Decoder.Config, decoder: Decoder, gates: Float[Tensor, "batch lay
     with torch.device("meta"):
         wide: Decoder = cfg.build()
     weights = decoder.state_dict()
-    masked = [name for name, module in decoder.named_modules() if isinstance(module, MaskedFeedForward)]
-    for name, index in zip(masked, used, strict=True):
-        for part in ("gate_proj", "up_proj"):
-            weights[f"{name}.{part}.weight"] = weights[f"{name}.{part}.weight"][index]
-        weights[f"{name}.down_proj.weight"] = weights[f"{name}.down_proj.weight"][:, index]
+    for (name, _), index in zip(named_layers(decoder), used, strict=True):
+        take_channels(weights, name, index)
     wide.load_state_dict(weights, assign=True)
     return Union(wide.eval(), [gates[:, None, i, index] for i, index in enumerate(used)])
 

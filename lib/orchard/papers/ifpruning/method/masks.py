@@ -18,12 +18,13 @@ Source: Hou et al. 2025, arXiv 2501.02086. What is not in it (initial spread, ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -143,9 +144,7 @@ class Selector(nn.Module, Configurable):
     class Config(Configurable.Config):
         gates: Gates.Config = Gates.Config()  # width and keep are pushed down from the decoder
         num_layers: int = REQUIRED
-        spread: float = (
-            3.5  # standard deviation over the channels of the first logits, in units of epsilon: see calibrate()
-        )
+        spread: float = 3.5  # standard deviation of the first logits over channels, in epsilon: see calibrate()
 
     def __init__(self, cfg: Selector.Config) -> None:
         super().__init__()
@@ -178,7 +177,7 @@ class Selector(nn.Module, Configurable):
 
     def scale(self, importance: Float[Tensor, "layers width"]) -> Float[Tensor, "layers logits"]:
         """Importances with mean 0 and standard deviation 1 in every layer, those of a block summed."""
-        grouped = importance.unflatten(-1, (-1, self.gates.cfg.block)).sum(dim=-1)
+        grouped = reduce(importance, "layers (logits block) -> layers logits", "sum", block=self.gates.cfg.block)
         return (grouped - grouped.mean(-1, keepdim=True)) / grouped.std(-1, keepdim=True)
 
 
@@ -241,7 +240,8 @@ class Predictor(Selector):
         self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
     ) -> Float[Tensor, "rows layers logits"]:
         """z of every prompt."""
-        return self.head_out(self.feature(prompts, lengths)).unflatten(-1, (self.num_layers, -1))
+        z = self.head_out(self.feature(prompts, lengths))
+        return rearrange(z, "rows (layers logits) -> rows layers logits", layers=self.num_layers)
 
     def logits(self, examples: Examples) -> Float[Tensor, "examples masks layers logits"]:
         z = self.of_prompts(examples.prompts.flatten(0, 1), examples.prompt_lengths.flatten())
@@ -305,14 +305,13 @@ def calibrate_head(
 @torch.no_grad()
 def channel_importance(decoder: Decoder, examples: Examples) -> Float[Tensor, "layers width"]:
     """The static importance of every hidden channel on these examples: norm of its column in W_down times its mean size E|h|."""
-    return importance_of(
-        [layer.down_proj for layer in masked_layers(decoder)], lambda: decoder.features(examples.tokens)
-    )
+    down = [layer.down_proj for layer in masked_layers(decoder)]
+    return importance_of(down, lambda: decoder.features(examples.tokens))
 
 
 @torch.no_grad()
 def importance_of(
-    down: list[nn.Linear], forward: Callable[[], object], counts: Bool[Tensor, "batch time"] | None = None
+    down: Sequence[nn.Linear], forward: Callable[[], object], counts: Bool[Tensor, "batch time"] | None = None
 ) -> Float[Tensor, "layers width"]:
     """The importance of what enters these projections in one call of ``forward``, over the tokens that ``counts`` names (None: all)."""
     found: list[Tensor] = []

@@ -37,7 +37,7 @@ def decoder(size: Size, width: int, vocab_size: int | None = None) -> Decoder.Co
         num_heads=size.num_heads, num_kv_heads=size.num_kv_heads, head_dim=head_dim, rotary=Rotary.Config()
     )
     block = Block.Config(attention=attention, feed_forward=FeedForward.Config(hidden_dim=width))
-    made = Decoder.Config(dim=size.dim, layers=[block.clone() for _ in range(size.num_layers)])
+    made = Decoder.Config(dim=size.dim, layers=[block] * size.num_layers)
     return made if vocab_size is None else made.set(vocab_size=vocab_size)
 
 

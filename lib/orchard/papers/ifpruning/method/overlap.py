@@ -19,13 +19,10 @@ COLLAPSED = 0.9  # mean overlap across domains from which masks no longer depend
 IN_USE = 1.5  # times k/D: channels that must be in use
 
 
-def overlaps(
-    masks: Bool[Tensor, "prompts layers width"], others: Bool[Tensor, "others layers width"] | None = None
-) -> Float[Tensor, "layers prompts others"]:
+def overlaps(masks: Bool[Tensor, "prompts layers width"]) -> Float[Tensor, "layers prompts others"]:
     """Overlap of every pair of masks, layer by layer."""
-    first = masks.float().transpose(0, 1)
-    second = first if others is None else others.float().transpose(0, 1)
-    return first @ second.transpose(1, 2) / masks[0, 0].sum()
+    by_layer = masks.float().transpose(0, 1)
+    return by_layer @ by_layer.transpose(1, 2) / masks[0, 0].sum()
 
 
 def by_domain(

@@ -7,8 +7,10 @@ What is gathered is copied: the small decoder is a plain `Decoder` of width k. E
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orchard.config import replace
@@ -35,20 +37,29 @@ def gathered(cfg: Decoder.Config, decoder: Decoder, gates: Float[Tensor, "layers
     with torch.device("meta"):
         small: Decoder = small_config(cfg).build()
     weights = decoder.state_dict()
-    for (name, layer), row in zip(_named(decoder), gates, strict=True):
+    for (name, layer), row in zip(named_layers(decoder), gates, strict=True):
         index = row.nonzero().flatten()
         if len(index) != layer.keep:
             raise ValueError(
                 f"{name}: the gates open {len(index)} channels, a mask of this layer opens k = {layer.keep}"
             )
-        weights[f"{name}.gate_proj.weight"] = layer.gate_proj.weight[index]
-        weights[f"{name}.up_proj.weight"] = layer.up_proj.weight[index]
-        weights[f"{name}.down_proj.weight"] = layer.down_proj.weight[:, index] * row[index].to(
-            layer.down_proj.weight.dtype
-        )
+        take_channels(weights, name, index, row[index])
     small.load_state_dict(weights, assign=True)
     return small.train(decoder.training)
 
 
-def _named(decoder: Decoder) -> list[tuple[str, MaskedFeedForward]]:
+def take_channels(
+    weights: dict[str, Any], name: str, index: Int[Tensor, "chosen"], factors: Float[Tensor, "chosen"] | None = None
+) -> None:
+    """Leave these hidden channels of the feed-forward layer called ``name`` in ``weights``; ``factors`` are folded into W_down."""
+    for part in ("gate_proj.weight", "gate_proj.bias", "up_proj.weight", "up_proj.bias"):
+        if (key := f"{name}.{part}") in weights:
+            weights[key] = weights[key][index]
+    key = f"{name}.down_proj.weight"
+    down = weights[key][:, index]
+    weights[key] = down if factors is None else down * factors.to(down)
+
+
+def named_layers(decoder: Decoder) -> list[tuple[str, MaskedFeedForward]]:
+    """The masked layers with their names, first layer first."""
     return [(name, module) for name, module in decoder.named_modules() if isinstance(module, MaskedFeedForward)]

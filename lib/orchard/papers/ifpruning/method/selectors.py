@@ -94,7 +94,7 @@ class HashedMasks(Predictor):
     """
 
     class Config(Predictor.Config):
-        bits: int = 6  # of 4, 6, 8, 16, 64 and 256 the best on validation questions at smoke
+        bits: int = 6  # of 4, 6, 8, 16, 64 and 256 the best on validation questions in a small trial
 
     def __init__(self, cfg: HashedMasks.Config) -> None:
         super().__init__(cfg)

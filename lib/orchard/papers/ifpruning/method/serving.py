@@ -27,7 +27,7 @@ from torch import Tensor
 from orchard.errors import BadInput
 from orchard.nn import Decoder, Sampling, stream
 from orchard.papers.ifpruning.method.masks import Predictor, masked_layers
-from orchard.papers.ifpruning.method.pruning import small_config
+from orchard.papers.ifpruning.method.pruning import named_layers, small_config
 
 T = TypeVar("T")
 
@@ -147,8 +147,7 @@ class Server:
         with torch.device("meta"):
             small: Decoder = cfg.clone().build()
         weights = decoder.state_dict()
-        masked = [name for name, module in decoder.named_modules() if module in set(masked_layers(decoder))]
-        for i, name in enumerate(masked):
+        for i, (name, _) in enumerate(named_layers(decoder)):
             part = slice(i * self.keep, (i + 1) * self.keep)
             weights[f"{name}.gate_proj.weight"], weights[f"{name}.up_proj.weight"] = gate[part], up[part]
             weights[f"{name}.down_proj.weight"] = down[part].T

@@ -94,6 +94,12 @@ def _distances(z: Tensor, ordered: Tensor, k: int, epsilon: float) -> Tensor:
     return (z - ordered[..., z.shape[-1] - k, None]).div_(epsilon)
 
 
+def _pulled(slope: Tensor, grad: Tensor, epsilon: float) -> Tensor:
+    """The gradient at z: what one weight gains the others lose, each by its slope."""
+    total = slope.sum(-1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+    return slope * (grad - (slope * grad).sum(-1, keepdim=True) / total) / epsilon
+
+
 class _Shannon(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, k: int, epsilon: float) -> Tensor:
@@ -114,9 +120,7 @@ class _Shannon(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weights,) = ctx.saved_tensors
-        free = torch.where(weights < 1, weights, 0.0)
-        mean = (free * grad).sum(-1, keepdim=True) / free.sum(-1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
-        return free * (grad - mean) / ctx.epsilon, None, None
+        return _pulled(torch.where(weights < 1, weights, 0.0), grad, ctx.epsilon), None, None
 
 
 class _Bernoulli(torch.autograd.Function):
@@ -141,11 +145,7 @@ class _Bernoulli(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weights,) = ctx.saved_tensors
-        slope = weights * (1 - weights)
-        mean = (slope * grad).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp_min(
-            torch.finfo(grad.dtype).tiny
-        )
-        return slope * (grad - mean) / ctx.epsilon, None, None
+        return _pulled(weights * (1 - weights), grad, ctx.epsilon), None, None
 
 
 def soft_top_k_iterative(

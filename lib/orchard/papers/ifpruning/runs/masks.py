@@ -33,9 +33,8 @@ class Binarised(Run):
         hardware, corpus = choose(work.device), hard.corpus.build()
         decoder, selector = load(work.result_of(self.cfg.trained), hard)
         assert selector is not None
-        scores = evaluate(
-            decoder.to(hardware.device), selector.to(hardware.device), corpus, corpus.evaluation("test"), hardware
-        )
+        decoder, selector = decoder.to(hardware.device), selector.to(hardware.device)
+        scores = evaluate(decoder, selector, corpus, corpus.evaluation("test"), hardware)
         return {"right": scores["right"].float().mean().item(), "loss": scores["loss"]}
 
 
@@ -46,7 +45,6 @@ class PrefixMasks(Run):
 
     class Config(Run.Config):
         trained: Train.Config = REQUIRED
-        shots: int = 4  # queries in front
 
     cfg: Config
 
@@ -62,7 +60,7 @@ class PrefixMasks(Run):
         for split in HELD_OUT:
             for name in PREFIXES:
                 raw = name == "raw"
-                examples = corpus.prompts(split) if raw else corpus.few_shot(split, name == "shared", self.cfg.shots)
+                examples = corpus.prompts(split) if raw else corpus.few_shot(split, name == "shared")
                 kept[name].append(selector.gates.top(selector.logits(examples.to(hardware.device))[:, 0]).cpu())
             kept["domain"].append(examples.domain)
         found = {name: torch.cat(parts) for name, parts in kept.items()}

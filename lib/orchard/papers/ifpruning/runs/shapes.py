@@ -15,8 +15,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from orchard.nn import Attention, Block, Decoder, FeedForward
+from orchard.data.published import published
+from orchard.nn import Decoder
 from orchard.papers.ifpruning.data import published as paper
+from orchard.papers.ifpruning.method import models
+from orchard.papers.ifpruning.method.models import Size
 
 CONTEXT = 4096  # tokens
 BYTES = 2  # per parameter in bf16
@@ -24,17 +27,11 @@ BACKBONE = {"width": 1024, "layers": 24, "head dim": 64, "query heads": 16, "key
 
 
 def decoder(shape: dict[str, int]) -> Decoder.Config:
-    """A decoder of a row of Table 4. Its one-token vocabulary stands for the one that is not stated."""
-    layers = [
-        Block.Config(
-            attention=Attention.Config(
-                num_heads=shape["query heads"], num_kv_heads=shape["key-value heads"], head_dim=shape["head dim"]
-            ),
-            feed_forward=FeedForward.Config(hidden_dim=shape["FFN width"]),
-        )
-        for _ in range(shape["layers"])
-    ]
-    return Decoder.Config(vocab_size=1, dim=shape["width"], layers=layers, tie_embeddings=True)
+    """A decoder of a row of Table 4, whose heads are as wide together. Its one-token vocabulary is for the unknown one."""
+    heads, width = (shape["query heads"], shape["key-value heads"]), shape["FFN width"]
+    return models.decoder(Size(shape["width"], shape["layers"], *heads, width, width), width, 1).set(
+        tie_embeddings=True
+    )
 
 
 def size(shape: dict[str, int]) -> tuple[int, float]:
@@ -61,16 +58,14 @@ def paper_shapes() -> pd.DataFrame:
     FLOPs`` are three forward passes over the tokens of the dense pre-training (5T; dense 3B: 9T), which is stated, where the tokens of
     continued pre-training are not. The dense 3B model has no predictor.
     """
-    numbers = paper.published()
+    numbers = published("ifpruning")
     setup = numbers[numbers["table"] == "set-up"].set_index(["row", "column"])["value"]
     rank = int(setup["predictor", "head rank"])
     backbone, backbone_flops = size(BACKBONE)
     table = paper.shapes()
     shapes = {str(name): {str(key): int(value) for key, value in row.items()} for name, row in table.iterrows()}
     kept = shapes["3B"]["FFN width"]
-    active, pruned_flops = size(
-        shapes["3B"]
-    )  # what any source is pruned to: they differ in the inner width alone (tested)
+    active, pruned_flops = size(shapes["3B"])  # what any source is pruned to: only inner widths differ (tested)
     rows = []
     for name, shape in shapes.items():
         parameters, flops = size(shape)

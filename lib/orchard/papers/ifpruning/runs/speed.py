@@ -33,9 +33,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from orchard import timing
 from orchard.config import REQUIRED, replace
-from orchard.errors import BadInput
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
 from orchard.papers.ifpruning.method.examples import Examples
 from orchard.papers.ifpruning.method.masks import Gates, Predictor, gated, masked
@@ -43,49 +41,34 @@ from orchard.papers.ifpruning.method.models import Reader, Size, decoder, reader
 from orchard.papers.ifpruning.method.pruning import gathered
 from orchard.papers.ifpruning.method.serving import Server
 from orchard.papers.ifpruning.method.softtopk import soft_top_k, soft_top_k_iterative
-from orchard.runs import Run, Workspace
-from orchard.timing import Step, interleaved
-from orchard.train import choose
+from orchard.runs import Workspace
+from orchard.runs.measurement import Measurement, timed
+from orchard.timing import Step
 
 VOCAB = 512
-PARTS = ("select", "load", "prefill", "decode")
 SHOWN = ("dense_D", "dense_k", "ifp", "ifp_masked", "moe")  # that answer requests
 Part = tuple[str, str]  # model, part
 
 
-class Latency(Run):
-    """Rows model, part, repetition, seconds."""
+class Latency(Measurement):
+    """Rows model, part, round, seconds."""
 
-    class Config(Run.Config):
-        gpu: bool = False  # sizes that only a GPU can measure: refuses to run elsewhere
+    class Config(Measurement.Config):
         size: dict[str, int] = REQUIRED
         reader: dict[str, int] = REQUIRED
         prompt: int = REQUIRED
         answer: int = REQUIRED
         rounds: int = REQUIRED
-        seed: int = 0
 
     cfg: Config
 
     @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """All parts of all models in turn."""
-        cfg, hardware = self.cfg, choose(work.device if choose(work.device).device != "mps" else "cpu")
-        if cfg.gpu and hardware.device != "cuda":
-            raise BadInput(
-                f"{cfg.label or 'Latency'} has sizes for a GPU and would run on {hardware.device}: use profile smoke, or compute it on "
-                "a GPU and bring it here with `orchard runs export` and `orchard runs import`"
-            )
-        work.notes["hardware"] = hardware.as_dict()
-        torch.manual_seed(cfg.seed)
-        peers = self.peers(hardware.device)
-        times = interleaved({" ".join(part): step for part, step in peers.items()}, cfg.rounds, hardware.device)
-        rows = [
-            {"model": model, "part": part, "repetition": i, "seconds": seconds}
-            for model, part in peers
-            for i, seconds in enumerate(times[f"{model} {part}"])
-        ]
-        return {"rows": rows}
+        device = self.begin(work)
+        peers = {" ".join(part): step for part, step in self.peers(device).items()}
+        rows = timed(peers, self.cfg.rounds, device)
+        return {"rows": [dict(zip(("model", "part"), row.pop("name").split(), strict=True)) | row for row in rows]}
 
     def peers(self, device: str) -> dict[Part, Step]:
         """One call of every part of every model."""
@@ -177,9 +160,9 @@ def _under(model: Decoder, gates: Tensor, step: Step) -> Step:
 EPSILON, ITERATIONS = 0.3, 20
 
 
-def softtopk_rows(sizes: SoftTopKSpeed.Config, device: str, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows form, round, seconds (forward and backward), sum_error, weight_error."""
-    generator = torch.Generator().manual_seed(seed)
+def softtopk_rows(sizes: SoftTopKSpeed.Config, device: str) -> list[dict[str, Any]]:
+    """Rows name (of the form), round, seconds (forward and backward), sum_error, weight_error."""
+    generator = torch.Generator().manual_seed(sizes.seed)
     shape = (sizes.batch, sizes.layers, sizes.width)
     z = torch.randn(shape, generator=generator).to(device).requires_grad_()
     grad = torch.randn(shape, generator=generator).to(device)
@@ -187,32 +170,25 @@ def softtopk_rows(sizes: SoftTopKSpeed.Config, device: str, seed: int = 0) -> li
         "closed form": lambda z: soft_top_k(z, sizes.k, EPSILON),
         f"{ITERATIONS} iterations": lambda z: soft_top_k_iterative(z, sizes.k, EPSILON, ITERATIONS),
     }
+    errors = {}
     with torch.no_grad():
         exact = soft_top_k(z.double(), sizes.k, EPSILON)
-        errors = {}
         for name, form in forms.items():
             weights = form(z).double()
-            errors[name] = {
-                "sum_error": float((weights.sum(dim=-1) - sizes.k).abs().max()),
-                "weight_error": float((weights - exact).abs().max()),
-            }
-    steps: dict[str, timing.Step] = {name: _step(form, z, grad) for name, form in forms.items()}
-    times = timing.interleaved(steps, sizes.rounds, device)
-    return [
-        {"form": name, "round": number, "seconds": seconds, **errors[name]}
-        for name, taken in times.items()
-        for number, seconds in enumerate(taken)
-    ]
+            wrong, far = (weights.sum(dim=-1) - sizes.k).abs().max(), (weights - exact).abs().max()
+            errors[name] = {"sum_error": float(wrong), "weight_error": float(far)}
+    steps = {name: _step(form, z, grad) for name, form in forms.items()}
+    return [row | errors[row["name"]] for row in timed(steps, sizes.rounds, device)]
 
 
-def _step(form: Callable[[Tensor], Tensor], z: Tensor, grad: Tensor) -> timing.Step:
+def _step(form: Callable[[Tensor], Tensor], z: Tensor, grad: Tensor) -> Step:
     return lambda: torch.autograd.grad(form(z), z, grad)
 
 
-class SoftTopKSpeed(Run):
+class SoftTopKSpeed(Measurement):
     """Rows of :func:`softtopk_rows`. The inner layer is that of the paper's 6B model."""
 
-    class Config(Run.Config):
+    class Config(Measurement.Config):
         batch: int = REQUIRED  # examples
         rounds: int = REQUIRED
         layers: int = 56
@@ -223,5 +199,4 @@ class SoftTopKSpeed(Run):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Measure on the device of the run."""
-        hardware = choose(work.device)
-        return {"rows": softtopk_rows(self.cfg, hardware.device), "hardware": str(hardware)}
+        return {"rows": softtopk_rows(self.cfg, self.begin(work))}

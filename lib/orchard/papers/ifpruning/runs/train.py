@@ -11,6 +11,8 @@ teacher adds the divergence from its top tokens (`static_kd`); an optional contr
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +38,9 @@ from orchard.papers.ifpruning.method.masks import (
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
 from orchard.papers.ifpruning.method.pruning import gathered
 from orchard.papers.ifpruning.method.selectors import Static
-from orchard.runs import Finished, Run, Workspace
-from orchard.train import AdamW, choose
-from orchard.train.hardware import COMPILE_FROM, Hardware
+from orchard.runs import Finished, Workspace
+from orchard.train.hardware import Hardware
+from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
 
 CALIBRATION = 256  # prompts
@@ -46,7 +48,7 @@ EVALUATED_AT_ONCE = 256  # examples
 TEMPERATURE = 0.1  # of the contrast
 
 
-class Train(Run):
+class Train(TrainingRun):
     """One stage of one arm.
 
     Result: ``accuracy`` per evaluation (share of right answers) and ``loss`` (nats per token that counts), ``gauge`` of the masks on
@@ -56,7 +58,7 @@ class Train(Run):
     ``masks.safetensors``: ``masks`` and ``z`` [prompts, layers, width], ``domain``, ``split``; ``metrics.jsonl``.
     """
 
-    class Config(Run.Config):
+    class Config(TrainingRun.Config):
         model: Decoder.Config = REQUIRED  # vocab_size is set from the corpus
         corpus: Corpus.Config = REQUIRED
         stage: str = REQUIRED
@@ -68,81 +70,67 @@ class Train(Run):
         teacher_top: int = 16  # tokens of the teacher's distribution
         contrast: float = 0.0  # factor of the contrastive loss
         warmup: float = 0.0  # share of the steps in which the masks fade in: h ((1 - w) + w g)
-        decay_channels: bool = (
-            False  # weight decay on masked layers too, where channels that are not chosen only shrink
-        )
+        decay_channels: bool = False  # weight decay on masked layers too, where it only shrinks channels not chosen
         on_collapse: str = "raise"  # or "record"
-        optim: AdamW.Config = AdamW.Config()
         selector_rate: float = 4e-3  # learning rate of the selector
         batch_size: int = REQUIRED
-        steps: int = REQUIRED
-        seed: int = 0
-        clip: float = 1.0
         evaluations: list[str] = ["test"]
-        log_every: int = 10
-        validate_every: int = 50
         checkpoint_every: int = 500
 
-    preload = "orchard.train.loop"
+    sizes = (*TrainingRun.sizes, "batch_size")
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one, then evaluate. Raises Collapsed, unless told to record it."""
-        from orchard.papers.ifpruning.runs.lightning import Module, parameter_groups
-        from orchard.train.loop import Schedule, train_loop
-        from orchard.train.metrics import Monitor, ThroughputMeter
+        from orchard.papers.ifpruning.runs.lightning import RatedParts
 
         cfg = self.cfg
-        hardware = choose(work.device)
-        work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
+        hardware = self.set_up(work)
         corpus: Corpus = cfg.corpus.build()
         seed_everything(cfg.seed)
         decoder, selector = build(cfg, corpus)
         before, reading = self._begin(work, corpus, decoder, selector)
         teacher = None if cfg.teacher is None else load(work.result_of(cfg.teacher), cfg.teacher)[0]
-        batches = Batches(corpus, cfg)
-        flops = training_flops(decoder, selector, teacher, batches.batch(np.array([0])))
-        meter = ThroughputMeter(
-            cfg.batch_size * batches.length, flops / (3 * cfg.batch_size * batches.length), hardware
-        )
-        kept_out = set() if selector is None or cfg.decay_channels else {
-            id(p) for layer in masked_layers(decoder) for p in layer.parameters()
-        }  # fmt: skip
-        trained = {"decoder": decoder} if selector is None else {"decoder": decoder, "selector": selector}
-        rated = [(decoder, cfg.optim.learning_rate), (selector, cfg.selector_rate)]
-        groups = parameter_groups(rated, kept_out, cfg.optim.weight_decay)
+
+        def batch(number: int) -> dict[str, Tensor]:
+            examples = corpus.batch(cfg.stage, cfg.batch_size, cfg.seed, number)
+            return {**vars(examples), "step": torch.tensor(number // cfg.accumulate)}
+
+        first = batch(0)
+        flops, tokens = training_flops(decoder, selector, teacher, first), first["tokens"].numel()
+        parts = nn.ModuleDict({"decoder": decoder})
+        rated: list[tuple[nn.Module, float]] = [(decoder, cfg.optim.learning_rate)]
+        spared: set[int] = set()
+        if selector is not None:
+            parts["selector"] = selector
+            rated.append((selector, cfg.selector_rate))
+            if not cfg.decay_channels:
+                spared = {id(p) for layer in masked_layers(decoder) for p in layer.parameters()}
         loss = Loss(cfg, decoder, selector, teacher)
-        module = Module(trained, loss, groups, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
+        module = RatedParts(parts, rated, spared, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss)
 
         def validate() -> dict[str, float]:
             scores = evaluate(decoder, selector, corpus, corpus.evaluation("validation"), hardware)
-            measured = mask_gauge(selector, corpus, hardware)
-            return {
-                "validation_loss": scores["loss"],
-                "validation_accuracy": scores["right"].float().mean().item(),
-                **measured,
-            }
+            right = scores["right"].float().mean().item()
+            gauge = mask_gauge(selector, corpus, hardware)
+            return {"validation_loss": scores["loss"], "validation_accuracy": right, **gauge}
 
-        if hardware.compile and cfg.steps >= COMPILE_FROM and selector is None:
-            decoder.compile(dynamic=True)
-        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
-        schedule = Schedule(cfg.steps, cfg.seed, cfg.label, cfg.checkpoint_every, cfg.clip)
-        train_loop(module, batches.loader(), schedule, work, hardware, [meter, monitor])
-        work.notes["throughput"] = meter.read()
-        validated = monitor.last[1] if monitor.last and monitor.last[0] == cfg.steps else validate()
+        validated = self.train(
+            work, hardware, module, Batches(cfg, tokens, batch).loader(), validate, tokens=tokens, flops=flops / (3 * tokens),
+            dynamic=True,
+        )  # fmt: skip
         result = self._evaluate(work, corpus, decoder, selector, hardware)
         if (why := result.pop("collapsed")) and cfg.on_collapse == "raise":
             raise Collapsed(
                 f"{cfg.label or 'this run'}: {why} after {cfg.steps} steps of {cfg.stage}. Raise the spread of the first logits "
                 f"(now {cfg.selector.spread if cfg.selector else 0} epsilon), use mode 'st', or set on_collapse='record' to study it"
             )
-        _save(decoder, work.folder / "model.safetensors")
+        save_weights(decoder, work.folder / "model.safetensors")
         if selector is not None:
-            _save(selector, work.folder / "selector.safetensors")
+            save_weights(selector, work.folder / "selector.safetensors")
         return {
-            **result, **validated, "active_parameters": active_parameters(decoder), "training_flops": flops * cfg.steps,
-            "flops_before": before, "reader_flops": reading, "tokens": cfg.steps * cfg.batch_size * batches.length,
+            **result, **validated, "active_parameters": active_parameters(decoder), "training_flops": flops * cfg.batches,
+            "flops_before": before, "reader_flops": reading, "tokens": cfg.batches * tokens,
         }  # fmt: skip
 
     def _begin(
@@ -205,15 +193,15 @@ class Train(Run):
 
 
 class Loss:
-    """Mean nats of the tokens that count, and what an arm adds: of a batch and the number of the step."""
+    """Mean nats of the tokens that count, and what an arm adds; ``batch`` has the fields of `Examples`, and ``step``."""
 
     def __init__(self, cfg: Train.Config, decoder: Decoder, selector: Selector | None, teacher: Decoder | None) -> None:
         self.cfg, self.decoder, self.selector = cfg, decoder, selector
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
 
-    def __call__(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        cfg, examples = self.cfg, Examples(**batch)
-        warmth = min(1.0, (step + 1) / (cfg.warmup * cfg.steps)) if cfg.warmup else 1.0
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        cfg, examples = self.cfg, Examples(**{name: value for name, value in batch.items() if name != "step"})
+        warmth = min(1.0, (int(batch["step"]) + 1) / (cfg.warmup * cfg.steps)) if cfg.warmup else 1.0
         logits = conditioned_logits(self.decoder, self.selector, examples, warmth)
         loss = F.cross_entropy(logits, examples.tokens[examples.counts]) + auxiliary_loss(self.decoder)
         if self.teacher is not None:
@@ -249,18 +237,17 @@ def contrast(z: Float[Tensor, "examples layers logits"], domain: Int[Tensor, "ex
 
 
 class Batches:
-    """The batches of a stage by number, as the loader wants them."""
+    """The batches of a training, of ``length`` tokens about, which ``make`` gives by number, as the loader wants them."""
 
-    def __init__(self, corpus: Corpus, cfg: Train.Config) -> None:
-        self.corpus, self.cfg = corpus, cfg
-        self.length = corpus.batch(cfg.stage, cfg.batch_size, cfg.seed, 0).tokens.shape[1]
+    def __init__(self, cfg: TrainingRun.Config, length: int, make: Callable[[int], dict[str, Tensor]]) -> None:
+        self.cfg, self.length, self.make = cfg, length, make
 
     def __len__(self) -> int:
-        return self.cfg.steps
+        return self.cfg.batches
 
-    def batch(self, indices: Int[np.ndarray, "one"]) -> dict[str, Tensor]:
-        """The fields of the examples of one step."""
-        return vars(self.corpus.batch(self.cfg.stage, self.cfg.batch_size, self.cfg.seed, int(indices[0])))
+    def batch(self, indices: Sequence[int] | Int[np.ndarray, "one"]) -> dict[str, Tensor]:
+        """The batch with this number."""
+        return self.make(int(indices[0]))
 
     def loader(self) -> Any:
         """One pass in order."""
@@ -329,10 +316,7 @@ def evaluate(
 
 def with_prompts_of(examples: Examples, others: Examples, index: Int[Tensor, "examples"]) -> Examples:
     """The examples with the prompts of other examples: their masks, the same text."""
-    fields = vars(examples) | {
-        "prompts": others.prompts[index], "prompt_lengths": others.prompt_lengths[index]
-    }  # fmt: skip
-    return Examples(**fields)
+    return dataclasses.replace(examples, prompts=others.prompts[index], prompt_lengths=others.prompt_lengths[index])
 
 
 def other_domain(domain: Int[Tensor, "examples"]) -> Int[Tensor, "examples"]:
@@ -395,7 +379,3 @@ def active_parameters(decoder: Decoder) -> int:
             experts = sum(p.numel() for p in module.experts.parameters())
             total -= experts - experts * module.gate.top_k // module.gate.num_experts
     return total
-
-
-def _save(module: nn.Module, path: Any) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)

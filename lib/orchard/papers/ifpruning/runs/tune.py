@@ -15,40 +15,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model
 from torch import Tensor
 
 from orchard.config import REQUIRED
-from orchard.data import OrderedLoader, Source
+from orchard.data import Source
 from orchard.errors import BadInput
+from orchard.files import share
 from orchard.papers.ifpruning.data.instructions import instruction_source
-from orchard.papers.ifpruning.integrations.folder import check_new, save_pruned
-from orchard.papers.ifpruning.integrations.local_models import (
-    ModelFolder,
-    decoder_shape,
-    load_decoder,
-    load_predictor,
-    load_tokenizer,
-    model_folder,
-    predictor_shape,
-)
+from orchard.papers.ifpruning.integrations.folder import load_predictor, predictor_shape, save_pruned
 from orchard.papers.ifpruning.integrations.text import VALIDATED, Lengths, TuneText
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed
-from orchard.papers.ifpruning.runs.train import CALIBRATION
-from orchard.runs import Finished, Run, Store, Workspace
-from orchard.train import AdamW, choose
+from orchard.papers.ifpruning.runs.train import CALIBRATION, Batches
+from orchard.pretrained.folder import ModelFolder, check_new, load_model, load_tokenizer, model_folder, model_shape
+from orchard.runs import Finished, Store, Workspace
+from orchard.train import AdamW
 from orchard.train.hardware import Hardware
+from orchard.train.run import TrainingRun, check_sizes
 from orchard.train.saved import TextModel
 from orchard.train.seeding import seed_everything
 
 CALIBRATION_TEXTS = 16  # texts that say which channels are important
 
 
-class Tune(Run):
+class Tune(TrainingRun):
     """One stage for one decoder.
 
     Result: ``loss`` (nats per token that counts of held-out conversations), ``loss_before`` this stage, ``gauge`` of the masks of held-out
@@ -56,7 +49,7 @@ class Tune(Run):
     Files: ``model.safetensors`` (everything that was trained), ``metrics.jsonl``.
     """
 
-    class Config(Run.Config):
+    class Config(TrainingRun.Config):
         decoder: ModelFolder.Config = REQUIRED
         predictor: ModelFolder.Config = REQUIRED
         source: Source.Config = REQUIRED
@@ -74,27 +67,18 @@ class Tune(Run):
         optim: AdamW.Config = AdamW.Config(learning_rate=1e-5, warmup_fraction=0.05)
         predictor_rate: float = 1e-4
         batch_size: int = 16
-        steps: int = REQUIRED
-        seed: int = 0
-        clip: float = 1.0
         gradient_checkpointing: bool = False
-        log_every: int = 10
         validate_every: int = 100
-        checkpoint_every: int = 100
 
-    preload = "orchard.train.loop"
+    sizes = (*TrainingRun.sizes, "block", "longest", "longest_prompt", "batch_size")
     cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one."""
-        from orchard.papers.ifpruning.runs.lightning import Module, parameter_groups
-        from orchard.train.loop import train_loop
-        from orchard.train.metrics import Monitor, ThroughputMeter
+        from orchard.papers.ifpruning.runs.lightning import RatedParts
 
         cfg = self.cfg
-        hardware = choose(work.device)
-        work.log(str(hardware))
-        work.notes["hardware"] = hardware.as_dict()
+        hardware = self.set_up(work)
         seed_everything(cfg.seed)
         pruned = build(cfg).to(hardware.device)
         text = text_of(cfg, pruned)
@@ -105,62 +89,47 @@ class Tune(Run):
         if cfg.gradient_checkpointing:
             pruned.checkpoint_activations()
         before = validation_loss(pruned, text, cfg, hardware)
-        groups = parameter_groups(rated_parts(pruned, cfg), masked_parameters(pruned), cfg.optim.weight_decay)
+        fused, optim = hardware.fused_optimizer, cfg.optim.build()
+        module = RatedParts(
+            pruned, rated_parts(pruned, cfg), masked_parameters(pruned), optim, cfg.steps, fused, counted_nats
+        )
 
-        def loss(batch: dict[str, Tensor], step: int) -> Tensor:
-            nats: Tensor = pruned(**batch, use_cache=False).loss  # mean of the tokens that count
-            return nats
-
-        module = Module({"pruned": pruned}, loss, groups, cfg.optim.build(), cfg.steps, hardware.fused_optimizer)
-        batches = TuneBatches(text, cfg)
-        flops = 2.0 * sum(p.numel() for p in pruned.decoder.parameters())
-        meter = ThroughputMeter(cfg.batch_size * batches.length, flops, hardware)
+        def batch(number: int) -> dict[str, Tensor]:
+            return text.batch(text.draw(cfg.stage, cfg.batch_size, cfg.seed, number))
 
         def validate() -> dict[str, float]:
             found = measure(pruned, text, hardware)
             return {"validation_loss": validation_loss(pruned, text, cfg, hardware), **found}
 
-        monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         pruned.train()  # Lightning leaves modules as they are, and gates are others in evaluation
-        train_loop(module, batches.loader(), cfg, work, hardware, [meter, monitor])
+        longest = 2 * cfg.block if cfg.stage == "cpt" else cfg.longest
+        tokens, flops = cfg.batch_size * longest, 2.0 * sum(p.numel() for p in pruned.decoder.parameters())
+        loader = Batches(cfg, tokens, batch).loader()
+        self.train(work, hardware, module, loader, validate, tokens=tokens, flops=flops, dynamic=True)
         pruned.to(hardware.device)
         found = measure(pruned, text, hardware)
         why = collapsed(found) if found["domains"] > 1 else ""
         after = validation_loss(pruned, text, cfg, hardware)
         save_model(pruned.cpu(), str(work.folder / "model.safetensors"))
+        share(work.folder / "model.safetensors")
         return {"loss": after, "loss_before": before, "gauge": found, "collapsed": why}
 
 
-def rated_parts(pruned: PrunedModel, cfg: Tune.Config) -> list[tuple[torch.nn.Module | None, float]]:
+def counted_nats(pruned: PrunedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Mean nats of the tokens that count."""
+    nats: Tensor = pruned(**batch, use_cache=False).loss
+    return nats
+
+
+def rated_parts(pruned: PrunedModel, cfg: Tune.Config) -> list[tuple[torch.nn.Module, float]]:
     """What is trained with its learning rate: predictor and head have their own."""
-    rate = cfg.predictor_rate
-    parts = (pruned.predictor, rate), (pruned.head_in, rate), (pruned.head_out, rate)
-    return [(pruned.decoder, cfg.optim.learning_rate), *parts]
+    slow = [(pruned.decoder, cfg.optim.learning_rate)]
+    return [*slow, *((part, cfg.predictor_rate) for part in (pruned.predictor, pruned.head_in, pruned.head_out))]
 
 
 def masked_parameters(pruned: PrunedModel) -> set[int]:
     """Ids of the parameters of layers that a mask may leave channels of out."""
     return {id(p) for name in pruned.layer_names for p in pruned.decoder.get_submodule(name).parameters()}
-
-
-class TuneBatches:
-    """The batches of a stage by number, as the loader wants them."""
-
-    def __init__(self, text: TuneText, cfg: Tune.Config) -> None:
-        self.text, self.cfg = text, cfg
-        self.length = 2 * cfg.block if cfg.stage == "cpt" else cfg.longest  # at most
-
-    def __len__(self) -> int:
-        return self.cfg.steps
-
-    def batch(self, indices: Int[np.ndarray, "one"]) -> dict[str, Tensor]:
-        """The arguments of the model for one step."""
-        cfg = self.cfg
-        return self.text.batch(self.text.draw(cfg.stage, cfg.batch_size, cfg.seed, int(indices[0])))
-
-    def loader(self) -> Any:
-        """One pass in order."""
-        return OrderedLoader(self, batch_size=1, seed=self.cfg.seed)
 
 
 def plan(
@@ -170,8 +139,8 @@ def plan(
 
     Everything that can be wrong before anything is computed is found here. Raises BadInput and DataError.
     """
-    if cpt_steps < 0 or sft_steps < 1:
-        raise BadInput(f"cpt_steps {cpt_steps}, sft_steps {sft_steps}: 0 or more, and 1 or more")
+    if cpt_steps < 0:
+        raise BadInput(f"cpt_steps is {cpt_steps}: give 0 or more")
     if not Path(data).expanduser().exists():
         raise BadInput(
             f"{data} does not exist: give a file or folder of .jsonl or .parquet rows, nothing is downloaded"
@@ -180,9 +149,7 @@ def plan(
         decoder=model_folder(model), predictor=model_folder(predictor), source=instruction_source(data), stage="sft", keep=keep,
         steps=sft_steps, label=f"sft of {Path(model).name} on {Path(data).name}", **fields,
     )  # fmt: skip
-    for name in ("block", "longest", "longest_prompt", "batch_size"):
-        if getattr(cfg, name) < 1:
-            raise BadInput(f"{name} is {getattr(cfg, name)}: give 1 or more")
+    check_sizes(cfg, Tune.sizes)
     text = text_of(cfg, build(cfg, weights=False))
     if cpt_steps:
         text.stream  # noqa: B018  # says now that it is too short
@@ -235,7 +202,7 @@ def trained(run: Finished, cfg: Tune.Config) -> PrunedModel:
 def build(cfg: Tune.Config, weights: bool = True) -> PrunedModel:
     """The model of a stage with the weights of its folders and a new head; without ``weights`` on the meta device, to check it."""
     folder, reads = Path(cfg.decoder.folder), Path(cfg.predictor.folder)
-    decoder = load_decoder(folder) if weights else decoder_shape(folder)
+    decoder = load_model(folder, dtype=torch.float32) if weights else model_shape(folder)
     predictor = load_predictor(reads) if weights else predictor_shape(reads)
     names = load_tokenizer(folder), None if isinstance(predictor, TextModel) else load_tokenizer(reads)
     settings = Settings(cfg.keep, cfg.mode, cfg.epsilon, cfg.spread, cfg.rank, cfg.head_activation)
@@ -287,5 +254,5 @@ def measure(pruned: PrunedModel, text: TuneText, hardware: Hardware) -> dict[str
 
 def read_weights(pruned: PrunedModel, run: Finished) -> None:
     """Load what a stage trained."""
-    load_model(pruned, str(run.folder / "model.safetensors"))
+    load_weights(pruned, str(run.folder / "model.safetensors"))
     pruned.calibrated = True

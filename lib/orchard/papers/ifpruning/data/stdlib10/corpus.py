@@ -9,11 +9,8 @@ Bytes are tokens. The two wordings of an instruction that no training reads are 
 are the same in training and tests, since memory is what they test; facts of arith, weekday and pyeval, and the files that docstrings come
 from, are divided. Docstrings have a loss and no right answer.
 
-Kinds of prompts (section 3.5 of the paper), for training (`kinds`) and as evaluations beside `test`, about the same facts:
-
-    input       the instruction with what is asked
-    few-shot    with answered examples before it: evaluation `few-shot` has one prefix per domain, `few-shot-own` one per example
-    task        the predictor reads the instruction with an open slot, the decoder reads the prompt of `input`
+The predictor reads the instruction with what is asked (kind `input`). For one mask per task it reads the instruction with an open slot
+(kind `task`), while the decoder reads the same prompt as before.
 """
 
 from __future__ import annotations
@@ -42,15 +39,8 @@ GROUPS = {
 }
 DOCSTRING = "docstring"
 MOST_ITEMS = 1000  # of a procedure whose held-out facts are few: weekday has 3,650
-KINDS = ("input", "few-shot", "task")
-EVALUATIONS = {  # the wording, the split of the facts, the kind of prompt
-    "validation": (HELD_OUT["validation"], "validation", "input"),
-    "test": (HELD_OUT["test"], "test", "input"),
-    "seen": (None, "test", "input"),
-    "few-shot": (HELD_OUT["test"], "test", "few-shot"),
-    "few-shot-own": (HELD_OUT["test"], "test", "few-shot"),
-    "task": (HELD_OUT["test"], "test", "task"),
-}
+KINDS = ("input", "task")
+EVALUATIONS = {**HELD_OUT, "seen": None}  # with its wording; seen: one of the training
 
 
 class Stdlib10(Corpus):
@@ -62,28 +52,17 @@ class Stdlib10(Corpus):
         items: int = 32  # of each domain in an evaluation
         chunk: int = 128  # bytes of a chunk of pre-training
         chunks: int = 2
-        tables: float = (
-            0.5  # share of pre-training windows that state facts; the others are sources of the standard library
-        )
-        kinds: list[str] = ["input"]  # of prompts in fine-tuning, each as often
-        shots: int = 2
+        tables: float = 0.5  # share of pre-training windows that state facts; others are files of the standard library
 
     cfg: Config
 
     def __init__(self, cfg: Stdlib10.Config) -> None:
         self.cfg = cfg
-        for kind in cfg.kinds:
-            if kind not in KINDS:
-                raise BadInput(f"Stdlib10: there is no kind of prompt {kind!r}; {closest(kind, KINDS)}")
-        for name, least in (("chunks", 2), ("chunk", 1), ("items", 1), ("shots", 1)):
+        for name, least in (("chunks", 2), ("chunk", 1), ("items", 1)):
             if getattr(cfg, name) < least:
                 raise BadInput(f"Stdlib10: {name} = {getattr(cfg, name)} is too small; give at least {least}")
         if cfg.items > MOST_ITEMS:
-            raise BadInput(
-                f"Stdlib10: items = {cfg.items}; a held-out split has no more than {MOST_ITEMS} facts to give"
-            )
-        if not cfg.kinds:
-            raise BadInput(f"Stdlib10: kinds is empty; give one or more of {', '.join(KINDS)}")
+            raise BadInput(f"Stdlib10: items = {cfg.items}; a held-out split has at most {MOST_ITEMS} facts to give")
         self.words = Vocabulary(ByteTokenizer.Config().build())
         self.vocab_size, self.pad = self.words.size, self.words.pad
         self.domains = [domain for members in GROUPS.values() for domain in members]
@@ -94,10 +73,9 @@ class Stdlib10(Corpus):
         }
         self._listed = {(domain, split): self._fitting(domain, split) for domain, split in self._lists()}
         for (domain, split), facts in self._listed.items():
-            if len(facts) <= cfg.shots:
+            if not facts:
                 raise BadInput(
-                    f"Stdlib10: longest = {cfg.longest} bytes leaves {len(facts)} facts of {domain} ({split}), and a "
-                    f"prompt with {cfg.shots} shots needs one more than that; raise longest"
+                    f"Stdlib10: longest = {cfg.longest} bytes leaves no fact of {domain} ({split}); raise longest"
                 )
 
     def _lists(self) -> Iterator[tuple[str, str]]:
@@ -130,25 +108,13 @@ class Stdlib10(Corpus):
         """How many facts a split of a listed domain has."""
         return len(self._listed[domain, "train" if domain in MEMORY else split])
 
-    def reading(self, domain: str, fact: Fact, wording: int, kind: str, shots: list[Fact]) -> Reading:
-        """An example of fine-tuning: a fact in a wording, as a kind of prompt; ``shots`` are answered before it in the same wording."""
+    def reading(self, domain: str, fact: Fact, wording: int, kind: str = "input") -> Reading:
+        """An example of fine-tuning: a fact in a wording, as a kind of prompt."""
         words, form = self.words, WORDINGS[domain][wording]
-        before: list[int] = []
-        for item, answer in shots:
-            before += [*words.encode(form.format(item)), words.answer, *words.encode(answer), words.next]
         asked = words.encode(form.format(fact[0]))
-        tokens, counts = conversation(words, before, [(asked, words.encode(fact[1]))])
-        prompt = words.encode(description(domain, wording)) if kind == "task" else [*before, *asked]
+        tokens, counts = conversation(words, [], [(asked, words.encode(fact[1]))])
+        prompt = words.encode(description(domain, wording)) if kind == "task" else asked
         return Reading(tokens, counts, [words.bos, *prompt], self.domains.index(domain))
-
-    def shots(self, domain: str, besides: list[Fact], draw: random.Random) -> list[Fact]:
-        """Training facts for a few-shot prompt: different, and none of those that the prompt asks about."""
-        chosen: list[Fact] = []
-        while len(chosen) < self.cfg.shots:
-            fact = self.fact(domain, "train", draw)
-            if fact not in chosen and fact not in besides:
-                chosen.append(fact)
-        return chosen
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         draw = random.Random(f"stdlib10 {stage} {seed} {number}")
@@ -160,10 +126,9 @@ class Stdlib10(Corpus):
         return chunked(self.words, np.stack(windows), domains, self.cfg.chunks, masked=stage == "cpt")
 
     def _drawn(self, draw: random.Random) -> Reading:
-        """A training example: any domain, any training fact, any training wording, any kind of prompt."""
-        domain, wording, kind = draw.choice(self.domains), draw.choice(TRAINED), draw.choice(self.cfg.kinds)
-        fact = self.fact(domain, "train", draw)
-        return self.reading(domain, fact, wording, kind, self.shots(domain, [fact], draw) if kind == "few-shot" else [])
+        """A training example: any domain, any training fact, any training wording."""
+        domain, wording = draw.choice(self.domains), draw.choice(TRAINED)
+        return self.reading(domain, self.fact(domain, "train", draw), wording)
 
     def _window(self, draw: random.Random) -> tuple[Int[np.ndarray, "text"], int]:
         """Bytes of one window, and their domain: that of the facts, or that of docstrings for the text of files."""
@@ -181,18 +146,12 @@ class Stdlib10(Corpus):
     def evaluation(self, name: str) -> Examples:
         if name not in EVALUATIONS:
             raise BadInput(f"Stdlib10: there is no evaluation {name!r}; {closest(name, EVALUATIONS)}")
-        wording, split, kind = EVALUATIONS[name]
+        wording, split = EVALUATIONS[name], "validation" if name == "validation" else "test"
         readings = []
         for domain in self.domains:
-            draw = random.Random(
-                f"stdlib10 {domain} {split}"
-            )  # one stream per split: the kinds of prompts share the facts
-            facts = self.evaluated(domain, split, draw)
-            shared = self.shots(domain, facts, draw) if name == "few-shot" else []
-            for fact in facts:
-                shots = self.shots(domain, [fact], draw) if name == "few-shot-own" else shared
-                number = draw.choice(TRAINED) if wording is None else wording
-                readings.append(self.reading(domain, fact, number, kind, shots))
+            draw = random.Random(f"stdlib10 {domain} {split}")  # one stream per split: evaluations share the facts
+            for fact in self.evaluated(domain, split, draw):
+                readings.append(self.reading(domain, fact, draw.choice(TRAINED) if wording is None else wording))
         return fine_tuning(self.words, readings)
 
     def prompts(self, split: str) -> Examples:
@@ -210,14 +169,14 @@ class Stdlib10(Corpus):
         facts = [self.fact(domain, "test", random.Random(f"stdlib10 {domain} prompts")) for domain in self.domains]
         pairs = zip(self.domains, facts, strict=True)
         return fine_tuning(
-            self.words, [self.reading(domain, fact, n, kind, []) for domain, fact in pairs for n in wordings]
+            self.words, [self.reading(domain, fact, n, kind) for domain, fact in pairs for n in wordings]
         )
 
     def evaluated(self, domain: str, split: str, draw: random.Random) -> list[Fact]:
-        """Different facts of a split: ``items`` of them, or all but ``shots`` where there are fewer."""
+        """Different facts of a split: ``items`` of them, or all where there are fewer."""
         facts: dict[Fact, None] = {}
         listed = self._listed.get((domain, "train" if domain in MEMORY else split))
-        most = self.cfg.items if listed is None else min(self.cfg.items, len(listed) - self.cfg.shots)
+        most = self.cfg.items if listed is None else min(self.cfg.items, len(listed))
         for fact in self.facts(domain, split, draw):
             facts[fact] = None
             if len(facts) >= most:

@@ -8,12 +8,10 @@ the docstrings in it. What has to be parsed is parsed once per machine and cache
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import re
 import sys
 import unicodedata
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from jaxtyping import UInt8
 
 from orchard.data import SPLITS, DataError, EmbeddedText, Source
 from orchard.data.cache import cached
+from orchard.data.docstrings import definitions, parsed
 from orchard.data.source import Row
 from orchard.papers.ifpruning.data.stdlib10.facts import Fact, memory
 from orchard.runs.code import code_sha256
@@ -114,18 +113,16 @@ def found(source: Source) -> Found:
 
 def documented(name: str, text: str) -> list[Fact]:
     """The documented functions of the file called ``name``: ("json.decoder.py_scanstring(s, end)", its docstring's first sentence)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in old code
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError):
+    tree = parsed(text)
+    if tree is None:
         return []
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     facts = []
-    for place, node in _functions(tree, module):
-        sentence = first_sentence(ast.get_docstring(node) or "")
-        if sentence:
-            facts.append((f"{place}.{node.name}({ast.unparse(node.args)})", sentence))
+    for place, node in definitions(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            sentence = first_sentence(ast.get_docstring(node) or "")
+            if sentence:
+                facts.append((f"{module}.{place}({ast.unparse(node.args)})", sentence))
     return facts
 
 
@@ -133,17 +130,3 @@ def first_sentence(docstring: str) -> str:
     """The first sentence of the first paragraph, on one line."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
-
-
-def _functions(node: ast.AST, place: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Functions at any depth, with the dotted name of what they are in."""
-    parts = (
-        getattr(node, name, ()) for name in ("body", "handlers", "orelse", "finalbody", "cases")
-    )  # where statements stand
-    for child in itertools.chain(*parts):
-        inside = place
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield place, child
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            inside = f"{place}.{child.name}"
-        yield from _functions(child, inside)

@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from orchard.errors import OrchardError
 from orchard.papers.ifpruning.experiments import EVIDENCE, EXPERIMENTS, speed
 from orchard.papers.ifpruning.figures import build as figures
 from orchard.papers.ifpruning.runs import checks
+from orchard.papers.ifpruning.runs.speed import SoftTopKSpeed
 from orchard.runs import Finished, Run, Setting, Store
-from orchard.widgets import explorer
 
-TINY = {"batch": 2, "rounds": 3, "layers": 2, "width": 65, "k": 13}
+TINY = SoftTopKSpeed.Config(batch=2, rounds=3, layers=2, width=65, k=13)
 
 
 @pytest.fixture
@@ -49,13 +48,9 @@ def test_jacobian_map(epsilon: float, k: int) -> None:
     assert f"{full.sum()} saturated" in figures.jacobian_map(epsilon, k).axes[0].get_title(loc="left")
 
 
-def test_explorers_start_from_their_static_twins() -> None:
-    drawn = explorer(figures.weights, epsilon=[0.1, 0.3], k=(1, 512)).figure
-    assert drawn.axes[1].get_title(loc="left") == figures.weights(0.3, 128).axes[1].get_title(loc="left")
-
-
-def test_mass_grows_from_chance_to_all() -> None:
-    table = figures.mass_table([1e-3, 1.0, 3.5, 1e3])
+def test_mass_grows_from_chance_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "SPREADS", (1e-3, 1.0, 3.5, 1e3))
+    table = figures.mass_table()
     for source, part in table.groupby("source"):
         share = part["share"].to_numpy()
         assert (np.diff(share) > 0).all(), source
@@ -64,12 +59,6 @@ def test_mass_grows_from_chance_to_all() -> None:
     assert first["6B → 3B"] == pytest.approx(6656 / 16384, abs=1e-3)
     assert first["ours, k = D / 4"] == pytest.approx(0.25, abs=1e-3)
     assert isinstance(figures.initial_mass(table), Figure)
-
-
-def test_figures_name_missing_columns() -> None:
-    for draw in (figures.initial_mass, figures.iteration_sums):
-        with pytest.raises((OrchardError, ValueError), match=draw.__name__):
-            draw(pd.DataFrame({"epsilon": [0.1]}))
 
 
 def test_iterations(run: Callable[[Sequence[Run.Config]], list[Finished]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +88,9 @@ def test_checks_are_rows_of_evidence(
 def test_speed_is_a_ratio_with_the_errors_beside_it(
     run: Callable[[Sequence[Run.Config]], list[Finished]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(speed.SOFTTOPK_SIZES, "smoke", TINY)
+    monkeypatch.setitem(speed.SOFTTOPK, "smoke", TINY)
     table = EXPERIMENTS["softtopk_speed"](Setting("smoke"), run)
-    assert table.groupby("form").size().to_dict() == {"closed form": 3, "20 iterations": 3}
+    assert table.groupby("name").size().to_dict() == {"closed form": 3, "20 iterations": 3}
     found = speed.softtopk_ratios(table).set_index("form")
     assert found.loc["closed form", "times the closed form"] == 1
     assert found.loc["closed form", "sum - k, worst"] < 1e-4
@@ -110,8 +99,8 @@ def test_speed_is_a_ratio_with_the_errors_beside_it(
 
 def test_ratios_are_medians_within_rounds() -> None:
     rows = [("a", 0, 1.0), ("a", 1, 10.0), ("a", 2, 2.0), ("b", 0, 3.0), ("b", 1, 30.0), ("b", 2, 20.0)]
-    table = pd.DataFrame(rows, columns=["form", "round", "seconds"]).assign(sum_error=0.0, weight_error=0.0)
-    table["form"] = table["form"].map({"a": "closed form", "b": "20 iterations"})
+    table = pd.DataFrame(rows, columns=["name", "round", "seconds"]).assign(sum_error=0.0, weight_error=0.0)
+    table["name"] = table["name"].map({"a": "closed form", "b": "20 iterations"})
     found = speed.softtopk_ratios(table).set_index("form")
     assert found["times the closed form"].to_dict() == {"closed form": 1.0, "20 iterations": 3.0}
     assert found["seconds"].to_dict() == {"closed form": 2.0, "20 iterations": 20.0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +52,6 @@ def test_without_prompts_with_open_gates_and_under_a_mask(layout: str) -> None:
         assert small.config.intermediate_size == KEEP
         torch.testing.assert_close(small(text[row : row + 1]).logits[0], masked[row], atol=1e-5, rtol=1e-4)
     assert torch.equal(model(text).logits, before)  # nothing of a forward pass stays
-
-
-@pytest.mark.parametrize("layout", ["llama", "qwen2", "gemma3"])
-def test_every_channel_kept_is_the_model_that_it_was(layout: str) -> None:
-    decoder, text = tiny(layout), ids(2, 9)
-    before = decoder(text).logits
-    model = pruned_with_all(decoder)
-    assert torch.equal(model.gates(ids(2, 5)), torch.ones(2, 3, 29))
-    assert torch.equal(model(text, prompt_ids=ids(2, 5)).logits, before)
-
-
-def pruned_with_all(decoder: Any) -> PrunedModel:
-    model = prune_any(decoder, tiny(), 29)
-    model.calibrate(ids(20, 11, seed=2))
-    return model
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -193,25 +177,14 @@ def test_calibration_sets_the_spread_and_tells_prompts_apart() -> None:
     assert z.std(dim=-1).mean().item() == pytest.approx(3.5 * 0.3, rel=1e-4)
     measured = model.gauge(prompts, None, torch.arange(20) // 4)
     assert measured["spread"] == pytest.approx(3.5, rel=1e-4)
-    assert measured["across"] == pytest.approx(mean_across(model, prompts), rel=1e-5)
+    pairs = overlaps(model.masks(prompts)).mean(dim=0).unflatten(0, (5, 4)).unflatten(2, (5, 4)).mean(dim=(1, 3))
+    assert measured["across"] == pytest.approx(pairs[~torch.eye(5, dtype=torch.bool)].mean().item(), rel=1e-5)
     assert measured["chance"] == pytest.approx(KEEP / 29)
     assert measured["across"] < 0.9
     torch.nn.init.zeros_(model.head_out.weight)
     assert model.gauge(prompts, None, torch.arange(20) // 4)["across"] == pytest.approx(1)
     with pytest.raises(Collapsed, match=r"overlap by 1\.000.*raise spread \(now 3\.5 epsilon\)"):
         model.gauge(prompts, None, torch.arange(20) // 4, on_collapse="raise")
-
-
-def mean_across(model: PrunedModel, prompts: torch.Tensor) -> float:
-    """Mean overlap of prompts of different domains of four, by loops."""
-    pairs = overlaps(model.masks(prompts)).mean(dim=0)
-    domains = [
-        [pairs[a, b] for a in range(4 * i, 4 * i + 4) for b in range(4 * j, 4 * j + 4)]
-        for i in range(5)
-        for j in range(5)
-        if i != j
-    ]
-    return float(torch.stack([torch.stack(found).mean() for found in domains]).mean())
 
 
 def test_a_head_that_was_never_calibrated_warns() -> None:
@@ -313,7 +286,7 @@ def test_prompts_that_choose_nothing() -> None:
     with pytest.raises(BadInput, match="a prompt has 161 tokens, the predictor reads 160"):
         model.gates(ids(1, 161))
     assert model.gates(ids(1, 170), (torch.arange(170) < 160)[None]).shape == (1, 3, 29)  # padding does not count
-    with pytest.raises(BadInput, match="1 prompts that the predictor cannot tell apart"):
+    with pytest.raises(BadInput, match="the 1 prompts that calibrate the predictor are all alike to it"):
         model.calibrate(ids(1, 5))
 
 
@@ -352,12 +325,6 @@ def test_a_decoder_that_keeps_its_arguments_is_refused() -> None:
         model(ids(2, 9), prompt_ids=ids(2, 5))
 
 
-def test_one_prompt_serves_all_rows() -> None:
-    model, text, prompt = pruned(), ids(3, 9), ids(1, 5)
-    wanted = model(text, prompt_ids=prompt.expand(3, -1)).logits
-    torch.testing.assert_close(model(text, prompt_ids=prompt).logits, wanted, atol=1e-5, rtol=1e-4)
-
-
 def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
     folder = save_pruned(pruned(), tmp_path / "saved")
     with pytest.raises(BadInput, match="exists: choose a new folder"):
@@ -384,22 +351,3 @@ def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(BadInput, match=r"config\.json cannot be read"):
         load_pruned(folder)
-
-
-def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pruned()
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(model.predictor, "save_pretrained", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_pruned(model, tmp_path / "saved")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_config_says_what_was_saved(tmp_path: Path) -> None:
-    content = json.loads((save_pruned(pruned(), tmp_path / "saved") / "config.json").read_text())
-    assert (content["settings"]["keep"], content["width"], content["layers"]) == (KEEP, 29, 3)
-    assert {"decoder/model.safetensors", "predictor/model.safetensors", "head.safetensors"} <= set(content["files"])
-    assert not [name for name in content["files"] if name.endswith((".bin", ".pt", ".pkl"))]

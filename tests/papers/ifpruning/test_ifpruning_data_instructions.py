@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchard.data import BPETokenizer, DataError
+from orchard.data import DataError
 from orchard.errors import BadInput
 from orchard.papers.ifpruning.data.instructions import (
     HubInstructions,
@@ -146,16 +146,6 @@ def test_splits_are_of_instructions(tmp_path: Path) -> None:
     } <= trained
 
 
-def test_splits_named_by_files(tmp_path: Path) -> None:
-    for number, split in enumerate(("train", "valid", "test")):
-        write(tmp_path / "sums", f"{split}.jsonl", [paint(n + 9 * number) for n in range(9)])
-    corpus = build(tmp_path / "sums")
-    assert corpus.domains == ["sums"]
-    assert {row[0] for row in shown(corpus, "test", "sums")} == {
-        f"⟨bos⟩Which colour has thing {n}?" for n in range(18, 27)
-    }
-
-
 @pytest.mark.parametrize("stage", ["read", "pretrain", "cpt", "sft"])
 def test_batches_by_number(mixed: Path, stage: str) -> None:
     corpus = build(mixed, chunk=9, chunks=3)
@@ -208,16 +198,6 @@ def test_prompts_and_tasks(mixed: Path) -> None:
     assert read[3] == "⟨bos⟩"
 
 
-def test_byte_pairs(mixed: Path) -> None:
-    corpus = build(mixed, tokenizer=BPETokenizer.Config(vocab_size=300))
-    assert corpus.vocab_size == 307
-    for prompt, text, _ in shown(corpus, "test", "paint"):
-        assert re.fullmatch(r"⟨bos⟩Which colour has thing \d+\?", prompt)
-        assert text.startswith(f"{prompt}⟨answer⟩It is ")
-    longest = corpus.evaluation("seen").tokens.shape[1]
-    assert longest <= build(mixed).evaluation("seen").tokens.shape[1]
-
-
 def test_long_answers_are_cut_with_a_warning(tmp_path: Path) -> None:
     rows = [paint(n) for n in range(60)]
     rows[7]["output"] = "x" * 500
@@ -228,23 +208,6 @@ def test_long_answers_are_cut_with_a_warning(tmp_path: Path) -> None:
     ):
         corpus = build(tmp_path, longest=64)
     assert max(len(reading.tokens) for split in corpus.readings.values() for reading in split) == 64
-
-
-def test_domain_without_held_out_rows(mixed: Path) -> None:
-    write(mixed, "rare.jsonl", [{"instruction": "Only once?", "output": "Yes."}])
-    corpus = build(mixed)
-    missing = [name for name in ("seen", "validation", "test") if not _has(corpus, name, "rare")]
-    assert len(missing) == 2
-    with pytest.warns(UserWarning, match=f"no row of rare is in {missing[1]}; give more rows"):
-        corpus.evaluation(missing[1])
-
-
-def _has(corpus: Instructions, name: str, domain: str) -> bool:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return bool((corpus.evaluation(name).domain == corpus.domains.index(domain)).any())
 
 
 def talk(*messages: Any) -> dict[str, Any]:

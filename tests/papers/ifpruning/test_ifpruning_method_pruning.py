@@ -7,13 +7,10 @@ import torch
 from torch import Tensor
 
 from orchard.claims import load_claims
-from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
-from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.integrations.llama import to_llama
 from orchard.papers.ifpruning.method.masks import Gates, MaskedFeedForward, gated
 from orchard.papers.ifpruning.method.pruning import gathered, small_config
-from orchard.papers.ifpruning.method.selectors import Static
 from orchard.papers.ifpruning.runs import checks
 from orchard.papers.ifpruning.runs.checks import KEEP, LAYERS, VOCAB, WIDTH, masked_decoder, pruning_config
 from orchard.series import papers_folder
@@ -62,17 +59,6 @@ def test_small_decoder_is_a_plain_one_of_width_k() -> None:
     assert not any(p.is_meta for p in small.parameters())
 
 
-def test_gathering_leaves_the_decoder_as_it_was() -> None:
-    cfg, decoder = masked_decoder(seed=0)
-    before = {name: value.clone() for name, value in decoder.state_dict().items()}
-    small = gathered(cfg, decoder, make_gates("soft"))
-    with torch.no_grad():
-        for layer in small.layers:
-            for value in layer.feed_forward.parameters():
-                value.zero_()
-    assert all(torch.equal(before[name], value) for name, value in decoder.state_dict().items())
-
-
 def test_gates_that_open_another_number_are_refused() -> None:
     cfg, decoder = masked_decoder(seed=0)
     gates = make_gates("st")
@@ -84,19 +70,6 @@ def test_gates_that_open_another_number_are_refused() -> None:
 def test_decoder_without_masks_is_refused() -> None:
     with pytest.raises(ValueError, match="masked layers with keep = none: give one with a single k"):
         small_config(pruning_config())
-
-
-def test_a_static_mask_prunes_too() -> None:
-    """One mask for everything: the selector's own gates, gathered."""
-    corpus: FactGrid = FactGrid.Config(num_keys=16, num_values=12).build()
-    examples = corpus.batch("sft", 3, 0, 0)
-    selector = Static.Config(num_layers=LAYERS, gates=Gates.Config(width=WIDTH, keep=KEEP)).build().eval()
-    selector.calibrate(examples, torch.rand(LAYERS, WIDTH, generator=torch.Generator().manual_seed(3)))
-    cfg, decoder = masked_decoder(seed=0)
-    tokens = some_tokens(3, 8)
-    with torch.no_grad(), selector.applied(decoder, examples):
-        wanted = decoder(tokens)
-    torch.testing.assert_close(gathered(cfg, decoder, selector(examples)[0, 0])(tokens), wanted, atol=1e-5, rtol=0)
 
 
 # --- the stock Llama
@@ -127,28 +100,6 @@ def test_llama_computes_the_same(tied: bool, activation: str) -> None:
     assert llama.config.intermediate_size == 13
     own, theirs = decoder.embedding.weight, llama.model.embed_tokens.weight
     assert own.data_ptr() != theirs.data_ptr()  # a copy
-
-
-def test_what_llama_has_not_is_refused() -> None:
-    pytest.importorskip("transformers", reason="the converter needs transformers")
-    cfg, decoder = masked_decoder(seed=0)
-    with pytest.raises(
-        BadInput, match=r"feed-forward layers are MaskedFeedForward.* gather the channels of a mask first"
-    ):
-        to_llama(cfg, decoder)
-    plain = pruning_config()
-    plain.layers[1].feed_forward.set(hidden_dim=WIDTH + 1)
-    with pytest.raises(BadInput, match=r"layers \[1\] differ from layer 0"):
-        to_llama(plain, plain.build())
-    for fields in ({"window": 3}, {"rotary": None}, {"qk_norm": RMSNorm.Config()}):
-        other = pruning_config()
-        for layer in other.layers:
-            layer.attention.set(**fields)
-        with pytest.raises(BadInput, match="Llama's attention is full, with rotary positions"):
-            to_llama(other, other.build())
-    other = pruning_config().set(norm=RMSNorm.Config(eps=1e-3))
-    with pytest.raises(BadInput, match=r"eps of the norms is 1e-06 in layers and 0\.001 after them"):
-        to_llama(other, other.build())
 
 
 # --- the rows of the claims

@@ -10,11 +10,14 @@ import pytest
 import torch
 from ifpruning_tiny_models import rows, save, tiny, tokenizer
 
+from gpu_recipe import two_steps
 from orchard.data import DataError
 from orchard.errors import BadInput
+from orchard.papers.ifpruning.data.text import Reading
 from orchard.papers.ifpruning.integrations.folder import load_pruned
-from orchard.papers.ifpruning.integrations.text import IGNORED, Reading, request
+from orchard.papers.ifpruning.integrations.text import IGNORED, request
 from orchard.papers.ifpruning.method.overlap import Collapsed
+from orchard.papers.ifpruning.runs.train import Batches
 from orchard.papers.ifpruning.runs.tune import (
     Tune,
     build,
@@ -27,6 +30,7 @@ from orchard.papers.ifpruning.runs.tune import (
 )
 from orchard.runs import Store
 from orchard.train import AdamW
+from orchard.train.optim import parameter_groups
 
 SIZES: dict[str, Any] = {
     "block": 16, "longest": 64, "longest_prompt": 40, "rank": 9, "batch_size": 8, "log_every": 1, "validate_every": 6,
@@ -142,22 +146,20 @@ def test_it_learns_and_the_stages_follow_each_other(folders: dict[str, Path], tm
 def test_a_killed_training_ends_with_the_same_numbers(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchard.papers.ifpruning.runs.tune import TuneBatches
-
     cfg = planned(folders, cpt_steps=0, sft_steps=7)
     whole = Store(tmp_path / "whole").compute(cfg, "cpu")
-    batch = TuneBatches.batch
+    batch = Batches.batch
 
-    def killed(self: TuneBatches, indices: Any) -> Any:
+    def killed(self: Batches, indices: Any) -> Any:
         if int(indices[0]) == 6:
             raise KeyboardInterrupt
         return batch(self, indices)
 
     store = Store(tmp_path / "killed")
-    monkeypatch.setattr(TuneBatches, "batch", killed)
+    monkeypatch.setattr(Batches, "batch", killed)
     with pytest.raises(SystemExit):
         store.compute(cfg, "cpu")
-    monkeypatch.setattr(TuneBatches, "batch", batch)
+    monkeypatch.setattr(Batches, "batch", batch)
     again = store.compute(cfg, "cpu")
     assert "goes on from step 4" in (again.folder / "log.txt").read_text()
     assert again.result == whole.result
@@ -182,11 +184,9 @@ def test_collapse_is_raised_and_what_was_trained_is_kept(
 
 
 def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Path]) -> None:
-    from orchard.papers.ifpruning.runs.lightning import parameter_groups
-
     cfg = planned(folders).set(predictor_rate=7e-3)
     model = build(cfg)
-    groups = parameter_groups(rated_parts(model, cfg), masked_parameters(model), cfg.optim.weight_decay)
+    groups = parameter_groups(rated_parts(model, cfg), cfg.optim.weight_decay, masked_parameters(model))
     of = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     layer = model.decoder.model.layers[0]
     assert of[id(layer.mlp.up_proj.weight)] == (3e-3, 0.0)
@@ -204,7 +204,7 @@ def test_masked_layers_have_no_weight_decay_and_two_rates(folders: dict[str, Pat
         ({"longest": 300}, BadInput, "the decoder reads 160 tokens, longest is 300"),
         ({"block": 4000}, BadInput, "two blocks are 8000"),
         ({"batch_size": 0}, BadInput, "batch_size is 0: give 1 or more"),
-        ({"sft_steps": 0}, BadInput, "sft_steps 0"),
+        ({"sft_steps": 0}, BadInput, "steps is 0: give 1 or more"),
     ],
 )  # fmt: skip
 def test_bad_plans(folders: dict[str, Path], fields: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -229,3 +229,9 @@ def test_folders_that_hold_no_model(folders: dict[str, Path], tmp_path: Path) ->
         (few / f"{split}.jsonl").write_text(json.dumps({"instruction": split, "output": "b"}) + "\n")
     with pytest.raises(DataError, match="has 1 rows for validation, two are needed: give more rows"):
         planned({**folders, "data": few})
+
+
+def test_two_steps_as_a_gpu_does_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    done = two_steps(planned(folders, cpt_steps=1, sft_steps=2), tmp_path, compile=False)
+    assert done.result["loss"] < 9
+    assert done.tensors("model")["head_in.weight"].dtype == torch.float32

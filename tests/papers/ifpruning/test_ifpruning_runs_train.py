@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpu_recipe import two_steps
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import ARMS, Study
@@ -29,20 +30,12 @@ WORLD = FactGrid.Config(num_domains=4, group_size=2, num_keys=16, num_values=5, 
 TINY = replace(
     PROFILES["smoke"], size=Size(dim=8, num_layers=2, num_heads=2, num_kv_heads=1, width=12, keep=4),
     reader=Reader(dim=8, num_layers=1, num_heads=2, width=8, rank=4), steps=Steps(pretrain=2, cpt=2, sft=2), batch_size=5,
-    corpus=WORLD, validate_every=2,
+    corpus=WORLD, validate_every=2, on_collapse="raise",
 )  # fmt: skip
 STUDY = Study(Cell(TINY, WORLD, WORLD, 0))
-MASKED = (
-    "ifp",
-    "ifp_st",
-    "ifp_contrast",
-    "ifp_sft_only",
-    "ifp_sft_short",
-    "oracle",
-    "rand_mask",
-    "rand_lsh",
-    "moe_seq",
-)
+MASKED = {
+    "ifp", "ifp_st", "ifp_contrast", "ifp_sft_only", "ifp_sft_short", "oracle", "rand_mask", "rand_lsh", "moe_seq",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +201,9 @@ def test_unread_differs_in_its_reader_alone() -> None:
     assert read.reader is not None
     assert cfg.reader is None
     assert cfg.set(reader=read.reader, on_collapse=read.on_collapse).fingerprint() == read.fingerprint()
+
+
+def test_two_steps_as_a_gpu_does_them(tmp_path: Path) -> None:
+    done = two_steps(_recorded(STUDY.arm("ifp")), tmp_path, compile=False)
+    assert 0 <= done.result["accuracy"]["test"] <= 1
+    assert done.tensors("masks")["masks"].sum(dim=-1).eq(4).all()  # exactly k, in bf16 too

@@ -11,7 +11,6 @@ from orchard.papers.ifpruning.method.batching import (
     by_overlap,
     fifo,
     one_by_one,
-    random_union_width,
     union,
     union_width,
 )
@@ -64,15 +63,6 @@ def test_padding_on_the_right_changes_nothing_before_it() -> None:
     mixed, tokens = gates(2), torch.randint(31, (2, 8))
     alone = one_by_one(built, mixed[1:], tokens[1:, :5])
     torch.testing.assert_close(union(cfg, built, mixed).logits(tokens)[1:, :5], alone, atol=1e-5, rtol=1e-5)
-
-
-def test_the_width_of_random_masks_is_as_expected() -> None:
-    torch.manual_seed(0)
-    chance = 0.25
-    masks = hard_top_k(torch.randn(400, 6, 2, 128), 32)
-    found = sum(union_width(batch) for batch in masks) / len(masks)
-    assert found == pytest.approx(random_union_width(6, chance), rel=0.01)
-    assert random_union_width(1, chance) == 1
 
 
 def clustered(count: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,19 @@ import torch
 from orchard.errors import BadInput
 from orchard.papers.ifpruning import cli
 from orchard.papers.ifpruning.data import published
+from orchard.papers.ifpruning.data.published import PARTS
 from orchard.papers.ifpruning.experiments import EVIDENCE, serving, speed
 from orchard.papers.ifpruning.experiments.serving import PER_INPUT, PER_TASK, Masks
-from orchard.papers.ifpruning.experiments.speed import LATENCY_SIZES, latency_ratios, medians, repetitions
+from orchard.papers.ifpruning.experiments.speed import LATENCY, latency_ratios, medians, repetitions
 from orchard.papers.ifpruning.explorers.cache import cache_explorer
 from orchard.papers.ifpruning.figures import serving as figures
 from orchard.papers.ifpruning.method.models import Reader, Size
-from orchard.papers.ifpruning.runs.speed import PARTS, SHOWN, Latency, SoftTopKSpeed
-from orchard.runs import Finished, Run, Setting, Store
+from orchard.papers.ifpruning.runs.speed import SHOWN, Latency, SoftTopKSpeed
+from orchard.runs import Finished, Setting, Store
 
-TINY = replace(
-    LATENCY_SIZES["smoke"], size=Size(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, width=12, keep=4),
-    reader=Reader(dim=8, num_layers=1, num_heads=2, width=9, rank=3), prompt=5, answer=2, rounds=2,
+TINY = LATENCY["smoke"].clone().set(
+    size=asdict(Size(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, width=12, keep=4)),
+    reader=asdict(Reader(dim=8, num_layers=1, num_heads=2, width=9, rank=3)), prompt=5, answer=2, rounds=2,
 )  # fmt: skip
 MEASURED = {
     ("dense_D", "prefill"), ("dense_D", "decode"), ("dense_k", "prefill"), ("dense_k", "decode"), ("ifp", "select"), ("ifp", "load"),
@@ -36,7 +37,7 @@ MEASURED = {
 def times(seconds: dict[tuple[str, str], float]) -> pd.DataFrame:
     """Three repetitions, the second twice and the third three times as long as the first."""
     rows = [
-        {"model": model, "part": part, "repetition": i, "seconds": value * (i + 1), "device": "cpu", "hardware": "here"}
+        {"model": model, "part": part, "round": i, "seconds": value * (i + 1), "device": "cpu", "hardware": "here"}
         for (model, part), value in seconds.items()
         for i in range(3)
     ]
@@ -49,7 +50,7 @@ def measured() -> pd.DataFrame:
 
 
 def test_every_part_of_every_model_is_measured(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LATENCY_SIZES, "smoke", TINY)
+    monkeypatch.setitem(LATENCY, "smoke", TINY)
     store = Store(tmp_path)
 
     def run(cfgs: Any) -> list[Finished]:
@@ -57,13 +58,13 @@ def test_every_part_of_every_model_is_measured(tmp_path: Any, monkeypatch: pytes
 
     table = speed.latency(Setting(), run)
     assert set(zip(table["model"], table["part"], strict=True)) == MEASURED
-    assert (table.groupby(["model", "part"])["repetition"].nunique() == 2).all()
+    assert (table.groupby(["model", "part"])["round"].nunique() == 2).all()
     assert (table["seconds"] > 0).all()
-    assert set(table.columns) == {"model", "part", "repetition", "seconds", "device", "hardware"}
+    assert set(table.columns) == {"model", "part", "round", "seconds", "device", "hardware"}
 
 
 def test_the_steps_do_what_they_are_named() -> None:
-    cfg = Latency.Config(**asdict(TINY))
+    cfg = TINY
     torch.manual_seed(0)
     with torch.no_grad():
         peers = Latency(cfg).peers("cpu")
@@ -76,13 +77,7 @@ def test_the_steps_do_what_they_are_named() -> None:
 
 def test_sizes_for_a_gpu_are_refused_elsewhere(tmp_path: Any) -> None:
     with pytest.raises(BadInput, match="latency by part has sizes for a GPU and would run on cpu"):
-        Store(tmp_path).compute(Latency.Config(label="latency by part", **asdict(replace(TINY, gpu=True))), "cpu")
-
-
-def test_all_profiles_repeat_often_enough_and_keep_the_shape_of_the_comparison() -> None:
-    for sizes in LATENCY_SIZES.values():
-        assert sizes.rounds >= 20
-        assert sizes.size.width % sizes.size.keep == 0 or sizes is LATENCY_SIZES["paper"]
+        Store(tmp_path).compute(TINY.clone().set(gpu=True), "cpu")
 
 
 def test_medians_and_ratios(measured: pd.DataFrame) -> None:
@@ -144,13 +139,6 @@ def masks() -> Masks:
 
 
 SECONDS = {"select": 1.0, "load": 10.0, "prefill": 100.0}
-
-
-def test_wordings_with_one_mask_share_its_key_and_tasks_are_validation_wordings() -> None:
-    found = masks()
-    assert found.task == [2, 6]
-    assert len(set(found.keys)) == 6
-    assert found.keys[0] == found.keys[1]
 
 
 def test_a_replay_counts_hits_and_the_time_to_the_first_token() -> None:
@@ -222,18 +210,3 @@ def test_the_explorer_shows_what_slower_loads_do(measured: pd.DataFrame) -> None
     draw = cache_explorer(masks(), measured)
     fast, slow = (draw(slots=1, zipf=1.0, slower=slower).axes[1].lines[0].get_ydata() for slower in (1, 100))
     assert np.asarray(slow)[0] > np.asarray(fast)[0]
-
-
-def test_experiments_read_the_runs_of_the_comparison() -> None:
-    asked: list[Run.Config] = []
-
-    class Stop(Exception):
-        pass
-
-    def run(cfgs: Any) -> list[Finished]:
-        asked.extend(cfgs)
-        raise Stop
-
-    with pytest.raises(Stop):
-        serving.batches(Setting(), run)
-    assert [cfg.label for cfg in asked] == ["ifp, sft, seed 0", "ifp, sft, seed 1"]

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from orchard.claims import decide, load_claims
-from orchard.papers.ifpruning.data.published import path
 from orchard.papers.ifpruning.experiments import EVIDENCE, explanation
 from orchard.papers.ifpruning.method import overlap
+from orchard.series import papers_folder
 from orchard.stats import paired_bootstrap
 
-CLAIMS = {claim.id: claim for claim in load_claims(path().parent)}
+CLAIMS = {claim.id: claim for claim in load_claims(papers_folder("ifpruning"))}
 SEEDS, QUESTIONS = (0, 1, 2), 60
 DOMAINS = ("A1", "A2", "A3", "B1", "B2", "B3")
 
@@ -66,6 +66,12 @@ def both(ours: float, theirs: float) -> pd.DataFrame:
     )
 
 
+def sooner(ours: float, theirs: float) -> pd.DataFrame:
+    """ifp, and fine-tuning alone for as many steps in all and of fine-tuning."""
+    arms = {"ifp": ours, "ifp_sft_only": theirs, "ifp_sft_short": theirs}
+    return answers({("win", arm, "test"): share for arm, share in arms.items()})
+
+
 CASES: dict[str, tuple[str, Callable[[bool], pd.DataFrame]]] = {
     "C1": ("answers", lambda good: win("dense_k", 0.9 if good else 0.4, 0.6)),
     "C1s": ("answers", lambda good: win("dense_k", 0.9 if good else 0.63, 0.6)),
@@ -75,6 +81,7 @@ CASES: dict[str, tuple[str, Callable[[bool], pd.DataFrame]]] = {
     "C2s": ("answers", lambda good: both(0.9 if good else 0.4, 0.6)),
     "C3": ("arms", lambda good: arm_table(dense_k=0.5, dense_D=1.0, ifp=0.9 if good else 0.6)),
     "C5": ("answers", lambda good: win("ifp", 0.9, 0.9 if good else 0.6, "task")),
+    "C8": ("answers", lambda good: sooner(0.9 if good else 0.4, 0.6)),
     "C6a": ("mask_overlaps", lambda good: overlap_table(0.7, 0.4 if good else 0.69, 0.9)),
     "C6a2": ("mask_overlaps", lambda good: overlap_table(0.7, 0.4 if good else 0.2, 0.9)),
     "C6b": ("mask_overlaps", lambda good: overlap_table(0.5, 0.4, 0.9 if good else 0.3)),
@@ -93,13 +100,16 @@ def test_a_claim_can_come_out_either_way(name: str, good: bool) -> None:
 
 
 def test_every_claim_of_the_comparison_has_a_case() -> None:
-    own = {claim for claim, evidence in EVIDENCE.items() if evidence.__module__.endswith(".comparison")}
+    rules = {claim: getattr(rule, "func", rule) for claim, rule in EVIDENCE.items()}
+    own = {claim for claim, rule in rules.items() if rule.__module__.endswith(".comparison")}
     assert set(CASES) == own
 
 
 def test_channels_in_use_alone_can_refute_c6c() -> None:
     table = arm_table(ifp=0.9, ifp_st=0.9).assign(union=0.3)
-    assert decide(CLAIMS["C6c"], EVIDENCE["C6c"]({"arms": table}.__getitem__), "smoke").verdict == "refuted"
+    assert (
+        decide(CLAIMS["C6c"], EVIDENCE["C6c"]({"arms": table}.__getitem__), CLAIMS["C6c"].profile).verdict == "refuted"
+    )
 
 
 # --------------------------------------------------------------------- overlap and gauge

@@ -11,15 +11,14 @@ import pytest
 import torch
 
 from orchard.papers.ifpruning.experiments import EVIDENCE, ablations, phase
-from orchard.papers.ifpruning.experiments.arms import Study
-from orchard.papers.ifpruning.experiments.grids import compared, grid_cells, recorded
-from orchard.papers.ifpruning.experiments.profiles import cells
+from orchard.papers.ifpruning.experiments.ablations import PREFIX_ARMS, shared_prefixes
+from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded
+from orchard.papers.ifpruning.experiments.profiles import Start, cells, grid_cells
 from orchard.papers.ifpruning.figures import ablation as figures
 from orchard.papers.ifpruning.figures.published import source_scaling
-from orchard.papers.ifpruning.runs.train import build
 from orchard.runs import Finished, Run, Setting
 
-PROFILES = ("smoke", "gpu")
+PROFILES = ("smoke", "laptop", "gpu")
 SMOKE = Setting("smoke", seeds=(0,))
 
 
@@ -28,11 +27,8 @@ class Known(Finished):
 
     def __init__(self, accuracy: dict[str, float], gauge: dict[str, float]) -> None:
         super().__init__(Path())
-        object.__setattr__(
-            self,
-            "known",
-            {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "loss": 1.0, "validation_accuracy": 0.5},
-        )
+        known = {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "validation_accuracy": 0.5, "diverged": None}
+        object.__setattr__(self, "known", known)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -57,7 +53,7 @@ def masked(accuracy: float) -> Known:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_points_are_well_formed(profile: str) -> None:
     cell = grid_cells(Setting(profile))[0]
-    points = list(ablations.points(Study(cell), ablations.SIZES[profile]))
+    points = list(ablations.points(Study(cell), ablations.ABLATIONS[profile]))
     own = [point for point in points if point.own]
     assert [point.ablation for point in own] == list(dict.fromkeys(point.ablation for point in points))
     assert len({point.arm.fingerprint() for point in own}) == 1  # one run for all of them
@@ -67,19 +63,9 @@ def test_points_are_well_formed(profile: str) -> None:
     assert sum(point.binarised for point in points) == 1
 
 
-def test_every_smoke_point_builds() -> None:
-    cell = grid_cells(SMOKE)[0]
-    corpus = cell.corpus.build()
-    for point in ablations.points(Study(cell), ablations.SIZES["smoke"]):
-        for stage in ablations.masked_stages(point.arm):
-            selector = build(stage, corpus)[1]
-            assert selector is not None
-            assert selector.num_layers == 2
-
-
 def test_gpu_ablations_change_what_they_say() -> None:
     cell = grid_cells(Setting("gpu"))[0]
-    points = {(p.ablation, p.value): p.arm for p in ablations.points(Study(cell), ablations.SIZES["gpu"])}
+    points = {(p.ablation, p.value): p.arm for p in ablations.points(Study(cell), ablations.ABLATIONS["gpu"])}
     chunked = points["chunks", "4"]
     assert chunked.start is not None
     assert (chunked.corpus.chunks, chunked.start.corpus.chunks) == (2, 4)  # type: ignore[attr-defined]
@@ -99,7 +85,7 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(grid_cells(SMOKE)[0])
     assert study.arm("ifp").fingerprint() in known
     starts = [
-        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.SIZES["smoke"].starts
+        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.ABLATIONS["smoke"].starts
     ]
     assert sum(starts) == 1
     cell = cells(SMOKE)[0]
@@ -110,8 +96,8 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
 
 def test_recorded_leaves_the_comparison_as_it_is() -> None:
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(cells(SMOKE)[0])
-    assert recorded(study.arm("ifp"), known, "x").on_collapse == "raise"
-    other = ablations.begun(study.arm("ifp"), ablations.Start(r=0.1, reads=False))
+    assert recorded(study.arm("ifp"), known, "x").fingerprint() in known
+    other = ablations.begun(study.arm("ifp"), Start(r=0.1, reads=False))
     assert recorded(other, known, "new").on_collapse == "record"
     assert other.label == "new: ifp, sft, seed 0"
     assert other.start is not None
@@ -119,16 +105,6 @@ def test_recorded_leaves_the_comparison_as_it_is() -> None:
     assert other.start.start.label == "dense_D, pretrain, seed 0"  # not this ablation's alone
     assert [stage.reader for stage in ablations.masked_stages(other)] == [None, None]
     assert [stage.selector.spread for stage in ablations.masked_stages(other) if stage.selector] == [0.1, 0.1]
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_phase_points_are_corpora(profile: str) -> None:
-    sizes = phase.SIZES[profile]
-    for point in (*sizes.sharing, *sizes.mixing, *sizes.token_routed):
-        corpus = grid_cells(Setting(profile), **point.variant)[0].corpus.clone().set(num_keys=64, queries=8)
-        assert len(corpus.build().domains) == 8
-    assert set(sizes.token_routed) <= {*sizes.sharing, *sizes.mixing}
-    assert phase.Point(rho_all=1.0).variant["rho_grp"] == 0.0
 
 
 def test_phase_gains_are_over_the_dense_model_of_the_same_point() -> None:
@@ -162,7 +138,7 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
     diagram = phase.phase(setting, run)
     assert set(diagram["arm"]) == {"dense_k", "ifp", "moe"}
     spread = ablations.initial_spread(setting, run)
-    assert len(spread) == len(ablations.SIZES["gpu"].starts)
+    assert len(spread) == len(ablations.ABLATIONS["gpu"].starts)
     assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
     changes = ablations.one_change(setting, run)
     widths = phase.source_sizes(setting, run)
@@ -174,25 +150,6 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
     ]  # fmt: skip
     for figure in drawn:
         assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
-
-
-def answers(**right: Sequence[float]) -> Callable[[str], pd.DataFrame]:
-    rows = [
-        {"variant": "win", "evaluation": "test", "seed": seed, "arm": arm, "question": question, "right": value}
-        for arm, values in right.items()
-        for seed in (0, 1)
-        for question, value in enumerate(values)
-    ]
-    return lambda name: pd.DataFrame(rows) if name == "answers" else pd.DataFrame()
-
-
-def test_c8_has_both_budgets() -> None:
-    evidence = EVIDENCE["C8"](answers(ifp=(1.0, 1.0), ifp_sft_only=(1.0, 0.0), ifp_sft_short=(0.0, 0.0)))
-    assert evidence.groupby("part")["value"].mean().to_dict() == {
-        "equal total steps": 0.5,
-        "equal fine-tuning steps": 1.0,
-    }
-    assert len(evidence) == 8
 
 
 def test_c10_is_question_by_question() -> None:
@@ -216,3 +173,31 @@ def test_c4_is_the_one_sided_p_of_growth() -> None:
     assert EVIDENCE["C4"](lambda _: table)["value"].item() < 0.01
     assert EVIDENCE["C4"](lambda _: table.assign(score=-table["score"]))["value"].item() > 0.9
     assert EVIDENCE["C4"](lambda _: table[:2]).empty
+
+
+class Kept(Finished):
+    """Masks of a finished run: four wordings of 8 domains, identical within a domain; those of one group share half."""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return {"chance": 0.25}
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        domain = torch.arange(8).repeat_interleave(4)
+        masks = torch.zeros(32, 1, 16, dtype=torch.bool)
+        for row, d in enumerate(domain.tolist()):
+            masks[row, 0, [d // 4 * 2, d // 4 * 2 + 1, 8 + d % 4, 12 + d % 4]] = True
+        return {"raw": masks, "shared": masks, "own": masks, "domain": domain}
+
+
+def test_table_tells_within_related_and_other_apart() -> None:
+    def run(cfgs: Any) -> Any:
+        return [Kept(Path()) for _ in cfgs]
+
+    table = shared_prefixes(Setting("smoke", seeds=(0,)), run)
+    assert len(table) == len(PREFIX_ARMS) * 3
+    assert isinstance(table, pd.DataFrame)
+    assert table["within"].unique().tolist() == [1.0]
+    assert table["related"].unique().tolist() == [0.5]
+    # every fourth pair of two groups has the same place in its group: half of its channels
+    assert table["other"].unique() == pytest.approx([0.125])

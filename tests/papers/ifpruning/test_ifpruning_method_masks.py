@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchard.config import replace
 from orchard.errors import BadInput
-from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts, Rotary
+from orchard.nn import Attention, Block, Decoder, FeedForward, Rotary
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.method.examples import Examples
 from orchard.papers.ifpruning.method.masks import (
@@ -84,34 +83,6 @@ def test_masked_layer_is_the_formula() -> None:
     torch.testing.assert_close(layer(x), (hidden * gates) @ layer.down_proj.weight.T)
 
 
-def test_swap_names_its_places_and_leaves_the_rest() -> None:
-    cfg, plain = decoder_config(), decoder_config()
-    places = replace(cfg, FeedForward, MaskedFeedForward.Config(keep=KEEP))
-    assert places == ["layers.0.feed_forward", "layers.1.feed_forward"]
-    difference = plain.diff(cfg)
-    assert set(difference) == {f"{place}.{name}" for place in places for name in ("class", "keep")}
-    assert all(difference[f"{place}.keep"] == (None, str(KEEP)) for place in places)
-    assert decoder_config().diff(masked(plain, KEEP)) == difference
-    assert plain == decoder_config()  # masked() works on a copy
-
-
-def test_swap_of_some_layers_alone() -> None:
-    cfg = decoder_config()
-    assert replace(cfg, FeedForward, MaskedFeedForward.Config(keep=KEEP), where="layers.1.*") == [
-        "layers.1.feed_forward"
-    ]
-    assert len(masked_layers(cfg.build())) == 1
-
-
-def test_swap_where_there_is_no_gated_layer() -> None:
-    cfg = decoder_config()
-    replace(cfg, FeedForward, MixtureOfExperts.Config(hidden_dim=5, num_experts=3, top_k=1))
-    with pytest.raises(
-        ValueError, match=r"replace FeedForward where '\*': 0 matches, not at least one; it is at: nowhere"
-    ):
-        masked(cfg, KEEP)
-
-
 def test_k_larger_than_the_width() -> None:
     with pytest.raises(ValueError, match="k = 24 of 23 channels: keep between 1 and all of them"):
         masked(decoder_config(), WIDTH + 1).build()
@@ -127,18 +98,6 @@ def test_gates_of_ones_and_none_change_nothing() -> None:
         assert torch.equal(model(x), plain(x))
     with gated(model, None):
         assert torch.equal(model(x), plain(x))
-
-
-def test_gates_of_zero_silence_a_channel() -> None:
-    model, x = masked_decoder(), tokens(2, 9)
-    gates = torch.ones(2, 1, LAYERS, WIDTH)
-    gates[..., 4] = 0
-    with gated(model, gates):
-        found = model(x)
-    with torch.no_grad():
-        for layer in masked_layers(model):
-            layer.down_proj.weight[:, 4] = 0
-    torch.testing.assert_close(found, model(x))
 
 
 def test_gates_end_with_the_context_even_after_an_error() -> None:
@@ -192,23 +151,6 @@ def test_gradient_of_gates(mode: str, reaches_all: bool) -> None:
     wanted = torch.autograd.grad((soft_top_k(z, KEEP, 0.3) * read).sum(), z)[0]
     torch.testing.assert_close(found, wanted)
     assert found.abs().max() > 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_gates_under_autocast(mode: str) -> None:
-    """Half-precision logits give float32 gates, those of the same numbers in float32; ties do not change how many are open."""
-    z = draw(3, LAYERS, WIDTH).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        gates = make_gates(mode)(z)
-    assert gates.dtype == torch.float32
-    assert torch.equal(gates, make_gates(mode)(z.float()))
-    assert ((gates != 0).sum(dim=-1) == KEEP).all()
-
-
-def test_masked_layer_keeps_half_precision() -> None:
-    layer = MaskedFeedForward.Config(dim=DIM, hidden_dim=WIDTH, keep=KEEP).build().bfloat16()
-    layer.gates = torch.ones(2, 1, WIDTH)
-    assert layer(draw(2, 5, DIM).bfloat16()).dtype == torch.bfloat16
 
 
 def test_gates_of_blocks() -> None:
@@ -278,26 +220,6 @@ def test_padding_on_the_right_changes_nothing(pad: int) -> None:
 def test_prompts_that_cannot_be_read(time: int, length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_predictor(max_prompt=12).of_prompts(tokens(2, time), torch.tensor([length, length]))
-
-
-def test_predictor_of_another_width_is_refused() -> None:
-    """Where its gates meet the model, and where its weights meet a predictor of the model's width."""
-    examples = grid().batch("sft", 3, 0, 0)
-    other = make_predictor(grid().vocab_size, width=WIDTH + 2)
-    with (
-        pytest.raises(
-            ValueError, match="gates for 2 layers of width 25, but the model has 2 masked layers of width 23"
-        ),
-        other.applied(masked_decoder(), examples),
-    ):
-        pass
-    with pytest.raises(RuntimeError, match=r"head_out\.weight"):
-        make_predictor(grid().vocab_size).load_state_dict(other.state_dict())
-
-
-def test_bad_activation() -> None:
-    with pytest.raises(ValueError, match=r"Predictor\.Config\.activation is 'relu': choose one of gelu, identity"):
-        make_predictor(activation="relu")
 
 
 def grid(chunks: int = 2) -> FactGrid:

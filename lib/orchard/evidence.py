@@ -47,7 +47,8 @@ def of(values: pd.Series, part: str | None = None, unit: str | None = None, seed
     frame = values.dropna().rename("value").reset_index()
     levels = [name for name in frame.columns if name not in ("part", "seed", "value")]
     if "unit" not in given and levels:
-        given["unit"] = frame[levels[0]] if len(levels) == 1 else frame[levels].astype(str).agg(", ".join, axis=1)
+        cells = frame[levels].itertuples(index=False)
+        given["unit"] = frame[levels[0]] if len(levels) == 1 else [", ".join(map(str, cell)) for cell in cells]
     found = frame.assign(**given)
     if missing := [name for name in COLUMNS if name not in found.columns]:
         raise ValueError(f"evidence needs {', '.join(missing)}: name a level of the index so, or give {missing[0]}=...")

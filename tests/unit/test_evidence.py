@@ -30,6 +30,7 @@ def test_a_series_says_by_its_index_what_its_values_are() -> None:
     found = evidence.of(values, part="all")
     assert found.columns.to_list() == evidence.COLUMNS
     assert found["unit"].to_list() == ["x, 3", "y, 4"]
+    assert evidence.of(values.iloc[:0], part="all").columns.to_list() == evidence.COLUMNS
     assert evidence.of(values.droplevel("layer"), part="all")["unit"].to_list() == ["x", "y"]
     assert evidence.of(values.droplevel("layer"), part="all", unit="cell")["unit"].to_list() == ["cell", "cell"]
     by_part = values.rename_axis(["seed", "part", "unit"])

@@ -125,7 +125,9 @@ def reproduce(
     for pair in parameter or []:
         name, _, value = pair.partition("=")
         parameters[name] = parse_value(name, value)
-    done = notebooks.reproduce(slugs or [], parameters, jobs=jobs, timeout_s=timeout, live=sys.stdout.isatty())
+    done = notebooks.reproduce(
+        slugs or [], parameters, jobs=jobs, timeout_s=timeout, live=sys.stdout.isatty(), executed=report.page
+    )
     page = report.build(series.reports_folder())
     print(f"report: {series.relative(page)}")
     failed = [execution for execution in done if not execution.ok]

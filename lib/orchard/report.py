@@ -135,15 +135,16 @@ def build(reports: Path | None = None) -> Path:
         for entry in group.entries:
             copy = group.folder / f"{entry.name}.ipynb"
             if copy.exists():
-                entry.page = _render_notebook(copy, entry, group, reports)
+                entry.page, problem = page(copy)
+                entry.problem = entry.problem or problem
     index = reports / "index.html"
     entries = [entry for group in groups for entry in group.entries]
     failed = [(group, entry) for group in groups for entry in group.entries if entry.error]
-    page = _page(
+    text = _page(
         "index.html", reports, title="Orchard", groups=groups, entries=entries, failed=failed, symbols=SYMBOLS,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
-    write_atomically(index, page)
+    write_atomically(index, text)
     return index
 
 
@@ -186,21 +187,26 @@ def _drawing(group: Group, entry: Entry, name: str) -> Drawing | None:
     return Drawing(entry, name.replace("_", " "), profile, picture, table if table.exists() else None)
 
 
-def _render_notebook(copy: Path, entry: Entry, group: Group, reports: Path) -> Path:
-    """An executed copy as an HTML page beside it; the copy itself where nbconvert is missing or cannot read it."""
+def page(copy: Path) -> tuple[Path, str | None]:
+    """An executed copy ``<slug>/<profile>/<notebook>.ipynb`` as an HTML page beside it, made anew where it is older than its copy.
+
+    Returns:
+        The page, or the copy itself where nbconvert is missing or cannot read it; and why it cannot.
+    """
+    target = copy.with_suffix(".html")
+    made_of = [copy, *TEMPLATES.iterdir(), Path(__file__)]
+    if target.exists() and target.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in made_of):
+        return target, None
     try:
         body = notebook_body(copy)
     except ImportError:
-        return copy
+        return copy, None
     except Exception as error:  # a copy that is not a notebook must not cost the reader the rest of the report
-        entry.problem = entry.problem or f"{copy.name} cannot be shown ({type(error).__name__}: {error})"
-        return copy
-    target = copy.with_suffix(".html")
-    up = "../" * len(target.parent.relative_to(reports).parts)
-    title = f"{group.title} · {entry.name}"
-    page = _page("notebook.html", target.parent, title=title, group=group, entry=entry, up=up, body=body)
-    write_atomically(target, page)
-    return target
+        return copy, f"{copy.name} cannot be shown ({type(error).__name__}: {error})"
+    group = Group(copy.parent, [])
+    title = f"{group.title} · {copy.stem}"
+    write_atomically(target, _page("notebook.html", copy.parent, title=title, group=group, copy=copy, body=body))
+    return target, None
 
 
 def notebook_body(path: Path) -> str:

@@ -104,6 +104,7 @@ class Series:
         self.device, self.engine, self.jobs = device, engine, jobs
         self.store = Store(store)
         self.report: Callable[[str], None] | None = None  # told about every finished run; prints by default
+        self.before: Callable[[], object] = lambda: None  # called when something has to be computed, before it is
         self.experiments = paper_module(slug, "experiments")
         self.profile = self.experiments.PROFILES[setting.profile]
         self.output = output_folder(slug, setting, device)
@@ -116,6 +117,8 @@ class Series:
     def run(self, cfgs: Sequence[Run.Config]) -> list[Finished]:
         """Finished runs of configs, in their order; missing ones are computed on the series' device and engine."""
         keys, missing = self._find(cfgs)
+        if missing:
+            self.before()
         done = execute(
             list(missing.values()),
             self.store,
@@ -314,18 +317,19 @@ def _open(
 def compute(
     slug: str, profile: str = "smoke", seeds: int | Sequence[int] | None = None, device: str = "auto",
     engine: str = "local", jobs: int | None = None, data: str = "embedded", store: str | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None, before: Callable[[], object] = lambda: None,
 ) -> list[Finished]:  # fmt: skip
     """Compute every run of a series, in common batches and without notebooks, and return them.
 
     Args:
         report: told about every finished run; prints by default.
+        before: called when a run has to be computed, before it is.
     """
     if jobs is not None and jobs < 1:
         raise BadInput(f"--jobs {jobs}: give a number of runs at a time from 1 up, or leave it out")
     check_folders(store)
     series = _open(slug, "", profile, seeds, device, engine, data, store, jobs)
-    series.report = report
+    series.report, series.before = report, before
     series.prepare(*series.experiments.EXPERIMENTS)
     return list(series._runs.values())
 

@@ -190,3 +190,15 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         publish.publish("rattention", "smoke")
     with pytest.raises(BadInput, match="'tiny' does not exist"):
         publish.publish("rattention", "tiny")
+
+
+def test_a_page_is_made_once_and_anew_when_its_copy_is(reports: Path) -> None:
+    copy = reports / "pear" / "smoke" / "01_build.ipynb"
+    made, problem = report.page(copy)
+    assert (made, problem) == (copy.with_suffix(".html"), None)
+    made.write_text("still here")
+    report.build(reports)
+    assert made.read_text() == "still here"
+    copy.write_bytes(copy.read_bytes())
+    report.build(reports)
+    assert "static twin" in words(made)

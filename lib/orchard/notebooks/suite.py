@@ -7,8 +7,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ def reproduce(
     jobs: int | None = None,
     timeout_s: float | None = None,
     live: bool = False,
+    executed: Callable[[Path], object] = lambda copy: None,
 ) -> list[Execution]:
-    """Compute the runs of each series and execute its notebooks, in order, into ``reports/<slug>/<profile>/``.
+    """Compute the runs of each series in one pool, then execute its notebooks into ``reports/<slug>/<profile>/``.
 
     All names and values are checked before anything starts. A run or a notebook that fails stops no other.
 
@@ -82,6 +83,7 @@ def reproduce(
         parameters: parameters of the notebooks, by name; PROFILE, ENGINE, DATA and so on.
         jobs: runs and notebooks at a time; by default one per core for runs on a CPU and for notebooks.
         timeout_s: limit on each notebook, in seconds.
+        executed: called with every executed copy, one at a time, while others are executed.
 
     Raises:
         BadInput: a slug, a parameter or its value is wrong. Nothing was started.
@@ -108,9 +110,8 @@ def reproduce(
         from orchard.notebooks.warm import start
 
         start([f"orchard.papers.{slug}.experiments" for slug in slugs])
+    one_page = threading.Lock()
     with progress(live) as shown:
-        for slug in slugs:
-            _compute(slug, parameters, jobs, shown)
 
         def one(slug: str, path: Path, folder: Path) -> Execution | None:
             if stop.is_set():
@@ -127,18 +128,30 @@ def reproduce(
                 "data": setting.data, "parameters": parameters, "finished": time.strftime("%Y-%m-%d %H:%M"),
             }  # fmt: skip
             write_atomically(facts, json.dumps(content, indent=1, default=str))
+            with one_page:
+                executed(done.path)
             return done
 
         with ThreadPoolExecutor(max_workers=jobs or notebooks_at_a_time()) as pool:
-            futures = [pool.submit(one, *item) for item in todo]
+            futures: list[Future[Execution | None]] = []
+
+            def drawn() -> None:
+                """Nothing is computed, and timed, beside notebooks that are drawn."""
+                wait(futures)
+
             try:
+                for slug in slugs:
+                    _compute(slug, parameters, jobs, shown, before=drawn)
+                    futures += [pool.submit(one, *item) for item in todo if item[0] == slug]
                 return [done for future in futures if (done := future.result()) is not None]
             except BaseException:
                 stop.set()
                 raise
 
 
-def _compute(slug: str, parameters: Mapping[str, Any], jobs: int | None, shown: Progress) -> None:
+def _compute(
+    slug: str, parameters: Mapping[str, Any], jobs: int | None, shown: Progress, before: Callable[[], object]
+) -> None:
     """Compute what the notebooks of a series will ask for. What fails is said here, and again by the notebook that needs it."""
     from orchard import series
 
@@ -152,7 +165,7 @@ def _compute(slug: str, parameters: Mapping[str, Any], jobs: int | None, shown: 
     }
     setting = {key: parameters[name] for key, name in names.items() if name in parameters}
     try:
-        series.compute(slug, **setting, jobs=jobs, report=lambda line: shown.computing(slug, line))
+        series.compute(slug, **setting, jobs=jobs, report=lambda line: shown.computing(slug, line), before=before)
     except BadInput:
         raise
     except Exception as error:

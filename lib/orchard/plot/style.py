@@ -189,14 +189,18 @@ def save(figure: Figure, stem: str | Path, table: pd.DataFrame) -> list[Path]:
 
 
 def _render(figure: Figure, kind: str) -> bytes:
-    """The figure as a file, drawn once. Its layout is settled at the first call: anew, it would shift by a hair."""
+    """The figure as a file, drawn once. Its layout is settled at the first call: anew, it would shift by a hair.
+
+    After that it has no layout engine, and matplotlib draws it once less for every file.
+    """
     drawn: dict[str, bytes] = figure.__dict__.setdefault("_orchard_drawn", {})
     if kind not in drawn:
         buffer = io.BytesIO()
-        with use_style():
-            if not drawn:
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
+        with use_style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
+            engine = figure.get_layout_engine()
+            if not drawn and engine is not None:
+                engine.execute(figure)
+                figure.set_layout_engine(None)
             figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
         drawn[kind] = buffer.getvalue()
     return drawn[kind]

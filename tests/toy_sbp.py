@@ -9,6 +9,7 @@ import numpy as np
 from orchard.nn import Attention, Decoder, FeedForward, RMSNorm
 from orchard.papers.sbp.method.documents import SPLITS, Corpus, Documents, Symbols
 from orchard.papers.sbp.method.models import DropoutBlock
+from orchard.papers.sbp.runs.controls import _Control
 from orchard.papers.sbp.runs.mix import Mix
 from orchard.papers.sbp.runs.pair import DrawnPairs
 from orchard.papers.sbp.runs.pretrain import Pretrain
@@ -79,3 +80,17 @@ def sampled(**fields: Any) -> Synthesise.Config:
     """Documents of the toy synthesizer in several small batches."""
     settings: dict[str, Any] = {"tuned": tuned(), "tokens": 600, "batch_size": 64, "label": "toy samples"}
     return Synthesise.Config(**(settings | fields))
+
+
+class Copies(_Control):
+    """Every sample is its own seed: the worst synthesizer by copying, the best by everything else."""
+
+    def write(self, corpus: Any, real: Documents, seeds: Any, random: np.random.Generator) -> Documents:
+        return real.take(seeds)
+
+
+class Broken(_Control):
+    """Seeds without their last token: nothing of the world."""
+
+    def write(self, corpus: Any, real: Documents, seeds: Any, random: np.random.Generator) -> Documents:
+        return Documents.of([real[i][:-1] for i in seeds])

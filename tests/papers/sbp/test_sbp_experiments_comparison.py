@@ -22,7 +22,8 @@ SMOKE = Setting("smoke")
 CELL = Cell("dep", 0, 0)
 
 
-def test_stages_of_tuning_keep_the_best_of_the_one_before(tmp_path: Path) -> None:
+def test_stages_of_tuning_keep_the_best_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], dropouts=(0.1, 0.2)))
     best = Regular(4.0, 0.2, 8e-3)  # in both grids
 
     def of(cfg: Any) -> Regular:
@@ -36,7 +37,7 @@ def test_stages_of_tuning_keep_the_best_of_the_one_before(tmp_path: Path) -> Non
     repetition, oracle = regularisation.tuned(SMOKE, run, ["dep"])["dep"]
     assert repetition == best
     assert oracle == replace(best, dropout=PROFILES["smoke"].oracle_start.dropout)  # the oracle repeats nothing
-    assert len({of(cfg) for cfg in run.of(Pretrain.Config)}) < 2 * 3 * 2 * 3  # stages, not a grid
+    assert len({of(cfg) for cfg in run.of(Pretrain.Config)}) < 2 * 2 * 2 + 2 * 2  # stages, not a grid
     table = regularisation.tuning(SMOKE, run, ["dep"])
     assert sorted(table[table["chosen"]]["arm"]) == ["oracle", "repetition"]
 
@@ -81,7 +82,8 @@ def test_recovery_depends_on_the_checkpoint_of_the_baseline() -> None:
     assert shares["last"] == pytest.approx(100 * 12 / 15, abs=3)  # the last checkpoint of both
 
 
-def test_cells_of_a_setting() -> None:
+def test_cells_of_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], seeds=(0, 1)))
     assert cells(SMOKE, "dep") == [Cell("dep", 0, 0), Cell("dep", 0, 1)]
     assert cells(SMOKE, "indep") == [Cell("indep", 0, 0)]  # fewer seeds than the first variant
     assert len(cells(Setting("smoke", seeds=(3, 4)))) == 4  # but all that are asked for

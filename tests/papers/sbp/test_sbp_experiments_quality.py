@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from orchard.papers.sbp.method.ngrams import duplicates, longest_span, nearest_j
 from orchard.papers.sbp.runs.controls import ExactPosterior, _Control
 from orchard.papers.sbp.runs.measure import Measure, mean_law, same_concept
 from orchard.runs import Store
+from toy_sbp import Broken, Copies
 
 
 def ragged(seed: int, count: int) -> Documents:
@@ -72,20 +72,6 @@ def test_same_concept_by_hand() -> None:
     found = same_concept(second, first, np.array([0, 0, 1, -1]))
     np.testing.assert_allclose(found, [0.9, 0.26, 0.0, np.nan])
     assert np.isnan(mean_law(np.empty((0, 3)))).all()
-
-
-class Copies(_Control):
-    """Every sample is its own seed: the worst synthesizer by copying, the best by everything else."""
-
-    def write(self, corpus: Any, real: Documents, seeds: Any, random: np.random.Generator) -> Documents:
-        return real.take(seeds)
-
-
-class Broken(_Control):
-    """Seeds without their last token: nothing of the world."""
-
-    def write(self, corpus: Any, real: Documents, seeds: Any, random: np.random.Generator) -> Documents:
-        return Documents.of([real[i][:-1] for i in seeds])
 
 
 def rates(tmp_path: Path, kind: type[_Control] | None) -> dict[str, float]:

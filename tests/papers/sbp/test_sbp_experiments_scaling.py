@@ -22,7 +22,7 @@ SETTING, CELL = Setting("smoke"), Cell("dep", 0, 0)
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
-    profile = tiny(scaling=(6, 12, 24), scaling_cells=2)
+    profile = tiny(scaling=(6, 12, 24), scaling_cells=2, seeds=(0, 1))
     monkeypatch.setitem(PROFILES, "smoke", profile)
     return study(SETTING, CELL, profile.start)
 

@@ -10,6 +10,7 @@ import torch
 from orchard.papers.sbp.data.laws import World
 from orchard.papers.sbp.data.world import ConceptWorld
 from orchard.papers.sbp.experiments.bounds import bounds as bounds_table
+from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.runs import bounds
 from orchard.papers.sbp.runs.bounds import concentration, em, em_excess, known_labels, known_labels_excess
@@ -90,5 +91,5 @@ def test_the_run_holds_both_and_the_table_is_tidy(tmp_path: Path) -> None:
 
     table = bounds_table(Setting("smoke"), lambda cfgs: [Fake() for _ in cfgs])  # type: ignore[misc, return-value]
     assert set(table["bound"]) == {"labels", "em"}
-    assert len(table) == 2 * 2 * 5
+    assert len(table) == 2 * 2 * len(PROFILES["smoke"].per_concept)
     assert not table.duplicated(["variant", "world", "bound", "documents"]).all()

@@ -244,7 +244,7 @@ def doctor() -> None:
     optional = ("jupyterlab", "papermill", "ipywidgets", "datasets", "wandb", "transformers", "triton", "fla")
     present = {name: importlib.util.find_spec(name) is not None for name in optional}
     free = shutil.disk_usage(root() if root().exists() else Path.home()).free / 2**30
-    damaged = store.verify()
+    whole, damaged = store.survey()
     _table(["what", "value"], [
         ["Python", f"{platform.python_version()} ({sys.executable})"],
         ["torch", torch.__version__],
@@ -254,7 +254,7 @@ def doctor() -> None:
         ["not installed", ", ".join(n for n, here in present.items() if not here) or "none"],
         ["font of figures", font],
         ["project", str(root())],
-        ["store", f"{store.path}: {len(store.ls())} runs, {sum(r.bytes for r in store.ls()) / 2**20:.0f} MiB, {len(damaged)} damaged"],
+        ["store", f"{store.path}: {len(whole)} runs, {sum(r.bytes for r in whole) / 2**20:.0f} MiB, {len(damaged)} not whole"],
         ["cache", str(cache_dir())],
         ["reports", str(reports_folder())],
         ["free disk", f"{free:.0f} GiB"],
@@ -283,11 +283,14 @@ def runs_ls(store: StoreOption = None) -> None:
     """Finished runs, oldest first."""
     from orchard.runs import Store
 
+    whole, others = Store(store).survey()
     rows = []
-    for done in Store(store).ls():
+    for done in whole:
         facts = done.provenance
         rows.append([done.id, done.label, facts["started"], f"{facts['wall_s']:.1f}", f"{done.bytes / 2**20:.1f}"])
     _table(["id", "run", "started", "seconds", "MiB"], rows)
+    if others:
+        print(f"{len(others)} more are damaged or cannot be read: orchard runs verify", file=sys.stderr)
 
 
 @runs_app.command("show")
@@ -306,18 +309,21 @@ def runs_show(run_id: Annotated[str, typer.Argument(help="first digits of the id
 
 @runs_app.command("verify")
 def runs_verify(store: StoreOption = None) -> None:
-    """Compare every run with its hashes; exit status 1 if one is damaged."""
+    """Compare every run with its hashes; exit status 1 if one is damaged or cannot be read. Files that are none of a run's are named."""
     from orchard.runs import Store
 
     found = Store(store)
-    problems = found.verify()
+    whole, problems = found.survey()
     for run_id, problem in problems:
         print(f"{run_id}: {problem}")
+    for path in found.strangers():
+        print(f"{path}: no file of the run, and does no harm")
     if problems:
         raise OrchardError(
-            f"{len(problems)} damaged runs in {found.path}; running their experiment again replaces them"
+            f"{len(problems)} runs in {found.path} are damaged or cannot be read; running the experiment of a damaged one again "
+            "replaces it, and the owner of the others can let you read them (chmod -R a+rX)"
         )
-    print(f"{len(found.ls())} runs in {found.path} are whole")
+    print(f"{len(whole)} runs in {found.path} are whole")
 
 
 @runs_app.command("export")

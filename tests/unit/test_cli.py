@@ -159,12 +159,17 @@ def test_runs_ls_show_export_import_verify_rm(capsys: pytest.CaptureFixture[str]
     assert "1 runs in" in call(capsys, "runs", "export", str(file), second.id)[1]
     assert "1 runs are in" in call(capsys, "runs", "import", str(file), "--store", str(other))[1]
     assert [run.id for run in Store(other).ls()] == [second.id]
-    assert call(capsys, "runs", "verify")[0] == 0
+    (first.folder / "notes.txt").write_text("mine")
+    status, out, _ = call(capsys, "runs", "verify")
+    assert status == 0
+    assert "notes.txt: no file of the run" in out
     (first.folder / "result.json").write_text("{}")
     status, out, err = call(capsys, "runs", "verify")
     assert status == 1
     assert first.id in out
-    assert "1 damaged" in err
+    assert "1 runs in" in err
+    assert "damaged or cannot be read" in err
+    assert "1 more are damaged or cannot be read" in call(capsys, "runs", "ls")[2]
     (store.path / ".work" / second.id).mkdir(parents=True)
     assert "1 folders deleted" in call(capsys, "runs", "clean")[1]
     assert call(capsys, "runs", "clean", "--days", "-1")[0] == 2

@@ -198,11 +198,14 @@ plot.save(plot.learning_curves(table, x_label="step", y_label="loss (nats/token)
 
 
 def test_a_readers_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
-    plain = plot.save(draw_sweep(sweep_table()), tmp_path / "plain", sweep_table())
+    def drawn(name: str) -> list[Path]:
+        return plot.save(plot.mark_profile(draw_sweep(sweep_table()), "smoke"), tmp_path / name, sweep_table())
+
+    plain = drawn("plain")
     with matplotlib.rc_context(
         {"text.usetex": True, "font.size": 30, "axes.facecolor": "black", "savefig.bbox": "tight"}
     ):
-        odd = plot.save(draw_sweep(sweep_table()), tmp_path / "odd", sweep_table())
+        odd = drawn("odd")
         assert matplotlib.rcParams["font.size"] == 30
     assert [path.read_bytes() for path in odd] == [path.read_bytes() for path in plain]
 

@@ -39,7 +39,7 @@ def computed(cfg: TrainLM.Config, store: Path) -> Finished:
     ("field", "value", "fix"),
     [("steps", 0, "1 or more"), ("steps", -3, "1 or more"), ("log_every", 0, "1 or more"), ("validate_every", 0, "1 or more"),
      ("checkpoint_every", 0, "1 or more"), ("accumulate", 0, "1 or more"), ("batch_size", 0, "1 or more"),
-     ("seq_len", 0, "1 or more"), ("eval_windows", 0, "1 or more"), ("clip", -1.0, "0 or more")],
+     ("seq_len", 0, "1 or more"), ("eval_windows", 0, "1 or more"), ("clip", -1.0, "0 or more"), ("seed", -1, "0 or more")],
 )  # fmt: skip
 def test_a_size_that_cannot_be_is_refused_before_anything_is_computed(
     tmp_path: Path, field: str, value: Any, fix: str

@@ -153,6 +153,7 @@ def figure(width: float = COLUMN, height: float = 2.4, rows: int = 1, columns: i
     return made, list(axes.flat)
 
 
+@use_style()
 def mark_profile(figure: Figure, profile: str) -> Figure:
     """Write the profile into a strip above the figure, at the right; what is below keeps its size. Returns the figure."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -116,8 +116,14 @@ class Store:
 
     def ls(self) -> list[Finished]:
         """Every complete run, oldest first. Damaged ones and those that cannot be read are listed by :meth:`verify`."""
-        whole = [f for f in self._folders() if check(f) is None]
-        return [Finished(f) for f in sorted(whole, key=lambda f: (f.stat().st_mtime, f.name))]
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[Finished], list[tuple[str, str]]]:
+        """What :meth:`ls` and :meth:`verify` list, where every file is read once for both."""
+        found = {folder: check(folder) for folder in self._folders()}
+        whole = [folder for folder, problem in found.items() if problem is None]
+        whole.sort(key=lambda folder: (folder.stat().st_mtime, folder.name))
+        return [Finished(f) for f in whole], [(f.name, str(problem)) for f, problem in found.items() if problem]
 
     def get_by_prefix(self, prefix: str) -> Finished:
         """The run whose id starts with ``prefix``; an error if there is none or more than one."""
@@ -136,7 +142,7 @@ class Store:
 
     def verify(self) -> list[tuple[str, str]]:
         """Id and problem of every folder that does not match its status or cannot be read. Changes nothing."""
-        return [(f.name, str(problem)) for f in self._folders() if (problem := check(f))]
+        return self.survey()[1]
 
     def strangers(self) -> list[Path]:
         """Files in the folders of complete runs that are none of theirs. They do no harm."""

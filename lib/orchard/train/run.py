@@ -73,7 +73,7 @@ class TrainingRun(Run):
 
     def __init__(self, cfg: TrainingRun.Config) -> None:
         check_sizes(cfg, self.sizes)
-        check_sizes(cfg, ("clip",), least=0)
+        check_sizes(cfg, ("clip", "seed"), least=0)
         super().__init__(cfg)
 
     def set_up(self, work: Workspace) -> Hardware:

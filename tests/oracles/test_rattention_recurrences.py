@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchard.papers.rattention.method import recurrences
 from orchard.papers.rattention.method.recurrences import gated_delta, recurrent, residual, scalar_decay
 
 SHAPES = [
@@ -112,3 +113,46 @@ def test_a_chunk_holds_a_token():
     q, k, v, g, *_ = draw(1, 5, 2, 1, 4, 4).values()
     with pytest.raises(ValueError, match=r"chunk=0: a chunk holds at least one token"):
         scalar_decay(q, k, v, g, chunk=0)
+
+
+@pytest.mark.skipif(not recurrences.HAS_FLA, reason="flash-linear-attention is not installed")
+def test_a_gpu_gives_the_kernels_equal_heads_no_scale_and_an_fp32_state(monkeypatch):
+    """The way of half precision on a GPU, with the naive twins in place of the Triton kernels, which need one."""
+    gla = importlib.import_module("fla.ops.simple_gla.naive").naive_recurrent_simple_gla
+    delta = importlib.import_module("fla.ops.gated_delta_rule.naive").naive_recurrent_gated_delta_rule
+    given = []
+
+    def kernel(twin):
+        def call(q, k, v, **named):
+            given.append((q.shape[2], k.shape[2], named["initial_state"].dtype, named["g"].dtype, q.dtype == v.dtype))
+            return twin(q, k, v, **named)
+
+        return call
+
+    monkeypatch.setattr(importlib.import_module("fla.ops.simple_gla"), "chunk_simple_gla", kernel(gla))
+    monkeypatch.setattr(importlib.import_module("fla.ops.gated_delta_rule"), "chunk_gated_delta_rule", kernel(delta))
+    inputs = draw(2, 19, 4, 2, 6, 5)
+    q, k, v, g, beta, state = inputs.values()
+    gated_delta(q, k, v, g, beta, state)
+    assert not given  # fp32 on a CPU
+    monkeypatch.setattr(recurrences, "_fits_fla", lambda v: True)
+    agree(scalar_decay(q, k, v, g, state), recurrent(q, k, v, g, None, state), inputs)
+    agree(gated_delta(q, k, v, g, beta, state), recurrent(q, k, v, g, beta, state), inputs)
+    agree(gated_delta(q, k, v, g, beta), recurrent(q, k, v, g, beta), inputs)
+    assert given == 3 * [(4, 4, torch.float32, torch.float32, True)]
+    scalar_decay(q, k, v, None, state)
+    assert len(given) == 3  # without a decay there is nothing to give them
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not recurrences.HAS_FLA, reason="flash-linear-attention is not installed")
+def test_kernels_on_a_gpu_are_the_definition():
+    q, k, v, g, beta, state = (x.detach().cuda() for x in draw(2, 130, 4, 2, 32, 64).values())
+    half = v.bfloat16()
+    assert recurrences._fits_fla(half)
+    for found, expected in (
+        (scalar_decay(q, k, half, g, state), recurrent(q, k, v, g, None, state)),
+        (gated_delta(q, k, half, g, beta, state), recurrent(q, k, v, g, beta, state)),
+    ):
+        for ours, exact in zip(found, expected, strict=True):
+            assert (ours.float() - exact).norm() < 2e-2 * exact.norm()

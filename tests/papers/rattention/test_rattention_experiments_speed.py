@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.rattention import cli
-from orchard.papers.rattention.experiments import EXPERIMENTS, speed
+from orchard.papers.rattention.experiments import EXPERIMENTS, PROFILES, speed
 from orchard.papers.rattention.figures import efficiency as figures
 from orchard.runs import Finished, Run, Setting
 from orchard.runs.measurement import Measurement
@@ -104,11 +104,45 @@ def test_experiments_ask_for_one_run_at_a_time_and_keep_it_small():
         asked.append(list(cfgs))
         raise Stop
 
-    for name in ("throughput", "accuracy", "decode", "memory"):
+    for name in ("throughput", "accuracy", "decode", "memory", "timing"):
         with pytest.raises(Stop):
             EXPERIMENTS[name](Setting("smoke"), runner)
-    assert [len(cfgs) for cfgs in asked] == [1, 1, 1, 1]
+    assert [len(cfgs) for cfgs in asked] == [1, 1, 1, 1, 1]
     assert all(isinstance(cfg, Measurement.Config) and not cfg.gpu for (cfg,) in asked)
+
+
+def test_timing_joins_the_sweep_with_what_was_measured(monkeypatch):
+    """One decoding run for every arm, asked for first; training seconds by the tokens per second of each run's provenance."""
+    arms = PROFILES["smoke"].arms
+    rows = [{"arm": arm, "context": 128, "batch": 1, "cache_bytes": 1024 * i, "ms": i} for i, arm in enumerate(arms)]
+    asked: list[Run.Config] = []
+
+    class Told(Finished):
+        def __init__(self, provenance) -> None:
+            self.told = provenance
+
+        @property
+        def provenance(self):
+            return self.told
+
+    def runner(cfgs) -> list[Finished]:
+        asked.extend(cfgs)
+        return [Told({})]
+
+    monkeypatch.setattr(speed, "with_machine", lambda done: pd.DataFrame(rows).assign(hardware="machine"))
+    cells = [(arm, seed) for arm in arms for seed in (0, 1)]
+    notes = [{"throughput": {"tokens_per_s": 10.0 * (1 + i)}} for i in range(len(cells) - 1)] + [{"throughput": {}}]
+    monkeypatch.setattr(
+        speed.window_sweep, "trained", lambda *_: [(*c, None, Told(n)) for c, n in zip(cells, notes, strict=True)]
+    )
+    swept = pd.DataFrame(cells, columns=["arm", "seed"]).assign(window=8, bits_per_byte=2.0, tokens=100)
+    monkeypatch.setattr(speed.window_sweep, "window_sweep", lambda *_: swept)
+    table = speed.timing(Setting("smoke"), runner)
+    assert [(cfg.arms, cfg.contexts) for cfg in asked] == [(list(arms), [128])]
+    assert list(zip(table["arm"], table["seed"], strict=True)) == cells
+    assert table["train_s"].tolist()[:2] == [10.0, 5.0]
+    assert table["train_s"].isna().tolist() == [False] * (len(cells) - 1) + [True]
+    assert table.loc[table["arm"] == arms[2], ["kv_bytes", "decode_ms"]].to_numpy().tolist() == 2 * [[2048, 2]]
 
 
 def test_figures_draw_what_the_tables_hold():
@@ -120,6 +154,11 @@ def test_figures_draw_what_the_tables_hold():
     peaks = [line for line in figures.decode(decoded, memory).axes[2].lines if len(line.get_xdata()) == 2]
     assert sorted(list(line.get_ydata() * 2**20) for line in peaks) == [[1e6, 2e6], [2e6, 4e6]]
     assert len(figures.tiles(tiled()).axes) == 2  # the map and its colour bar
+    costs = {"kv_bytes": [4096, 1024], "decode_ms": [2.0, 1.0], "train_s": [3.0, 3.5]}
+    bought = pd.DataFrame({"arm": ["full_rope", "rattn@8"], "seed": 0, "bits_per_byte": [2.0, 2.1], **costs})
+    assert [axes.get_xlabel() for axes in figures.timing(bought).axes] == [
+        "caches (KiB per sequence)", "one decoded token (ms)", "training (s)",
+    ]  # fmt: skip
     other = {
         "model": "12B",
         "layers": 40,

@@ -39,6 +39,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "accuracy": speed.accuracy,
     "decode": speed.decode,
     "memory": speed.memory,
+    "timing": speed.timing,
 }
 
 # A claim that is missing here is one whose experiment is not part of this series yet; its verdict says so.

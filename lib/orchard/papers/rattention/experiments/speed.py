@@ -7,12 +7,14 @@ times of one machine are not compared with those of another.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from orchard.evidence import Tables, rows, together
+from orchard.papers.rattention.experiments import window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
 from orchard.runs import Finished, Runner, Setting, measurement
@@ -80,11 +82,34 @@ def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
 def decode(setting: Setting, run: Runner) -> pd.DataFrame:
     """Latency of one token and bytes of real caches against context: arm, context, batch, cache_bytes (per sequence), ms."""
     profile = PROFILES[setting.profile]
+    return _decode(setting, run, profile.main_arms, profile.timing.contexts, "decoding")
+
+
+def _decode(setting: Setting, run: Runner, arms: Sequence[str], contexts: Sequence[int], label: str) -> pd.DataFrame:
+    profile = PROFILES[setting.profile]
     cfg = Decode.Config(
-        **_shape(setting), num_layers=profile.num_layers, arms=list(profile.main_arms), contexts=list(profile.timing.contexts),
-        batch=profile.timing.decode_batch, rounds=profile.timing.decode_tokens, label="decoding",
+        **_shape(setting), num_layers=profile.num_layers, arms=list(arms), contexts=list(contexts),
+        batch=profile.timing.decode_batch, rounds=profile.timing.decode_tokens, label=label,
     )  # fmt: skip
     return with_machine(run([cfg])[0])
+
+
+def timing(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The window sweep with what was measured: arm, window, seed, bits_per_byte, kv_bytes, decode_ms, train_tokens_per_s, train_s.
+
+    kv_bytes are those of real caches that hold the training length, per sequence. Training seconds follow from the tokens per
+    second that a run noted, missing where it was too short; runs that shared the machine's cores were slower than one alone.
+    """
+    profile = PROFILES[setting.profile]
+    decoded = _decode(setting, run, profile.arms, [profile.seq_len], "decoding, every arm")
+    decoded = decoded.rename(columns={"cache_bytes": "kv_bytes", "ms": "decode_ms"})
+    rates = [
+        done.provenance.get("throughput", {}).get("tokens_per_s", math.nan)
+        for *_, done in window_sweep.trained(setting, run, profile.arms)
+    ]
+    swept = window_sweep.window_sweep(setting, run)[["arm", "window", "seed", "bits_per_byte", "tokens"]]
+    table = swept.merge(decoded[["arm", "kv_bytes", "decode_ms", "hardware"]], on="arm", validate="many_to_one")
+    return table.assign(train_tokens_per_s=rates, train_s=table["tokens"] / rates)
 
 
 def memory(setting: Setting, run: Runner) -> pd.DataFrame:

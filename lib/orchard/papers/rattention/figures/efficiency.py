@@ -113,6 +113,17 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     return made
 
 
+@plot.use_style()
+def timing(table: pd.DataFrame) -> Figure:
+    """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
+    made, panels = plot.figure(WIDE, 2.9, columns=3)
+    shown = table.assign(kib=table["kv_bytes"] / 1024)
+    costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
+    for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
+        plot.pareto(shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes)
+    return made
+
+
 BATCHES = (1, 8, 32, 128, 512)
 
 

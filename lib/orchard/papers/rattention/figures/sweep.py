@@ -1,13 +1,16 @@
-"""Figures of training and the window sweep, the published sweep beside it, and the caches of the arms."""
+"""Figures of training and the window sweep, the published sweep beside it, also against memory, and the caches of the arms."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from orchard import plot
+from orchard.errors import BadInput
 from orchard.papers.rattention.experiments.window_sweep import effect
+from orchard.papers.rattention.method import costs
 
 
 def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validation") -> Figure:
@@ -77,15 +80,76 @@ def claims_forest(verdicts: pd.DataFrame) -> Figure:
     return plot.forest(shown, x_label="effect (bits/byte)")
 
 
-def published_sweep(published: pd.DataFrame) -> Figure:
-    """The paper's own Pareto figure (its figure 4), redrawn from its numbers: MMLU against the window at 3B."""
+def _figure_4(published: pd.DataFrame) -> pd.DataFrame:
+    """What the paper's Figure 4 shows of 3B models: arm, window (missing for full and for linear attention), value (MMLU, %)."""
     table = published[published["table"] == "Figure 4"]
     parts = table["arm"].str.extract(r"^(?P<arm>[^@]+)(?:@(?P<window>\d+))?$")
-    points = parts.assign(window=pd.to_numeric(parts["window"]), value=table["value"])
+    return parts.assign(window=pd.to_numeric(parts["window"]), value=table["value"])
+
+
+def published_sweep(published: pd.DataFrame) -> Figure:
+    """The paper's own Pareto figure (its figure 4), redrawn from its numbers: MMLU against the window at 3B."""
+    points = _figure_4(published)
     points = points[points["window"] != 0]
     return plot.sweep(
         None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)"
     )
+
+
+STATES = {
+    "bf16 per kv head": ("bf16", False),
+    "fp32 per kv head": ("fp32", False),
+    "bf16 per query head": ("bf16", True),
+}
+
+
+def published_pareto_table(
+    published: pd.DataFrame, context: int = 4096, batch: int = 1, state: str = "bf16 per kv head"
+) -> pd.DataFrame:
+    """The paper's Figure 4 with what decoding holds: arm, window (missing for Full), value (MMLU, %), bytes.
+
+    Quality is what the paper printed for 3B at a context of 4096; bytes are `costs.kv_budget` of `batch` sequences at
+    `context`. RAtt@0 is linear attention alone. Raises BadInput for a `state` that is not in `STATES`.
+    """
+    if state not in STATES:
+        raise BadInput(f"published_pareto: state {state!r} is not known: use one of {', '.join(STATES)}")
+    kept, per_query_head = STATES[state]
+    points = _figure_4(published)
+    points = points[points["arm"] != "Linear"]  # the value of RAtt@0
+    held = [
+        costs.kv_budget(
+            context, None if np.isnan(window) else int(window) - 1, state=kept if arm == "RAtt" else None,
+            per_query_head=per_query_head,
+        ).total for arm, window in zip(points["arm"], points["window"], strict=True)
+    ]  # fmt: skip
+    return points.assign(bytes=batch * np.array(held))
+
+
+@plot.use_style()
+def published_pareto(
+    published: pd.DataFrame, window: int = 512, context: int = 4096, batch: int = 1, state: str = "bf16 per kv head"
+) -> Figure:
+    """Published quality against derived memory; the arms with this window stand out, where the paper has a value."""
+    table = published_pareto_table(published, context, batch, state)
+    table["gib"] = table["bytes"] / 2**30
+    figure, (axes,) = plot.figure(height=2.8)
+    plot.overlay_published(axes, table, x="gib", y="value", hue="arm")
+    said = []
+    for arm in ("RAtt", "SWA"):
+        look, now = plot.looks([arm])[arm], table[(table["arm"] == arm) & (table["window"] == window)]
+        axes.plot(now["gib"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
+        found = [f"{value:.1f} % at {gib:.3g} GiB" for value, gib in zip(now["value"], now["gib"], strict=True)]
+        said.append(f"{arm}@{window}: {(found or ['no value'])[0]}")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 100 else f"{value:.0f}"))
+    axes.margins(x=0.12, y=0.12)
+    axes.set_title("\n".join(said))
+    axes.set_xlabel(f"cache of 3B, {batch} × {context} tokens (GiB)\nstate: {state}")
+    axes.set_ylabel("MMLU, 5-shot, published (%)")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
 
 
 def memory(table: pd.DataFrame) -> Figure:

@@ -8,10 +8,14 @@ q [batch, time, heads, features] and k [batch, time, kv_heads, features] are fea
 value_dim]; log a and b [batch, time, kv_heads]; S [batch, kv_heads, features, value_dim]. Sums are fp32. With a = 1 the
 first is plain linear attention. Sources: Dao and Gu 2024, arXiv 2405.21060; Yang et al. 2024, arXiv 2412.06464. The
 paper's "Mamba2" row (its Table 4) does not say how its gates are made.
+
+On a GPU half-precision inputs go to the Triton kernels of flash-linear-attention where that package is installed; the
+forms below are what trains elsewhere.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -23,6 +27,7 @@ from torch import Tensor
 from orchard.kernels.residual import accumulator, no_autocast
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
+HAS_FLA = importlib.util.find_spec("fla") is not None
 
 
 def recurrent(
@@ -61,6 +66,11 @@ def scalar_decay(
 
     O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
+    if log_decay is not None and _fits_fla(v):
+        from orchard.papers.rattention.method.opaque import fla_kernel
+
+        start = _start_state(k, v, state, torch.float32)
+        return fla_kernel("simple_gla", "chunk_simple_gla", q, k, v, start, g=log_decay.float())
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
@@ -85,6 +95,13 @@ def gated_delta(
 
         (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
     """
+    if _fits_fla(v):
+        from orchard.papers.rattention.method.opaque import fla_kernel
+
+        start = _start_state(k, v, state, torch.float32)
+        return fla_kernel(
+            "gated_delta_rule", "chunk_gated_delta_rule", q, k, v, start, g=log_decay.float(), beta=beta.to(v.dtype)
+        )
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         strength = parts.cut(beta)[..., None]
@@ -123,6 +140,11 @@ def residual(
         gates = tuple(gate[:, :read] for gate in gates)
         late, final = form(q[:, lead:], k[:, :read], v[:, :read], *gates, state=start, chunk=chunk)
         return torch.cat([early, late], dim=1), final
+
+
+def _fits_fla(v: Tensor) -> bool:
+    """Whether fla's kernels are there and take these values: half precision on a GPU."""
+    return HAS_FLA and v.is_cuda and v.dtype in (torch.bfloat16, torch.float16)
 
 
 def _start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:

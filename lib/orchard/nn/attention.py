@@ -195,7 +195,8 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, window: int, query_offset: int) -> 
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    def flex(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:  # PyTorch counts the graphs of flex_attention for all
+    # A function of its own: PyTorch counts graphs by function, and flex_attention is shared with everyone in the process.
+    def flex(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
         return flex_attention(q, k, v, **options)
 
     return compiled(flex, fullgraph=True)

@@ -12,6 +12,7 @@ import importlib
 import io
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -439,7 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? where it lacks a letter
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with _ended_by_signals():
+    with _ended_by_signals(), _plain_warnings():
         try:
             program, words, name = _program(arguments)
             program(args=words, prog_name=name)
@@ -453,6 +454,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise
             print(f"orchard: {error}; `orchard --debug ...` shows where", file=sys.stderr)
             sys.exit(1)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line for people, without the place in our code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

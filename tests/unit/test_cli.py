@@ -253,3 +253,12 @@ def test_only_trainings_can_be_saved(capsys: pytest.CaptureFixture[str], store: 
     assert status == 1
     assert "classes of toy_runs are not read from a file" in err  # it is no module of the library
     assert not (tmp_path / "model").exists()
+
+
+def test_a_warning_is_one_line_without_a_place_in_our_code(tmp_path: Path) -> None:
+    rows = [{"text": f"text number {i}, long enough to be a document"} for i in range(60)] + [{"text": None}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["run", "rattention", "--data", str(tmp_path / "rows.jsonl"), "--dry-run", "--store", str(tmp_path / "s")]
+    done = subprocess.run([sys.executable, "-m", "orchard.cli", *words], capture_output=True, text=True)
+    assert next(line for line in done.stderr.splitlines() if "without text" in line).startswith("warning: ")
+    assert "UserWarning" not in done.stderr

@@ -84,7 +84,8 @@ def test_a_reader_runs_all_cells_and_drags_a_slider(page, lab: str) -> None:
     assert page.value("document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=error]').length") == 0
 
     def expected(window: int) -> str:
-        return "data:image/png;base64," + plot.mimebundle(build.coverage(window=window))[0]["image/png"].strip()
+        figure = plot.mark_profile(build.coverage(window=window), "smoke")
+        return "data:image/png;base64," + plot.mimebundle(figure)[0]["image/png"].strip()
 
     before = page.wait(PICTURE)
     assert before == expected(5)

@@ -280,6 +280,20 @@ def test_a_training_reaches_what_it_computes_with_and_a_new_module_in_nn_is_none
     code_module._MODULES.clear()
 
 
+def test_a_package_that_imports_its_own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register = "from ring import first, second\n\nALL = [first.a, second.b]\n"
+    face = "from bow import first, second\n"
+    for package, text in (("ring", register), ("bow", face)):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(text)
+        (tmp_path / package / "first.py").write_text("a = 1\n")
+        (tmp_path / package / "second.py").write_text(f"from {package} import first\n\nb = first.a\n")
+    (tmp_path / "asks.py").write_text("from ring import first\nfrom bow import second\n\nx = first.a + second.b\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert reached(["asks"]) == {"asks", "ring", "ring.first", "ring.second", "bow.first", "bow.second"}
+    assert reached(["bow"]) == {"bow.first", "bow.second"}
+
+
 def test_a_module_that_is_loaded_again_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

@@ -21,7 +21,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,16 @@ class _Module:
     """What a source file says: the hash of its tree, what it uses of other modules, and whether it is nothing but imports."""
 
     sha256: str
-    uses: tuple[Use, ...]
+    tree: ast.Module
+    package: str  # what relative imports start from
     face: bool
     names: dict[str, Use]  # bound by imports at the top of the file
     loaded: Any  # the module's spec when the file was read: another one after a reload
+
+    @cached_property
+    def uses(self) -> tuple[Use, ...]:
+        """Found when asked for, since a package and the modules below it may import one another."""
+        return tuple(sorted(uses_of(self.tree, self.package), key=str))
 
 
 _MODULES: dict[str, _Module] = {}
@@ -119,9 +125,7 @@ def _known(name: str) -> _Module:
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         face = all(_is_face_line(statement) for statement in tree.body)
         names = dict(_imported(tree.body, package))
-        module = _MODULES[name] = _Module(
-            tree_sha256(tree), tuple(sorted(uses_of(tree, package), key=str)), face, names, spec
-        )
+        module = _MODULES[name] = _Module(tree_sha256(tree), tree, package, face, names, spec)
     return module
 
 
@@ -140,7 +144,7 @@ def _defining(name: str, used: str | None, seen: set[Use]) -> Iterator[str]:
     module = _known(name)
     if not module.face:
         yield name
-    if module.face and used in module.names:
+    if module.face and used is not None and module.names.get(used, (name, used)) != (name, used):
         yield from _defining(*module.names[used], seen)
     elif used is not None and _file(f"{name}.{used}") is not None:
         yield from _defining(f"{name}.{used}", None, seen)
@@ -198,7 +202,7 @@ def _is_submodule(module: str, name: str) -> bool:
     """Whether ``name`` is a module below ``module`` and is not hidden by something that the package imports under this name."""
     if _file(f"{module}.{name}") is None:
         return False
-    return _file(module) is None or name not in _known(module).names
+    return _file(module) is None or _known(module).names.get(name, (module, name)) == (module, name)
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:

@@ -258,6 +258,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     "curves": lambda t: figures.curves(t["criteria_curves"]),
     "later_criteria": lambda t: figures.later_criteria(t["criteria_curves"], [("reap", "min"), ("aimer", "max")]),
     "budgets": lambda t: figures.budgets(t["criteria_curves"]),
+    "pareto": lambda t: figures.pareto(t["criteria_curves"]),
     "regret": lambda t: figures.regret(t["subset_regret"]),
     "curve_and_mask": lambda t: figures.curve_and_mask(t["criteria_curves"], t["dropped_experts"], "ets", "max", 37.5),
 }
@@ -286,6 +287,18 @@ def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) ->
     own = table[table["criterion"].isin(CRITERIA) & (table["budget"] == "per layer") & (table["split"] == "validation")]
     chosen = best.merge(own, on=["model", "s", "criterion", "direction"], suffixes=("", "_chosen"))
     np.testing.assert_array_equal(chosen["loss_chosen"], own.groupby(["model", "s"], sort=False)["loss"].min())
+
+
+def test_the_choices_stand_over_the_experts_that_are_kept(computed: Any) -> None:
+    table = computed[2]["criteria_curves"]
+    lines = {line.get_label(): line for line in figures.pareto(table).axes[0].lines}
+    full = table.query("criterion == 'full' and split == 'test'")
+    assert lines["full model"].get_xdata().tolist() == [100]
+    assert lines["full model"].get_ydata() == pytest.approx([full["loss"].mean()])
+    best = figures.on_validation(table).set_index("s")["loss"]
+    chosen = lines["best on validation text"]
+    assert dict(zip(100 - chosen.get_xdata(), chosen.get_ydata(), strict=True)) == pytest.approx(best.to_dict())
+    assert len(lines["random, mean of the draws"].get_xdata()) == len(best)
 
 
 def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from orchard.data import LocalText
 from orchard.papers.moe_lottery.data.domains import FiveDomains
+from orchard.papers.moe_lottery.data.probes import CAPABILITY, STATE, likelihoods
 from orchard.papers.moe_lottery.experiments import suite
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, Shape, SuiteSize, model_of
 from orchard.papers.moe_lottery.explorers import dropping
@@ -309,9 +310,20 @@ def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
     whole = live.read({})
     assert whole.loss == live.full.loss
     assert torch.equal(whole.load, live.full.load)
+    assert set(whole.right) == {"knowledge", "instructions", "reasoning"}
+    assert {item.task for item in live.items} == set(CAPABILITY)
+    known = [item for item in live.items if item.task == STATE]
+    best = [
+        item.options[int(scores.argmax())] for item, scores in zip(known, likelihoods(live.model, known), strict=True)
+    ]
+    right = [guess == item.answer for guess, item in zip(best, known, strict=True)]
+    assert whole.right["knowledge"] == pytest.approx(np.mean(right))
+    assert len(known) == dropping.ITEMS
     made = Explorer(draw, boxes)
     now = live.read({1: [4]})
     assert now.load[1, 4] == 0
     assert made.figure.get_suptitle().startswith(f"1 of 16 experts dropped: {now.loss['all']:.3f} nats/byte")
+    bars = [patch.get_width() for patch in made.figure.axes[1].patches]
+    assert bars == pytest.approx([100 * share for readings in (live.full, now) for share in readings.right.values()])
     too_many = draw(**{name: name.startswith("L0") for name in boxes})
     assert "dropping 8 of 8 experts leaves 0, but its router" in too_many.axes[0].texts[0].get_text().replace("\n", " ")

@@ -28,8 +28,12 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     run = runner()
     parts = bench(lambda name: speed.EXPERIMENTS[name](Setting(), run))
     tables: dict[str, pd.DataFrame] = {name: table for _, name, table, _ in parts}
-    assert list(tables) == ["speed", "collector", "mixtures"]
+    assert list(tables) == ["speed", "collector", "collector_memory", "mixtures"]
     assert len(tables["speed"]) == 2 * 4 + 2
+    memory = tables["collector_memory"]
+    assert memory["times the tokens"].tolist() == [1, 4]
+    assert memory["times the bytes"].max() < 1.05
+    assert memory["sums"].nunique() == 1
     assert (tables["speed"]["ms"] > 0).all()
     assert list(tables["mixtures"].columns) == [
         "shape", "what", "loop / ours", "transformers grouped_mm / ours", "transformers eager / ours"

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from orchard.data import LocalText
 from orchard.papers.moe_lottery.data.domains import FiveDomains
+from orchard.papers.moe_lottery.data.probes import CAPABILITY, STATE, likelihoods
 from orchard.papers.moe_lottery.experiments import suite
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, Shape, SuiteSize, model_of
 from orchard.papers.moe_lottery.explorers import dropping
@@ -258,6 +259,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     "curves": lambda t: figures.curves(t["criteria_curves"]),
     "later_criteria": lambda t: figures.later_criteria(t["criteria_curves"], [("reap", "min"), ("aimer", "max")]),
     "budgets": lambda t: figures.budgets(t["criteria_curves"]),
+    "pareto": lambda t: figures.pareto(t["criteria_curves"]),
     "regret": lambda t: figures.regret(t["subset_regret"]),
     "curve_and_mask": lambda t: figures.curve_and_mask(t["criteria_curves"], t["dropped_experts"], "ets", "max", 37.5),
 }
@@ -288,6 +290,18 @@ def test_what_validation_text_chooses_is_reported_on_test_text(computed: Any) ->
     np.testing.assert_array_equal(chosen["loss_chosen"], own.groupby(["model", "s"], sort=False)["loss"].min())
 
 
+def test_the_choices_stand_over_the_experts_that_are_kept(computed: Any) -> None:
+    table = computed[2]["criteria_curves"]
+    lines = {line.get_label(): line for line in figures.pareto(table).axes[0].lines}
+    full = table.query("criterion == 'full' and split == 'test'")
+    assert lines["full model"].get_xdata().tolist() == [100]
+    assert lines["full model"].get_ydata() == pytest.approx([full["loss"].mean()])
+    best = figures.on_validation(table).set_index("s")["loss"]
+    chosen = lines["best on validation text"]
+    assert dict(zip(100 - chosen.get_xdata(), chosen.get_ydata(), strict=True)) == pytest.approx(best.to_dict())
+    assert len(lines["random, mean of the draws"].get_xdata()) == len(best)
+
+
 def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
     live = dropping.live(Setting(), computed[1], "seed 1")
     draw, boxes = dropping.hand(live, {1: [4]})
@@ -296,9 +310,20 @@ def test_the_explorer_measures_what_is_ticked(computed: Any) -> None:
     whole = live.read({})
     assert whole.loss == live.full.loss
     assert torch.equal(whole.load, live.full.load)
+    assert set(whole.right) == {"knowledge", "instructions", "reasoning"}
+    assert {item.task for item in live.items} == set(CAPABILITY)
+    known = [item for item in live.items if item.task == STATE]
+    best = [
+        item.options[int(scores.argmax())] for item, scores in zip(known, likelihoods(live.model, known), strict=True)
+    ]
+    right = [guess == item.answer for guess, item in zip(best, known, strict=True)]
+    assert whole.right["knowledge"] == pytest.approx(np.mean(right))
+    assert len(known) == dropping.ITEMS
     made = Explorer(draw, boxes)
     now = live.read({1: [4]})
     assert now.load[1, 4] == 0
     assert made.figure.get_suptitle().startswith(f"1 of 16 experts dropped: {now.loss['all']:.3f} nats/byte")
+    bars = [patch.get_width() for patch in made.figure.axes[1].patches]
+    assert bars == pytest.approx([100 * share for readings in (live.full, now) for share in readings.right.values()])
     too_many = draw(**{name: name.startswith("L0") for name in boxes})
     assert "dropping 8 of 8 experts leaves 0, but its router" in too_many.axes[0].texts[0].get_text().replace("\n", " ")

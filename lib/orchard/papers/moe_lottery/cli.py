@@ -108,6 +108,7 @@ def bench(tables: Callable[[str], Any]) -> list[tuple[str, str, Any, None]]:
     parts = [
         ("milliseconds, median over rounds", "speed", milliseconds.assign(ms=1e3 * milliseconds.pop("seconds"))),
         ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", relative(times, "statistics", "plain")),
+        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", tables("collector_memory")),
         ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours")),
     ]  # fmt: skip
     return [(title, name, table, None) for title, name, table in parts]

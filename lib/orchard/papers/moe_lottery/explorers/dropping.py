@@ -1,12 +1,14 @@
-"""Dropping experts by hand: a trained model answers at once, by masking, with its loss by domain and its routing.
+"""Dropping experts by hand: a trained model answers at once, by masking, with its loss by domain, its routing and the probes.
 
-A choice costs two passes over a few test windows: no fine-tuning, no table that was made before.
+A choice costs two passes over a few test windows and one over a few questions, each answered by the likeliest option: no fine-tuning,
+no table that was made before.
 """
 
 from __future__ import annotations
 
+import random
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,26 +22,30 @@ from torch import Tensor
 
 from orchard import plot
 from orchard.nn import Decoder
+from orchard.papers.moe_lottery.data.probes import CAPABILITY, Item, likelihoods, questions, rank
 from orchard.papers.moe_lottery.experiments.profiles import models
 from orchard.papers.moe_lottery.figures.training import layer_map
 from orchard.papers.moe_lottery.method.dropping import Drop, ExpertsError, masked
 from orchard.papers.moe_lottery.runs.scoring import Text, nats
+from orchard.papers.moe_lottery.runs.smaller import five_domains
 from orchard.papers.moe_lottery.runs.suite import usage
-from orchard.plot.style import PALETTE
+from orchard.plot.style import INK, PALETTE
 from orchard.runs import Runner, Setting
 from orchard.train import choose, load_model
 
 WINDOWS = 8  # of the test split
+ITEMS = 12  # of every task
 MOST_BOXES = 64  # tick boxes, one for each expert; of a larger model the lowest layers can be taken apart
 BEFORE, AFTER = "#c9dcea", PALETTE[0]
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Test loss by domain and of "all" (nats/byte); load of every expert."""
+    """Test loss by domain and of "all" (nats/byte); load of every expert; share of right answers by capability."""
 
     loss: dict[str, float]
     load: Float[Tensor, "layers n"]
+    right: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,21 +54,37 @@ class Live:
 
     model: Decoder
     text: Text
+    items: list[Item]
     full: Readings
 
     def read(self, dropped: Drop) -> Readings:
         """Readings without some experts. Raises ExpertsError for a choice that leaves a router too few."""
         with masked(self.model, dropped):
-            return readings(self.model, self.text)
+            return readings(self.model, self.text, self.items)
 
 
-def readings(model: Decoder, text: Text) -> Readings:
-    """One pass over the text for the loss, one for the routing."""
+def readings(model: Decoder, text: Text, items: Sequence[Item]) -> Readings:
+    """One pass over the text for the loss, one for the routing, one over the questions."""
     sums, size = nats(model, text).sum(dim=0), text.counts().sum(dim=0)
     loss = {"all": float(sums.sum() / size.sum())}
     loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
     routed = usage(model, text).routed.sum(dim=2).double()
-    return Readings(loss, routed / routed.sum(dim=1, keepdim=True))
+    scored = zip(items, likelihoods(model, items), strict=True)
+    right = [float(rank(scores, item.options.index(item.answer)) == 1) for item, scores in scored]
+    return Readings(loss, routed / routed.sum(dim=1, keepdim=True), by_capability(items, right))
+
+
+def by_capability(items: Sequence[Item], values: Sequence[float]) -> dict[str, float]:
+    """Mean of the values of the questions about each capability."""
+    names = [CAPABILITY[item.task] for item in items]
+    return {str(name): float(mean) for name, mean in pd.Series(values).groupby(names, sort=False).mean().items()}
+
+
+def few(items: Sequence[Item], count: int = ITEMS) -> list[Item]:
+    """At most `count` questions of every task, drawn once."""
+    drawn = random.Random(0).sample(list(items), len(items))
+    tasks = dict.fromkeys(item.task for item in items)
+    return [item for task in tasks for item in [item for item in drawn if item.task == task][:count]]
 
 
 def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
@@ -70,7 +92,8 @@ def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
     found = next(model for model in models(setting) if name in (None, model.name))
     model = load_model(run([found.run])[0], found.run).to(choose("auto").device)
     text = Text.evaluation(found.run, "test", WINDOWS)
-    return Live(model, text, readings(model, text))
+    items = few(questions(five_domains(found.run).build().world, (1,), ITEMS))
+    return Live(model, text, items, readings(model, text, items))
 
 
 def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -98,18 +121,27 @@ def drawn(model: Live, dropped: Drop) -> Figure:
         words = textwrap.fill(str(error), 80)
         axes.text(0, 0.5, words, transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
         return figure
-    return _compared(model.full, now, dropped)
+    return _compared(
+        model.full, now, dropped, by_capability(model.items, [1 / len(item.options) for item in model.items])
+    )
 
 
-def _compared(full: Readings, now: Readings, dropped: Drop) -> Figure:
-    """Loss by domain, the full model pale behind; the load of every expert before and now."""
+def _compared(full: Readings, now: Readings, dropped: Drop, guess: dict[str, float]) -> Figure:
+    """Loss by domain and right answers by capability, the full model pale behind; below, the load of every expert before and now."""
     layers, n = now.load.shape
-    figure, (left, *maps) = plot.figure(width=7.0, height=2.0 + 0.12 * layers, columns=3)
-    for loss, height, colour, label in ((full.loss, 0.8, BEFORE, "full model"), (now.loss, 0.4, AFTER, "without them")):
-        left.barh(list(loss), list(loss.values()), height=height, color=colour, label=label)
-    left.invert_yaxis()
-    left.grid(False, axis="y")
-    left.set_xlabel("test loss (nats/byte)")
+    figure, (left, right, *maps) = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)
+    for readings, height, colour, label in ((full, 0.8, BEFORE, "full model"), (now, 0.4, AFTER, "without them")):
+        left.barh(list(readings.loss), list(readings.loss.values()), height=height, color=colour, label=label)
+        right.barh(
+            list(readings.right), [100 * share for share in readings.right.values()], height=height, color=colour
+        )
+    for place, name in enumerate(now.right):
+        right.vlines(100 * guess[name], place - 0.42, place + 0.42, color=INK, linestyle=":", linewidth=1)
+    right.set_xlim(0, 100)
+    for axes, words in ((left, "test loss (nats/byte)"), (right, "right answers (%; dotted: guessing)")):
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.set_xlabel(words)
     top = float(max(full.load.max(), now.load.max())) * n
     for axes, one, name in zip(maps, (full, now), ("load, full model", "load now"), strict=True):
         grid = pd.DataFrame(one.load.numpy() * n)

@@ -217,6 +217,31 @@ def on_validation(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 @plot.use_style()
+def pareto(table: pd.DataFrame) -> Figure:
+    """Test loss against the experts that are kept: a dot for every criterion and direction, and the choices that one could make."""
+    own = of_model(table)
+    mean = _mean(own[own["budget"] == "per layer"])
+    figure, (axes,) = plot.figure(height=2.8)
+    for group in CRITERIA_GROUPS:
+        part = mean[(mean["group"] == group) & mean["criterion"].isin(CRITERIA)]
+        axes.plot(100 - part["s"], part["loss"], "o", color=GROUPS[group], markersize=2, alpha=0.6, label=group)
+    chosen = (
+        ("random, mean of the draws", mean[mean["criterion"] == "random"], "#8c8c8c", "s"),
+        ("best on validation text", on_validation(own), PALETTE[3], "D"),
+        ("leave-one-out", mean[mean["criterion"] == ORACLE], INK, "^"),
+        ("full model", _mean(own[own["criterion"] == "full"]), INK, "*"),
+    )
+    for label, rows, colour, marker in chosen:
+        line = rows.groupby("s")["loss"].mean()
+        axes.plot(
+            100 - line.index, line, color=colour, marker=marker, markersize=3.5 if len(line) > 1 else 8, label=label
+        )
+    axes.set(xlabel="experts that are kept (%)", ylabel="test loss (nats/byte)")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@plot.use_style()
 def maps(importance: pd.DataFrame) -> Figure:
     """Figures 8 to 15: the scores of every criterion by layer and expert, each on its own scale from lowest to highest."""
     own = of_model(importance)

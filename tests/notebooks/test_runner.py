@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -203,7 +204,9 @@ try:
         execute(Path({str(notebook)!r}), Path({str(tmp_path / "o.ipynb")!r}), {{}})
 except KeyboardInterrupt:
     sys.exit(130)"""
-    runner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    # A test run that was started with nohup ignores SIGHUP, and so would its children.
+    heard = partial(signal.signal, number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    runner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, preexec_fn=heard)
     kernel = int(wait_for(pid))
     runner.send_signal(number)
     assert runner.wait(60) == 128 + number

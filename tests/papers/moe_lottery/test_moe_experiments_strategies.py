@@ -102,7 +102,7 @@ def test_evidence_meets_the_rules_of_its_claim(tables):
         if claim.id in strategies.EVIDENCE:
             evidence = strategies.EVIDENCE[claim.id](tables.__getitem__)
             measured[claim.id] = evidence
-            verdict = decide(claim, evidence, "smoke")
+            verdict = decide(claim, evidence, "laptop")
             assert (verdict.verdict == "out of reach here") == (claim.profile == "gpu")
     assert set(measured) == {"M5", "M6", "M7", "M8", "M9", "M10", "M10b"}
     assert {name: set(rows["part"]) for name, rows in measured.items() if name in ("M5", "M6")} == {

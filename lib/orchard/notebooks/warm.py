@@ -11,9 +11,11 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from multiprocessing.forkserver import ensure_running
+from multiprocessing.resource_tracker import _resource_tracker
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -91,9 +93,11 @@ def serve(arguments: list[str], folder: str, environment: dict[str, str], log: s
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    _resource_tracker._fd = None  # type: ignore[attr-defined]  # one of its own, should it need one, with its words in the log
     from ipykernel import kernelapp
 
     try:
         kernelapp.launch_new_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing leaves them out
+    finally:  # as an interpreter ends, in this order: pools let their workers go, then what was registered for the exit
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()

@@ -32,7 +32,14 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fixed seed, and no test writes to the checkout: runs and outputs go to temporary folders."""
+    """Fixed seed, and no test writes to the checkout: runs and outputs go to temporary folders.
+
+    A single run is computed in the process of its test, whether or not an earlier test left workers: what a test puts in
+    place is not seen by them.
+    """
+    from orchard.runs import engine
+
+    monkeypatch.setattr(engine._WORKERS, "there", lambda jobs: False)
     torch.manual_seed(0)
     scratch = tmp_path_factory.mktemp("orchard")
     monkeypatch.setenv("ORCHARD_STORE", str(scratch / "runs"))

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchard.plot.labels import place_labels
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, figure, looks, use_style
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, check_columns, figure, looks, use_style
 
 LINES = ("-", "--", ":", "-.")
 FLAT = ("--", "-.", ":")  # horizontal lines: never solid
@@ -29,16 +29,16 @@ MOST_NUMBERS = 64  # a heat map with at most this many cells has its numbers wri
 @use_style()
 def learning_curves(
     table: pd.DataFrame, *, x_label: str, y_label: str, x: str = "step", y: str = "loss", hue: str = "arm",
-    seed: str = "seed", axes: Axes | None = None,
+    seed: str = "seed", axes: Axes | None = None, known: Mapping[str, Look] | None = None,
 ) -> Figure:  # fmt: skip
     """``y`` against ``x``, one line per ``hue``: mean over seeds, band from the smallest to the largest seed.
 
-    Arms of one colour differ in line style.
+    Arms of one colour differ in line style. ``known`` (here and below) has the looks of families, as in ``looks()``.
     """
     check_columns(table, {"x": x, "y": y, "hue": hue, "seed": seed}, "learning_curves")
     arms = list(pd.unique(table[hue]))
     axes, own = _axes(axes, len(arms))
-    given, seen = looks(map(str, arms)), dict[str, int]()
+    given, seen = looks(map(str, arms), known), dict[str, int]()
     for arm in arms:
         look = given[str(arm)]
         line, seen[look.colour] = LINES[seen.get(look.colour, 0) % len(LINES)], seen.get(look.colour, 0) + 1
@@ -52,7 +52,7 @@ def learning_curves(
 @use_style()
 def sweep(
     table: pd.DataFrame | None, *, x: str, y: str, x_label: str, y_label: str, hue: str = "arm", seed: str = "seed",
-    published: pd.DataFrame | None = None, axes: Axes | None = None,
+    published: pd.DataFrame | None = None, axes: Axes | None = None, known: Mapping[str, Look] | None = None,
 ) -> Figure:  # fmt: skip
     """``y`` against ``x`` on a log2 axis, one line per ``hue``, with bands over seeds.
 
@@ -67,11 +67,11 @@ def sweep(
     arms = list(pd.unique(table[hue]))
     rows = len(arms) + (published[hue].nunique() if published is not None else 0)
     axes, own = _axes(axes, rows)
-    given, ticks = looks(map(str, arms)), _log2_ticks(table, published, x)
+    given, ticks = looks(map(str, arms), known), _log2_ticks(table, published, x)
     axes.set_xscale("log", base=2)
     axes.set_xlim(ticks[0] / 2**0.5, ticks[-1] * 2**0.5)
     if published is not None:
-        overlay_published(axes, published, x=x, y=y, hue=hue)
+        overlay_published(axes, published, x=x, y=y, hue=hue, known=known)
     flats = 0
     for arm in arms:
         look, part = given[str(arm)], table[table[hue] == arm]
@@ -93,11 +93,13 @@ def sweep(
 
 
 @use_style()
-def overlay_published(axes: Axes, table: pd.DataFrame, *, x: str, y: str, hue: str) -> None:
+def overlay_published(
+    axes: Axes, table: pd.DataFrame, *, x: str, y: str, hue: str, known: Mapping[str, Look] | None = None
+) -> None:
     """Draw the paper's values in grey with hollow markers; rows whose ``x`` is missing become dashed lines."""
     check_columns(table, {"x": x, "y": y, "hue": hue}, "overlay_published")
     arms = list(pd.unique(table[hue]))
-    given = looks(map(str, arms))
+    given = looks(map(str, arms), known)
     for index, arm in enumerate(arms):
         part = table[table[hue] == arm].sort_values(x)
         points, flat, label = part.dropna(subset=[x]), part[part[x].isna()], f"{arm} (paper)"
@@ -113,7 +115,7 @@ def overlay_published(axes: Axes, table: pd.DataFrame, *, x: str, y: str, hue: s
 @use_style()
 def pareto(
     table: pd.DataFrame, *, cost: str, loss: str, x_label: str, y_label: str, label: str = "arm", seed: str = "seed",
-    axes: Axes | None = None,
+    axes: Axes | None = None, known: Mapping[str, Look] | None = None,
 ) -> Figure:  # fmt: skip
     """``loss`` against ``cost``, lower is better in both: a point per ``label`` with its range over seeds.
 
@@ -123,7 +125,7 @@ def pareto(
     check_columns(table, {"cost": cost, "loss": loss, "label": label, "seed": seed}, "pareto")
     axes, own = _axes(axes, 0, height=2.7)
     names = list(map(str, pd.unique(table[label])))
-    given = looks(names)
+    given = looks(names, known)
     by_seed = table.groupby([label, seed], sort=False)[[cost, loss]].mean()
     points = by_seed.groupby(level=0, sort=False).agg({cost: "mean", loss: ["mean", "min", "max"]})
     points.columns = pd.Index(["cost", "loss", "low", "high"])

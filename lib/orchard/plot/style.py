@@ -114,18 +114,19 @@ FAMILIES: dict[str, Look] = {
 _SPARE = tuple(Look(PALETTE[i], marker) for i, marker in zip((0, 1, 2, 3, 4, 5, 9, 8), "osD^vPX*", strict=True))
 
 
-def looks(arms: Iterable[str]) -> dict[str, Look]:
+def looks(arms: Iterable[str], known: Mapping[str, Look] | None = None) -> dict[str, Look]:
     """A look for each arm. The family is what stands before ``@`` (``swa@64`` is ``swa``), in any case of letters.
 
-    Families in ``FAMILIES`` always look the same; others take what is left over, in the order in which they come.
+    Families in ``known`` (a paper's own, by name) always look the same; others take what is left over, in the order in
+    which they come.
     """
-    arms = list(dict.fromkeys(arms))
+    arms, always = list(dict.fromkeys(arms)), FAMILIES | dict(known or {})
     families = list(dict.fromkeys(_family(arm) for arm in arms))
-    known = {family: FAMILIES[family] for family in families if family in FAMILIES}
-    used = {look.colour for look in known.values()}
+    given = {family: always[family] for family in families if family in always}
+    used = {look.colour for look in given.values()}
     spare = [look for look in _SPARE if look.colour not in used] or list(_SPARE)
-    unknown = [family for family in families if family not in FAMILIES]
-    given = known | {family: spare[i % len(spare)] for i, family in enumerate(unknown)}
+    unknown = [family for family in families if family not in given]
+    given |= {family: spare[i % len(spare)] for i, family in enumerate(unknown)}
     return {arm: given[_family(arm)] for arm in arms}
 
 

@@ -28,6 +28,7 @@ from orchard.notebooks.kernel import private_folder
 from orchard.notebooks.progress import Execution, Lines, progress
 from orchard.notebooks.warm import start
 from orchard.runs import Runner, Setting, Store
+from orchard.runs.engine import default_jobs
 from toy_runs import Square
 
 PARAMETERS = """\
@@ -242,7 +243,8 @@ def pear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_result = """
 import os, pathlib
-pathlib.Path(os.environ["ORCHARD_OUTPUT"], "pear", PROFILE, "01_build.json").write_text("{}")"""
+threads = os.environ["OMP_NUM_THREADS"]
+pathlib.Path(os.environ["ORCHARD_OUTPUT"], "pear", PROFILE, "01_build.json").write_text(f"{{\\"threads\\": {threads}}}")"""
     cells = {"01_build": write_result, "02_train": "raise ValueError('no')", "03_ablate": "1"}
     for name, cell in cells.items():
         write_notebook(tmp_path / "notebooks" / "pear" / f"{name}.ipynb", cell)
@@ -251,7 +253,10 @@ pathlib.Path(os.environ["ORCHARD_OUTPUT"], "pear", PROFILE, "01_build.json").wri
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_reproduce_runs_every_notebook_although_one_fails(pear: Path, jobs: int) -> None:
+def test_reproduce_runs_every_notebook_although_one_fails(
+    pear: Path, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     done = reproduce(["pear"], {"PROFILE": "gpu", "ENGINE": "local"}, jobs=jobs)
     results = [("pear/01_build", True), ("pear/02_train", False), ("pear/03_ablate", True)]
     assert [(run.name, run.ok) for run in done] == results
@@ -262,6 +267,7 @@ def test_reproduce_runs_every_notebook_although_one_fails(pear: Path, jobs: int)
     facts = json.loads((folder / "executions" / "02_train.json").read_text())
     assert (facts["slug"], facts["notebook"], facts["profile"], facts["ok"]) == ("pear", "02_train", "gpu", False)
     assert facts["parameters"] == {"PROFILE": "gpu", "ENGINE": "local"}
+    assert json.loads((folder / "01_build.json").read_text())["threads"] == max(1, default_jobs("cpu") // jobs)
 
 
 def test_results_of_an_earlier_execution_do_not_pass_for_new_ones(pear: Path) -> None:
@@ -399,11 +405,12 @@ import json, os, pathlib, subprocess, sys
 from ipykernel.kernelapp import IPKernelApp
 app = IPKernelApp.instance()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-facts = [app.transport, os.getcwd(), os.environ["PEAR"], os.getpgid(0) == os.getpid(), "torch" in sys.modules, __name__]
+facts = [app.transport, os.getcwd(), os.environ["PEAR"], os.getpgid(0) == os.getpid(), "torch" in sys.modules]
+facts += [__import__("torch").get_num_threads(), __name__]
 pathlib.Path({str(tmp_path / "facts")!r}).write_text(json.dumps([facts, os.getpid(), child.pid]))"""
     notebook = write_notebook(tmp_path / "n.ipynb", look, "import time; time.sleep(600)")
     start()
-    env, stop = {"PEAR": "ripe"}, threading.Event()
+    env, stop = {"PEAR": "ripe", "OMP_NUM_THREADS": "3"}, threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             run_notebook, notebook, tmp_path / "o.ipynb", {}, 300.0, tmp_path, Lines(), "n", env, stop, True
@@ -411,7 +418,7 @@ pathlib.Path({str(tmp_path / "facts")!r}).write_text(json.dumps([facts, os.getpi
         facts, kernel, child = json.loads(wait_for(tmp_path / "facts"))
         stop.set()
         done = running.result(60)
-    assert facts == ["ipc", str(tmp_path), "ripe", True, True, "__main__"]
+    assert facts == ["ipc", str(tmp_path), "ripe", True, True, 3, "__main__"]
     assert done.error == "interrupted in cell 4"
     assert not alive(kernel)
     assert not alive(child)

@@ -4,6 +4,7 @@ executed on the finished store."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -91,6 +92,7 @@ def reproduce(
     from orchard import series
     from orchard.runs import Setting
     from orchard.runs.device import resolve_device
+    from orchard.runs.engine import default_jobs
 
     parameters = dict(parameters or {})
     slugs = list(dict.fromkeys(slugs)) or series.slugs()
@@ -101,7 +103,11 @@ def reproduce(
     setting = Setting(str(parameters.get("PROFILE", "smoke")), seeds, str(parameters.get("DATA", "embedded")))
     folders = {slug: series.output_folder(slug, setting, str(parameters.get("DEVICE", "auto"))) for slug in slugs}
     todo = [(slug, path, folders[slug]) for slug in slugs for path in notebooks_of(slug)]
-    env = {"ORCHARD_OUTPUT": str(series.reports_folder())}  # the notebooks' own results go beside their copies
+    at_a_time = jobs or notebooks_at_a_time()
+    env = {
+        "ORCHARD_OUTPUT": str(series.reports_folder()),  # the notebooks' own results go beside their copies
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, default_jobs("cpu") // at_a_time)),
+    }
     stop = threading.Event()
 
     # Elsewhere, and under the driver of an accelerator, libraries break in a forked process.
@@ -132,7 +138,7 @@ def reproduce(
                 executed(done.path)
             return done
 
-        with ThreadPoolExecutor(max_workers=jobs or notebooks_at_a_time()) as pool:
+        with ThreadPoolExecutor(max_workers=at_a_time) as pool:
             futures: list[Future[Execution | None]] = []
 
             def drawn() -> None:

@@ -94,8 +94,11 @@ def serve(arguments: list[str], folder: str, environment: dict[str, str], log: s
     os.dup2(descriptor, 2)
     os.close(descriptor)
     _resource_tracker._fd = None  # type: ignore[attr-defined]  # one of its own, should it need one, with its words in the log
+    import torch
     from ipykernel import kernelapp
 
+    if threads := environment.get("OMP_NUM_THREADS"):  # torch read it long ago, in the process that was forked
+        torch.set_num_threads(int(threads))
     try:
         kernelapp.launch_new_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
     finally:  # as an interpreter ends, in this order: pools let their workers go, then what was registered for the exit

@@ -75,9 +75,11 @@ def run(
 ) -> None:  # fmt: skip
     """Compute the runs of a series, without notebooks."""
     from orchard import series
+    from orchard.runs.engine import check_jobs
     from orchard.train import describe
 
     series.check_profile(slug, profile)
+    check_jobs(jobs)
     if dry_run and profile in series.PUBLISHED_SCALE:
         _paper(slug)
     elif dry_run:

@@ -31,7 +31,7 @@ from orchard.files import write
 from orchard.paths import cache_dir, root
 from orchard.runs import Finished, Run, Setting, Store, execute, identity, recipe
 from orchard.runs.device import resolve_device
-from orchard.runs.engine import check_engine, plan
+from orchard.runs.engine import check_engine, check_jobs, plan
 from orchard.runs.provenance import environment
 from orchard.train import hardware
 from orchard.widgets import Explorer
@@ -325,8 +325,7 @@ def compute(
         report: told about every finished run; prints by default.
         before: called when a run has to be computed, before it is.
     """
-    if jobs is not None and jobs < 1:
-        raise BadInput(f"--jobs {jobs}: give a number of runs at a time from 1 up, or leave it out")
+    check_jobs(jobs)
     check_folders(store)
     series = _open(slug, "", profile, seeds, device, engine, data, store, jobs)
     series.report, series.before = report, before

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -135,6 +136,24 @@ def test_workers_stay_until_they_are_others_killed_or_idle() -> None:
     with pytest.raises(KeyboardInterrupt), workers.lent(2, []):
         raise KeyboardInterrupt
     assert not workers.there(2)
+
+
+def test_workers_have_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = _Workers(idle_s=3600)
+
+    def seen() -> str | None:
+        with workers.lent(2, []) as pool:
+            future = pool.submit(partial(os.getenv, "PEAR"), Square.Config(number=1))
+            value = future.result()
+            pool.release(future)
+        return value
+
+    monkeypatch.delenv("PEAR", raising=False)
+    assert seen() is None
+    monkeypatch.setenv("PEAR", "ripe")
+    assert seen() == "ripe"
+    with workers.lent(1, []):  # lets the others go
+        pass
 
 
 @pytest.mark.parametrize("always", [False, True])

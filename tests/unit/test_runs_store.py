@@ -202,7 +202,7 @@ def test_a_run_that_diverges_is_never_finished(store: Store) -> None:
 
 @pytest.mark.parametrize("jobs", [0, -3])
 def test_a_number_of_jobs_is_one_or_more(store: Store, jobs: int) -> None:
-    with pytest.raises(BadInput, match=rf"jobs = {jobs}: give a number of processes, 1 or more"):
+    with pytest.raises(BadInput, match=rf"--jobs {jobs}: give a number of processes from 1 up"):
         execute([Square.Config(number=1)], store, jobs=jobs)
 
 

@@ -92,7 +92,7 @@ def reproduce(
     from orchard import series
     from orchard.runs import Setting
     from orchard.runs.device import resolve_device
-    from orchard.runs.engine import default_jobs
+    from orchard.runs.engine import check_jobs, default_jobs
 
     parameters = dict(parameters or {})
     slugs = list(dict.fromkeys(slugs)) or series.slugs()
@@ -187,12 +187,6 @@ def notebooks_at_a_time() -> int:
     from orchard.runs.engine import default_jobs
 
     return max(1, min(default_jobs("cpu"), psutil.virtual_memory().total // (3 * 2**30)))
-
-
-def check_jobs(jobs: int | None) -> None:
-    """Raise ``BadInput`` unless a number of jobs is at least one."""
-    if jobs is not None and jobs < 1:
-        raise BadInput(f"--jobs {jobs}: give a number from 1 up, or leave it out")
 
 
 def check_home() -> None:

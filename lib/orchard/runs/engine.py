@@ -54,7 +54,8 @@ def execute(
         BadInput: no such engine or device, or ``jobs`` below 1.
     """
     check_engine(engine)
-    jobs = default_jobs(device) if jobs is None else check_jobs(jobs)
+    check_jobs(jobs)
+    jobs = jobs or default_jobs(device)
     store = store or Store()
     report = report or (lambda line: print(line, flush=True))
     ids, found, todo = _sort(cfgs, store, device)
@@ -87,11 +88,10 @@ def check_engine(engine: str) -> None:
         raise BadInput(f"ENGINE {engine!r} does not exist; the engines are {', '.join(ENGINES)}")
 
 
-def check_jobs(jobs: int) -> int:
-    """``jobs``, if it is a number of processes; else an error."""
-    if jobs < 1:
-        raise BadInput(f"jobs = {jobs}: give a number of processes, 1 or more, or leave it out for one per core")
-    return jobs
+def check_jobs(jobs: int | None) -> None:
+    """Raise ``BadInput`` unless ``jobs`` is a number of processes or None."""
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"--jobs {jobs}: give a number of processes from 1 up, or leave it out for one per core")
 
 
 def default_jobs(device: str) -> int:
@@ -231,12 +231,15 @@ class _Pool(_Here):
         super().__init__()
         method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
         self._context = mp.get_context(method)
+        self.environment = dict(os.environ)  # a fork server keeps the one it was started with
         if method == "forkserver":
             self._context.set_forkserver_preload(preload)
         self._workers = [self._worker() for _ in range(jobs)]
 
     def _worker(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self._context, initializer=_initialise_worker, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(
+            1, self._context, initializer=_initialise_worker, initargs=(os.getpid(), self.environment)
+        )
 
     @property
     def free(self) -> bool:
@@ -262,10 +265,9 @@ class _Pool(_Here):
         if index is not None and isinstance(future.exception(), BrokenProcessPool):
             self._workers[index] = self._worker()
 
-    @property
-    def size(self) -> int:
-        """Number of workers."""
-        return len(self._workers)
+    def serves(self, jobs: int) -> bool:
+        """Whether it has as many workers and their environment is this process's of now."""
+        return len(self._workers) == jobs and self.environment == dict(os.environ)
 
     @property
     def pids(self) -> list[int]:
@@ -302,7 +304,7 @@ class _Workers:
 
     def there(self, jobs: int) -> bool:
         """Whether a pool of as many processes is kept."""
-        return self._kept is not None and self._kept[0].size == jobs
+        return self._kept is not None and self._kept[0].serves(jobs)
 
     @contextmanager
     def lent(self, jobs: int, preload: list[str]) -> Iterator[_Pool]:
@@ -322,7 +324,7 @@ class _Workers:
             return None
         pool, timer = kept
         timer.cancel()
-        if pool.size == jobs:
+        if pool.serves(jobs):
             return pool
         pool.shutdown()
         return None
@@ -341,8 +343,10 @@ class _Workers:
 _WORKERS = _Workers()
 
 
-def _initialise_worker(parent: int) -> None:
-    """A worker never outlives the process that wants its results."""
+def _initialise_worker(parent: int, environment: dict[str, str]) -> None:
+    """A worker has the environment of the process that wants its results, and never outlives it."""
+    os.environ.clear()
+    os.environ.update(environment)
 
     def watch() -> None:
         while os.getppid() != 1 and _alive(parent):

@@ -221,13 +221,13 @@ class Store:
         if is_disk_full(error):
             return (
                 f"no space for {run} in {self.path} ({getattr(error, 'strerror', None) or error}); free some space or choose another "
-                "store with STORE or $ORCHARD_STORE; what is done so far is kept and the run goes on from there"
+                "store with STORE or $ORCHARD_STORE; a run that saved a checkpoint goes on from there"
             )
         if is_out_of_memory(error):
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             return (
                 f"{run} ran out of memory ({first}); compute fewer runs at a time with --jobs 1, choose a smaller profile or batch, "
-                "or a machine with more; what is done so far is kept and the run goes on from its last checkpoint"
+                "or a machine with more; a run that saved a checkpoint goes on from there"
             )
         return None
 

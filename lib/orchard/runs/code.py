@@ -28,7 +28,7 @@ from typing import Any
 
 PACKAGE = "orchard"
 HOME = Path(__file__).parents[1]
-LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors", "orchard.files")
+LEFT_OUT = ("orchard.runs", "orchard.paths", "orchard.errors", "orchard.files", "orchard.train.mirror")
 COUNTED = ("orchard.runs.measurement",)  # although it is part of what is left out
 
 Use = tuple[str, str | None]

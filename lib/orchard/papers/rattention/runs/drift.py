@@ -117,7 +117,5 @@ def _random(head_dim: int, mean: float) -> tuple[Tensor, Tensor, Tensor]:
 def _layer_inputs(model: Decoder, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Raw q, k, v of the first layer for `text`; of the queries the last ones, one head of each group."""
     block = model.layers[0]
-    x, layer = block.attention_norm(model.embedding(text)), block.attention
-    q = layer.q_proj(x).unflatten(-1, (layer.num_kv_heads, -1, layer.head_dim))[:, -QUERIES:, :, 0]
-    k, v = (p(x).unflatten(-1, (layer.num_kv_heads, layer.head_dim)) for p in (layer.k_proj, layer.v_proj))
-    return q, k, v
+    q, k, v = block.attention.project(block.attention_norm(model.embedding(text)))
+    return q.unflatten(2, (k.shape[2], -1))[:, -QUERIES:, :, 0], k, v

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from orchard import plot
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
 from orchard.papers.rattention.experiments.long_context import steps_to_reach
+from orchard.papers.rattention.figures.looks import LOOKS
 
 DEPTH_BINS = 5
 
@@ -33,7 +34,7 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         _lines(task_means(table), left)
         points = published[published["metric"] == "RULER"]
         points = points.assign(multiple=points["context"] / points["context"].min())
-        plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
+        plot.overlay_published(right, points, x="multiple", y="value", hue="arm", known=LOOKS)
         _length_axis(right, table["multiple"].unique())
         for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
             axes.set_title(title)
@@ -57,7 +58,9 @@ def task_title(task: str) -> str:
 def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
     shown = table.assign(accuracy=100 * table["accuracy"])
-    made = plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes)
+    made = plot.learning_curves(
+        shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=LOOKS
+    )
     _length_axis(axes or made.axes[0], table["multiple"].unique())
     return made
 
@@ -123,7 +126,9 @@ def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     part = curves.dropna(subset=["validation_accuracy"])
     shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
     made, (axes,) = plot.figure(height=2.5)
-    plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes)
+    plot.learning_curves(
+        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=LOOKS
+    )
     with plot.use_style():
         axes.set_title(task_title(task))
         axes.set_yticks([0, 25, 50, 75, 90, 100])

@@ -83,19 +83,10 @@ def test_budget_gives_the_papers_saving():
 
 
 def test_budget_is_what_caches_really_hold():
-    shape = costs.Shape("small", dim=16, num_layers=8, num_heads=4, num_kv_heads=2, head_dim=4, ffn_dim=24)
-    fields = {
-        "dim": 16,
-        "num_layers": 8,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 4,
-        "ffn_dim": 24,
-        "vocab_size": 11,
-    }
+    shape = costs.Shape(dim=16, num_layers=8, num_heads=4, num_kv_heads=2, head_dim=4, ffn_dim=24)
     arms = {"full_rope": (None, None), "swa@8": (7, None), "rattn@8": (7, "fp32"), "la": (-1, "fp32")}
     for name, (window, state) in arms.items():
-        cache = arm(name, **fields).build().new_cache(1, 40, device="cpu", dtype=torch.bfloat16)
+        cache = arm(name, **shape.sizes, vocab_size=11).build().new_cache(1, 40, device="cpu", dtype=torch.bfloat16)
         assert costs.kv_budget(40, window, dtype="bf16", shape=shape, state=state).total == cache.bytes(), name
 
 

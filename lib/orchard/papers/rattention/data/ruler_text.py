@@ -13,7 +13,6 @@ to the longest context that fits; a needle of an essay lies at one of 40 evenly 
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import math
@@ -28,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from orchard.data import EmbeddedText, Source
+from orchard.data.docstrings import documented, parsed
+from orchard.data.reading import read_rows
 from orchard.errors import BadInput, closest
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
 
@@ -58,14 +59,10 @@ def essay_sentences(source: Source) -> tuple[str, ...]:
     """Different sentences of the docstrings in the training split of a source of Python text, in the order of the text."""
     found: dict[str, None] = {}
     for document in source.documents("train"):
-        try:
-            tree = ast.parse(document.text)
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                text = " ".join((ast.get_docstring(node) or "").split())
-                found.update((sentence, None) for sentence in re.findall(r"\b[A-Z][^.!?]{20,200}[.!?](?= |$)", text))
+        tree = parsed(document.text)
+        for _, docstring in documented(tree) if tree else ():
+            text = " ".join(docstring.split())
+            found.update(dict.fromkeys(re.findall(r"\b[A-Z][^.!?]{20,200}[.!?](?= |$)", text)))
     return tuple(found)
 
 
@@ -373,12 +370,9 @@ def score_file(file: str | Path, task: str) -> float:
     """Percent that a task's metric gives to a file of rows with ``pred``, the model's continuation. Raises BadInput."""
     _check(task)
     predictions, references = [], []
-    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), 1):
-        row = json.loads(line)
+    for _, place, row in read_rows(Path(file)):
         if not isinstance(row.get("pred"), str) or not row.get("outputs"):
-            raise BadInput(
-                f"{file}, line {number}: needs 'pred' (the model's text) and 'outputs'; this row has {sorted(row)}"
-            )
+            raise BadInput(f"{place} needs 'pred' (the model's text) and 'outputs'; this row has {sorted(row)}")
         predictions.append(row["pred"])
         references.append(row["outputs"])
     metric = string_match_part if task.startswith("qa") else string_match_all

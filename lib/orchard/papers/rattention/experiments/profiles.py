@@ -12,6 +12,7 @@ from typing import Any
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import TASKS
+from orchard.papers.rattention.method.costs import Shape
 from orchard.papers.rattention.method.models import arm
 from orchard.runs import Setting
 from orchard.train import AdamW, TrainLM
@@ -71,15 +72,9 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Shape):
     """The model and the window sweep of a profile, and its other studies."""
 
-    dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
     seq_len: int
     batch_size: int
     steps: int
@@ -196,10 +191,7 @@ PROFILES: dict[str, Profile] = {
 
 def model(name: str, profile: Profile, **rattention: Any) -> Decoder.Config:
     """The decoder of an arm, for bytes; the vocabulary is set from the tokenizer."""
-    return arm(
-        name, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads,
-        head_dim=profile.head_dim, ffn_dim=profile.ffn_dim, vocab_size=257, seq_len=profile.seq_len, **rattention,
-    )  # fmt: skip
+    return arm(name, **profile.sizes, vocab_size=257, seq_len=profile.seq_len, **rattention)
 
 
 def run_config(

@@ -25,8 +25,8 @@ COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "d
 
 def _shape(setting: Setting) -> dict[str, Any]:
     profile = PROFILES[setting.profile]
-    fields = ("dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim")
-    return {"gpu": profile.timing.gpu, **{name: getattr(profile, name) for name in fields}}
+    sizes = {name: size for name, size in profile.sizes.items() if name != "num_layers"}
+    return {"gpu": profile.timing.gpu, **sizes}
 
 
 def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -37,13 +37,8 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
     """
     size, shape = PROFILES[setting.profile].timing, _shape(setting)
     operations = Operations.Config(
-        **shape,
-        rounds=size.rounds,
-        lengths=list(size.lengths),
-        tokens=size.tokens,
-        window=size.window,
-        label="operations",
-    )
+        **shape, rounds=size.rounds, lengths=list(size.lengths), tokens=size.tokens, window=size.window, label="operations"
+    )  # fmt: skip
     steps = Steps.Config(
         **shape, rounds=size.step_rounds, lengths=list(size.step_lengths), num_layers=size.step_layers,
         batch=size.step_batch, label="training steps",

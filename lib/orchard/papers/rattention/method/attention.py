@@ -27,16 +27,6 @@ from orchard.kernels.residual import (
 from orchard.nn import Attention, Block, Packed, RMSNorm, RollingCache, attention
 from orchard.nn.attention import Cache
 
-__all__ = [
-    "RAttention",
-    "ResidualCache",
-    "default_chunk",
-    "feature_map",
-    "local_global",
-    "residual_linear_attention",
-    "residual_linear_attention_step",
-]
-
 
 class ResidualCache(RollingCache):
     """Constant memory: raw keys and values of the last `slots` tokens, and the state of all tokens before them, in fp32.

@@ -9,21 +9,25 @@ B batch, P non-embedding parameters, BW memory bandwidth, F peak FLOP/s. Every n
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a model of the paper (its specification table). The vocabulary is not published."""
+    """The shape of a model, of the paper's (its specification table) or of a profile's. The vocabulary is not published."""
 
-    name: str
     dim: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     ffn_dim: int
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The fields above by name, as `arm` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(Shape)}
 
     @property
     def matmul_parameters(self) -> int:
@@ -38,8 +42,8 @@ class Shape:
 
 
 SHAPES = {
-    "3B": Shape("3B", 2048, 56, 16, 4, 128, 6656),
-    "12B": Shape("12B", 5120, 40, 40, 8, 128, 16384),
+    "3B": Shape(2048, 56, 16, 4, 128, 6656),
+    "12B": Shape(5120, 40, 40, 8, 128, 16384),
 }
 
 
@@ -102,16 +106,6 @@ def kv_budget(
     states = heads * 2 * shape.head_dim**2 * DTYPES[state] if used and state else 0
     held = min(context, window + 1) * token
     return KVBudget(global_layers * context * token, local_layers * held, local_layers * states)
-
-
-def memory_matched_window(window: int, head_dim: int) -> int:
-    """The sliding window that holds as much as RAttention's window and state: w + d."""
-    return window + head_dim
-
-
-def compute_matched_window(window: int, head_dim: int, groups: int, chunk_size: int) -> int:
-    """The sliding window that computes as much as RAttention: w + d + ceil(d/G + 1.5 C)."""
-    return window + head_dim + math.ceil(head_dim / groups + 1.5 * chunk_size)
 
 
 def state_tokens(shape: Shape, state_bytes: int = 2, kv_bytes: int = 2, per_query_head: bool = False) -> float:

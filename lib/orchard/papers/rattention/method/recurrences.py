@@ -67,10 +67,7 @@ def scalar_decay(
     O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
     """
     if log_decay is not None and _fits_fla(v):
-        from orchard.papers.rattention.method.opaque import fla_kernel
-
-        start = _start_state(k, v, state, torch.float32)
-        return fla_kernel("simple_gla", "chunk_simple_gla", q, k, v, start, g=log_decay.float())
+        return _by_fla("simple_gla", q, k, v, state, g=log_decay.float())
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
@@ -96,12 +93,7 @@ def gated_delta(
         (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
     """
     if _fits_fla(v):
-        from orchard.papers.rattention.method.opaque import fla_kernel
-
-        start = _start_state(k, v, state, torch.float32)
-        return fla_kernel(
-            "gated_delta_rule", "chunk_gated_delta_rule", q, k, v, start, g=log_decay.float(), beta=beta.to(v.dtype)
-        )
+        return _by_fla("gated_delta_rule", q, k, v, state, g=log_decay.float(), beta=beta.to(v.dtype))
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
         strength = parts.cut(beta)[..., None]
@@ -145,6 +137,12 @@ def residual(
 def _fits_fla(v: Tensor) -> bool:
     """Whether fla's kernels are there and take these values: half precision on a GPU."""
     return HAS_FLA and v.is_cuda and v.dtype in (torch.bfloat16, torch.float16)
+
+
+def _by_fla(name: str, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, **gates: Tensor) -> tuple[Tensor, Tensor]:
+    from orchard.papers.rattention.method.opaque import fla_kernel
+
+    return fla_kernel(name, q, k, v, _start_state(k, v, state, torch.float32), **gates)
 
 
 def _start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:

@@ -141,9 +141,6 @@ class PlacedBranch(Variant):
 class OwnProjections(Variant):
     """The branch has its own query and key projections; values stay shared. The caller thins the feed-forward to match."""
 
-    class Config(Variant.Config):
-        pass
-
     def __init__(self, cfg: OwnProjections.Config) -> None:
         super().__init__(cfg)
         self.extra = self.head_dim
@@ -164,9 +161,6 @@ class OwnProjections(Variant):
 class SharedNorm(Variant):
     """One norm over the sum of the branches: y = Wo RMS(o_swa + o_rla)."""
 
-    class Config(Variant.Config):
-        pass
-
     def __init__(self, cfg: SharedNorm.Config) -> None:
         super().__init__(cfg)
         if self.rla_norm is None:
@@ -184,9 +178,6 @@ class JointDenominator(Variant):
 
     s are the scores of the window, m_t their largest, c in (0, 1) learned per head.
     """
-
-    class Config(Variant.Config):
-        pass
 
     unused: tuple[str, ...] = ("use_learned_init", "use_qk_scale")
 
@@ -223,9 +214,6 @@ class Taylor(Variant):
     head, r the largest for which the state is no larger than the base's: 6 of 16, 14 of 64.
     """
 
-    class Config(Variant.Config):
-        pass
-
     unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
 
     def __init__(self, cfg: Taylor.Config) -> None:
@@ -243,9 +231,6 @@ class ScalarDecay(Variant):
 
     b starts so that the heads remember 16 to 512 tokens (1 / (1 - a)).
     """
-
-    class Config(Variant.Config):
-        pass
 
     gates = 1
     unused: tuple[str, ...] = ("use_qk_scale",)
@@ -275,9 +260,6 @@ class GatedDelta(ScalarDecay):
 
     q and k of unit length and no phi, as there; b_t = sigmoid of a second gate. The state is [d, d], half the base's.
     """
-
-    class Config(ScalarDecay.Config):
-        pass
 
     gates = 2
     unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
@@ -329,9 +311,6 @@ class HeadSplit(Variant):
 
     In the spirit of Hymba (Dong et al. 2024, arXiv 2411.13676); how the paper's "Hymba" row is built is not said.
     """
-
-    class Config(Variant.Config):
-        pass
 
     unused: tuple[str, ...] = ("delay", "use_learned_init", "use_qk_scale")
 

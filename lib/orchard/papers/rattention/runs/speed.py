@@ -20,7 +20,6 @@ import importlib.util
 import itertools
 import runpy
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,11 +33,11 @@ from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.kernels.residual.naive import quadratic
-from orchard.nn import Decoder, DecoderCache, attention
+from orchard.nn import attention
 from orchard.papers.rattention.method.models import arm
 from orchard.runs import Workspace
 from orchard.runs.measurement import Measurement, timed
-from orchard.timing import Step, interleaved, peak_bytes
+from orchard.timing import Step, interleaved, peak_bytes, seconds
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
@@ -67,6 +66,11 @@ class LayerMeasurement(Measurement):
         """The local attention layer of an arm, projections included."""
         layer: nn.Module = self.model(name).layers[0].attention.set(dim=self.cfg.dim).build()
         return layer
+
+    def inputs(self, batch: int, length: int, device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Random q, k and v of the shapes of this layer."""
+        heads = (self.cfg.num_heads, self.cfg.num_kv_heads, self.cfg.num_kv_heads)
+        return [torch.randn(batch, length, count, self.cfg.head_dim, device=device, dtype=dtype) for count in heads]
 
 
 def first_line(error: Exception) -> str:
@@ -127,9 +131,7 @@ class Operations(LayerMeasurement):
         """What is timed, by name, each still to be prepared."""
         cfg, device = self.cfg, hardware.device
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        q = torch.randn(batch, length, cfg.num_heads, cfg.head_dim, device=device, dtype=dtype)
-        kv = (batch, length, cfg.num_kv_heads, cfg.head_dim)
-        k, v = (torch.randn(kv, device=device, dtype=dtype) for _ in range(2))
+        q, k, v = self.inputs(batch, length, device, dtype)
         x = torch.randn(batch, length, cfg.dim, device=device, dtype=dtype)
         window = cfg.window - 1
 
@@ -262,10 +264,7 @@ class Tiles(LayerMeasurement):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Times every tile that fits, then the best against the largest C with m = 1, in pairs of their own."""
         cfg, device = self.cfg, self.begin(work)
-        inputs = [
-            torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device, dtype=torch.bfloat16)
-            for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
-        ]
+        inputs = self.inputs(cfg.batch, cfg.length, device, torch.bfloat16)
         steps: dict[tuple[int, int], Step] = {}
         rows: list[dict[str, Any]] = []
         for tile in itertools.product(cfg.chunks, cfg.tiles_per_state):
@@ -316,10 +315,7 @@ class Accuracy(LayerMeasurement):
         cfg, device = self.cfg, self.begin(work)
         rows: list[dict[str, Any]] = []
         for dtype in (torch.bfloat16, torch.float32):
-            inputs = [
-                torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device).to(dtype)
-                for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
-            ]
+            inputs = [x.to(dtype) for x in self.inputs(cfg.batch, cfg.length, device)]
             weight = torch.randn_like(inputs[0])
             exact = _values(quadratic, [x.double() for x in inputs], weight.double(), cfg.window - 1)
             found = _values(residual_linear_attention, inputs, weight, cfg.window - 1)
@@ -366,31 +362,23 @@ class Decode(LayerMeasurement):
                     f"{cfg.label}: a context of {context} has no room for a prompt and {cfg.rounds} + 1 tokens after it"
                 )
             prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=device)
-            caches, seconds = {}, dict[str, list[float]]()
+            caches, taken = {}, dict[str, list[float]]()
             for name, model in models.items():
                 caches[name] = model.new_cache(cfg.batch, context, device=device, dtype=dtype)
                 model.features(prompt, caches[name])
                 model(prompt[:, :1], caches[name])  # warm up
-                seconds[name] = []
+                taken[name] = []
             for turn in range(cfg.rounds):
                 first = turn % len(cfg.arms)
                 for name in cfg.arms[first:] + cfg.arms[:first]:
-                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], device))
+                    step = partial(models[name], prompt[:, :1], caches[name])
+                    taken[name].append(seconds(step, 1, device))
             rows += [
                 {"arm": name, "context": context, "batch": cfg.batch, "cache_bytes": caches[name].bytes() // cfg.batch,
-                 "ms": 1e3 * statistics.median(seconds[name])} for name in cfg.arms
+                 "ms": 1e3 * statistics.median(taken[name])} for name in cfg.arms
             ]  # fmt: skip
             work.log(f"context {context} done")
         return {"rows": rows}
-
-
-def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, device: str) -> float:
-    """Seconds from one token to the logits of the next."""
-    start = time.perf_counter()
-    model(token, cache)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 class Memory(LayerMeasurement):

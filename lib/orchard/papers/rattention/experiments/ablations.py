@@ -19,7 +19,7 @@ from orchard.config import replace
 from orchard.evidence import Tables, together
 from orchard.nn import Attention, Decoder
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, widening
+from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, tuned
 from orchard.papers.rattention.experiments.window_sweep import difference, units_table
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.method.variants import (
@@ -36,7 +36,6 @@ from orchard.papers.rattention.method.variants import (
 )
 from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
-from orchard.runs.grid import best_of
 from orchard.train import TrainLM
 
 RATIO_LAYERS = 12  # at least: 6, 3, 2 and 1 global layers at 1:1, 1:3, 1:5 and 1:7
@@ -75,18 +74,22 @@ def _random_window(profile: Profile) -> Decoder.Config:
 def _branch_in(profile: Profile, half: int) -> Decoder.Config:
     """The branch in one half of the local layers, the sliding window alone in the other."""
     decoder = base(profile)
-    local = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.attention, RAttention.Config)]
+    local = _local(decoder)
     middle = (len(local) + 1) // 2
-    for i in local[middle:] if half == 0 else local[:middle]:
-        replace(decoder, RAttention, Attention.Config(), where=f"layers.{i}.attention", drop=("chunk_size",))
+    for layer in local[middle:] if half == 0 else local[:middle]:
+        replace(layer, RAttention, Attention.Config(), drop=("chunk_size",))
     return decoder
+
+
+def _local(decoder: Decoder.Config) -> list[Any]:
+    """Its layers that are not global."""
+    return [layer for layer in decoder.layers if isinstance(layer.attention, RAttention.Config)]
 
 
 def _thinner(decoder: Decoder.Config, profile: Profile, matrices: int) -> Decoder.Config:
     """Narrow the feed-forward of the local layers by `matrices` columns of dim x head_dim; in steps of 8, for tensor cores."""
-    for layer in decoder.layers:
-        if isinstance(layer.attention, RAttention.Config):
-            layer.feed_forward.hidden_dim -= 8 * round(matrices * profile.head_dim / (3 * 8))
+    for layer in _local(decoder):
+        layer.feed_forward.hidden_dim -= 8 * round(matrices * profile.head_dim / (3 * 8))
     return decoder
 
 
@@ -101,9 +104,8 @@ def _own_projections(profile: Profile) -> Decoder.Config:
 def _kv_heads(profile: Profile, one: bool) -> Decoder.Config:
     """All query heads share one kv head, or each has its own."""
     decoder, count = base(profile), 1 if one else profile.num_heads
-    for layer in decoder.layers:
-        if isinstance(layer.attention, RAttention.Config):
-            layer.attention.num_kv_heads = count
+    for layer in _local(decoder):
+        layer.attention.num_kv_heads = count
     return _thinner(decoder, profile, 2 * (count - profile.num_kv_heads))
 
 
@@ -178,16 +180,11 @@ def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.
 
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each variant: its family's, or the best on the variant's own grid, at the first seed."""
-    tuned, seed = window_sweep.rates(setting, run).chosen, _seeds(setting)[0]
+    families, seed = window_sweep.rates(setting, run).chosen, _seeds(setting)[0]
     factors = PROFILES[setting.profile].ablation.factors
-    found = best_of(
-        {name: [factor * tuned["rattn"] for factor in factors] for name in TUNED},
-        lambda name, rate: variant_run(name, setting, seed, rate),
-        lambda done: done.result["validation_loss"],
-        run,
-        widen=widening(setting),
-    )
-    return dict.fromkeys(VARIANTS, tuned["rattn"]) | {"−RLA": tuned["swa"]} | found.chosen
+    grids = {name: [factor * families["rattn"] for factor in factors] for name in TUNED}
+    found = tuned(setting, run, grids, lambda name, rate: variant_run(name, setting, seed, rate))
+    return dict.fromkeys(VARIANTS, families["rattn"]) | {"−RLA": families["swa"]} | found.chosen
 
 
 def _seeds(setting: Setting) -> tuple[int, ...]:

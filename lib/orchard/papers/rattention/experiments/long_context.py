@@ -13,10 +13,9 @@ import pandas as pd
 
 from orchard.evidence import COLUMNS, Tables, paired, together
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
-from orchard.papers.rattention.experiments.profiles import FAMILIES, PROFILES, family, model, widening
+from orchard.papers.rattention.experiments.profiles import PROFILES, family, model, tuned
 from orchard.papers.rattention.runs.ruler import TrainRuler
 from orchard.runs import Finished, Runner, Setting
-from orchard.runs.grid import best_of
 from orchard.stats import spearman
 from orchard.train import AdamW
 
@@ -38,14 +37,9 @@ def arm_run(arm: str, setting: Setting, seed: int, learning_rate: float) -> Trai
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each family: a grid at the first seed, judged by validation loss."""
     profile = PROFILES[setting.profile]
-    arms, seed = dict(zip(FAMILIES, profile.main_arms, strict=True)), _seeds(setting)[0]
-    return best_of(
-        profile.ruler.learning_rates,
-        lambda name, rate: arm_run(arms[name], setting, seed, rate),
-        lambda done: done.result["validation_loss"],
-        run,
-        widen=widening(setting),
-    ).chosen
+    arms, seed = profile.main_arm, _seeds(setting)[0]
+    grids = profile.ruler.learning_rates
+    return tuned(setting, run, grids, lambda name, rate: arm_run(arms[name], setting, seed, rate)).chosen
 
 
 def _seeds(setting: Setting) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Arms have equal parameters, except for the norm gains of RAttention, and see the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import TASKS
 from orchard.papers.rattention.method.costs import Shape
 from orchard.papers.rattention.method.models import arm
-from orchard.runs import Setting
+from orchard.runs import Runner, Setting
+from orchard.runs.grid import Best, Trials, best_of
 from orchard.train import AdamW, TrainLM
 
 FAMILIES = ("full", "swa", "rattn")  # each has its own learning rate
@@ -93,20 +95,20 @@ class Profile(Shape):
         return self.seq_len // 8
 
     @property
+    def main_arm(self) -> dict[str, str]:
+        """The arm of each family that its learning rate is tuned on."""
+        return dict(zip(FAMILIES, self.main_arms, strict=True))
+
+    @property
     def main_arms(self) -> tuple[str, str, str]:
-        """One arm per family: what learning rates are tuned on, and whose learning curves are shown."""
+        """One arm per family, whose learning curves are shown."""
         return "full_rope", f"swa@{self.eighth}", f"rattn@{self.eighth}"
 
 
 def swept(windows: tuple[int, ...], *others: str) -> tuple[str, ...]:
     """The arms of a window sweep: those without a window, a sliding window and RAttention at every window, and others."""
-    return (
-        "full_rope",
-        "full_rnope",
-        "la",
-        *(f"{kind}@{window}" for kind in ("swa", "rattn") for window in windows),
-        *others,
-    )
+    both = (f"{kind}@{window}" for kind in ("swa", "rattn") for window in windows)
+    return ("full_rope", "full_rnope", "la", *both, *others)
 
 
 SMALL: dict[str, Any] = {
@@ -211,9 +213,10 @@ def family(name: str) -> str:
     return "rattn" if head == "la" else head
 
 
-def widening(setting: Setting) -> int:
-    """How often a grid may grow: smoke claims nothing, so its grids stay as they are."""
-    return 0 if setting.profile == "smoke" else 2
+def tuned(setting: Setting, run: Runner, grids: Mapping[str, Sequence[float]], trials: Trials) -> Best:
+    """The learning rate of each grid with the lowest validation loss. Smoke claims nothing, so its grids stay as they are."""
+    widen = 0 if setting.profile == "smoke" else 2
+    return best_of(grids, trials, lambda done: done.result["validation_loss"], run, widen=widen)
 
 
 def chosen(setting: Setting) -> tuple[Profile, tuple[int, ...]]:

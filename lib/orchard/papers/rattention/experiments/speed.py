@@ -156,17 +156,11 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
         for length in map(int, lengths):
             ratio = float(paired(table, "operation", first, second, length).median())
             target = targets.get(length, targets.get(None, math.nan)) if on_gpu else math.nan
-            row = {"what": what, "length": length, "ratio": ratio, "target": target}
-            found.append({**row, "met": _met(ratio, target)})
-    return pd.DataFrame(found)
-
-
-def _met(ratio: float, target: float) -> str:
-    if math.isnan(target):
-        return ""
-    if math.isnan(ratio):
-        return "not measured"
-    return "yes" if ratio >= target else "no"
+            found.append({"what": what, "length": length, "ratio": ratio, "target": target})
+    table = pd.DataFrame(found)
+    ratios, wanted = table["ratio"], table["target"]
+    met = np.select([wanted.isna(), ratios.isna(), ratios >= wanted], ["", "not measured", "yes"], "no")
+    return table.assign(met=met)
 
 
 ERROR_LIMITS = {"bfloat16": 5e-3, "float32": 1e-5}  # relative root mean square

@@ -71,11 +71,12 @@ def test_tiles_are_timed_and_the_best_meets_the_base(tmp_path, monkeypatch):
     )
     result = cfg.build().compute(Workspace(tmp_path, tmp_path, "cpu"))
     table = pd.DataFrame(result["rows"])
-    assert set(table.loc[table["C"] == 64, "reason"]) == {"OutOfResources: shared memory, Required: 300000"}
-    timed = table.loc[table["seconds"].notna(), ["C", "m"]]
-    assert set(map(tuple, timed.to_numpy())) == {(16, 1), (16, 2), (32, 1), (32, 2)}
-    assert result["base"] == [32, 1]
-    assert {which: len(times) for which, times in result["pairs"].items()} == {"best": 3, "base": 3}
+    lost = table["name"].isin(["64 x 1", "64 x 2"])
+    assert set(table.loc[lost, "reason"]) == {"OutOfResources: shared memory, Required: 300000"}
+    assert set(table.loc[table["seconds"].notna(), "name"]) == {"16 x 1", "16 x 2", "32 x 1", "32 x 2"}
+    assert result["base"] == (32, 1)
+    assert [row["name"] for row in result["pairs"]] == ["best"] * 3 + ["base"] * 3
+    assert {row["length"] for row in result["pairs"]} == {64}
 
 
 def test_other_errors_of_a_tile_are_not_swallowed(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from orchard.evidence import Tables, rows, together
 from orchard.papers.rattention.experiments import window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES
 from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
-from orchard.runs import Finished, Runner, Setting, measurement
+from orchard.runs import Runner, Setting, measurement
 from orchard.runs.measurement import with_machine
 
 COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "device", "hardware"]
@@ -48,24 +48,15 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
         with_machine(run([steps])[0]).assign(measurement="step"),
     ]
     if size.tile_length is not None:
-        parts += _tiles(run([Tiles.Config(
+        done = run([Tiles.Config(
             **shape, rounds=size.rounds, length=size.tile_length, batch=max(1, size.tokens // size.tile_length), window=size.window,
             label="tiles of the kernels",
-        )])[0])  # fmt: skip
+        )])[0]  # fmt: skip
+        parts.append(with_machine(done).assign(measurement="tile"))
+        parts.append(with_machine(done, done.result["pairs"]).assign(measurement="tile pair"))
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(ms=1e3 * table["seconds"].astype(float), reason=table["reason"].fillna(""))
-    return table[[*COLUMNS, *(c for c in ("C", "m") if c in table)]]
-
-
-def _tiles(done: Finished) -> list[pd.DataFrame]:
-    same = {name: done.config[name] for name in ("length", "batch")}
-    tiles = with_machine(done).assign(measurement="tile", **same)
-    tiles["name"] = tiles["C"].astype(str) + " x " + tiles["m"].astype(str)
-    pairs = [
-        {"name": which, "C": done.result[which][0], "m": done.result[which][1], "round": turn, "seconds": seconds}
-        for which, times in done.result["pairs"].items() for turn, seconds in enumerate(times)
-    ]  # fmt: skip
-    return [tiles, with_machine(done, pairs).assign(measurement="tile pair", **same)]
+    return table[COLUMNS]
 
 
 def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -176,9 +167,8 @@ def worst_errors(table: pd.DataFrame) -> pd.DataFrame:
 def tiles(table: pd.DataFrame) -> pd.DataFrame:
     """Median time of every tile: C, m, ms; NaN where it does not fit. No rows where no tile was timed."""
     part = table[table["measurement"] == "tile"]
-    if part.empty:
-        return pd.DataFrame(columns=["C", "m", "ms"])
-    return part.groupby(["C", "m"], sort=True)["ms"].median().reset_index().astype({"C": int, "m": int})
+    sizes = part["name"].str.extract(r"^(?P<C>\d+) x (?P<m>\d+)$").astype(int)
+    return sizes.assign(ms=part["ms"]).groupby(["C", "m"])["ms"].median().reset_index()
 
 
 def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

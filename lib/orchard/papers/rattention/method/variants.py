@@ -34,10 +34,13 @@ class Variant(RAttention):
 
     `delay` is delta: the branch at token t reads tokens 0 ... t-delta. None = w+1, where the window ends; 0 also reads
     the current token (inclusive read-out), less than w+1 overlaps with the window, more leaves a gap that none reads.
+    The branch sees raw queries and keys, or as the window branch does: rotated, normalised, or both.
     """
 
     class Config(RAttention.Config):
         delay: int | None = None
+        branch_rotary: bool = False
+        branch_qk_norm: bool = False
 
     cache_kind = VariantCache
     unused: tuple[str, ...] = ()  # fields of RAttention that this variant has no place for
@@ -55,6 +58,11 @@ class Variant(RAttention):
             self.delay = cfg.delay
         if self.delay < 0:
             raise ValueError(f"Variant.Config.delay is {cfg.delay}: 0 reads the current token, None starts at w + 1")
+        self.branch_rotary, self.branch_qk_norm = cfg.branch_rotary, cfg.branch_qk_norm
+        if (cfg.branch_rotary and self.rotary is None) or (cfg.branch_qk_norm and self.q_norm is None):
+            raise ValueError(
+                "Variant.Config: branch_rotary needs rotary and branch_qk_norm needs qk_norm; the branch shares them"
+            )
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None, packed: Packed | None = None
@@ -99,8 +107,10 @@ class Variant(RAttention):
         return self.window, self.delay
 
     def place_branch(self, x: Tensor, norm: RMSNorm | None, positions: Int[Tensor, " time"], end: int) -> Tensor:
-        """What phi sees of a query or key: the raw one."""
-        return x
+        """What phi sees of a query or key: the raw one, or rotated and then normalised as in the window branch."""
+        if self.branch_rotary and self.rotary is not None:
+            x = self.rotary(x, positions, end)
+        return norm(x) if self.branch_qk_norm and norm is not None else x
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         """The branch, read `window` + 1 tokens late; outputs and state."""
@@ -114,28 +124,6 @@ class Variant(RAttention):
         """As RAttention, with the matrices that the branch has for itself."""
         own = sum(2 * p.numel() for name, p in self.named_parameters() if name.startswith("branch_") and p.ndim == 2)
         return super().flops_per_token(length) + own
-
-
-class PlacedBranch(Variant):
-    """The branch sees queries and keys as the window branch does: rotated, normalised, or both."""
-
-    class Config(Variant.Config):
-        branch_rotary: bool = False
-        branch_qk_norm: bool = False
-
-    def __init__(self, cfg: PlacedBranch.Config) -> None:
-        super().__init__(cfg)
-        self.branch_rotary, self.branch_qk_norm = cfg.branch_rotary, cfg.branch_qk_norm
-        if (cfg.branch_rotary and self.rotary is None) or (cfg.branch_qk_norm and self.q_norm is None):
-            raise ValueError(
-                "PlacedBranch.Config: branch_rotary needs rotary and branch_qk_norm needs qk_norm; the branch shares them"
-            )
-
-    def place_branch(self, x: Tensor, norm: RMSNorm | None, positions: Int[Tensor, " time"], end: int) -> Tensor:
-        """Rotary before the norm, as in the window branch."""
-        if self.branch_rotary and self.rotary is not None:
-            x = self.rotary(x, positions, end)
-        return norm(x) if self.branch_qk_norm and norm is not None else x
 
 
 class OwnProjections(Variant):
@@ -312,7 +300,7 @@ class HeadSplit(Variant):
     In the spirit of Hymba (Dong et al. 2024, arXiv 2411.13676); how the paper's "Hymba" row is built is not said.
     """
 
-    unused: tuple[str, ...] = ("delay", "use_learned_init", "use_qk_scale")
+    unused: tuple[str, ...] = ("delay", "branch_rotary", "branch_qk_norm", "use_learned_init", "use_qk_scale")
 
     def __init__(self, cfg: HeadSplit.Config) -> None:
         super().__init__(cfg)

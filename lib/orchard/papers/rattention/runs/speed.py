@@ -3,14 +3,6 @@
 Peers get the same shapes in the same process, in turn and round by round, after a warm-up that also compiles; a ratio is the median
 over the rounds of the ratio within a round, so that a slow moment of the machine hits both. Times are seconds per call.
 
-    operations    softmax attention over everything and over the window, residual linear attention, fla's linear attention, and whole
-                  layers, each with `tokens` tokens cut into sequences of every length
-    steps         forward and backward of small decoders: full attention, swa@T/2, rattn@T/8
-    tiles         the Triton kernels for every tile of C tokens and m tiles per saved state (GPU)
-    accuracy      relative root mean square error against the definition in fp64
-    decode        a prompt of `context` tokens is read, then tokens are written one by one; arms take turns, token by token
-    memory        peak of live allocations during one forward of the local layer; exponent of bytes ~ length^a by least squares in log-log
-
 Every measurement is a run: computed once, kept with the hardware it was made on.
 """
 
@@ -26,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +30,7 @@ from orchard.nn import attention
 from orchard.papers.rattention.method.models import arm
 from orchard.runs import Workspace
 from orchard.runs.measurement import Measurement, timed
-from orchard.timing import Step, interleaved, peak_bytes, seconds
+from orchard.timing import Step, peak_bytes, seconds
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
@@ -73,9 +66,10 @@ class LayerMeasurement(Measurement):
         return [torch.randn(batch, length, count, self.cfg.head_dim, device=device, dtype=dtype) for count in heads]
 
 
-def first_line(error: Exception) -> str:
-    """An error as a reason in a table."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+def missing(name: str, error: Exception, **about: Any) -> dict[str, Any]:
+    """The row of what was not measured, with the reason."""
+    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return {**about, "name": name, "round": 0, "seconds": None, "reason": reason}
 
 
 def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], parameters: Sequence[Tensor] = ()) -> Step:
@@ -112,14 +106,7 @@ class Operations(LayerMeasurement):
                     step = make()
                     step()
                 except (ImportError, RuntimeError) as error:  # no such library, no such kernel here, out of memory
-                    missing = {
-                        "length": length,
-                        "batch": batch,
-                        "round": 0,
-                        "seconds": None,
-                        "reason": first_line(error),
-                    }
-                    rows.append({"name": name, **missing})
+                    rows.append(missing(name, error, length=length, batch=batch))
                 else:
                     ready[name] = step
             rows += timed(ready, self.cfg.rounds, hardware.device, length=length, batch=batch, reason="")
@@ -135,14 +122,10 @@ class Operations(LayerMeasurement):
         x = torch.randn(batch, length, cfg.dim, device=device, dtype=dtype)
         window = cfg.window - 1
 
-        def layer(name: str) -> Callable[[], Step]:
-            def make() -> Step:
-                built = self.layer(name).to(device)
-                parameters = list(built.parameters())
-                run = torch.compile(built, dynamic=False) if hardware.compile else built
-                return forward_backward(_autocast(run, hardware), [x], parameters)
-
-            return make
+        def layer(name: str) -> Step:
+            built = self.layer(name).to(device)
+            run = torch.compile(built, dynamic=False) if hardware.compile else built
+            return forward_backward(_autocast(run, hardware), [x], list(built.parameters()))
 
         return {
             "full": lambda: forward_backward(_full(device), [q, k, v]),
@@ -152,9 +135,9 @@ class Operations(LayerMeasurement):
             ),
             "fla": lambda: forward_backward(_fla(device, window), [q, k, v]),
             "fla kernel": lambda: forward_backward(_fla_kernel(device), _features(q, k, v, window)),
-            "full layer": layer("full_rope"),
-            "window layer": layer(f"swa@{cfg.window}"),
-            "rattn layer": layer(f"rattn@{cfg.window}"),
+            "full layer": partial(layer, "full_rope"),
+            "window layer": partial(layer, f"swa@{cfg.window}"),
+            "rattn layer": partial(layer, f"rattn@{cfg.window}"),
         }
 
 
@@ -249,7 +232,8 @@ class Steps(LayerMeasurement):
 
 
 class Tiles(LayerMeasurement):
-    """The Triton kernels for every C and m: rows C, m, round, seconds, reason; then the pairs that decide claim C15."""
+    """The Triton kernels for every C and m: rows name ("C x m"), length, batch, round, seconds, reason; then the pairs that
+    decide claim C15: rows with the names of `best` and `base`, which are [C, m]."""
 
     class Config(LayerMeasurement.Config):
         length: int = REQUIRED
@@ -265,27 +249,26 @@ class Tiles(LayerMeasurement):
         """Times every tile that fits, then the best against the largest C with m = 1, in pairs of their own."""
         cfg, device = self.cfg, self.begin(work)
         inputs = self.inputs(cfg.batch, cfg.length, device, torch.bfloat16)
-        steps: dict[tuple[int, int], Step] = {}
-        rows: list[dict[str, Any]] = []
-        for tile in itertools.product(cfg.chunks, cfg.tiles_per_state):
+        steps: dict[str, Step] = {}
+        tiles = {f"{c} x {m}": (c, m) for c, m in itertools.product(cfg.chunks, cfg.tiles_per_state)}
+        about, rows = {"length": cfg.length, "batch": cfg.batch}, list[dict[str, Any]]()
+        for name, tile in tiles.items():
             try:
-                steps[tile] = self._step(tile, inputs)
-                steps[tile]()
+                step = self._step(tile, inputs)
+                step()
             except Exception as error:  # Triton has an error of its own for a tile that does not fit into the chip
                 if type(error).__name__ not in ("OutOfResources", "OutOfMemoryError", "PTXASError", "CompilationError"):
                     raise
-                steps.pop(tile, None)
-                rows.append({"C": tile[0], "m": tile[1], "round": 0, "seconds": None, "reason": first_line(error)})
+                rows.append(missing(name, error, **about))
+            else:
+                steps[name] = step
         if not steps:
             raise BadInput(f"no tile of the kernels fits on this GPU: {rows[0]['reason']}")
-        tiles = {f"{c} {m}": (c, m) for c, m in steps}
-        times = interleaved({name: steps[tile] for name, tile in tiles.items()}, cfg.rounds, device)
-        for name, (c, m) in tiles.items():
-            rows += [{"C": c, "m": m, "round": i, "seconds": s, "reason": ""} for i, s in enumerate(times[name])]
-        base = max(tile for tile in steps if tile[1] == 1)
-        best = tiles[min(tiles, key=lambda name: statistics.median_high(times[name]))]
-        pairs = interleaved({"best": steps[best], "base": steps[base]}, cfg.pairs, device)
-        return {"rows": rows, "best": list(best), "base": list(base), "pairs": pairs}
+        times = timed(steps, cfg.rounds, device, reason="", **about)
+        best = str(pd.DataFrame(times).groupby("name")["seconds"].median().idxmin())
+        base = max((name for name in steps if tiles[name][1] == 1), key=lambda name: tiles[name])
+        pairs = timed({"best": steps[best], "base": steps[base]}, cfg.pairs, device, **about)
+        return {"rows": rows + times, "pairs": pairs, "best": tiles[best], "base": tiles[base]}
 
     def _step(self, tile: tuple[int, int], inputs: list[Tensor]) -> Step:
         window = self.cfg.window - 1

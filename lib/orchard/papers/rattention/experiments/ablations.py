@@ -21,18 +21,8 @@ from orchard.nn import Attention, Decoder
 from orchard.papers.rattention.experiments import window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, tuned
 from orchard.papers.rattention.experiments.window_sweep import difference, units_table
+from orchard.papers.rattention.method import variants
 from orchard.papers.rattention.method.attention import RAttention
-from orchard.papers.rattention.method.variants import (
-    GatedDelta,
-    HeadSplit,
-    JointDenominator,
-    OwnProjections,
-    RandomWindow,
-    ScalarDecay,
-    SharedNorm,
-    Taylor,
-    Variant,
-)
 from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
 from orchard.train import TrainLM
@@ -63,11 +53,11 @@ def _layer(kind: type[Attention], profile: Profile, **fields: Any) -> Decoder.Co
 
 
 def _delayed(profile: Profile, windows: float) -> Decoder.Config:
-    return _layer(Variant, profile, delay=round(windows * profile.eighth))
+    return _layer(variants.Variant, profile, delay=round(windows * profile.eighth))
 
 
 def _random_window(profile: Profile) -> Decoder.Config:
-    return _layer(RandomWindow, profile, windows=[profile.eighth // part - 1 for part in (4, 2, 1)])
+    return _layer(variants.RandomWindow, profile, windows=[profile.eighth // part - 1 for part in (4, 2, 1)])
 
 
 def _branch_in(profile: Profile, half: int) -> Decoder.Config:
@@ -97,7 +87,7 @@ def _learned_start(profile: Profile) -> Decoder.Config:
 
 
 def _own_projections(profile: Profile) -> Decoder.Config:
-    return _thinner(_layer(OwnProjections, profile), profile, profile.num_heads + profile.num_kv_heads)
+    return _thinner(_layer(variants.OwnProjections, profile), profile, profile.num_heads + profile.num_kv_heads)
 
 
 def _kv_heads(profile: Profile, one: bool) -> Decoder.Config:
@@ -121,15 +111,16 @@ VARIANTS: dict[str, Change] = {
     "relu": Change(MAP, "φ(x) = [relu(x), relu(−x)]", partial(base, feature_map="relu")),
     "elu + 1": Change(MAP, "φ(x) = elu(x) + 1: half the state", partial(base, feature_map="elu")),
     "identity": Change(MAP, "φ(x) = x: half the state", partial(base, feature_map="identity")),
-    "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, Taylor)),
+    "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, variants.Taylor)),
     "−norm": Change(NORM, "o_swa + o_rla, no norm", partial(base, output_norm=None)),
-    "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, SharedNorm)),
-    "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)", partial(_layer, JointDenominator)),
+    "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, variants.SharedNorm)),
+    "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)",
+        partial(_layer, variants.JointDenominator)),
     "−SWA": Change(BRANCH, "linear attention alone, the current token included", partial(model, "la")),
     "−RLA": Change(BRANCH, "the sliding window alone", lambda p: model(f"swa@{p.eighth}", p)),
-    "head split": Change(BRANCH, "half of the heads see the window, half linear attention", partial(_layer, HeadSplit)),
-    "RoPE on branch": Change(BRANCH, "φ(RoPE(q)), φ(RoPE(k))", partial(_layer, Variant, branch_rotary=True)),
-    "qk-norm on branch": Change(BRANCH, "φ(RMS(q)), φ(RMS(k)), the window's norms", partial(_layer, Variant, branch_qk_norm=True)),
+    "head split": Change(BRANCH, "half of the heads see the window, half linear attention", partial(_layer, variants.HeadSplit)),
+    "RoPE on branch": Change(BRANCH, "φ(RoPE(q)), φ(RoPE(k))", partial(_layer, variants.Variant, branch_rotary=True)),
+    "qk-norm on branch": Change(BRANCH, "φ(RMS(q)), φ(RMS(k)), the window's norms", partial(_layer, variants.Variant, branch_qk_norm=True)),
     "own q, k": Change(BRANCH, "the branch has its own W_q, W_k; the feed-forward is thinner", _own_projections),
     "qk scale": Change(BRANCH, "φ(q ⊙ a), φ(k ⊙ b) with learned a, b", partial(base, use_qk_scale=True)),
     "learned start": Change(BRANCH, "S starts from d learned tokens (128 in the official code, where d = 128), not from 0", _learned_start),
@@ -138,8 +129,9 @@ VARIANTS: dict[str, Change] = {
     "gap": Change(START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2.0)),
     "early layers": Change(START, "the branch in the first half of the local layers", partial(_branch_in, half=0)),
     "late layers": Change(START, "the branch in the second half of the local layers", partial(_branch_in, half=1)),
-    "scalar decay": Change(RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, ScalarDecay)),
-    "gated delta": Change(RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ", partial(_layer, GatedDelta)),
+    "scalar decay": Change(RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, variants.ScalarDecay)),
+    "gated delta": Change(RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ",
+        partial(_layer, variants.GatedDelta)),
     "one kv head": Change(STRUCTURE, "H_kv = 1 in the local layers; wider feed-forward", partial(_kv_heads, one=True)),
     "H kv heads": Change(STRUCTURE, "H_kv = H in the local layers; thinner feed-forward", partial(_kv_heads, one=False)),
     "random window": Change(STRUCTURE, "each training batch draws w + 1 from T/32, T/16, T/8 (SWAX)", _random_window),
@@ -230,7 +222,7 @@ def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])
 
 
-def ablated(variants: tuple[str, ...], tables: Tables) -> pd.DataFrame:
+def ablated(names: tuple[str, ...], tables: Tables) -> pd.DataFrame:
     """The base against variants, on all text; a part each, named by the variant."""
     units = tables("ablation_units")
-    return together(difference(units, "variant", "base", name, name) for name in variants)
+    return together(difference(units, "variant", "base", name, name) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -92,16 +93,12 @@ def _shown(words: list[str], needle: int, width: int, tail: int, start: int) -> 
     if needle >= 0:
         keep[max(0, needle - AROUND) : needle + width + AROUND] = True
     keep[start:] = False
-    pieces, skipped = [], 0
-    for i, word in enumerate(words[:start]):
-        if not keep[i]:
-            skipped += 1
-            continue
-        if skipped:
-            pieces.append((f"… {skipped} words …", "text"))
-            skipped = 0
-        kind = "needle" if needle <= i < needle + width else "question" if i >= tail else "text"
-        pieces.append((word, kind))
+    kinds = ["question" if i >= tail else "text" for i in range(start)]
+    kinds[needle : needle + width] = ["needle"] * width
+    pieces = []
+    for kept, group in groupby(range(start), key=keep.tolist().__getitem__):
+        places = list(group)
+        pieces += [(words[i], kinds[i]) for i in places] if kept else [(f"… {len(places)} words …", "text")]
     return pieces
 
 

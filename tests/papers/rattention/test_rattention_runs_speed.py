@@ -12,7 +12,7 @@ from orchard.errors import BadInput
 from orchard.kernels.residual import residual_linear_attention
 from orchard.papers.rattention.experiments.speed import exponents
 from orchard.papers.rattention.runs import speed
-from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles
 from orchard.runs import Run, Workspace
 
 SHAPE = {"dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "ffn_dim": 24}
@@ -123,7 +123,8 @@ def test_decoding_needs_room_for_a_prompt(tmp_path):
 
 def test_exponent_of_a_power():
     lengths = [1000, 3000, 9000]
-    assert fitted_exponent(lengths, [7 * n**2 for n in lengths]) == pytest.approx(2)
+    table = pd.DataFrame({"arm": "la", "mode": "training", "length": lengths, "bytes": [7 * n**2 for n in lengths]})
+    assert exponents(table)["exponent"].tolist() == pytest.approx([2])
 
 
 def test_memory_of_the_local_layer_is_linear(tmp_path):

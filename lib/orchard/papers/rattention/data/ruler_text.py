@@ -55,9 +55,6 @@ def _check(task: str) -> None:
         raise BadInput(f"RULER has no task {task!r}: {closest(task, RULER_TASKS)}")
 
 
-# ------------------------------------------------------------------ material
-
-
 def essay_sentences(source: Source) -> tuple[str, ...]:
     """Different sentences of the docstrings in the training split of a source of Python text, in the order of the text."""
     found: dict[str, None] = {}
@@ -99,9 +96,6 @@ Prompt = tuple[str, str, list[str]]  # input, answer_prefix, outputs
 Maker = Callable[
     [random.Random, int, int, Material], Prompt
 ]  # generator, index of the row, size of the context, material
-
-
-# --------------------------------------------------------------------- tasks
 
 
 def _needle(kind: str, key: str, value: str) -> str:
@@ -325,9 +319,6 @@ def read_questions(task: str, file: str | Path) -> tuple[list[tuple[str, list[st
     if not asked:
         raise BadInput(f"{file} holds no question with an answer; give {QA_FILES[task]}")
     return asked, list(dict.fromkeys(everything))
-
-
-# ------------------------------------------------------------- files, scores
 
 
 def write_rows(rows: Iterable[Row], file: str | Path) -> Path:

@@ -16,7 +16,7 @@ import pandas as pd
 from orchard.evidence import Tables, rows, together
 from orchard.papers.rattention.experiments import window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES
-from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles
 from orchard.runs import Runner, Setting, measurement
 from orchard.runs.measurement import with_machine
 
@@ -109,9 +109,9 @@ def memory(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
-    """The a of bytes ~ length^a for every arm and mode of the memory table."""
+    """The a of bytes ~ length^a for every arm and mode of the memory table: slope of the least-squares line through the logarithms."""
     return pd.DataFrame([
-        {"arm": arm, "mode": mode, "exponent": fitted_exponent(part["length"].tolist(), part["bytes"].tolist())}
+        {"arm": arm, "mode": mode, "exponent": np.polyfit(np.log(part["length"]), np.log(part["bytes"]), 1)[0]}
         for (arm, mode), part in table.groupby(["arm", "mode"], sort=False)
     ])  # fmt: skip
 

@@ -121,11 +121,11 @@ def weighted_values(
     """g_swa * (a v) + g_rla * (b v): what `layer.attend` must return."""
     values = repeat(v, "b s h d -> b s (h g) d", g=layer.num_heads // layer.num_kv_heads)
     swa, rla = (einsum(part, values, "b h t s, b s h d -> b t h d") for part in weights)
-    return _gained(swa, layer.swa_norm) + _gained(rla, layer.rla_norm)
+    return swa * _gain(layer.swa_norm) + rla * _gain(layer.rla_norm)
 
 
-def _gained(x: Tensor, norm: RMSNorm | None) -> Tensor:
-    return x if norm is None else x * norm.gain
+def _gain(norm: RMSNorm | None) -> Tensor:
+    return torch.ones(1) if norm is None else norm.gain
 
 
 @torch.no_grad()

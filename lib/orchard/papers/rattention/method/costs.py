@@ -51,18 +51,16 @@ SHAPES = {
 class Hardware:
     """One accelerator: memory bandwidth (bytes/s) and dense bf16 peak (FLOP/s)."""
 
-    name: str
     bandwidth: float
     flops: float
 
 
-H100 = Hardware("H100", 3.35e12, 989e12)
 # From the makers' data sheets; dense, SXM form, without sparsity.
 HARDWARE = {
-    "H100": H100,
-    "H200": Hardware("H200", 4.8e12, 989e12),
-    "B200": Hardware("B200", 8.0e12, 2250e12),
-    "A100": Hardware("A100", 2.04e12, 312e12),
+    "H100": Hardware(3.35e12, 989e12),
+    "H200": Hardware(4.8e12, 989e12),
+    "B200": Hardware(8.0e12, 2250e12),
+    "A100": Hardware(2.04e12, 312e12),
 }
 DTYPES = {"fp32": 4, "bf16": 2, "fp8": 1}  # bytes per element
 
@@ -136,7 +134,7 @@ def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_wind
 
 def step_time_cut(
     shape: Shape, context: int, batch: int | float, window: int = 511, state: int | float | None = None,
-    baseline_window: int = 4095, hardware: Hardware = H100, bytes_per_element: int = 2, period: int = 4,
+    baseline_window: int = 4095, hardware: Hardware = HARDWARE["H100"], bytes_per_element: int = 2, period: int = 4,
 ) -> float:  # fmt: skip
     """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction; by the formula above, with bf16 weights.
 

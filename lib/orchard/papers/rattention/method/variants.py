@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from orchard.kernels.residual import feature_map, no_autocast
 from orchard.nn import Attention, Cache, Packed, RMSNorm, attention
 from orchard.papers.rattention.method.attention import RAttention, ResidualCache
-from orchard.papers.rattention.method.recurrences import gated_delta, residual, scalar_decay
+from orchard.papers.rattention.method.recurrences import residual
 
 Branch = tuple[Tensor, Tensor]  # its outputs and its state
 
@@ -181,9 +181,7 @@ class JointDenominator(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(
-            scalar_decay, q, k, F.pad(v.to(q.dtype), (0, 1), value=1.0), window, state, chunk=self.tokens_per_chunk
-        )
+        return residual(q, k, F.pad(v.to(q.dtype), (0, 1), value=1.0), window, state, chunk=self.tokens_per_chunk)
 
     def local(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         return exponential_window(q, k, v, window)
@@ -211,7 +209,7 @@ class Taylor(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = taylor_features(q[..., : self.rank]), taylor_features(k[..., : self.rank])
-        return residual(scalar_decay, q, k, v, window, state, chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, chunk=self.tokens_per_chunk)
 
 
 class ScalarDecay(Variant):
@@ -240,7 +238,7 @@ class ScalarDecay(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(scalar_decay, q, k, v, window, state, extra[..., 0], chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, extra[..., 0], chunk=self.tokens_per_chunk)
 
 
 class GatedDelta(ScalarDecay):
@@ -260,7 +258,7 @@ class GatedDelta(ScalarDecay):
         with no_autocast(q):
             q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
         decay, beta = extra[..., 0], extra[..., 1].float().exp()
-        return residual(gated_delta, q, k, v, window, state, decay, beta, chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, decay, beta, chunk=self.tokens_per_chunk)
 
 
 class RandomWindow(Variant):

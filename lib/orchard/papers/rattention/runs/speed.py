@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -127,12 +126,13 @@ class Operations(LayerMeasurement):
             run = torch.compile(built, dynamic=False) if hardware.compile else built
             return forward_backward(_autocast(run, hardware), [x], list(built.parameters()))
 
+        def residual(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return residual_linear_attention(q, k, v, window)[0]
+
         return {
             "full": lambda: forward_backward(_full(device), [q, k, v]),
             "window": lambda: forward_backward(lambda q, k, v: attention(q, k, v, window), [q, k, v]),
-            "residual": lambda: forward_backward(
-                lambda q, k, v: residual_linear_attention(q, k, v, window)[0], [q, k, v]
-            ),
+            "residual": lambda: forward_backward(residual, [q, k, v]),
             "fla": lambda: forward_backward(_fla(device, window), [q, k, v]),
             "fla kernel": lambda: forward_backward(_fla_kernel(device), _features(q, k, v, window)),
             "full layer": partial(layer, "full_rope"),
@@ -393,9 +393,3 @@ class Memory(LayerMeasurement):
                         peak = peak_bytes(partial(layer, x))
                     rows.append({"arm": name, "mode": mode, "length": length, "bytes": peak})
         return {"rows": rows}
-
-
-def fitted_exponent(lengths: list[int], values: list[int]) -> float:
-    """The a of bytes ~ length^a: slope of the least-squares line through the logarithms."""
-    slope, _ = np.polyfit(np.log(lengths), np.log(values), 1)
-    return float(slope)

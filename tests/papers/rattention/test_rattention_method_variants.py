@@ -145,6 +145,14 @@ def reference(module, x: Tensor) -> Tensor:
     return module.o_proj((module.swa_norm(swa) + module.rla_norm(rla)).flatten(-2))
 
 
+def test_every_kind_of_variant_has_a_case():
+    known, kinds = {Variant}, [Variant]
+    while kinds:
+        kinds = [below for kind in kinds for below in kind.__subclasses__()]
+        known.update(kinds)
+    assert {kind for kind, _ in CASES} == known
+
+
 @each
 def test_variant_is_its_equation(kind, fields):
     module, x = layer(kind, **fields).eval(), torch.randn(2, TIME, DIM, requires_grad=True)

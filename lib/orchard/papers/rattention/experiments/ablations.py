@@ -19,7 +19,7 @@ from orchard.config import replace
 from orchard.evidence import Tables, together
 from orchard.nn import Attention, Decoder
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, tuned
+from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, chosen, model, run_config, tuned
 from orchard.papers.rattention.experiments.window_sweep import difference, units_table
 from orchard.papers.rattention.method import variants
 from orchard.papers.rattention.method.attention import RAttention
@@ -171,20 +171,18 @@ def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.
 
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each variant: its family's, or the best on the variant's own grid, at the first seed."""
-    families, seed = window_sweep.rates(setting, run).chosen, _seeds(setting)[0]
-    factors = PROFILES[setting.profile].ablation.factors
-    grids = {name: [factor * families["rattn"] for factor in factors] for name in TUNED}
-    found = tuned(setting, run, grids, lambda name, rate: variant_run(name, setting, seed, rate))
+    families = window_sweep.rates(setting, run).chosen
+    profile, seeds = chosen(setting, "ablation")
+    grids = {name: [factor * families["rattn"] for factor in profile.ablation.factors] for name in TUNED}
+    found = tuned(setting, run, grids, lambda name, rate: variant_run(name, setting, seeds[0], rate))
     return dict.fromkeys(VARIANTS, families["rattn"]) | {"−RLA": families["swa"]} | found.chosen
-
-
-def _seeds(setting: Setting) -> tuple[int, ...]:
-    return setting.seeds or PROFILES[setting.profile].ablation.seeds
 
 
 def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, float, Finished]]:
     chosen_rates = rates(setting, run)
-    cells = [(name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in _seeds(setting)]
+    cells = [
+        (name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in chosen(setting, "ablation")[1]
+    ]
     done = run([variant_run(name, setting, seed, rate) for name, seed, rate in cells])
     return [(*cell, d) for cell, d in zip(cells, done, strict=True)]
 
@@ -205,8 +203,8 @@ def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
-    profile = PROFILES[setting.profile]
-    base = variant_run("base", setting, _seeds(setting)[0], rates(setting, run)["base"])
+    profile, seeds = chosen(setting, "ablation")
+    base = variant_run("base", setting, seeds[0], rates(setting, run)["base"])
     tokens = profile.ablation.drift_tokens
     return run([StateDrift.Config(model=base, tokens=tokens, head_dim=profile.head_dim, label="state drift")])[0].result
 

@@ -219,7 +219,7 @@ def tuned(setting: Setting, run: Runner, grids: Mapping[str, Sequence[float]], t
     return best_of(grids, trials, lambda done: done.result["validation_loss"], run, widen=widen)
 
 
-def chosen(setting: Setting) -> tuple[Profile, tuple[int, ...]]:
-    """The profile of a setting and its seeds."""
+def chosen(setting: Setting, study: str = "") -> tuple[Profile, tuple[int, ...]]:
+    """The profile of a setting, and the seeds: those asked for, or the profile's for the sweep or another ``study``."""
     profile = PROFILES[setting.profile]
-    return profile, setting.seeds or profile.seeds
+    return profile, setting.seeds or (getattr(profile, study) if study else profile).seeds

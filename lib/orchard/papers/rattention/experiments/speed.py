@@ -182,9 +182,8 @@ def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     ], ignore_index=True)  # fmt: skip
     family = found["arm"].str.lower().str.extract("^(full|swa|ratt)")[0]
     found["arm"] = family.replace("ratt", "rattn")
-    base = found[found["arm"] == "swa"].set_index(["source", "setting"])["seconds"].rename("base")
-    found = found.join(base, on=["source", "setting"])
-    return found.assign(ratio=found["seconds"] / found["base"]).drop(columns="base")
+    base = found.assign(base=found["seconds"].where(found["arm"] == "swa")).groupby(["source", "setting"])["base"]
+    return found.assign(ratio=found["seconds"] / base.transform("max"))
 
 
 def step_ratios(tables: Tables) -> pd.DataFrame:

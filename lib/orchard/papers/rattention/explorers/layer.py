@@ -124,8 +124,8 @@ def weighted_values(
     return swa * _gain(layer.swa_norm) + rla * _gain(layer.rla_norm)
 
 
-def _gain(norm: RMSNorm | None) -> Tensor:
-    return torch.ones(1) if norm is None else norm.gain
+def _gain(norm: RMSNorm | None) -> Tensor | float:
+    return 1.0 if norm is None else norm.gain
 
 
 @torch.no_grad()

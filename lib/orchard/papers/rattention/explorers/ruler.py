@@ -15,19 +15,12 @@ from orchard.errors import BadInput, closest
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, VOCAB_SIZE, Examples, spell
 from orchard.papers.rattention.experiments.long_context import trained
-from orchard.papers.rattention.runs.ruler import TEST, TrainRuler, examples, found
-from orchard.runs import Finished, Runner, Setting
+from orchard.papers.rattention.runs.ruler import TEST, examples, found
+from orchard.runs import Runner, Setting
 
 WIDTH = 106  # characters of 7 points in a line of 6.8 inches
 AROUND = 12  # words shown on each side of the needle, and at the start
 TINT = {"text": "#777777", "needle": "#0173b2", "question": "#333333", "answer": "#029e73", "wrong": "#d55e00"}
-
-
-def load(run: Finished, cfg: TrainRuler.Config) -> Decoder:
-    """The trained decoder of a finished run, on the CPU."""
-    model: Decoder = cfg.clone().model.set(vocab_size=VOCAB_SIZE[cfg.needles]).build()
-    model.load_state_dict(run.tensors("model"))
-    return model.eval()
 
 
 def viewer(setting: Setting, run: Runner) -> Callable[..., Figure]:
@@ -37,7 +30,9 @@ def viewer(setting: Setting, run: Runner) -> Callable[..., Figure]:
     @lru_cache(maxsize=len(runs))
     def model(arm: str) -> Decoder:
         cfg, done = runs[arm]
-        return load(done, cfg)
+        decoder: Decoder = cfg.clone().model.set(vocab_size=VOCAB_SIZE[cfg.needles]).build()
+        decoder.load_state_dict(done.tensors("model"))
+        return decoder.eval()
 
     def draw(arm: str, task: str, multiple: int = 1, example: int = 0) -> Figure:
         if arm not in runs:

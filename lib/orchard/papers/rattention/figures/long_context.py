@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -16,6 +15,7 @@ from orchard.papers.rattention.experiments.long_context import steps_to_reach
 from orchard.papers.rattention.figures.looks import LOOKS
 
 DEPTH_BINS = 5
+NUMBERS = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}  # in the cells of a map
 
 
 def task_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,21 +89,13 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
         for axes, arm in zip(panels, arms, strict=True):
             grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
             bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
-            image = _grid(axes, grid, bins if axes is panels[0] else [""] * len(bins))
-            axes.set_title(arm)
-            axes.set_xlabel("length (tokens)")
+            rows = bins if axes is panels[0] else [""] * len(bins)
+            sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **NUMBERS)
+            axes.set(xlabel="length (tokens)", ylabel="", title=arm)
+            axes.tick_params(axis="y", rotation=0)
         panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
-        made.colorbar(image, ax=panels, label="accuracy", pad=0.02)
+        made.colorbar(panels[0].collections[0], ax=panels, label="accuracy", pad=0.02)
     return made
-
-
-def _grid(axes: Axes, grid: pd.DataFrame, rows: list[str]) -> ScalarMappable:
-    """Accuracies as colours from 0 to 1, the numbers written in."""
-    numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}
-    sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **numbers)
-    axes.set(xlabel="", ylabel="")
-    axes.tick_params(axis="y", rotation=0)
-    return axes.collections[0]
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:

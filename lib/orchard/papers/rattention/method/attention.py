@@ -95,6 +95,7 @@ class RAttention(Attention):
 
     only_causal = True
     cache_kind = ResidualCache
+    takes_packed = True
     extra = 0  # channels per token and kv head that a variant's branch alone needs
 
     class Config(Attention.Config):
@@ -157,7 +158,7 @@ class RAttention(Attention):
         packed: Packed | None = None,
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """RMS_swa(o_swa) + RMS_rla(o_rla). With a cache the tokens follow those it has seen."""
-        cache = self.own_cache(cache)
+        cache = self.own_cache(cache, packed)
         positions, end = self.positions(q, cache, packed)
         rla, k, v, keys = self._residual(q, k, v, positions, cache, packed)
         if self.window < 0:
@@ -171,11 +172,13 @@ class RAttention(Attention):
         """RMS_swa(o_swa) + RMS_rla(o_rla)"""
         return _normed(swa, self.swa_norm) + _normed(rla, self.rla_norm)
 
-    def own_cache(self, cache: Cache | None) -> ResidualCache | None:
-        """The cache, if this kind of layer made it. Raises TypeError."""
+    def own_cache(self, cache: Cache | None, packed: Packed | None) -> ResidualCache | None:
+        """The cache, if this kind of layer made it, else TypeError; ValueError for documents that it cannot keep apart."""
+        kind = type(self).__name__
+        if packed is not None and not self.takes_packed:
+            raise ValueError(f"{kind} does not take packed documents: give one document per row, or use RAttention")
         if cache is not None and type(cache) is not self.cache_kind:
-            kind, other = type(self).__name__, type(cache).__name__
-            raise TypeError(f"{kind} got a {other}: make the cache with its own new_cache()")
+            raise TypeError(f"{kind} got a {type(cache).__name__}: make the cache with its own new_cache()")
         return cache
 
     def _residual(

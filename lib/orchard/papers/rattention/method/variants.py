@@ -43,6 +43,7 @@ class Variant(RAttention):
         branch_qk_norm: bool = False
 
     cache_kind = VariantCache
+    takes_packed = False  # the state is not reset between documents
     unused: tuple[str, ...] = ()  # fields of RAttention that this variant has no place for
 
     def __init__(self, cfg: Variant.Config) -> None:
@@ -68,8 +69,7 @@ class Variant(RAttention):
         self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """Both branches, as RAttention; queries and keys may carry channels for the branch behind their own."""
-        self.refuse_packed(packed)
-        cache, dim = self.own_cache(cache), self.head_dim
+        cache, dim = self.own_cache(cache, packed), self.head_dim
         window, delay = self.reach() if cache is None else (self.window, self.delay)
         positions, end = self.positions(q, cache)
         keys, state = positions, self.initial_state()
@@ -94,13 +94,6 @@ class Variant(RAttention):
             cache.state = final.detach()
         q, k = self.place(q[..., :dim], self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
         return self.combine(self.local(q, k, v, window), rla)
-
-    def refuse_packed(self, packed: Packed | None) -> None:
-        """The variants do not reset their state between documents: one clear error instead of a leak."""
-        if packed is not None:
-            raise ValueError(
-                f"{type(self).__name__} does not take packed documents: give one document per row, or use RAttention"
-            )
 
     def reach(self) -> tuple[int, int]:
         """Window and delay of a call without a cache."""
@@ -312,8 +305,7 @@ class HeadSplit(Variant):
         self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """[o_swa, o_la] along the heads."""
-        self.refuse_packed(packed)
-        cache = self.own_cache(cache)
+        cache = self.own_cache(cache, packed)
         (q, far_q), (k, far_k), (v, far_v) = (x.chunk(2, dim=2) for x in (q, k, v))
         la, final = self._parallel(far_q, far_k, far_v, -1, None if cache is None else cache.state)
         if cache is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,10 +64,8 @@ def decoded_nats(model: Decoder, text: Tensor, dtype: torch.dtype) -> Float[Tens
         for layer in cache.layers:
             if hasattr(layer, "state"):
                 layer.state = layer.state.to(dtype).float()
-    losses = torch.nn.functional.cross_entropy(
-        torch.stack(logits, dim=1).flatten(0, 1), text[:, 1:].flatten().long(), reduction="none"
-    )
-    return losses.view(len(text), -1)
+    found = torch.stack(logits, dim=1).flatten(0, 1)
+    return F.cross_entropy(found, text[:, 1:].flatten().long(), reduction="none").view(len(text), -1)
 
 
 class StateDrift(Run):

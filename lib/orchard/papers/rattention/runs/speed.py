@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.kernels.residual import feature_map, residual_linear_attention
+from orchard.kernels.residual.fused import fused
 from orchard.kernels.residual.naive import quadratic
 from orchard.nn import attention
 from orchard.papers.rattention.method.models import arm
@@ -271,15 +272,9 @@ class Tiles(LayerMeasurement):
         return {"rows": rows + times, "pairs": pairs, "best": tiles[best], "base": tiles[base]}
 
     def _step(self, tile: tuple[int, int], inputs: list[Tensor]) -> Step:
+        """The Triton kernels with tiles of C tokens and a saved state every m: `tile` = (C, m)."""
         window = self.cfg.window - 1
-        return forward_backward(lambda q, k, v: with_tile(q, k, v, window, tile), inputs)
-
-
-def with_tile(q: Tensor, k: Tensor, v: Tensor, window: int, tile: tuple[int, int]) -> Tensor:
-    """The Triton kernels with tiles of C tokens and a saved state every m: `tile` = (C, m)."""
-    from orchard.kernels.residual.fused import fused
-
-    return fused(q, k, v, window, tile=tile)[0]
+        return forward_backward(lambda q, k, v: fused(q, k, v, window, tile=tile)[0], inputs)
 
 
 class Accuracy(LayerMeasurement):

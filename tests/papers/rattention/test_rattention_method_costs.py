@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orchard.papers.rattention.method import costs
-from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.method.models import arm, arm_window
 
 B3, B12 = costs.SHAPES["3B"], costs.SHAPES["12B"]
 
@@ -62,9 +62,9 @@ def test_step_time_saturates_and_falls_with_the_context():
 
 
 def test_matched_windows():
-    assert costs.memory_matched_window(511, 128) == 639
-    assert costs.compute_matched_window(511, 128, 4, 64) == 511 + 256
-    assert costs.compute_matched_window(15, 16, 5, 16) == 15 + 16 + 28  # 16/5 + 24 = 27.2
+    assert arm_window("swa_mem@512", 128, 4) == 639
+    assert arm_window("swa_flops@512", 128, 4, 64) == 511 + 256
+    assert arm_window("swa_flops@16", 16, 5, 16) == 15 + 16 + 28  # 16/5 + 24 = 27.2
 
 
 def test_short_contexts_are_kept_whole():

@@ -101,9 +101,7 @@ class RAttention(Attention):
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)  # gain [heads, head_dim]; None = plain sum
-        chunk_size: int | None = (
-            None  # None: what each form takes by itself, default_chunk(head_dim) or a kernel's tile
-        )
+        chunk_size: int | None = None  # None: what each form takes, default_chunk(head_dim) or a kernel's tile
         use_learned_init: bool = False  # state starts from `learned_tokens` keys and values instead of zero
         learned_tokens: int = 128
         use_qk_scale: bool = False  # learned gains per channel on the q and k that phi sees
@@ -121,7 +119,7 @@ class RAttention(Attention):
         super().__init__(cfg)
         self.window: int = window
         self.delay = window + 1  # the branch at t reads tokens 0 ... t-delay
-        self.state_heads = self.num_kv_heads
+        self.state_heads = self.num_kv_heads  # a state and a ring each
         self.feature_map, self.features, self.value_dim = cfg.feature_map, features * self.head_dim, self.head_dim
         self.chunk_size = cfg.chunk_size
         self.swa_norm = self.rla_norm = None

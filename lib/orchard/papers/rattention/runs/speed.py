@@ -316,7 +316,7 @@ class Decode(LayerMeasurement):
 
     The timed tokens are the last of `context`: caches have room for so many and no more, and the bytes of their tensors are
     counted, not computed from a formula. Every arm has the same batch. On a GPU bf16 weights and caches (the state stays fp32),
-    elsewhere fp32; not compiled, so that small models are bound by the calls of Python and not by memory.
+    elsewhere fp32, and processor time; not compiled, so that small models are bound by the calls of Python and not by memory.
     """
 
     class Config(LayerMeasurement.Config):

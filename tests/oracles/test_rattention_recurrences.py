@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orchard.papers.rattention.method import recurrences
-from orchard.papers.rattention.method.recurrences import gated_delta, recurrent, residual, scalar_decay
+from orchard.papers.rattention.method.recurrences import chunked, recurrent, residual
 
 SHAPES = [
     (2, 37, 4, 2, 6, 5, 8),
@@ -51,9 +51,9 @@ def agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], inputs:
 def test_chunks_are_the_definition(batch, time, heads, kv_heads, features, value_dim, chunk):
     inputs = draw(batch, time, heads, kv_heads, features, value_dim)
     q, k, v, g, beta, state = inputs.values()
-    agree(scalar_decay(q, k, v, g, state, chunk), recurrent(q, k, v, g, None, state), inputs)
-    agree(scalar_decay(q, k, v, None, state, chunk), recurrent(q, k, v, None, None, state), inputs)
-    agree(gated_delta(q, k, v, g, beta, state, chunk), recurrent(q, k, v, g, beta, state), inputs)
+    agree(chunked(q, k, v, g, None, state, chunk), recurrent(q, k, v, g, None, state), inputs)
+    agree(chunked(q, k, v, None, None, state, chunk), recurrent(q, k, v, None, None, state), inputs)
+    agree(chunked(q, k, v, g, beta, state, chunk), recurrent(q, k, v, g, beta, state), inputs)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="flash-linear-attention needs triton, which is Linux only")
@@ -73,9 +73,9 @@ def test_definition_is_that_of_fla(batch, time, heads, kv_heads, features, value
         return found[0], found[1][:, ::groups]
 
     theirs = gla(q, wide["k"], wide["v"], wide["log_decay"], **shared)
-    agree(scalar_decay(q, k, v, g, state, chunk), one(theirs), inputs)
+    agree(chunked(q, k, v, g, None, state, chunk), one(theirs), inputs)
     theirs = delta(q, wide["k"], wide["v"], wide["beta"], wide["log_decay"], **shared)
-    agree(gated_delta(q, k, v, g, beta, state, chunk), one(theirs), inputs)
+    agree(chunked(q, k, v, g, beta, state, chunk), one(theirs), inputs)
 
 
 @pytest.mark.parametrize("window", [-1, 0, 5, 40])
@@ -90,14 +90,14 @@ def test_residual_reads_late(window):
             q[:, late:], k[:, : 23 - late], v[:, : 23 - late], g[:, : 23 - late], beta[:, : 23 - late], state
         )
         expected = torch.cat([expected, rest], dim=1)
-    found = residual(gated_delta, q, k, v, window, state, g, beta, chunk=8)
+    found = residual(q, k, v, window, state, g, beta, chunk=8)
     agree(found, (expected, last), inputs)
 
 
 def test_sums_stay_fp32_under_autocast():
     q, k, v, g, beta, _ = (x.detach() for x in draw(1, 30, 2, 1, 8, 8).values())
     with torch.autocast("cpu", torch.bfloat16):
-        output, state = gated_delta(q, k, v.bfloat16(), g, beta, chunk=8)
+        output, state = chunked(q, k, v.bfloat16(), g, beta, chunk=8)
     assert (output.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(state, recurrent(q, k, v.bfloat16(), g, beta)[1], atol=1e-5, rtol=1e-5)
 
@@ -105,14 +105,14 @@ def test_sums_stay_fp32_under_autocast():
 def test_strong_decay_neither_overflows_nor_poisons_gradients():
     inputs = draw(1, 40, 2, 2, 4, 4)
     q, k, v, g, beta, state = inputs.values()
-    agree(scalar_decay(q, k, v, 200 * g, state, 16), recurrent(q, k, v, 200 * g, None, state), inputs)
-    agree(gated_delta(q, k, v, 200 * g, beta, state, 16), recurrent(q, k, v, 200 * g, beta, state), inputs)
+    agree(chunked(q, k, v, 200 * g, None, state, 16), recurrent(q, k, v, 200 * g, None, state), inputs)
+    agree(chunked(q, k, v, 200 * g, beta, state, 16), recurrent(q, k, v, 200 * g, beta, state), inputs)
 
 
 def test_a_chunk_holds_a_token():
     q, k, v, g, *_ = draw(1, 5, 2, 1, 4, 4).values()
     with pytest.raises(ValueError, match=r"chunk=0: a chunk holds at least one token"):
-        scalar_decay(q, k, v, g, chunk=0)
+        chunked(q, k, v, g, chunk=0)
 
 
 @pytest.mark.skipif(not recurrences.HAS_FLA, reason="flash-linear-attention is not installed")
@@ -133,14 +133,14 @@ def test_a_gpu_gives_the_kernels_equal_heads_no_scale_and_an_fp32_state(monkeypa
     monkeypatch.setattr(importlib.import_module("fla.ops.gated_delta_rule"), "chunk_gated_delta_rule", kernel(delta))
     inputs = draw(2, 19, 4, 2, 6, 5)
     q, k, v, g, beta, state = inputs.values()
-    gated_delta(q, k, v, g, beta, state)
+    chunked(q, k, v, g, beta, state)
     assert not given  # fp32 on a CPU
     monkeypatch.setattr(recurrences, "_fits_fla", lambda v: True)
-    agree(scalar_decay(q, k, v, g, state), recurrent(q, k, v, g, None, state), inputs)
-    agree(gated_delta(q, k, v, g, beta, state), recurrent(q, k, v, g, beta, state), inputs)
-    agree(gated_delta(q, k, v, g, beta), recurrent(q, k, v, g, beta), inputs)
+    agree(chunked(q, k, v, g, None, state), recurrent(q, k, v, g, None, state), inputs)
+    agree(chunked(q, k, v, g, beta, state), recurrent(q, k, v, g, beta, state), inputs)
+    agree(chunked(q, k, v, g, beta), recurrent(q, k, v, g, beta), inputs)
     assert given == 3 * [(4, 4, torch.float32, torch.float32, True)]
-    scalar_decay(q, k, v, None, state)
+    chunked(q, k, v, state=state)
     assert len(given) == 3  # without a decay there is nothing to give them
 
 
@@ -151,8 +151,8 @@ def test_kernels_on_a_gpu_are_the_definition():
     half = v.bfloat16()
     assert recurrences._fits_fla(half)
     for found, expected in (
-        (scalar_decay(q, k, half, g, state), recurrent(q, k, v, g, None, state)),
-        (gated_delta(q, k, half, g, beta, state), recurrent(q, k, v, g, beta, state)),
+        (chunked(q, k, half, g, None, state), recurrent(q, k, v, g, None, state)),
+        (chunked(q, k, half, g, beta, state), recurrent(q, k, v, g, beta, state)),
     ):
         for ours, exact in zip(found, expected, strict=True):
             assert (ours.float() - exact).norm() < 2e-2 * exact.norm()

@@ -461,9 +461,14 @@ class Attention(nn.Module, Configurable):
             raise ValueError(
                 "a cache for attention that is not causal: what it holds would change with every new token, leave it out"
             )
-        maps = ((self.q_proj, self.num_heads), (self.k_proj, self.num_kv_heads), (self.v_proj, self.num_kv_heads))
-        q, k, v = (rearrange(map_(x), "b t (h d) -> b t h d", h=heads) for map_, heads in maps)
+        q, k, v = self.project(x)
         return self.o_proj(rearrange(self.attend(q, k, v, cache, packed), "b t h d -> b t (h d)"))
+
+    def project(self, x: Float[Tensor, "batch time dim"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw queries [batch, time, heads, head_dim], keys and values [batch, time, kv_heads, head_dim] of tokens."""
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (rearrange(map_(x), "b t (h d) -> b t h d", d=self.head_dim) for map_ in maps)
+        return q, k, v
 
     def attend(
         self,

@@ -186,7 +186,7 @@ def test_a_file_of_predictions_is_scored(tmp_path: Path) -> None:
     assert score_file(file, "niah_multivalue") == pytest.approx(100 * (1 + 0.25) / 2)
     assert score_file(file, "qa_1") == 100  # any reference is enough there
     del made[1]["pred"]
-    with pytest.raises(BadInput, match=r"niah\.jsonl, line 2: needs 'pred'"):
+    with pytest.raises(BadInput, match=r"niah\.jsonl, line 2, needs 'pred'"):
         score_file(write_rows(made, file), "niah_multivalue")
 
 

@@ -24,7 +24,7 @@ from orchard.papers.rattention.figures.ablation import (
     global_ratio,
 )
 from orchard.papers.rattention.method.attention import RAttention
-from orchard.papers.rattention.method.variants import HeadSplit
+from orchard.papers.rattention.method.variants import HeadSplit, RandomWindow, Taylor, Variant
 from orchard.paths import root
 from orchard.runs import Setting
 from orchard.train import TrainLM
@@ -42,8 +42,10 @@ def test_variants_have_the_parameters_of_the_base(profile):
     for name, change in VARIANTS.items():
         share = 0.02 if name == "learned start" else 0.01  # what it learns is more than any other variant adds
         assert counts[name] == pytest.approx(counts[change.against], rel=share), name
-    same = ("relu", "elu + 1", "identity", "half softmax", "taylor", "inclusive", "overlap", "gap", "random window",
-            "RoPE on branch", "qk-norm on branch")  # fmt: skip
+    kinds = {name: type(variant(name, PROFILES[profile]).layers[0].attention) for name in VARIANTS}
+    bare = (Variant.Config, Taylor.Config, RandomWindow.Config)  # they have no parameters of their own, as no map has
+    same = {name for name in VARIANTS if kinds[name] in bare or VARIANTS[name].group == "feature map"}
+    assert len(same) == 11
     assert {counts[name] for name in same} == {counts["base"]}
     assert counts["−norm"] < counts["one norm"] < counts["base"]
 
@@ -147,10 +149,10 @@ def test_evidence_has_the_parts_of_the_claims():
     tables = {"ablation_units": units()}
     claims = {claim.id: claim for claim in load_claims(root() / "papers" / "rattention")}
     found = EVIDENCE["C13"](tables.__getitem__)
-    assert list(pd.unique(found["part"])) == ["−SWA", "−norm", "head split"]
+    assert list(pd.unique(found["part"])) == list(TUNED[1:])
     assert all(part in claims["C13"].metric for part in pd.unique(found["part"]))
     assert found["value"].lt(0).all()
-    assert list(pd.unique(EVIDENCE["C12"](tables.__getitem__)["part"])) == ["identity"]
+    assert list(pd.unique(EVIDENCE["C12"](tables.__getitem__)["part"])) == list(TUNED[:1])
     assert claims["C13"].parts_required == 3
 
 

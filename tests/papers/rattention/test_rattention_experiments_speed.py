@@ -30,7 +30,13 @@ def times(device: str = "cpu") -> pd.DataFrame:
 
 def tiled() -> pd.DataFrame:
     tiles = pd.DataFrame(
-        {"C": [32, 32, 64], "m": [1, 4, 1], "ms": [3.0, 2.0, np.nan], "measurement": "tile", "round": 0, "length": 64}
+        {
+            "name": ["32 x 1", "32 x 4", "64 x 1"],
+            "ms": [3.0, 2.0, np.nan],
+            "measurement": "tile",
+            "round": 0,
+            "length": 64,
+        }
     )
     pairs = [pd.DataFrame({"name": name, "round": range(4), "ms": ms, "measurement": "tile pair", "length": 64})
              for name, ms in (("best", 8.0), ("base", 10.0))]  # fmt: skip

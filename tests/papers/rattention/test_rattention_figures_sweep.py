@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from orchard.data import published as numbers
 from orchard.errors import BadInput
 from orchard.papers.rattention.figures import sweep
+from orchard.papers.rattention.figures.looks import LOOKS
 from orchard.papers.rattention.method import costs
 
 
@@ -25,6 +27,15 @@ def test_published_points_have_the_bytes_of_the_cost_model() -> None:
     assert per_query.loc[("RAtt", 0), "bytes"] == costs.kv_budget(4096, -1, state="bf16", per_query_head=True).total
     with pytest.raises(BadInput, match="state 'fp8' is not known: use one of bf16 per kv head"):
         sweep.published_pareto_table(published, state="fp8")
+
+
+def test_an_arm_looks_the_same_beside_others_and_alone() -> None:
+    table = pd.DataFrame(
+        {"arm": "rattn@8", "family": "rattn", "step": [1, 2], "seed": 0, "validation_loss": [3.0, 2.0]}
+    )
+    both = pd.concat([table.assign(arm="new"), table])
+    drawn = [sweep.learning_curves(rows, ["new", "rattn@8"]).axes[0].get_lines()[-1] for rows in (table, both)]
+    assert [line.get_color() for line in drawn] == [LOOKS["rattn"].colour] * 2
 
 
 def shown(figure: Figure) -> str:

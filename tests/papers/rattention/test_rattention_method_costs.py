@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orchard.papers.rattention.method import costs
-from orchard.papers.rattention.method.models import arm
+from orchard.papers.rattention.method.models import arm, arm_window
 
 B3, B12 = costs.SHAPES["3B"], costs.SHAPES["12B"]
 
@@ -62,9 +62,9 @@ def test_step_time_saturates_and_falls_with_the_context():
 
 
 def test_matched_windows():
-    assert costs.memory_matched_window(511, 128) == 639
-    assert costs.compute_matched_window(511, 128, 4, 64) == 511 + 256
-    assert costs.compute_matched_window(15, 16, 5, 16) == 15 + 16 + 28  # 16/5 + 24 = 27.2
+    assert arm_window("swa_mem@512", 128, 4) == 639
+    assert arm_window("swa_flops@512", 128, 4, 64) == 511 + 256
+    assert arm_window("swa_flops@16", 16, 5, 16) == 15 + 16 + 28  # 16/5 + 24 = 27.2
 
 
 def test_short_contexts_are_kept_whole():
@@ -83,19 +83,10 @@ def test_budget_gives_the_papers_saving():
 
 
 def test_budget_is_what_caches_really_hold():
-    shape = costs.Shape("small", dim=16, num_layers=8, num_heads=4, num_kv_heads=2, head_dim=4, ffn_dim=24)
-    fields = {
-        "dim": 16,
-        "num_layers": 8,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 4,
-        "ffn_dim": 24,
-        "vocab_size": 11,
-    }
+    shape = costs.Shape(dim=16, num_layers=8, num_heads=4, num_kv_heads=2, head_dim=4, ffn_dim=24)
     arms = {"full_rope": (None, None), "swa@8": (7, None), "rattn@8": (7, "fp32"), "la": (-1, "fp32")}
     for name, (window, state) in arms.items():
-        cache = arm(name, **fields).build().new_cache(1, 40, device="cpu", dtype=torch.bfloat16)
+        cache = arm(name, **shape.sizes, vocab_size=11).build().new_cache(1, 40, device="cpu", dtype=torch.bfloat16)
         assert costs.kv_budget(40, window, dtype="bf16", shape=shape, state=state).total == cache.bytes(), name
 
 

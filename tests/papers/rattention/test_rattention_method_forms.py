@@ -44,7 +44,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def decode(q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor | None) -> tuple[Tensor, Tensor]:
-    cache = ResidualCache(q.shape[0], window, k.shape[2], q.shape[3], name, start, device="cpu", dtype=torch.float32)
+    if start is None:
+        start = torch.zeros(len(k), k.shape[2], reference.feature_dim(name, k.shape[3]), v.shape[3])
+    cache = ResidualCache(start, window + 1, k.shape[3], name, dtype=torch.float32)
     steps = [
         residual_linear_attention_step(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], cache)
         for t in range(q.shape[1])
@@ -132,7 +134,7 @@ def test_sums_stay_fp32_under_autocast():
     expected = residual_linear_attention(q, k, v, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, state = residual_linear_attention(q, k, v, 3)
-        cache = ResidualCache(1, 0, 1, 8, device="cpu", dtype=torch.bfloat16)
+        cache = ResidualCache(torch.zeros(1, 1, 16, 8), 1, 8, dtype=torch.bfloat16)
         half = [x[:, :1].bfloat16() for x in (q, k, v)]
         for _ in range(2):
             step = residual_linear_attention_step(*half, cache)

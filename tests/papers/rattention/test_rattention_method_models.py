@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from gpu_recipe import two_steps
-from orchard.data import text_source
+from orchard.data import LocalText
 from orchard.nn import Attention, Block, Decoder, Rotary
 from orchard.papers.rattention.method import costs
 from orchard.papers.rattention.method.attention import RAttention, ResidualCache, local_global
 from orchard.papers.rattention.method.models import arm, arm_window, paper_model, parse_arm
 from orchard.train import TrainLM
+from toy_runs import corpus
 
 SMALL = {"dim": 24, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "ffn_dim": 32, "vocab_size": 31}
 ARMS = ("full_rope", "full_rnope", "swa@4", "rattn@4", "la", "swa_mem@4", "swa_flops@4")
@@ -112,7 +113,7 @@ def test_rotary_of_arms_is_the_papers():
 def test_an_arm_trains_as_on_a_gpu(tmp_path: Path) -> None:
     """In bf16, with a fused optimizer, clipped and compiled: an RAttention layer, a global one and the loss are one graph."""
     cfg = TrainLM.Config(
-        model=arm("rattn@5", **SMALL | {"num_layers": 2}, period=2), source=text_source("embedded"), seq_len=33, batch_size=2,
-        steps=2, eval_windows=2,
+        model=arm("rattn@5", **SMALL | {"num_layers": 2}, period=2), seq_len=33, batch_size=2, steps=2, eval_windows=2,
+        source=LocalText.Config(path=str(corpus(tmp_path))),
     )  # fmt: skip
-    two_steps(cfg, tmp_path)
+    two_steps(cfg, tmp_path / "store")

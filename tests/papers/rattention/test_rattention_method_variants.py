@@ -17,7 +17,6 @@ from orchard.papers.rattention.method.variants import (
     HeadSplit,
     JointDenominator,
     OwnProjections,
-    PlacedBranch,
     RandomWindow,
     ScalarDecay,
     SharedNorm,
@@ -37,8 +36,8 @@ CASES = [
     (Variant, {"use_learned_init": True, "use_qk_scale": True}),
     (Variant, {"feature_map": "elu"}),
     (Variant, {"feature_map": "half_softmax"}),
-    (PlacedBranch, {"branch_rotary": True}),
-    (PlacedBranch, {"branch_qk_norm": True}),
+    (Variant, {"branch_rotary": True}),
+    (Variant, {"branch_qk_norm": True}),
     (OwnProjections, {}),
     (SharedNorm, {}),
     (JointDenominator, {}),
@@ -98,10 +97,9 @@ def reference(module, x: Tensor) -> Tensor:
         swa = window_branch(module, q, k, v)[:, :, : HEADS // 2]
         la = quadratic(feature_map(q), feature_map(wide(k)), wide(v), 0)[:, :, HEADS // 2 :]
         return module.o_proj(module.output_norm(torch.cat([swa, la], dim=2)).flatten(-2))
-    name, delay, fq, fk = module.feature_map, module.delay, q, k
-    if isinstance(module, PlacedBranch):
-        fq, fk = placed(module, q, k, module.branch_qk_norm, module.branch_rotary)
-    elif isinstance(module, OwnProjections):
+    name, delay = module.feature_map, module.delay
+    fq, fk = placed(module, q, k, module.branch_qk_norm, module.branch_rotary)
+    if isinstance(module, OwnProjections):
         fq, fk = (p(x).unflatten(-1, (-1, HEAD_DIM)) for p in (module.branch_q, module.branch_k))
     if module.q_scale is not None:
         fq, fk = fq * module.q_scale, fk * module.k_scale
@@ -145,6 +143,14 @@ def reference(module, x: Tensor) -> Tensor:
     if isinstance(module, SharedNorm):
         return module.o_proj(module.norm(swa + rla).flatten(-2))
     return module.o_proj((module.swa_norm(swa) + module.rla_norm(rla)).flatten(-2))
+
+
+def test_every_kind_of_variant_has_a_case():
+    known, kinds = {Variant}, [Variant]
+    while kinds:
+        kinds = [below for kind in kinds for below in kind.__subclasses__()]
+        known.update(kinds)
+    assert {kind for kind, _ in CASES} == known
 
 
 @each
@@ -266,8 +272,8 @@ def test_decay_starts_with_memories_from_16_to_512_tokens():
     [
         (Variant, {"window": -1}, "Variant.Config.window is -1: use RAttention"),
         (Variant, {"delay": -1}, "delay is -1: 0 reads the current token"),
-        (PlacedBranch, {"branch_rotary": True, "rotary": None}, "branch_rotary needs rotary"),
-        (PlacedBranch, {"branch_qk_norm": True, "qk_norm": None}, "branch_qk_norm needs qk_norm"),
+        (Variant, {"branch_rotary": True, "rotary": None}, "branch_rotary needs rotary"),
+        (Variant, {"branch_qk_norm": True, "qk_norm": None}, "branch_qk_norm needs qk_norm"),
         (SharedNorm, {"output_norm": None}, "output_norm is None"),
         (JointDenominator, {"feature_map": "identity"}, "features above zero; use 'softmax'"),
         (Taylor, {"feature_map": "relu"}, "Taylor.Config.feature_map is 'relu', but has no effect here: drop it"),

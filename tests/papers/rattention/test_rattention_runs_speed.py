@@ -12,7 +12,7 @@ from orchard.errors import BadInput
 from orchard.kernels.residual import residual_linear_attention
 from orchard.papers.rattention.experiments.speed import exponents
 from orchard.papers.rattention.runs import speed
-from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles
 from orchard.runs import Run, Workspace
 
 SHAPE = {"dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "ffn_dim": 24}
@@ -63,19 +63,20 @@ def test_tiles_are_timed_and_the_best_meets_the_base(tmp_path, monkeypatch):
     def kernel(q, k, v, window, tile):
         if tile[0] == 64:
             raise OutOfResources("shared memory, Required: 300000\nmore")
-        return residual_linear_attention(q, k, v, window, chunk_size=tile[0])[0]
+        return residual_linear_attention(q, k, v, window, chunk_size=tile[0])
 
-    monkeypatch.setattr(speed, "with_tile", kernel)
+    monkeypatch.setattr(speed, "fused", kernel)
     cfg = Tiles.Config(
         **SHAPE, rounds=1, length=64, batch=1, window=8, chunks=[16, 32, 64], tiles_per_state=[1, 2], pairs=3
     )
     result = cfg.build().compute(Workspace(tmp_path, tmp_path, "cpu"))
     table = pd.DataFrame(result["rows"])
-    assert set(table.loc[table["C"] == 64, "reason"]) == {"OutOfResources: shared memory, Required: 300000"}
-    timed = table.loc[table["seconds"].notna(), ["C", "m"]]
-    assert set(map(tuple, timed.to_numpy())) == {(16, 1), (16, 2), (32, 1), (32, 2)}
-    assert result["base"] == [32, 1]
-    assert {which: len(times) for which, times in result["pairs"].items()} == {"best": 3, "base": 3}
+    lost = table["name"].isin(["64 x 1", "64 x 2"])
+    assert set(table.loc[lost, "reason"]) == {"OutOfResources: shared memory, Required: 300000"}
+    assert set(table.loc[table["seconds"].notna(), "name"]) == {"16 x 1", "16 x 2", "32 x 1", "32 x 2"}
+    assert result["base"] == (32, 1)
+    assert [row["name"] for row in result["pairs"]] == ["best"] * 3 + ["base"] * 3
+    assert {row["length"] for row in result["pairs"]} == {64}
 
 
 def test_other_errors_of_a_tile_are_not_swallowed(tmp_path, monkeypatch):
@@ -122,7 +123,8 @@ def test_decoding_needs_room_for_a_prompt(tmp_path):
 
 def test_exponent_of_a_power():
     lengths = [1000, 3000, 9000]
-    assert fitted_exponent(lengths, [7 * n**2 for n in lengths]) == pytest.approx(2)
+    table = pd.DataFrame({"arm": "la", "mode": "training", "length": lengths, "bytes": [7 * n**2 for n in lengths]})
+    assert exponents(table)["exponent"].tolist() == pytest.approx([2])
 
 
 def test_memory_of_the_local_layer_is_linear(tmp_path):

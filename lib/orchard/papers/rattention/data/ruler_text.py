@@ -13,21 +13,25 @@ to the longest context that fits; a needle of an essay lies at one of 40 evenly 
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import math
 import random
 import re
 import string
+import sys
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from orchard.data import EmbeddedText, Source
+from orchard.data.docstrings import documented, parsed
+from orchard.data.reading import read_rows
 from orchard.errors import BadInput, closest
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
 
@@ -51,25 +55,18 @@ def _check(task: str) -> None:
         raise BadInput(f"RULER has no task {task!r}: {closest(task, RULER_TASKS)}")
 
 
-# ------------------------------------------------------------------ material
-
-
 def essay_sentences(source: Source) -> tuple[str, ...]:
     """Different sentences of the docstrings in the training split of a source of Python text, in the order of the text."""
     found: dict[str, None] = {}
     for document in source.documents("train"):
-        try:
-            tree = ast.parse(document.text)
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                text = " ".join((ast.get_docstring(node) or "").split())
-                found.update((sentence, None) for sentence in re.findall(r"\b[A-Z][^.!?]{20,200}[.!?](?= |$)", text))
+        tree = parsed(document.text)
+        for _, docstring in documented(tree) if tree else ():
+            text = " ".join(docstring.split())
+            found.update(dict.fromkeys(re.findall(r"\b[A-Z][^.!?]{20,200}[.!?](?= |$)", text)))
     return tuple(found)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _embedded_essay() -> tuple[str, ...]:
     return essay_sentences(EmbeddedText.Config(max_bytes=2_000_000).build())
 
@@ -86,15 +83,6 @@ def _different(make: Callable[[], str], count: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One example before it has its place in a file."""
-
-    input: str
-    answer_prefix: str
-    outputs: list[str]
-
-
-@dataclass(frozen=True)
 class Material:
     """What texts are made of: sentences for an essay, and (question, answers, gold paragraphs) with all paragraphs for qa."""
 
@@ -104,12 +92,10 @@ class Material:
     short: bool = True
 
 
+Prompt = tuple[str, str, list[str]]  # input, answer_prefix, outputs
 Maker = Callable[
     [random.Random, int, int, Material], Prompt
-]  # (generator, index of the row, size of the context, material)
-
-
-# --------------------------------------------------------------------- tasks
+]  # generator, index of the row, size of the context, material
 
 
 def _needle(kind: str, key: str, value: str) -> str:
@@ -154,7 +140,7 @@ def _niah(
         rng.shuffle(questions)
         listed = ", ".join(questions)
         outputs = [value for name in questions for value in held[name]]
-        return Prompt(
+        return (
             f"A text follows in which some keys stand for a {kind}. Keep them in mind; you will be asked about them.\n"
             + (" " if haystack == "essay" else "\n").join(text)
             + f"\nWhat does the text say that these keys stand for: {listed}?",
@@ -173,7 +159,7 @@ def _vt(rng: random.Random, index: int, size: int, material: Material, hops: int
     places = sorted(rng.randint(0, size) for _ in chain)
     for place, line in reversed(list(zip(places, chain, strict=True))):
         text.insert(place, line)
-    return Prompt(
+    return (
         "A text follows in which variables are set, to a number or to other variables. Follow them.\n" + "\n".join(text)
         + f"\nName every variable that holds the value {value}.",
         f" These {hops + 1} variables hold the value {value}:",
@@ -196,7 +182,7 @@ def _cwe(rng: random.Random, index: int, size: int, material: Material, common: 
     asked, answer = listing(size, many, few)
     numbered = " ".join(f"{i}. {word}" for i, word in enumerate(its_answer, 1))
     head = "Here is a numbered list of words in which some occur more often than others. Remember the frequent ones.\n"
-    return Prompt(f"{head}{shown}\n{ask}{prefix} {numbered}\n{head}{asked}\n{ask}", prefix, answer)
+    return f"{head}{shown}\n{ask}{prefix} {numbered}\n{head}{asked}\n{ask}", prefix, answer
 
 
 def _fwe(rng: random.Random, index: int, size: int, material: Material) -> Prompt:
@@ -206,7 +192,7 @@ def _fwe(rng: random.Random, index: int, size: int, material: Material) -> Promp
         word for rank, word in zip(ranks, words, strict=False) for _ in range(int(size * 6 / (math.pi * rank) ** 2))
     ]
     rng.shuffle(drawn)
-    return Prompt(
+    return (
         "Here is a coded text. Keep track of how often each word occurs; the dots mean nothing.\n" + " ".join(drawn)
         + "\nLeave out the dots: which three coded words occur most often?",
         " The three coded words that occur most often are:",
@@ -220,7 +206,7 @@ def _qa(rng: random.Random, index: int, size: int, material: Material) -> Prompt
     shown = [*gold, *rng.sample(others, min(size, len(others)))]
     rng.shuffle(shown)
     documents = "\n\n".join(f"Document {i}:\n{text}" for i, text in enumerate(shown, 1))
-    return Prompt(
+    return (
         f"Answer the question from the documents below. Give the answer alone.\n\n{documents}\n\nQuestion: {question}",
         " Answer:",
         answers,
@@ -264,13 +250,14 @@ def make_rows(
     questions, paragraphs = read_questions(task, qa_file) if qa_file is not None else ([], [])
     sentences = () if task not in ESSAYS else _embedded_essay() if essay is None else essay
     material = Material(sentences, questions, paragraphs, max_length < SHORT)
-    room = max_length - tokens_to_generate(task)
+    answer = tokens_to_generate(task)
     rows, size = [], _MAKERS[task][1]
     for index in range(count):
-        prompt, used, size = _grown(task, f"{seed} {task} {index}", index, size, room, tokens, material)
-        length = used + tokens_to_generate(task)
-        rows.append({"index": index, "input": prompt.input, "outputs": prompt.outputs, "length": length,
-                     "answer_prefix": prompt.answer_prefix})  # fmt: skip
+        prompt, used, size = _grown(task, f"{seed} {task} {index}", index, size, max_length - answer, tokens, material)
+        text, prefix, outputs = prompt
+        rows.append(
+            {"index": index, "input": text, "outputs": outputs, "length": used + answer, "answer_prefix": prefix}
+        )
     return rows
 
 
@@ -279,36 +266,33 @@ def _grown(
 ) -> tuple[Prompt, int, int]:
     """The largest example of at most ``room`` tokens, its tokens and its size, always from the same random key.
 
-    Sizes are tried in growing steps from ``guess`` (the size of the row before) to both sides, then by bisection.
+    Sizes are tried in growing steps from ``guess`` (the size of the row before) up or down, then by bisection.
     """
     make, smallest = _MAKERS[task]
-    most = len(material.paragraphs) if task.startswith("qa") else None  # there are no more documents than that
+    most = len(material.paragraphs) if task.startswith("qa") else sys.maxsize  # there are no more documents than that
 
+    @cache
     def sized(size: int) -> tuple[Prompt, int, int]:
         prompt = make(random.Random(key), index, size, material)
-        return prompt, tokens(prompt.input + prompt.answer_prefix), size
+        return prompt, tokens(prompt[0] + prompt[1]), size
 
-    best, low, high, size, step = None, smallest - 1, None, guess, 1
-    while high is None or high - low > 1:
-        made = sized(size)
-        if made[1] <= room:
-            best, low = made, size
-            if size == most:
-                break
-        else:
-            high = size
-        if high is not None and low >= smallest:
-            size = (low + high) // 2
-        else:
-            size, step = (low + step if high is None else max(smallest, high - step)), 2 * step
-            size = size if most is None else min(size, most)
-        if high == smallest:
+    def too_long(size: int) -> bool:
+        return sized(size)[1] > room
+
+    low = high = min(guess, most)
+    step = 1
+    while high <= most and not too_long(high):
+        low, high, step = high, high + step, 2 * step
+    while too_long(low):
+        if low == smallest:
+            answer = tokens_to_generate(task)
             raise BadInput(
-                f"task {task!r}: the smallest example has {made[1]} tokens and its answer {tokens_to_generate(task)}, more "
-                f"than max_length = {room + tokens_to_generate(task)}; give a larger one"
+                f"task {task!r}: the smallest example has {sized(low)[1]} tokens and its answer {answer}, more than "
+                f"max_length = {room + answer}; give a larger one"
             )
-    assert best is not None
-    return best
+        low, high, step = max(smallest, low - step), low, 2 * step
+    fitting = bisect_left(range(low, min(high, most + 1)), True, key=too_long)
+    return sized(low + fitting - 1)
 
 
 QA_FILES = {"qa_1": "the path of a SQuAD JSON file", "qa_2": "the path of a HotpotQA JSON file"}
@@ -337,9 +321,6 @@ def read_questions(task: str, file: str | Path) -> tuple[list[tuple[str, list[st
     return asked, list(dict.fromkeys(everything))
 
 
-# ------------------------------------------------------------- files, scores
-
-
 def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
     """Write rows as JSON lines."""
     file = Path(file)
@@ -350,35 +331,30 @@ def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
 
 def string_match_all(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Percent of the reference strings that occur in their prediction (any case), as a mean over predictions. RULER's metric but for qa."""
-    return _match(predictions, references, lambda hits: sum(hits) / len(hits))
+    return 100 * fmean(map(fmean, _hits(predictions, references)))
 
 
 def string_match_part(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Percent of the predictions in which any of the reference strings occurs (any case). RULER's metric for qa."""
-    return _match(predictions, references, lambda hits: float(any(hits)))
+    return 100 * fmean(map(any, _hits(predictions, references)))
 
 
-def _match(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], score: Callable[[list[bool]], float]
-) -> float:
+def _hits(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[bool]]:
+    """Whether each reference is in its prediction. Raises BadInput."""
     if not predictions or len(predictions) != len(references) or not all(references):
         raise BadInput(
             f"{len(predictions)} predictions for {len(references)} lists of references: give as many, and no empty list"
         )
-    found = [score([r.lower() in p.lower() for r in refs]) for p, refs in zip(predictions, references, strict=True)]
-    return 100 * sum(found) / len(found)
+    return [[r.lower() in p.lower() for r in refs] for p, refs in zip(predictions, references, strict=True)]
 
 
 def score_file(file: str | Path, task: str) -> float:
     """Percent that a task's metric gives to a file of rows with ``pred``, the model's continuation. Raises BadInput."""
     _check(task)
     predictions, references = [], []
-    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), 1):
-        row = json.loads(line)
+    for _, place, row in read_rows(Path(file)):
         if not isinstance(row.get("pred"), str) or not row.get("outputs"):
-            raise BadInput(
-                f"{file}, line {number}: needs 'pred' (the model's text) and 'outputs'; this row has {sorted(row)}"
-            )
+            raise BadInput(f"{place} needs 'pred' (the model's text) and 'outputs'; this row has {sorted(row)}")
         predictions.append(row["pred"])
         references.append(row["outputs"])
     metric = string_match_part if task.startswith("qa") else string_match_all

@@ -210,10 +210,6 @@ def _needle(request: _Request, key: Code, keys: np.ndarray, value: Code, values:
     return np.concatenate([separator, key.encode(keys), value.encode(values), separator], axis=2)
 
 
-def _haystack(request: _Request, kind: str, length: int) -> np.ndarray:
-    return noise(request.batch, length) if kind == "noise" else essay(request.random, request.batch, length)
-
-
 def _query(request: _Request, key: Code, keys: np.ndarray, value: Code, values: np.ndarray) -> np.ndarray:
     """MARKER key value, for each key: [batch, queries, 1 + key + value]."""
     marker = np.broadcast_to(request.marker, (*keys.shape, 1))
@@ -222,6 +218,16 @@ def _query(request: _Request, key: Code, keys: np.ndarray, value: Code, values: 
 
 def _take(array: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.take_along_axis(array, order, axis=1)
+
+
+def _hide(
+    request: _Request, haystack: str, hidden: np.ndarray, queries: np.ndarray, size: int, items: int, asked: np.ndarray
+) -> Examples:
+    """Needles in a haystack of words; ``asked`` [batch, queries] says which needle each query is about."""
+    length = request.body(hidden[0].size + queries[0].size)
+    words = noise(request.batch, length) if haystack == "noise" else essay(request.random, request.batch, length)
+    body, starts = _insert(request.random, words, hidden)
+    return _assemble(request, body, queries, size, items, _take(starts, asked))
 
 
 def _retrieve(haystack: str, words: int, value: Code = NUMBER, pairs: int = 1) -> Callable[[_Request], Examples]:
@@ -235,9 +241,7 @@ def _retrieve(haystack: str, words: int, value: Code = NUMBER, pairs: int = 1) -
         hidden = _needle(request, key, keys, code, values)
         order = distinct(random, request.batch, count, count)
         queries = _query(request, key, _take(keys, order), code, _take(values, order))
-        body = _haystack(request, haystack, request.body(count * (hidden.shape[2] + queries.shape[2])))
-        body, starts = _insert(random, body, hidden)
-        return _assemble(request, body, queries, len(code.offsets), 1, _take(starts, order))
+        return _hide(request, haystack, hidden, queries, len(code.offsets), 1, order)
 
     return make
 
@@ -270,8 +274,7 @@ def _multivalue(request: _Request, count: int = 4) -> Examples:
     hidden = _needle(request, KEY, keys, NUMBER, values)
     answer = NUMBER.encode(values).reshape(request.batch, 1, -1)
     query = np.concatenate([request.marker, KEY.encode(keys[:, :1]), answer], axis=2)
-    body, starts = _insert(random, _haystack(request, "essay", request.body(hidden[0].size + query.shape[2])), hidden)
-    return _assemble(request, body, query, answer.shape[2], count, starts[:, :1])
+    return _hide(request, "essay", hidden, query, answer.shape[2], count, np.zeros_like(keys[:, :1]))
 
 
 def _multiquery(request: _Request, count: int = 4) -> Examples:
@@ -284,8 +287,7 @@ def _multiquery(request: _Request, count: int = 4) -> Examples:
     asked = KEY.encode(_take(keys, order)).reshape(request.batch, 1, -1)
     answer = NUMBER.encode(_take(values, order)).reshape(request.batch, 1, -1)
     query = np.concatenate([request.marker, asked, np.full((request.batch, 1, 1), ANS), answer], axis=2)
-    body, starts = _insert(random, _haystack(request, "essay", request.body(hidden[0].size + query.shape[2])), hidden)
-    return _assemble(request, body, query, answer.shape[2], count, starts[:, :1])
+    return _hide(request, "essay", hidden, query, answer.shape[2], count, np.zeros_like(keys[:, :1]))
 
 
 def _variable_tracking(request: _Request, hops: int = 4) -> Examples:
@@ -308,8 +310,7 @@ def _variable_tracking(request: _Request, hops: int = 4) -> Examples:
     hidden = np.empty((batch, 2 * count, chains.shape[3]), dtype=np.int64)
     hidden[first], hidden[~first] = chains[:, 0].reshape(-1, chains.shape[3]), chains[:, 1].reshape(-1, chains.shape[3])
     query = np.concatenate([request.marker, numbers[:, :1], names[:, :1]], axis=2)
-    body, starts = _insert(random, _haystack(request, "noise", request.body(hidden[0].size + query.shape[2])), hidden)
-    return _assemble(request, body, query, count, count, _take(starts, slots[:, :1]))
+    return _hide(request, "noise", hidden, query, count, count, slots[:, :1])
 
 
 def _common_words(request: _Request, common: int = 4, ratio: int = 6) -> Examples:
@@ -356,9 +357,7 @@ def _overwrite(request: _Request, keys: int = 4, writes: int = 12) -> Examples:
     order = distinct(random, batch, keys, keys)
     last = writes - 1 - (which[:, None, ::-1] == order[:, :, None]).argmax(axis=2)
     queries = _query(request, key, _take(used, order), value, _take(values, last))
-    taken = hidden[0].size + queries[0].size
-    body, starts = _insert(random, _haystack(request, "essay", request.body(taken)), hidden)
-    return _assemble(request, body, queries, len(value.offsets), 1, _take(starts, last))
+    return _hide(request, "essay", hidden, queries, len(value.offsets), 1, last)
 
 
 _MAKERS: dict[str, Callable[[_Request], Examples]] = {

@@ -19,24 +19,12 @@ from orchard.config import replace
 from orchard.evidence import Tables, together
 from orchard.nn import Attention, Decoder
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, model, run_config, widening
+from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, chosen, model, run_config, tuned
 from orchard.papers.rattention.experiments.window_sweep import difference, units_table
+from orchard.papers.rattention.method import variants
 from orchard.papers.rattention.method.attention import RAttention
-from orchard.papers.rattention.method.variants import (
-    GatedDelta,
-    HeadSplit,
-    JointDenominator,
-    OwnProjections,
-    PlacedBranch,
-    RandomWindow,
-    ScalarDecay,
-    SharedNorm,
-    Taylor,
-    Variant,
-)
 from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
-from orchard.runs.grid import best_of
 from orchard.train import TrainLM
 
 RATIO_LAYERS = 12  # at least: 6, 3, 2 and 1 global layers at 1:1, 1:3, 1:5 and 1:7
@@ -65,28 +53,32 @@ def _layer(kind: type[Attention], profile: Profile, **fields: Any) -> Decoder.Co
 
 
 def _delayed(profile: Profile, windows: float) -> Decoder.Config:
-    return _layer(Variant, profile, delay=round(windows * profile.eighth))
+    return _layer(variants.Variant, profile, delay=round(windows * profile.eighth))
 
 
 def _random_window(profile: Profile) -> Decoder.Config:
-    return _layer(RandomWindow, profile, windows=[profile.eighth // part - 1 for part in (4, 2, 1)])
+    return _layer(variants.RandomWindow, profile, windows=[profile.eighth // part - 1 for part in (4, 2, 1)])
 
 
 def _branch_in(profile: Profile, half: int) -> Decoder.Config:
     """The branch in one half of the local layers, the sliding window alone in the other."""
     decoder = base(profile)
-    local = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.attention, RAttention.Config)]
+    local = _local(decoder)
     middle = (len(local) + 1) // 2
-    for i in local[middle:] if half == 0 else local[:middle]:
-        replace(decoder, RAttention, Attention.Config(), where=f"layers.{i}.attention", drop=("chunk_size",))
+    for layer in local[middle:] if half == 0 else local[:middle]:
+        replace(layer, RAttention, Attention.Config(), drop=("chunk_size",))
     return decoder
+
+
+def _local(decoder: Decoder.Config) -> list[Any]:
+    """Its layers that are not global."""
+    return [layer for layer in decoder.layers if isinstance(layer.attention, RAttention.Config)]
 
 
 def _thinner(decoder: Decoder.Config, profile: Profile, matrices: int) -> Decoder.Config:
     """Narrow the feed-forward of the local layers by `matrices` columns of dim x head_dim; in steps of 8, for tensor cores."""
-    for layer in decoder.layers:
-        if isinstance(layer.attention, RAttention.Config):
-            layer.feed_forward.hidden_dim -= 8 * round(matrices * profile.head_dim / (3 * 8))
+    for layer in _local(decoder):
+        layer.feed_forward.hidden_dim -= 8 * round(matrices * profile.head_dim / (3 * 8))
     return decoder
 
 
@@ -95,15 +87,14 @@ def _learned_start(profile: Profile) -> Decoder.Config:
 
 
 def _own_projections(profile: Profile) -> Decoder.Config:
-    return _thinner(_layer(OwnProjections, profile), profile, profile.num_heads + profile.num_kv_heads)
+    return _thinner(_layer(variants.OwnProjections, profile), profile, profile.num_heads + profile.num_kv_heads)
 
 
 def _kv_heads(profile: Profile, one: bool) -> Decoder.Config:
     """All query heads share one kv head, or each has its own."""
     decoder, count = base(profile), 1 if one else profile.num_heads
-    for layer in decoder.layers:
-        if isinstance(layer.attention, RAttention.Config):
-            layer.attention.num_kv_heads = count
+    for layer in _local(decoder):
+        layer.attention.num_kv_heads = count
     return _thinner(decoder, profile, 2 * (count - profile.num_kv_heads))
 
 
@@ -120,15 +111,16 @@ VARIANTS: dict[str, Change] = {
     "relu": Change(MAP, "φ(x) = [relu(x), relu(−x)]", partial(base, feature_map="relu")),
     "elu + 1": Change(MAP, "φ(x) = elu(x) + 1: half the state", partial(base, feature_map="elu")),
     "identity": Change(MAP, "φ(x) = x: half the state", partial(base, feature_map="identity")),
-    "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, Taylor)),
+    "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, variants.Taylor)),
     "−norm": Change(NORM, "o_swa + o_rla, no norm", partial(base, output_norm=None)),
-    "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, SharedNorm)),
-    "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)", partial(_layer, JointDenominator)),
+    "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, variants.SharedNorm)),
+    "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)",
+        partial(_layer, variants.JointDenominator)),
     "−SWA": Change(BRANCH, "linear attention alone, the current token included", partial(model, "la")),
     "−RLA": Change(BRANCH, "the sliding window alone", lambda p: model(f"swa@{p.eighth}", p)),
-    "head split": Change(BRANCH, "half of the heads see the window, half linear attention", partial(_layer, HeadSplit)),
-    "RoPE on branch": Change(BRANCH, "φ(RoPE(q)), φ(RoPE(k))", partial(_layer, PlacedBranch, branch_rotary=True)),
-    "qk-norm on branch": Change(BRANCH, "φ(RMS(q)), φ(RMS(k)), the window's norms", partial(_layer, PlacedBranch, branch_qk_norm=True)),
+    "head split": Change(BRANCH, "half of the heads see the window, half linear attention", partial(_layer, variants.HeadSplit)),
+    "RoPE on branch": Change(BRANCH, "φ(RoPE(q)), φ(RoPE(k))", partial(_layer, variants.Variant, branch_rotary=True)),
+    "qk-norm on branch": Change(BRANCH, "φ(RMS(q)), φ(RMS(k)), the window's norms", partial(_layer, variants.Variant, branch_qk_norm=True)),
     "own q, k": Change(BRANCH, "the branch has its own W_q, W_k; the feed-forward is thinner", _own_projections),
     "qk scale": Change(BRANCH, "φ(q ⊙ a), φ(k ⊙ b) with learned a, b", partial(base, use_qk_scale=True)),
     "learned start": Change(BRANCH, "S starts from d learned tokens (128 in the official code, where d = 128), not from 0", _learned_start),
@@ -137,8 +129,9 @@ VARIANTS: dict[str, Change] = {
     "gap": Change(START, "δ = 2(w + 1): as many tokens as the window holds are read by none", partial(_delayed, windows=2.0)),
     "early layers": Change(START, "the branch in the first half of the local layers", partial(_branch_in, half=0)),
     "late layers": Change(START, "the branch in the second half of the local layers", partial(_branch_in, half=1)),
-    "scalar decay": Change(RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, ScalarDecay)),
-    "gated delta": Change(RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ", partial(_layer, GatedDelta)),
+    "scalar decay": Change(RECURRENCE, "S_t = a_t S_{t−1} + φ(k_t)ᵀv_t (Mamba2, simple GLA)", partial(_layer, variants.ScalarDecay)),
+    "gated delta": Change(RECURRENCE, "S_t = a_t S_{t−1} + b_t k_tᵀ(v_t − k_t a_t S_{t−1}), |k| = 1, no φ",
+        partial(_layer, variants.GatedDelta)),
     "one kv head": Change(STRUCTURE, "H_kv = 1 in the local layers; wider feed-forward", partial(_kv_heads, one=True)),
     "H kv heads": Change(STRUCTURE, "H_kv = H in the local layers; thinner feed-forward", partial(_kv_heads, one=False)),
     "random window": Change(STRUCTURE, "each training batch draws w + 1 from T/32, T/16, T/8 (SWAX)", _random_window),
@@ -178,25 +171,18 @@ def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.
 
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each variant: its family's, or the best on the variant's own grid, at the first seed."""
-    tuned, seed = window_sweep.rates(setting, run).chosen, _seeds(setting)[0]
-    factors = PROFILES[setting.profile].ablation.factors
-    found = best_of(
-        {name: [factor * tuned["rattn"] for factor in factors] for name in TUNED},
-        lambda name, rate: variant_run(name, setting, seed, rate),
-        lambda done: done.result["validation_loss"],
-        run,
-        widen=widening(setting),
-    )
-    return dict.fromkeys(VARIANTS, tuned["rattn"]) | {"−RLA": tuned["swa"]} | found.chosen
-
-
-def _seeds(setting: Setting) -> tuple[int, ...]:
-    return setting.seeds or PROFILES[setting.profile].ablation.seeds
+    families = window_sweep.rates(setting, run).chosen
+    profile, seeds = chosen(setting, "ablation")
+    grids = {name: [factor * families["rattn"] for factor in profile.ablation.factors] for name in TUNED}
+    found = tuned(setting, run, grids, lambda name, rate: variant_run(name, setting, seeds[0], rate))
+    return dict.fromkeys(VARIANTS, families["rattn"]) | {"−RLA": families["swa"]} | found.chosen
 
 
 def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, float, Finished]]:
     chosen_rates = rates(setting, run)
-    cells = [(name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in _seeds(setting)]
+    cells = [
+        (name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in chosen(setting, "ablation")[1]
+    ]
     done = run([variant_run(name, setting, seed, rate) for name, seed, rate in cells])
     return [(*cell, d) for cell, d in zip(cells, done, strict=True)]
 
@@ -217,8 +203,8 @@ def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
-    profile = PROFILES[setting.profile]
-    base = variant_run("base", setting, _seeds(setting)[0], rates(setting, run)["base"])
+    profile, seeds = chosen(setting, "ablation")
+    base = variant_run("base", setting, seeds[0], rates(setting, run)["base"])
     tokens = profile.ablation.drift_tokens
     return run([StateDrift.Config(model=base, tokens=tokens, head_dim=profile.head_dim, label="state drift")])[0].result
 
@@ -234,7 +220,7 @@ def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])
 
 
-def ablated(variants: tuple[str, ...], tables: Tables) -> pd.DataFrame:
+def ablated(names: tuple[str, ...], tables: Tables) -> pd.DataFrame:
     """The base against variants, on all text; a part each, named by the variant."""
     units = tables("ablation_units")
-    return together(difference(units, "variant", "base", name, name) for name in variants)
+    return together(difference(units, "variant", "base", name, name) for name in names)

@@ -13,10 +13,9 @@ import pandas as pd
 
 from orchard.evidence import COLUMNS, Tables, paired, together
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS
-from orchard.papers.rattention.experiments.profiles import FAMILIES, PROFILES, family, model, widening
+from orchard.papers.rattention.experiments.profiles import PROFILES, chosen, family, model, tuned
 from orchard.papers.rattention.runs.ruler import TrainRuler
 from orchard.runs import Finished, Runner, Setting
-from orchard.runs.grid import best_of
 from orchard.stats import spearman
 from orchard.train import AdamW
 
@@ -37,25 +36,15 @@ def arm_run(arm: str, setting: Setting, seed: int, learning_rate: float) -> Trai
 
 def rates(setting: Setting, run: Runner) -> dict[str, float]:
     """The learning rate of each family: a grid at the first seed, judged by validation loss."""
-    profile = PROFILES[setting.profile]
-    arms, seed = dict(zip(FAMILIES, profile.main_arms, strict=True)), _seeds(setting)[0]
-    return best_of(
-        profile.ruler.learning_rates,
-        lambda name, rate: arm_run(arms[name], setting, seed, rate),
-        lambda done: done.result["validation_loss"],
-        run,
-        widen=widening(setting),
-    ).chosen
-
-
-def _seeds(setting: Setting) -> tuple[int, ...]:
-    return setting.seeds or PROFILES[setting.profile].ruler.seeds
+    profile, seeds = chosen(setting, "ruler")
+    arms, grids = profile.main_arm, profile.ruler.learning_rates
+    return tuned(setting, run, grids, lambda name, rate: arm_run(arms[name], setting, seeds[0], rate)).chosen
 
 
 def trained(setting: Setting, run: Runner) -> list[tuple[str, int, TrainRuler.Config, Finished]]:
     """Every arm and seed with its config and its finished run."""
-    rate = rates(setting, run)
-    cells = [(arm, seed) for arm in PROFILES[setting.profile].ruler.arms for seed in _seeds(setting)]
+    (profile, seeds), rate = chosen(setting, "ruler"), rates(setting, run)
+    cells = [(arm, seed) for arm in profile.ruler.arms for seed in seeds]
     cfgs = [arm_run(arm, setting, seed, rate[family(arm)]) for arm, seed in cells]
     return [(arm, seed, cfg, done) for (arm, seed), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
 

@@ -6,14 +6,17 @@ Arms have equal parameters, except for the norm gains of RAttention, and see the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import TASKS
+from orchard.papers.rattention.method.costs import Shape
 from orchard.papers.rattention.method.models import arm
-from orchard.runs import Setting
+from orchard.runs import Runner, Setting
+from orchard.runs.grid import Best, Trials, best_of
 from orchard.train import AdamW, TrainLM
 
 FAMILIES = ("full", "swa", "rattn")  # each has its own learning rate
@@ -71,15 +74,9 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Shape):
     """The model and the window sweep of a profile, and its other studies."""
 
-    dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
     seq_len: int
     batch_size: int
     steps: int
@@ -98,20 +95,20 @@ class Profile:
         return self.seq_len // 8
 
     @property
+    def main_arm(self) -> dict[str, str]:
+        """The arm of each family that its learning rate is tuned on."""
+        return dict(zip(FAMILIES, self.main_arms, strict=True))
+
+    @property
     def main_arms(self) -> tuple[str, str, str]:
-        """One arm per family: what learning rates are tuned on, and whose learning curves are shown."""
+        """One arm per family, whose learning curves are shown."""
         return "full_rope", f"swa@{self.eighth}", f"rattn@{self.eighth}"
 
 
 def swept(windows: tuple[int, ...], *others: str) -> tuple[str, ...]:
     """The arms of a window sweep: those without a window, a sliding window and RAttention at every window, and others."""
-    return (
-        "full_rope",
-        "full_rnope",
-        "la",
-        *(f"{kind}@{window}" for kind in ("swa", "rattn") for window in windows),
-        *others,
-    )
+    both = (f"{kind}@{window}" for kind in ("swa", "rattn") for window in windows)
+    return ("full_rope", "full_rnope", "la", *both, *others)
 
 
 SMALL: dict[str, Any] = {
@@ -196,10 +193,7 @@ PROFILES: dict[str, Profile] = {
 
 def model(name: str, profile: Profile, **rattention: Any) -> Decoder.Config:
     """The decoder of an arm, for bytes; the vocabulary is set from the tokenizer."""
-    return arm(
-        name, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads,
-        head_dim=profile.head_dim, ffn_dim=profile.ffn_dim, vocab_size=257, seq_len=profile.seq_len, **rattention,
-    )  # fmt: skip
+    return arm(name, **profile.sizes, vocab_size=257, seq_len=profile.seq_len, **rattention)
 
 
 def run_config(
@@ -219,12 +213,13 @@ def family(name: str) -> str:
     return "rattn" if head == "la" else head
 
 
-def widening(setting: Setting) -> int:
-    """How often a grid may grow: smoke claims nothing, so its grids stay as they are."""
-    return 0 if setting.profile == "smoke" else 2
+def tuned(setting: Setting, run: Runner, grids: Mapping[str, Sequence[float]], trials: Trials) -> Best:
+    """The learning rate of each grid with the lowest validation loss. Smoke claims nothing, so its grids stay as they are."""
+    widen = 0 if setting.profile == "smoke" else 2
+    return best_of(grids, trials, lambda done: done.result["validation_loss"], run, widen=widen)
 
 
-def chosen(setting: Setting) -> tuple[Profile, tuple[int, ...]]:
-    """The profile of a setting and its seeds."""
+def chosen(setting: Setting, study: str = "") -> tuple[Profile, tuple[int, ...]]:
+    """The profile of a setting, and the seeds: those asked for, or the profile's for the sweep or another ``study``."""
     profile = PROFILES[setting.profile]
-    return profile, setting.seeds or profile.seeds
+    return profile, setting.seeds or (getattr(profile, study) if study else profile).seeds

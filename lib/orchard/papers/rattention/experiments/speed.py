@@ -16,8 +16,8 @@ import pandas as pd
 from orchard.evidence import Tables, rows, together
 from orchard.papers.rattention.experiments import window_sweep
 from orchard.papers.rattention.experiments.profiles import PROFILES
-from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles, fitted_exponent
-from orchard.runs import Finished, Runner, Setting, measurement
+from orchard.papers.rattention.runs.speed import Accuracy, Decode, Memory, Operations, Steps, Tiles
+from orchard.runs import Runner, Setting, measurement
 from orchard.runs.measurement import with_machine
 
 COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "device", "hardware"]
@@ -25,8 +25,8 @@ COLUMNS = ["measurement", "name", "length", "batch", "round", "ms", "reason", "d
 
 def _shape(setting: Setting) -> dict[str, Any]:
     profile = PROFILES[setting.profile]
-    fields = ("dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim")
-    return {"gpu": profile.timing.gpu, **{name: getattr(profile, name) for name in fields}}
+    sizes = {name: size for name, size in profile.sizes.items() if name != "num_layers"}
+    return {"gpu": profile.timing.gpu, **sizes}
 
 
 def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -37,13 +37,8 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
     """
     size, shape = PROFILES[setting.profile].timing, _shape(setting)
     operations = Operations.Config(
-        **shape,
-        rounds=size.rounds,
-        lengths=list(size.lengths),
-        tokens=size.tokens,
-        window=size.window,
-        label="operations",
-    )
+        **shape, rounds=size.rounds, lengths=list(size.lengths), tokens=size.tokens, window=size.window, label="operations"
+    )  # fmt: skip
     steps = Steps.Config(
         **shape, rounds=size.step_rounds, lengths=list(size.step_lengths), num_layers=size.step_layers,
         batch=size.step_batch, label="training steps",
@@ -53,24 +48,15 @@ def throughput(setting: Setting, run: Runner) -> pd.DataFrame:
         with_machine(run([steps])[0]).assign(measurement="step"),
     ]
     if size.tile_length is not None:
-        parts += _tiles(run([Tiles.Config(
+        done = run([Tiles.Config(
             **shape, rounds=size.rounds, length=size.tile_length, batch=max(1, size.tokens // size.tile_length), window=size.window,
             label="tiles of the kernels",
-        )])[0])  # fmt: skip
+        )])[0]  # fmt: skip
+        parts.append(with_machine(done).assign(measurement="tile"))
+        parts.append(with_machine(done, done.result["pairs"]).assign(measurement="tile pair"))
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(ms=1e3 * table["seconds"].astype(float), reason=table["reason"].fillna(""))
-    return table[[*COLUMNS, *(c for c in ("C", "m") if c in table)]]
-
-
-def _tiles(done: Finished) -> list[pd.DataFrame]:
-    same = {name: done.config[name] for name in ("length", "batch")}
-    tiles = with_machine(done).assign(measurement="tile", **same)
-    tiles["name"] = tiles["C"].astype(str) + " x " + tiles["m"].astype(str)
-    pairs = [
-        {"name": which, "C": done.result[which][0], "m": done.result[which][1], "round": turn, "seconds": seconds}
-        for which, times in done.result["pairs"].items() for turn, seconds in enumerate(times)
-    ]  # fmt: skip
-    return [tiles, with_machine(done, pairs).assign(measurement="tile pair", **same)]
+    return table[COLUMNS]
 
 
 def accuracy(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -123,9 +109,9 @@ def memory(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
-    """The a of bytes ~ length^a for every arm and mode of the memory table."""
+    """The a of bytes ~ length^a for every arm and mode of the memory table: slope of the least-squares line through the logarithms."""
     return pd.DataFrame([
-        {"arm": arm, "mode": mode, "exponent": fitted_exponent(part["length"].tolist(), part["bytes"].tolist())}
+        {"arm": arm, "mode": mode, "exponent": np.polyfit(np.log(part["length"]), np.log(part["bytes"]), 1)[0]}
         for (arm, mode), part in table.groupby(["arm", "mode"], sort=False)
     ])  # fmt: skip
 
@@ -161,17 +147,11 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
         for length in map(int, lengths):
             ratio = float(paired(table, "operation", first, second, length).median())
             target = targets.get(length, targets.get(None, math.nan)) if on_gpu else math.nan
-            row = {"what": what, "length": length, "ratio": ratio, "target": target}
-            found.append({**row, "met": _met(ratio, target)})
-    return pd.DataFrame(found)
-
-
-def _met(ratio: float, target: float) -> str:
-    if math.isnan(target):
-        return ""
-    if math.isnan(ratio):
-        return "not measured"
-    return "yes" if ratio >= target else "no"
+            found.append({"what": what, "length": length, "ratio": ratio, "target": target})
+    table = pd.DataFrame(found)
+    ratios, wanted = table["ratio"], table["target"]
+    met = np.select([wanted.isna(), ratios.isna(), ratios >= wanted], ["", "not measured", "yes"], "no")
+    return table.assign(met=met)
 
 
 ERROR_LIMITS = {"bfloat16": 5e-3, "float32": 1e-5}  # relative root mean square
@@ -187,9 +167,8 @@ def worst_errors(table: pd.DataFrame) -> pd.DataFrame:
 def tiles(table: pd.DataFrame) -> pd.DataFrame:
     """Median time of every tile: C, m, ms; NaN where it does not fit. No rows where no tile was timed."""
     part = table[table["measurement"] == "tile"]
-    if part.empty:
-        return pd.DataFrame(columns=["C", "m", "ms"])
-    return part.groupby(["C", "m"], sort=True)["ms"].median().reset_index().astype({"C": int, "m": int})
+    sizes = part["name"].str.extract(r"^(?P<C>\d+) x (?P<m>\d+)$").astype(int)
+    return sizes.assign(ms=part["ms"]).groupby(["C", "m"])["ms"].median().reset_index()
 
 
 def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -203,9 +182,8 @@ def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     ], ignore_index=True)  # fmt: skip
     family = found["arm"].str.lower().str.extract("^(full|swa|ratt)")[0]
     found["arm"] = family.replace("ratt", "rattn")
-    base = found[found["arm"] == "swa"].set_index(["source", "setting"])["seconds"].rename("base")
-    found = found.join(base, on=["source", "setting"])
-    return found.assign(ratio=found["seconds"] / found["base"]).drop(columns="base")
+    base = found.assign(base=found["seconds"].where(found["arm"] == "swa")).groupby(["source", "setting"])["base"]
+    return found.assign(ratio=found["seconds"] / base.transform("max"))
 
 
 def step_ratios(tables: Tables) -> pd.DataFrame:

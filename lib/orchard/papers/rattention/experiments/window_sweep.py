@@ -16,9 +16,9 @@ import torch
 
 from orchard.evidence import Tables, interval, paired, together
 from orchard.papers.rattention.data.strata import copy_distance, strata
-from orchard.papers.rattention.experiments.profiles import FAMILIES, chosen, family, model, run_config, widening
+from orchard.papers.rattention.experiments.profiles import FAMILIES, chosen, family, model, run_config, tuned
 from orchard.runs import Finished, Runner, Setting
-from orchard.runs.grid import Best, best_of
+from orchard.runs.grid import Best
 from orchard.train import TrainLM
 
 DOUBLINGS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
@@ -28,23 +28,20 @@ Cell = tuple[str, int, TrainLM.Config, Finished]  # arm, seed, its config and it
 def rates(setting: Setting, run: Runner) -> Best:
     """The learning rate of each family: a grid at the first seed, judged by validation loss."""
     profile, seeds = chosen(setting)
-    arms = dict(zip(FAMILIES, profile.main_arms, strict=True))
     short = replace(profile, steps=profile.tuning_steps)
 
     def trial(name: str, rate: float) -> TrainLM.Config:
-        decoder = model(arms[name], profile)
-        return run_config(decoder, short, setting, seeds[0], rate, f"tuning {arms[name]} lr {rate:g}")
+        arm = profile.main_arm[name]
+        return run_config(model(arm, profile), short, setting, seeds[0], rate, f"tuning {arm} lr {rate:g}")
 
-    grids = dict.fromkeys(FAMILIES, profile.learning_rates)
-    return best_of(grids, trial, lambda done: done.result["validation_loss"], run, widen=widening(setting))
+    return tuned(setting, run, dict.fromkeys(FAMILIES, profile.learning_rates), trial)
 
 
 def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
     """Validation loss of one arm per family on the grid: arm, family, learning_rate, seed, validation_loss, chosen, widened."""
     profile, seeds = chosen(setting)
     table = rates(setting, run).table.rename(columns={"value": "learning_rate", "score": "validation_loss"})
-    arms = table["family"].map(dict(zip(FAMILIES, profile.main_arms, strict=True)))
-    return table.assign(arm=arms, seed=seeds[0])
+    return table.assign(arm=table["family"].map(profile.main_arm), seed=seeds[0])
 
 
 def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[Cell]:

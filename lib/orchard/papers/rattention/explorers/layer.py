@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, repeat
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ class Probe:
         if window < 0:
             raise ValueError(f"window={window}: the explorers need a window branch, give 0 or more tokens")
         layer = copy.copy(self.layer)
-        layer.window, layer.feature_map = window, feature_map
+        layer.window, layer.delay, layer.feature_map = window, window + 1, feature_map
         layer.chunk_size = layer.chunk_size if chunk is None else chunk
         return layer
 
@@ -72,9 +72,7 @@ def probe(model: Decoder, text: str, layer: int = 0) -> Probe:
     x = model.embedding(ids)
     for block in model.layers[:layer]:
         x = block(x)
-    x = model.layers[layer].attention_norm(x)
-    maps = (found.q_proj, found.k_proj, found.v_proj)
-    q, k, v = (rearrange(map_(x), "b t (h d) -> b t h d", d=found.head_dim) for map_ in maps)
+    q, k, v = found.project(model.layers[layer].attention_norm(x))
     return Probe(found, q, k, v, tuple(bytes([byte]).decode("ascii", "replace") for byte in ids[0].tolist()))
 
 
@@ -123,11 +121,11 @@ def weighted_values(
     """g_swa * (a v) + g_rla * (b v): what `layer.attend` must return."""
     values = repeat(v, "b s h d -> b s (h g) d", g=layer.num_heads // layer.num_kv_heads)
     swa, rla = (einsum(part, values, "b h t s, b s h d -> b t h d") for part in weights)
-    return _gained(swa, layer.swa_norm) + _gained(rla, layer.rla_norm)
+    return swa * _gain(layer.swa_norm) + rla * _gain(layer.rla_norm)
 
 
-def _gained(x: Tensor, norm: RMSNorm | None) -> Tensor:
-    return x if norm is None else x * norm.gain
+def _gain(norm: RMSNorm | None) -> Tensor | float:
+    return 1.0 if norm is None else norm.gain
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,19 +15,12 @@ from orchard.errors import BadInput, closest
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, VOCAB_SIZE, Examples, spell
 from orchard.papers.rattention.experiments.long_context import trained
-from orchard.papers.rattention.runs.ruler import TEST, TrainRuler, examples, found
-from orchard.runs import Finished, Runner, Setting
+from orchard.papers.rattention.runs.ruler import TEST, examples, found
+from orchard.runs import Runner, Setting
 
 WIDTH = 106  # characters of 7 points in a line of 6.8 inches
 AROUND = 12  # words shown on each side of the needle, and at the start
 TINT = {"text": "#777777", "needle": "#0173b2", "question": "#333333", "answer": "#029e73", "wrong": "#d55e00"}
-
-
-def load(run: Finished, cfg: TrainRuler.Config) -> Decoder:
-    """The trained decoder of a finished run, on the CPU."""
-    model: Decoder = cfg.clone().model.set(vocab_size=VOCAB_SIZE[cfg.needles]).build()
-    model.load_state_dict(run.tensors("model"))
-    return model.eval()
 
 
 def viewer(setting: Setting, run: Runner) -> Callable[..., Figure]:
@@ -36,7 +30,9 @@ def viewer(setting: Setting, run: Runner) -> Callable[..., Figure]:
     @lru_cache(maxsize=len(runs))
     def model(arm: str) -> Decoder:
         cfg, done = runs[arm]
-        return load(done, cfg)
+        decoder: Decoder = cfg.clone().model.set(vocab_size=VOCAB_SIZE[cfg.needles]).build()
+        decoder.load_state_dict(done.tensors("model"))
+        return decoder.eval()
 
     def draw(arm: str, task: str, multiple: int = 1, example: int = 0) -> Figure:
         if arm not in runs:
@@ -92,16 +88,12 @@ def _shown(words: list[str], needle: int, width: int, tail: int, start: int) -> 
     if needle >= 0:
         keep[max(0, needle - AROUND) : needle + width + AROUND] = True
     keep[start:] = False
-    pieces, skipped = [], 0
-    for i, word in enumerate(words[:start]):
-        if not keep[i]:
-            skipped += 1
-            continue
-        if skipped:
-            pieces.append((f"… {skipped} words …", "text"))
-            skipped = 0
-        kind = "needle" if needle <= i < needle + width else "question" if i >= tail else "text"
-        pieces.append((word, kind))
+    kinds = ["question" if i >= tail else "text" for i in range(start)]
+    kinds[needle : needle + width] = ["needle"] * width
+    pieces = []
+    for kept, group in groupby(range(start), key=keep.tolist().__getitem__):
+        places = list(group)
+        pieces += [(words[i], kinds[i]) for i in places] if kept else [(f"… {len(places)} words …", "text")]
     return pieces
 
 

@@ -30,14 +30,10 @@ TABLE_4 = {
 def effects(units: pd.DataFrame) -> pd.DataFrame:
     """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
     trained = set(units["variant"])
-    pairs = [
-        (name, change)
-        for name, change in VARIANTS.items()
-        if {name, change.against} <= trained and change.against != name != "base"
-    ]
     return pd.DataFrame([
         {"label": name, "group": change.group, "against": change.against, **effect(units, "variant", name, change.against)}
-        for name, change in pairs
+        for name, change in VARIANTS.items()
+        if {name, change.against} <= trained and change.against != name != "base"
     ])  # fmt: skip
 
 

@@ -15,13 +15,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from orchard import plot
 from orchard.papers.rattention.experiments import speed
+from orchard.papers.rattention.figures.looks import LOOKS
 from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY, INK, PALETTE
 
 WIDE = 7.0  # inches: both columns of a paper
 OPERATIONS = {"full": "full", "window": "swa", "residual": "residual", "fla": "fla"}
 LAYERS = {"full layer": "full", "window layer": "swa", "rattn layer": "rattn"}
-ARM_COLOURS = {"full": PALETTE[2], "swa": PALETTE[1], "rattn": PALETTE[0]}
 
 
 @plot.use_style()
@@ -35,7 +35,7 @@ def throughput(table: pd.DataFrame) -> Figure:
         shown = times[times["name"].isin(names)].assign(arm=times["name"].map(names))
         plot.sweep(
             shown, x="length", y="us", seed="round", x_label="sequence length (tokens)",
-            y_label="forward + backward (µs per token)", axes=axes,
+            y_label="forward + backward (µs per token)", axes=axes, known=LOOKS,
         )  # fmt: skip
         _log(axes)
         axes.set_title(title)
@@ -77,7 +77,7 @@ def step_bars(relative: pd.DataFrame) -> Figure:
         part = relative[(relative["source"] == source) & (relative["setting"] == setting)].set_index("arm")
         for shift, arm in ((-0.2, "full"), (0.2, "rattn")):
             change = 100 * (float(part.loc[arm, "ratio"]) - 1)
-            colour = GREY if source == "paper" else ARM_COLOURS[arm]
+            colour = GREY if source == "paper" else LOOKS[arm].colour
             look: dict[str, Any] = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
             bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
             axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5)
@@ -96,14 +96,12 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     """Latency of one token and bytes of the caches against context; peak memory of a forward pass against length."""
     made, (left, middle, right) = plot.figure(WIDE, 2.5, columns=3)
     table = decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024)
-    plot.sweep(table, x="context", y="ms", x_label="context (tokens)", y_label="one decoded token (ms)", axes=left)
+    for axes, y, label in ((left, "ms", "one decoded token (ms)"), (middle, "kib", "caches per sequence (KiB)")):
+        plot.sweep(table, x="context", y=y, x_label="context (tokens)", y_label=label, axes=axes, known=LOOKS)
     left.set_ylim(bottom=0)
-    plot.sweep(
-        table, x="context", y="kib", x_label="context (tokens)", y_label="caches per sequence (KiB)", axes=middle
-    )
     _log(middle)
     peaks = memory.assign(mib=memory["bytes"] / 2**20)
-    colours = {arm: look.colour for arm, look in plot.looks(pd.unique(memory["arm"])).items()}
+    colours = {arm: look.colour for arm, look in plot.looks(pd.unique(memory["arm"]), LOOKS).items()}
     sns.lineplot(peaks, x="length", y="mib", hue="arm", style="mode", palette=colours, markers=True, ax=right)
     right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
     right.set_ylim(peaks["mib"].min() / 1.3, peaks["mib"].max() * 8)  # room for the legend
@@ -120,7 +118,9 @@ def timing(table: pd.DataFrame) -> Figure:
     shown = table.assign(kib=table["kv_bytes"] / 1024)
     costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
     for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
-        plot.pareto(shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes)
+        plot.pareto(
+            shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes, known=LOOKS
+        )  # fmt: skip
     return made
 
 

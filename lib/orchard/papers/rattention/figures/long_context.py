@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
 from orchard.papers.rattention.experiments.long_context import steps_to_reach
+from orchard.papers.rattention.figures.looks import LOOKS
 
 DEPTH_BINS = 5
+NUMBERS = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}  # in the cells of a map
 
 
 def task_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +34,7 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         _lines(task_means(table), left)
         points = published[published["metric"] == "RULER"]
         points = points.assign(multiple=points["context"] / points["context"].min())
-        plot.overlay_published(right, points, x="multiple", y="value", hue="arm")
+        plot.overlay_published(right, points, x="multiple", y="value", hue="arm", known=LOOKS)
         _length_axis(right, table["multiple"].unique())
         for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
             axes.set_title(title)
@@ -57,7 +58,9 @@ def task_title(task: str) -> str:
 def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
     shown = table.assign(accuracy=100 * table["accuracy"])
-    made = plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes)
+    made = plot.learning_curves(
+        shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=LOOKS
+    )
     _length_axis(axes or made.axes[0], table["multiple"].unique())
     return made
 
@@ -86,21 +89,13 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
         for axes, arm in zip(panels, arms, strict=True):
             grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
             bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
-            image = _grid(axes, grid, bins if axes is panels[0] else [""] * len(bins))
-            axes.set_title(arm)
-            axes.set_xlabel("length (tokens)")
+            rows = bins if axes is panels[0] else [""] * len(bins)
+            sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **NUMBERS)
+            axes.set(xlabel="length (tokens)", ylabel="", title=arm)
+            axes.tick_params(axis="y", rotation=0)
         panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
-        made.colorbar(image, ax=panels, label="accuracy", pad=0.02)
+        made.colorbar(panels[0].collections[0], ax=panels, label="accuracy", pad=0.02)
     return made
-
-
-def _grid(axes: Axes, grid: pd.DataFrame, rows: list[str]) -> ScalarMappable:
-    """Accuracies as colours from 0 to 1, the numbers written in."""
-    numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}
-    sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **numbers)
-    axes.set(xlabel="", ylabel="")
-    axes.tick_params(axis="y", rotation=0)
-    return axes.collections[0]
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +118,9 @@ def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     part = curves.dropna(subset=["validation_accuracy"])
     shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
     made, (axes,) = plot.figure(height=2.5)
-    plot.learning_curves(shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes)
+    plot.learning_curves(
+        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=LOOKS
+    )
     with plot.use_style():
         axes.set_title(task_title(task))
         axes.set_yticks([0, 25, 50, 75, 90, 100])

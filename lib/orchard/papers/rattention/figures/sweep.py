@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from orchard import plot
 from orchard.errors import BadInput
 from orchard.papers.rattention.experiments.window_sweep import effect
+from orchard.papers.rattention.figures.looks import LOOKS
 from orchard.papers.rattention.method import costs
 
 
@@ -17,14 +18,15 @@ def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validatio
     """The "validation" or "training" loss of some arms against steps, with bands over seeds."""
     column = {"validation": "validation_loss", "training": "loss"}[loss]
     part = table[table["arm"].isin(arms)].dropna(subset=[column])
-    return plot.learning_curves(part, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)")
+    label = f"{loss} loss (nats/byte)"
+    return plot.learning_curves(part, y=column, x_label="optimizer step", y_label=label, known=LOOKS)
 
 
 def tuning(table: pd.DataFrame) -> Figure:
     """Validation loss against learning rate, one line per family."""
     return plot.learning_curves(
         table.assign(rate=table["learning_rate"] * 1e3), x="rate", y="validation_loss", x_label="learning rate (10⁻³)",
-        y_label="validation loss (nats/byte)",
+        y_label="validation loss (nats/byte)", known=LOOKS,
     )  # fmt: skip
 
 
@@ -32,8 +34,8 @@ def window_sweep(table: pd.DataFrame) -> Figure:
     """Bits per byte against the window; arms without one are horizontal lines."""
     shown = table[~table["family"].isin(["swa_mem", "swa_flops"])].assign(arm=table["family"])
     return plot.sweep(
-        shown, x="window", y="bits_per_byte", x_label="window w + 1 (tokens)", y_label="test loss (bits/byte)"
-    )
+        shown, x="window", y="bits_per_byte", x_label="window w + 1 (tokens)", y_label="test loss (bits/byte)", known=LOOKS
+    )  # fmt: skip
 
 
 def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
@@ -51,7 +53,7 @@ def pareto(table: pd.DataFrame) -> Figure:
     """Bits per byte against the bytes of cache that one step of decoding reads per sequence at the training length."""
     return plot.pareto(
         table.assign(kib=table["cache_bytes"] / 1024), cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16)",
-        y_label="test loss (bits/byte)",
+        y_label="test loss (bits/byte)", known=LOOKS,
     )  # fmt: skip
 
 
@@ -92,15 +94,11 @@ def published_sweep(published: pd.DataFrame) -> Figure:
     points = _figure_4(published)
     points = points[points["window"] != 0]
     return plot.sweep(
-        None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)"
-    )
+        None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)", known=LOOKS
+    )  # fmt: skip
 
 
-STATES = {
-    "bf16 per kv head": ("bf16", False),
-    "fp32 per kv head": ("fp32", False),
-    "bf16 per query head": ("bf16", True),
-}
+STATES = ("bf16 per kv head", "fp32 per kv head", "bf16 per query head")
 
 
 def published_pareto_table(
@@ -113,13 +111,13 @@ def published_pareto_table(
     """
     if state not in STATES:
         raise BadInput(f"published_pareto: state {state!r} is not known: use one of {', '.join(STATES)}")
-    kept, per_query_head = STATES[state]
+    kept, _, holder = state.partition(" per ")
     points = _figure_4(published)
     points = points[points["arm"] != "Linear"]  # the value of RAtt@0
     held = [
         costs.kv_budget(
             context, None if np.isnan(window) else int(window) - 1, state=kept if arm == "RAtt" else None,
-            per_query_head=per_query_head,
+            per_query_head=holder == "query head",
         ).total for arm, window in zip(points["arm"], points["window"], strict=True)
     ]  # fmt: skip
     return points.assign(bytes=batch * np.array(held))
@@ -133,10 +131,10 @@ def published_pareto(
     table = published_pareto_table(published, context, batch, state)
     table["gib"] = table["bytes"] / 2**30
     figure, (axes,) = plot.figure(height=2.8)
-    plot.overlay_published(axes, table, x="gib", y="value", hue="arm")
+    plot.overlay_published(axes, table, x="gib", y="value", hue="arm", known=LOOKS)
     said = []
     for arm in ("RAtt", "SWA"):
-        look, now = plot.looks([arm])[arm], table[(table["arm"] == arm) & (table["window"] == window)]
+        look, now = LOOKS[arm.lower()], table[(table["arm"] == arm) & (table["window"] == window)]
         axes.plot(now["gib"], now["value"], linestyle="none", marker=look.marker, markersize=8, color=look.colour)
         found = [f"{value:.1f} % at {gib:.3g} GiB" for value, gib in zip(now["value"], now["gib"], strict=True)]
         said.append(f"{arm}@{window}: {(found or ['no value'])[0]}")
@@ -156,7 +154,7 @@ def memory(table: pd.DataFrame) -> Figure:
     """What the caches of one sequence hold against its length, both on logarithmic axes."""
     figure = plot.sweep(
         table.assign(kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
-        y_label="cache (KiB, fp32)",
+        y_label="cache (KiB, fp32)", known=LOOKS,
     )  # fmt: skip
     figure.axes[0].set_yscale("log", base=2)
     return figure

@@ -19,12 +19,11 @@ The layer is a config like any other of ``orchard.nn`` and stands wherever an ``
 and ``recurrences.py`` what the ablation changes. The definition and the kernels are in ``orchard.kernels.residual``.
 """
 
+from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.papers.rattention.method.attention import (
     RAttention,
     ResidualCache,
-    feature_map,
     local_global,
-    residual_linear_attention,
     residual_linear_attention_step,
 )
 from orchard.papers.rattention.method.costs import SHAPES, kv_budget, step_time_cut

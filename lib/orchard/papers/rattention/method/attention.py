@@ -27,44 +27,31 @@ from orchard.kernels.residual import (
 from orchard.nn import Attention, Block, Packed, RMSNorm, RollingCache, attention
 from orchard.nn.attention import Cache
 
-__all__ = [
-    "RAttention",
-    "ResidualCache",
-    "default_chunk",
-    "feature_map",
-    "local_global",
-    "residual_linear_attention",
-    "residual_linear_attention_step",
-]
-
 
 class ResidualCache(RollingCache):
-    """Constant memory: raw keys and values of the last w+1 tokens, and the fp32 state of all tokens before them.
+    """Constant memory: raw keys and values of the last `slots` tokens, and the state of all tokens before them, in fp32.
 
-    Keys are kept as they are folded: not rotated, not normalised. With window -1 there are no slots, only the state.
+    Keys are kept as they are folded: not rotated, not normalised. RAttention has w+1 slots; with window -1 there are
+    none, only the state. `extra` channels stand behind each key where a layer keeps more of a token (the variants).
     """
 
     def __init__(
-        self,
-        batch: int,
-        window: int,
-        kv_heads: int,
-        head_dim: int,
-        feature_map: str = "softmax",
-        initial_state: Float[Tensor, "#batch kv_heads features head_dim"] | None = None,
-        *,
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(batch, window, kv_heads, head_dim, device=device, dtype=dtype)
-        self.feature_map = feature_map
-        wide = torch.promote_types(dtype, torch.float32)
-        shape = (batch, kv_heads, feature_dim(feature_map, head_dim), head_dim)
-        self.state = torch.zeros(shape, device=device, dtype=wide)
-        if initial_state is not None:
-            self.state = self.state + initial_state.detach().to(self.state)
+        self, state: Float[Tensor, "batch kv_heads features value_dim"], slots: int, head_dim: int,
+        feature_map: str = "softmax", extra: int = 0, *, dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        batch, kv_heads = state.shape[:2]
+        super().__init__(batch, slots - 1, kv_heads, head_dim, device=state.device, dtype=dtype)
+        self.k = self.k.new_zeros(batch, slots, kv_heads, head_dim + extra)
+        self.state, self.feature_map = state, feature_map
 
     check_cut = Cache.check_cut  # what was folded into a state stays there
+
+    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store new tokens; keys, values and positions of what was held before them, oldest first, and of themselves."""
+        past_k, past_v, past = self.past(self.slots)
+        self.write(k, v)
+        k, v = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
+        return k, v, torch.cat([past, positions])
 
 
 def residual_linear_attention_step(
@@ -95,14 +82,8 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
     return x if scale is None else x * scale
 
 
-def check_new_cache(batch: int, max_length: int, spare: int) -> None:
-    """Raise ValueError for a cache of a layer with a state that cannot be made."""
-    if batch < 1 or max_length < 1:
-        raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
-    if spare:
-        raise ValueError(
-            f"new_cache(spare={spare}): the layer keeps a state, which cannot be cut back: leave spare at 0"
-        )
+def _normed(x: Tensor, norm: RMSNorm | None) -> Tensor:
+    return x if norm is None else norm(x)
 
 
 class RAttention(Attention):
@@ -113,13 +94,14 @@ class RAttention(Attention):
     """
 
     only_causal = True
+    cache_kind = ResidualCache
+    takes_packed = True
+    extra = 0  # channels per token and kv head that a variant's branch alone needs
 
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)  # gain [heads, head_dim]; None = plain sum
-        chunk_size: int | None = (
-            None  # None: what each form takes by itself, default_chunk(head_dim) or a kernel's tile
-        )
+        chunk_size: int | None = None  # None: what each form takes, default_chunk(head_dim) or a kernel's tile
         use_learned_init: bool = False  # state starts from `learned_tokens` keys and values instead of zero
         learned_tokens: int = 128
         use_qk_scale: bool = False  # learned gains per channel on the q and k that phi sees
@@ -136,7 +118,9 @@ class RAttention(Attention):
             cfg.set(window=0, rotary=None, qk_norm=None)
         super().__init__(cfg)
         self.window: int = window
-        self.feature_map, self.features = cfg.feature_map, features * self.head_dim
+        self.delay = window + 1  # the branch at t reads tokens 0 ... t-delay
+        self.state_heads = self.num_kv_heads  # a state and a ring each
+        self.feature_map, self.features, self.value_dim = cfg.feature_map, features * self.head_dim, self.head_dim
         self.chunk_size = cfg.chunk_size
         self.swa_norm = self.rla_norm = None
         if cfg.output_norm is not None:
@@ -172,18 +156,28 @@ class RAttention(Attention):
         packed: Packed | None = None,
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """RMS_swa(o_swa) + RMS_rla(o_rla). With a cache the tokens follow those it has seen."""
-        if cache is not None and not isinstance(cache, ResidualCache):
-            raise TypeError(f"RAttention got a {type(cache).__name__}: make the cache with its own new_cache()")
+        cache = self.own_cache(cache, packed)
         positions, end = self.positions(q, cache, packed)
         rla, k, v, keys = self._residual(q, k, v, positions, cache, packed)
-        if self.rla_norm is not None:
-            rla = self.rla_norm(rla)
         if self.window < 0:
-            return rla
+            return _normed(rla, self.rla_norm)
         q, k = self.place(q, self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
         decoding = cache is not None and q.shape[1] == 1  # then every key is in the window, in the order of the slots
         swa = attention(q, k, v, None if decoding else self.window, k.shape[1] - q.shape[1], self.backend, packed)
-        return rla + (swa if self.swa_norm is None else self.swa_norm(swa))
+        return self.combine(swa, rla)
+
+    def combine(self, swa: Tensor, rla: Tensor) -> Tensor:
+        """RMS_swa(o_swa) + RMS_rla(o_rla)"""
+        return _normed(swa, self.swa_norm) + _normed(rla, self.rla_norm)
+
+    def own_cache(self, cache: Cache | None, packed: Packed | None) -> ResidualCache | None:
+        """The cache, if this kind of layer made it, else TypeError; ValueError for documents that it cannot keep apart."""
+        kind = type(self).__name__
+        if packed is not None and not self.takes_packed:
+            raise ValueError(f"{kind} does not take packed documents: give one document per row, or use RAttention")
+        if cache is not None and type(cache) is not self.cache_kind:
+            raise TypeError(f"{kind} got a {type(cache).__name__}: make the cache with its own new_cache()")
+        return cache
 
     def _residual(
         self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: ResidualCache | None, packed: Packed | None
@@ -196,14 +190,12 @@ class RAttention(Attention):
             rla = residual_linear_attention_step(q, k, v, cache, self.q_scale, self.k_scale)
             held = min(cache.position, cache.slots)
             return rla, cache.k[:, :held].to(k.dtype), cache.v[:, :held].to(v.dtype), cache.positions[:held]
-        past_k, past_v, past = cache.past(cache.slots)
-        cache.write(k, v)
-        k, v = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
+        new = q.shape[1]
+        k, v, keys = cache.extend(k, v, positions)
         # The tokens of the ring are the first to leave the window now, so the residual part lags by that many fewer.
-        new, window = q.shape[1], self.window - len(past)
-        rla, state = self._parallel(q, k[:, :new], v[:, :new], window, cache.state)
+        rla, state = self._parallel(q, k[:, :new], v[:, :new], self.window - (len(keys) - new), cache.state)
         cache.state = state.detach()
-        return rla, k, v, torch.cat([past, positions])
+        return rla, k, v, keys
 
     def _parallel(
         self, q: Tensor, k: Tensor, v: Tensor, window: int, state: Tensor | None, packed: Packed | None = None
@@ -216,25 +208,37 @@ class RAttention(Attention):
     def new_cache(
         self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
     ) -> ResidualCache:
-        """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
-        check_new_cache(batch, max_length, spare)
-        return ResidualCache(
-            batch, self.window, self.num_kv_heads, self.head_dim, self.feature_map, self.initial_state(),
-            device=device, dtype=dtype,
-        )  # fmt: skip
+        """An empty cache for `batch` sequences; its size does not depend on `max_length`. Raises ValueError."""
+        if batch < 1 or max_length < 1:
+            raise ValueError(f"new_cache(batch={batch}, max_length={max_length}): both must be at least 1")
+        if spare:
+            raise ValueError(
+                f"new_cache(spare={spare}): the layer keeps a state, which cannot be cut back: leave spare at 0"
+            )
+        wide = torch.promote_types(dtype, torch.float32)
+        state = torch.zeros(batch, self.state_heads, self.features, self.value_dim, device=device, dtype=wide)
+        if (start := self.initial_state()) is not None:
+            state = state + start.detach().to(state)
+        return self.cache_kind(state, self.slots, self.head_dim, self.feature_map, self.extra, dtype=dtype)
+
+    @property
+    def slots(self) -> int:
+        """Tokens whose keys a cache keeps: those in the window, and those that the branch does not read yet."""
+        return max(self.window + 1, self.delay)
 
     def cache_bytes(self, length: int, bytes_per_element: int) -> int:
-        """Bytes per sequence after `length` tokens: the window's keys and values, and the state once it is not h0."""
-        state = 4 * self.num_kv_heads * self.features * self.head_dim if length > self.window + 1 else 0
-        return super().cache_bytes(length, bytes_per_element) + state
+        """Bytes per sequence after `length` tokens: keys and values of the ring, and the state once it is not h0."""
+        channels = self.state_heads * (2 * self.head_dim + self.extra)
+        state = 4 * self.state_heads * self.features * self.value_dim if length > self.delay else 0
+        return min(length, self.slots) * channels * bytes_per_element + state
 
     def flops_per_token(self, length: int) -> float:
-        """As Attention, plus 2H F d (read) + 2Hk F d (fold) + 2H C (F + d) (within a chunk of C) for each token beyond
-        the window; F features. The chunked form computes whole C x C tiles, so they are counted whole."""
-        active = max(length - self.window - 1, 0)
+        """As Attention, plus 2H F d (read) + 2Hk F d (fold) + 2H C (F + d) (within a chunk of C) for each token that
+        is read late; F features. The chunked form computes whole C x C tiles, so they are counted whole."""
+        active = max(length - self.delay, 0)
         chunk = min(self.tokens_per_chunk, active)
-        states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.head_dim
-        tiles = 2 * self.num_heads * chunk * (self.features + self.head_dim)
+        states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.value_dim
+        tiles = 2 * self.num_heads * chunk * (self.features + self.value_dim)
         return super().flops_per_token(length) + (states + tiles) * active / length
 
 

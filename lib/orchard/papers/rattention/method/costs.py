@@ -9,21 +9,25 @@ B batch, P non-embedding parameters, BW memory bandwidth, F peak FLOP/s. Every n
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a model of the paper (its specification table). The vocabulary is not published."""
+    """The shape of a model, of the paper's (its specification table) or of a profile's. The vocabulary is not published."""
 
-    name: str
     dim: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     ffn_dim: int
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The fields above by name, as `arm` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(Shape)}
 
     @property
     def matmul_parameters(self) -> int:
@@ -38,8 +42,8 @@ class Shape:
 
 
 SHAPES = {
-    "3B": Shape("3B", 2048, 56, 16, 4, 128, 6656),
-    "12B": Shape("12B", 5120, 40, 40, 8, 128, 16384),
+    "3B": Shape(2048, 56, 16, 4, 128, 6656),
+    "12B": Shape(5120, 40, 40, 8, 128, 16384),
 }
 
 
@@ -47,18 +51,16 @@ SHAPES = {
 class Hardware:
     """One accelerator: memory bandwidth (bytes/s) and dense bf16 peak (FLOP/s)."""
 
-    name: str
     bandwidth: float
     flops: float
 
 
-H100 = Hardware("H100", 3.35e12, 989e12)
 # From the makers' data sheets; dense, SXM form, without sparsity.
 HARDWARE = {
-    "H100": H100,
-    "H200": Hardware("H200", 4.8e12, 989e12),
-    "B200": Hardware("B200", 8.0e12, 2250e12),
-    "A100": Hardware("A100", 2.04e12, 312e12),
+    "H100": Hardware(3.35e12, 989e12),
+    "H200": Hardware(4.8e12, 989e12),
+    "B200": Hardware(8.0e12, 2250e12),
+    "A100": Hardware(2.04e12, 312e12),
 }
 DTYPES = {"fp32": 4, "bf16": 2, "fp8": 1}  # bytes per element
 
@@ -104,16 +106,6 @@ def kv_budget(
     return KVBudget(global_layers * context * token, local_layers * held, local_layers * states)
 
 
-def memory_matched_window(window: int, head_dim: int) -> int:
-    """The sliding window that holds as much as RAttention's window and state: w + d."""
-    return window + head_dim
-
-
-def compute_matched_window(window: int, head_dim: int, groups: int, chunk_size: int) -> int:
-    """The sliding window that computes as much as RAttention: w + d + ceil(d/G + 1.5 C)."""
-    return window + head_dim + math.ceil(head_dim / groups + 1.5 * chunk_size)
-
-
 def state_tokens(shape: Shape, state_bytes: int = 2, kv_bytes: int = 2, per_query_head: bool = False) -> float:
     """The RLA state [2d, d] of a layer in tokens of KV cache: d at equal type, 2d in fp32 beside bf16, G times that per query head,
     as the official code stores it."""
@@ -142,7 +134,7 @@ def kv_saving(context: int, window: int, state: int | float = 0.0, baseline_wind
 
 def step_time_cut(
     shape: Shape, context: int, batch: int | float, window: int = 511, state: int | float | None = None,
-    baseline_window: int = 4095, hardware: Hardware = H100, bytes_per_element: int = 2, period: int = 4,
+    baseline_window: int = 4095, hardware: Hardware = HARDWARE["H100"], bytes_per_element: int = 2, period: int = 4,
 ) -> float:  # fmt: skip
     """1 - step time / step time of sliding-window layers with `baseline_window`, a fraction; by the formula above, with bf16 weights.
 

@@ -15,11 +15,13 @@ parameters but for the two RMS gains of each RAttention layer (one in `la`).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from orchard.kernels.residual import default_chunk
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
-from orchard.papers.rattention.method.attention import RAttention, default_chunk, local_global
-from orchard.papers.rattention.method.costs import SHAPES, compute_matched_window, memory_matched_window
+from orchard.papers.rattention.method.attention import RAttention, local_global
+from orchard.papers.rattention.method.costs import SHAPES
 
 WITHOUT_WINDOW = ("full_rope", "full_rnope", "la")
 WITH_WINDOW = ("swa", "rattn", "swa_mem", "swa_flops")
@@ -44,9 +46,9 @@ def arm_window(name: str, head_dim: int, groups: int, chunk_size: int | None = N
     if window is None or kind in ("swa", "rattn"):
         return window
     if kind == "swa_mem":
-        return memory_matched_window(window, head_dim)
+        return window + head_dim
     chunk = default_chunk(head_dim) if chunk_size is None else chunk_size
-    return compute_matched_window(window, head_dim, groups, chunk)
+    return window + head_dim + math.ceil(head_dim / groups + 1.5 * chunk)
 
 
 def arm(
@@ -102,8 +104,4 @@ def paper_model(size: str, name: str = "rattn@512", vocab_size: int = 32_768) ->
     """An arm at a published shape, "3B" or "12B". The paper does not say its vocabulary: that size is our choice."""
     if size not in SHAPES:
         raise ValueError(f"paper model {size!r} is not known: use one of {', '.join(SHAPES)}")
-    shape = SHAPES[size]
-    return arm(
-        name, dim=shape.dim, num_layers=shape.num_layers, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim, ffn_dim=shape.ffn_dim, vocab_size=vocab_size,
-    )  # fmt: skip
+    return arm(name, **SHAPES[size].sizes, vocab_size=vocab_size)

@@ -22,10 +22,8 @@ def draw_window(windows: Sequence[int]) -> int:
 
 
 @torch.compiler.disable
-def fla_kernel(
-    package: str, name: str, q: Tensor, k: Tensor, v: Tensor, start: Tensor, **gates: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outputs and last state by the kernel `name` of `fla.ops.<package>`; `start` [batch, kv_heads, features, value_dim] is fp32.
+def fla_kernel(name: str, q: Tensor, k: Tensor, v: Tensor, start: Tensor, **gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and last state by the kernel `chunk_<name>` of `fla.ops.<name>`; `start` [batch, kv_heads, features, value_dim] is fp32.
 
     Their kernels want as many kv heads as query heads and no scale; of the equal states of a group one is kept.
     """
@@ -33,7 +31,7 @@ def fla_kernel(
     per_head = {key: x.repeat_interleave(groups, dim=2).contiguous() for key, x in gates.items()}
     k, v = (x.to(v.dtype).repeat_interleave(groups, dim=2).contiguous() for x in (k, v))
     with no_autocast(q):
-        output, final = getattr(importlib.import_module(f"fla.ops.{package}"), name)(
+        output, final = getattr(importlib.import_module(f"fla.ops.{name}"), f"chunk_{name}")(
             q.to(v.dtype).contiguous(), k, v, **per_head, scale=1.0,
             initial_state=start.repeat_interleave(groups, dim=1).contiguous(), output_final_state=True,
         )  # fmt: skip

@@ -16,7 +16,6 @@ forms below are what trains elsewhere.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from orchard.kernels.residual import accumulator, no_autocast
 
-Recurrence = Callable[..., tuple[Tensor, Tensor]]
 HAS_FLA = importlib.util.find_spec("fla") is not None
 
 
@@ -54,81 +52,57 @@ def recurrent(
     return torch.stack(outputs, dim=1).to(v.dtype), now
 
 
-def scalar_decay(
+def chunked(
     q: Float[Tensor, "batch time heads features"],
     k: Float[Tensor, "batch time kv_heads features"],
     v: Float[Tensor, "batch time kv_heads value_dim"],
     log_decay: Float[Tensor, "batch time kv_heads"] | None = None,
+    beta: Float[Tensor, "batch time kv_heads"] | None = None,
     state: Float[Tensor, "#batch kv_heads features value_dim"] | None = None,
     chunk: int = 64,
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
-    """Linear attention whose state fades by a_t; `log_decay=None` is a = 1. With g the sum of log a within a chunk:
+    """The same in chunks; `log_decay=None` is a = 1. With g the sum of log a within a chunk:
 
-    O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V          S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V
+        O = e^g Q S_n + tril(Q K^T * e^(g_i - g_j)) V'         S_{n+1} = e^(g_C) S_n + (e^(g_C - g) K)^T V'
+
+    Without `beta` V' = V. With it |k| must be at most 1, or the state grows; the corrections of later tokens by earlier
+    ones are one triangular system (the WY form):
+
+        (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n
     """
     if log_decay is not None and _fits_fla(v):
-        from orchard.papers.rattention.method.opaque import fla_kernel
-
-        start = _start_state(k, v, state, torch.float32)
-        return fla_kernel("simple_gla", "chunk_simple_gla", q, k, v, start, g=log_decay.float())
+        gates = {} if beta is None else {"beta": beta.to(v.dtype)}
+        name = "simple_gla" if beta is None else "gated_delta_rule"
+        return _by_fla(name, q, k, v, state, g=log_decay.float(), **gates)
     with no_autocast(q):
         parts = _Chunks(q, k, v, log_decay, state, chunk)
-        folded = (parts.k * parts.left[..., None]).transpose(-1, -2) @ parts.v
-        now, before = parts.state, []
-        for n in range(parts.count):
-            before.append(now)
-            now = now * parts.whole[:, :, n] + folded[:, :, n]
-        return parts.read(torch.stack(before, dim=2), parts.v), now
-
-
-def gated_delta(
-    q: Float[Tensor, "batch time heads features"],
-    k: Float[Tensor, "batch time kv_heads features"],
-    v: Float[Tensor, "batch time kv_heads value_dim"],
-    log_decay: Float[Tensor, "batch time kv_heads"],
-    beta: Float[Tensor, "batch time kv_heads"],
-    state: Float[Tensor, "#batch kv_heads features value_dim"] | None = None,
-    chunk: int = 64,
-) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
-    """The gated delta rule; |k| must be at most 1, or the state grows. Within a chunk the corrections of later tokens
-    by earlier ones are one triangular system (the WY form):
-
-        (I + stril(b K K^T * e^(g_i - g_j))) [U W] = [b V, b e^g K]     V' = U - W S_n     then as `scalar_decay` with V'
-    """
-    if _fits_fla(v):
-        from orchard.papers.rattention.method.opaque import fla_kernel
-
-        start = _start_state(k, v, state, torch.float32)
-        return fla_kernel(
-            "gated_delta_rule", "chunk_gated_delta_rule", q, k, v, start, g=log_decay.float(), beta=beta.to(v.dtype)
-        )
-    with no_autocast(q):
-        parts = _Chunks(q, k, v, log_decay, state, chunk)
-        strength = parts.cut(beta)[..., None]
-        system = strength * (parts.k @ parts.k.transpose(-1, -2)) * parts.between  # the diagonal is taken as one
-        right = torch.cat([strength * parts.v, strength * parts.passed[..., None] * parts.k], dim=-1)
-        solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-        own, erased = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+        own, erased = parts.v, None
+        if beta is not None:
+            strength = parts.cut(beta)[..., None]
+            system = strength * (parts.k @ parts.k.transpose(-1, -2)) * parts.between  # the diagonal is taken as one
+            right = torch.cat([strength * parts.v, strength * parts.passed[..., None] * parts.k], dim=-1)
+            solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+            own, erased = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
         keys = (parts.k * parts.left[..., None]).transpose(-1, -2)
         now, before, values = parts.state, [], []
         for n in range(parts.count):
             before.append(now)
-            values.append(own[:, :, n] - erased[:, :, n] @ now)
+            values.append(own[:, :, n] if erased is None else own[:, :, n] - erased[:, :, n] @ now)
             now = now * parts.whole[:, :, n] + keys[:, :, n] @ values[-1]
         return parts.read(torch.stack(before, dim=2), torch.stack(values, dim=2)), now
 
 
 def residual(
-    form: Recurrence,
     q: Float[Tensor, "batch time heads features"],
     k: Float[Tensor, "batch time kv_heads features"],
     v: Float[Tensor, "batch time kv_heads value_dim"],
     window: int,
     state: Float[Tensor, "#batch kv_heads features value_dim"] | None,
-    *gates: Float[Tensor, "batch time kv_heads"],
+    log_decay: Float[Tensor, "batch time kv_heads"] | None = None,
+    beta: Float[Tensor, "batch time kv_heads"] | None = None,
     chunk: int = 64,
 ) -> tuple[Float[Tensor, "batch time heads value_dim"], Float[Tensor, "batch kv_heads features value_dim"]]:
-    """`form`, read `window` + 1 tokens late: o_t = q_t S_{t - window - 1}. Queries before that read `state` alone."""
+    """`chunked`, read `window` + 1 tokens late: o_t = q_t S_{t - window - 1}. Queries before that read `state` alone."""
     lead = min(window + 1, q.shape[1])
     read = q.shape[1] - lead
     with no_autocast(q):
@@ -137,14 +111,20 @@ def residual(
         early = early.flatten(2, 3).to(v.dtype)
         if not read:
             return early, start
-        gates = tuple(gate[:, :read] for gate in gates)
-        late, final = form(q[:, lead:], k[:, :read], v[:, :read], *gates, state=start, chunk=chunk)
+        decay, strength = (None if gate is None else gate[:, :read] for gate in (log_decay, beta))
+        late, final = chunked(q[:, lead:], k[:, :read], v[:, :read], decay, strength, start, chunk)
         return torch.cat([early, late], dim=1), final
 
 
 def _fits_fla(v: Tensor) -> bool:
     """Whether fla's kernels are there and take these values: half precision on a GPU."""
     return HAS_FLA and v.is_cuda and v.dtype in (torch.bfloat16, torch.float16)
+
+
+def _by_fla(name: str, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, **gates: Tensor) -> tuple[Tensor, Tensor]:
+    from orchard.papers.rattention.method.opaque import fla_kernel
+
+    return fla_kernel(name, q, k, v, _start_state(k, v, state, torch.float32), **gates)
 
 
 def _start_state(k: Tensor, v: Tensor, state: Tensor | None, wide: torch.dtype) -> Tensor:

@@ -2,10 +2,10 @@
 
     o_swa[t] = attention over t-w ... t         o_rla[t] = phi(q_t) S_{t-delta}         y = Wo combine(o_swa, o_rla)
 
-`Variant` computes this with hooks: where the branch starts (delta), what it sees (`branch_inputs`, `place_branch`), its
-recurrence (`recur`), the window branch (`local`) and how both are joined (`combine`). The rest is a subclass each.
-Feature map, norms, learned start and q/k scale are fields of RAttention itself.
-Shapes as in `attention.py`; `extra` [batch, time, kv_heads, n] is what the branch alone needs of a token (gates, own keys).
+`Variant` computes this with hooks: where the branch starts (delta), what it sees (`place_branch`), its recurrence
+(`recur`), the window branch (`local`) and how both are joined (`combine`). The rest is a subclass each. Feature map,
+norms, learned start and q/k scale are fields of RAttention itself. Shapes as in `attention.py`; what the branch alone
+needs of a token (gates, keys of its own) stands in `extra` channels behind its key, put there by `project`.
 RATTENTION (arXiv 2506.15545), its section on ablations and Table 4; other sources stand at the classes.
 """
 
@@ -17,40 +17,16 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from orchard.kernels.residual import feature_dim, feature_map, no_autocast, residual_linear_attention
-from orchard.nn import Attention, Cache, Packed, RMSNorm, RollingCache, attention
-from orchard.papers.rattention.method.attention import RAttention, check_new_cache, default_chunk
-from orchard.papers.rattention.method.recurrences import gated_delta, residual, scalar_decay
+from orchard.kernels.residual import feature_map, no_autocast
+from orchard.nn import Attention, Cache, Packed, RMSNorm, attention
+from orchard.papers.rattention.method.attention import RAttention, ResidualCache
+from orchard.papers.rattention.method.recurrences import residual
 
 Branch = tuple[Tensor, Tensor]  # its outputs and its state
 
 
-def refuse_packed(layer: nn.Module, packed: Packed | None) -> None:
-    """The variants do not reset their state between documents: one clear error instead of a leak."""
-    if packed is not None:
-        raise ValueError(
-            f"{type(layer).__name__} does not take packed documents: give one document per row, or use RAttention"
-        )
-
-
-def empty_state(
-    batch: int, kv_heads: int, features: int, value_dim: int, device: torch.device | str, dtype: torch.dtype
-) -> Float[Tensor, "batch kv_heads features value_dim"]:
-    """Zeros, in fp32 or wider whatever the cache's type."""
-    wide = torch.promote_types(dtype, torch.float32)
-    return torch.zeros(batch, kv_heads, features, value_dim, device=device, dtype=wide)
-
-
-class VariantCache(RollingCache):
-    """A ring of raw keys (with their `extra` channels behind them) and values, and the fp32 state of older tokens."""
-
-    def __init__(self, state: Tensor, slots: int, head_dim: int, extra: int, dtype: torch.dtype) -> None:
-        batch, kv_heads = state.shape[:2]  # [batch, kv_heads, features, value_dim]
-        super().__init__(batch, slots - 1, kv_heads, head_dim, device=state.device, dtype=dtype)
-        self.k = torch.zeros(batch, slots, kv_heads, head_dim + extra, device=state.device, dtype=dtype)
-        self.state = state
-
-    check_cut = Cache.check_cut  # what was folded into a state stays there
+class VariantCache(ResidualCache):
+    """The cache of a variant; no other layer takes it."""
 
 
 class Variant(RAttention):
@@ -58,64 +34,56 @@ class Variant(RAttention):
 
     `delay` is delta: the branch at token t reads tokens 0 ... t-delta. None = w+1, where the window ends; 0 also reads
     the current token (inclusive read-out), less than w+1 overlaps with the window, more leaves a gap that none reads.
+    The branch sees raw queries and keys, or as the window branch does: rotated, normalised, or both.
     """
 
     class Config(RAttention.Config):
         delay: int | None = None
+        branch_rotary: bool = False
+        branch_qk_norm: bool = False
 
-    extra = 0  # channels per token and kv head that the branch alone needs
+    cache_kind = VariantCache
+    takes_packed = False  # the state is not reset between documents
     unused: tuple[str, ...] = ()  # fields of RAttention that this variant has no place for
 
     def __init__(self, cfg: Variant.Config) -> None:
         for name in self.unused:
-            if getattr(cfg, name) != getattr(RAttention.Config(), name):
+            if getattr(cfg, name) != getattr(type(cfg)(), name):
                 raise ValueError(
                     f"{type(self).__name__}.Config.{name} is {getattr(cfg, name)!r}, but has no effect here: drop it"
                 )
         super().__init__(cfg)
         if self.window < 0:
             raise ValueError(f"{type(self).__name__}.Config.window is -1: use RAttention for linear attention alone")
-        self.delay = self.window + 1 if cfg.delay is None else cfg.delay
+        if cfg.delay is not None:
+            self.delay = cfg.delay
         if self.delay < 0:
             raise ValueError(f"Variant.Config.delay is {cfg.delay}: 0 reads the current token, None starts at w + 1")
-        self.value_dim = self.head_dim
-
-    def forward(
-        self, x: Float[Tensor, "batch time dim"], cache: Cache | None = None, packed: Packed | None = None
-    ) -> Float[Tensor, "batch time dim"]:
-        """As RAttention; with a cache, tokens go on where it stands, and any number may be given at once."""
-        refuse_packed(self, packed)
-        if x.shape[1] == 0:
-            raise ValueError("attention over an empty sequence: give at least one token")
-        if cache is not None and not isinstance(cache, VariantCache):
-            raise TypeError(
-                f"{type(self).__name__} got a {type(cache).__name__}: make the cache with its own new_cache()"
+        self.branch_rotary, self.branch_qk_norm = cfg.branch_rotary, cfg.branch_qk_norm
+        if (cfg.branch_rotary and self.rotary is None) or (cfg.branch_qk_norm and self.q_norm is None):
+            raise ValueError(
+                "Variant.Config: branch_rotary needs rotary and branch_qk_norm needs qk_norm; the branch shares them"
             )
-        q, k, v = (self.heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
-        branch_q, extra = self.branch_inputs(x, q)
-        return self.o_proj(self.mix(q, branch_q, torch.cat([k, extra.to(k.dtype)], dim=-1), v, cache).flatten(-2))
 
-    def heads(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time heads head_dim"]:
-        """The heads of a projection's output."""
-        return rearrange(x, "b t (h d) -> b t h d", d=self.head_dim)
-
-    def mix(self, q: Tensor, branch_q: Tensor, k: Tensor, v: Tensor, cache: VariantCache | None) -> Tensor:
-        """Both branches over the new tokens; `k` carries the extra channels behind the key."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None, packed: Packed | None = None
+    ) -> Float[Tensor, "batch time heads head_dim"]:
+        """Both branches, as RAttention; queries and keys may carry channels for the branch behind their own."""
+        cache, dim = self.own_cache(cache, packed), self.head_dim
         window, delay = self.reach() if cache is None else (self.window, self.delay)
         positions, end = self.positions(q, cache)
-        keys, state, held = positions, self.initial_state(), 0
+        keys, state = positions, self.initial_state()
         if cache is not None:
-            past_k, past_v, past = cache.past(cache.slots)
-            cache.write(k, v)
-            k, v = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
-            keys, state, held = torch.cat([past, positions]), cache.state, len(past)
-        k, extra = k.split([self.head_dim, self.extra], dim=-1)
+            k, v, keys = cache.extend(k, v, positions)
+            state = cache.state
         # Of the tokens in the ring the last `delay` are not folded yet: they are the first to leave, and the branch
         # lags by that many fewer.
+        held = len(keys) - q.shape[1]
         late = min(held, delay)
         read = slice(held - late, held - late + q.shape[1])
+        k, extra = k.split([dim, self.extra], dim=-1)
         rla, final = self.recur(
-            self.place_branch(branch_q, self.q_norm, positions, end),
+            self.place_branch(q[..., -dim:], self.q_norm, positions, end),
             self.place_branch(k[:, read], self.k_norm, keys[read], end),
             v[:, read],
             extra[:, read],
@@ -124,90 +92,35 @@ class Variant(RAttention):
         )
         if cache is not None:
             cache.state = final.detach()
-        q, k = self.place(q, self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
+        q, k = self.place(q[..., :dim], self.q_norm, positions, end), self.place(k, self.k_norm, keys, end)
         return self.combine(self.local(q, k, v, window), rla)
 
     def reach(self) -> tuple[int, int]:
         """Window and delay of a call without a cache."""
         return self.window, self.delay
 
-    def branch_inputs(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The branch's queries and its extra channels."""
-        return q, q.new_empty(*q.shape[:2], self.num_kv_heads, 0)
-
     def place_branch(self, x: Tensor, norm: RMSNorm | None, positions: Int[Tensor, " time"], end: int) -> Tensor:
-        """What phi sees of a query or key: the raw one."""
-        return x
+        """What phi sees of a query or key: the raw one, or rotated and then normalised as in the window branch."""
+        if self.branch_rotary and self.rotary is not None:
+            x = self.rotary(x, positions, end)
+        return norm(x) if self.branch_qk_norm and norm is not None else x
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         """The branch, read `window` + 1 tokens late; outputs and state."""
-        q = q if self.q_scale is None else q * self.q_scale
-        k = k if self.k_scale is None else k * self.k_scale
-        return residual_linear_attention(q, k, v, window, self.feature_map, state, self.chunk_size)
+        return self._parallel(q, k, v, window, state)
 
     def local(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """The window branch; keys may begin before the queries."""
         return attention(q, k, v, window, k.shape[1] - q.shape[1], self.backend)
 
-    def combine(self, swa: Tensor, rla: Tensor) -> Tensor:
-        """RMS_swa(o_swa) + RMS_rla(o_rla)"""
-        rla = rla.to(swa.dtype)
-        swa = swa if self.swa_norm is None else self.swa_norm(swa)
-        return swa + (rla if self.rla_norm is None else self.rla_norm(rla))
-
-    def new_cache(  # type: ignore[override]  # a cache of its own kind: forward() takes no other
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
-    ) -> VariantCache:
-        """An empty cache for `batch` sequences; its size does not depend on `max_length`."""
-        check_new_cache(batch, max_length, spare)
-        state = empty_state(batch, self.num_kv_heads, self.features, self.value_dim, device, dtype)
-        if (start := self.initial_state()) is not None:
-            state = state + start.detach()
-        return VariantCache(state, max(self.window + 1, self.delay), self.head_dim, self.extra, dtype)
-
-    def cache_bytes(self, length: int, bytes_per_element: int) -> int:
-        """Bytes per sequence after `length` tokens: the ring, and the state once a token was folded."""
-        tokens = min(length, max(self.window + 1, self.delay))
-        ring = tokens * self.num_kv_heads * (2 * self.head_dim + self.extra) * bytes_per_element
-        return ring + (4 * self.num_kv_heads * self.features * self.value_dim if length > self.delay else 0)
-
     def flops_per_token(self, length: int) -> float:
-        """As RAttention, for this delay and this state, with the matrices that the branch has for itself."""
-        active = max(length - self.delay, 0)
-        chunk = min(self.tokens_per_chunk, active)
-        states = 2 * (self.num_heads + self.num_kv_heads) * self.features * self.value_dim
-        tiles = 2 * self.num_heads * chunk * (self.features + self.value_dim)
+        """As RAttention, with the matrices that the branch has for itself."""
         own = sum(2 * p.numel() for name, p in self.named_parameters() if name.startswith("branch_") and p.ndim == 2)
-        return Attention.flops_per_token(self, length) + own + (states + tiles) * active / length
-
-
-class PlacedBranch(Variant):
-    """The branch sees queries and keys as the window branch does: rotated, normalised, or both."""
-
-    class Config(Variant.Config):
-        branch_rotary: bool = False
-        branch_qk_norm: bool = False
-
-    def __init__(self, cfg: PlacedBranch.Config) -> None:
-        super().__init__(cfg)
-        self.branch_rotary, self.branch_qk_norm = cfg.branch_rotary, cfg.branch_qk_norm
-        if (cfg.branch_rotary and self.rotary is None) or (cfg.branch_qk_norm and self.q_norm is None):
-            raise ValueError(
-                "PlacedBranch.Config: branch_rotary needs rotary and branch_qk_norm needs qk_norm; the branch shares them"
-            )
-
-    def place_branch(self, x: Tensor, norm: RMSNorm | None, positions: Int[Tensor, " time"], end: int) -> Tensor:
-        """Rotary before the norm, as in the window branch."""
-        if self.branch_rotary and self.rotary is not None:
-            x = self.rotary(x, positions, end)
-        return norm(x) if self.branch_qk_norm and norm is not None else x
+        return super().flops_per_token(length) + own
 
 
 class OwnProjections(Variant):
     """The branch has its own query and key projections; values stay shared. The caller thins the feed-forward to match."""
-
-    class Config(Variant.Config):
-        pass
 
     def __init__(self, cfg: OwnProjections.Config) -> None:
         super().__init__(cfg)
@@ -217,8 +130,10 @@ class OwnProjections(Variant):
         for projection in (self.branch_q, self.branch_k):
             nn.init.normal_(projection.weight, std=cfg.dim**-0.5)
 
-    def branch_inputs(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        return self.heads(self.branch_q(x)), self.heads(self.branch_k(x))
+    def project(self, x: Float[Tensor, "batch time dim"]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x)
+        own_q, own_k = (map_(x).unflatten(-1, (-1, self.head_dim)) for map_ in (self.branch_q, self.branch_k))
+        return torch.cat([q, own_q], dim=-1), torch.cat([k, own_k], dim=-1), v
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         return super().recur(q, extra, v, extra, window, state)
@@ -227,9 +142,6 @@ class OwnProjections(Variant):
 class SharedNorm(Variant):
     """One norm over the sum of the branches: y = Wo RMS(o_swa + o_rla)."""
 
-    class Config(Variant.Config):
-        pass
-
     def __init__(self, cfg: SharedNorm.Config) -> None:
         super().__init__(cfg)
         if self.rla_norm is None:
@@ -237,7 +149,7 @@ class SharedNorm(Variant):
         self.norm, self.swa_norm, self.rla_norm = self.rla_norm, None, None
 
     def combine(self, swa: Tensor, rla: Tensor) -> Tensor:
-        return self.norm(swa + rla.to(swa.dtype))
+        return self.norm(swa + rla)
 
 
 class JointDenominator(Variant):
@@ -247,9 +159,6 @@ class JointDenominator(Variant):
 
     s are the scores of the window, m_t their largest, c in (0, 1) learned per head.
     """
-
-    class Config(Variant.Config):
-        pass
 
     unused: tuple[str, ...] = ("use_learned_init", "use_qk_scale")
 
@@ -265,9 +174,7 @@ class JointDenominator(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(
-            scalar_decay, q, k, F.pad(v.to(q.dtype), (0, 1), value=1.0), window, state, chunk=self.tokens_per_chunk
-        )
+        return residual(q, k, F.pad(v.to(q.dtype), (0, 1), value=1.0), window, state, chunk=self.tokens_per_chunk)
 
     def local(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         return exponential_window(q, k, v, window)
@@ -286,9 +193,6 @@ class Taylor(Variant):
     head, r the largest for which the state is no larger than the base's: 6 of 16, 14 of 64.
     """
 
-    class Config(Variant.Config):
-        pass
-
     unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
 
     def __init__(self, cfg: Taylor.Config) -> None:
@@ -298,7 +202,7 @@ class Taylor(Variant):
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = taylor_features(q[..., : self.rank]), taylor_features(k[..., : self.rank])
-        return residual(scalar_decay, q, k, v, window, state, chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, chunk=self.tokens_per_chunk)
 
 
 class ScalarDecay(Variant):
@@ -306,9 +210,6 @@ class ScalarDecay(Variant):
 
     b starts so that the heads remember 16 to 512 tokens (1 / (1 - a)).
     """
-
-    class Config(Variant.Config):
-        pass
 
     gates = 1
     unused: tuple[str, ...] = ("use_qk_scale",)
@@ -323,12 +224,14 @@ class ScalarDecay(Variant):
             memory = torch.logspace(4, 9, self.num_kv_heads, base=2.0)
             self.branch_gate.bias.view(self.num_kv_heads, self.gates)[:, 0] = (memory - 1).log()
 
-    def branch_inputs(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        return q, F.logsigmoid(self.branch_gate(x).unflatten(-1, (self.num_kv_heads, self.gates)))
+    def project(self, x: Float[Tensor, "batch time dim"]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x)
+        gates = F.logsigmoid(self.branch_gate(x).unflatten(-1, (self.num_kv_heads, self.gates)))
+        return q, torch.cat([k, gates.to(k.dtype)], dim=-1), v
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, extra: Tensor, window: int, state: Tensor | None) -> Branch:
         q, k = feature_map(q, self.feature_map), feature_map(k, self.feature_map)
-        return residual(scalar_decay, q, k, v, window, state, extra[..., 0], chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, extra[..., 0], chunk=self.tokens_per_chunk)
 
 
 class GatedDelta(ScalarDecay):
@@ -336,9 +239,6 @@ class GatedDelta(ScalarDecay):
 
     q and k of unit length and no phi, as there; b_t = sigmoid of a second gate. The state is [d, d], half the base's.
     """
-
-    class Config(ScalarDecay.Config):
-        pass
 
     gates = 2
     unused: tuple[str, ...] = ("feature_map", "use_learned_init", "use_qk_scale")
@@ -351,7 +251,7 @@ class GatedDelta(ScalarDecay):
         with no_autocast(q):
             q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
         decay, beta = extra[..., 0], extra[..., 1].float().exp()
-        return residual(gated_delta, q, k, v, window, state, decay, beta, chunk=self.tokens_per_chunk)
+        return residual(q, k, v, window, state, decay, beta, chunk=self.tokens_per_chunk)
 
 
 class RandomWindow(Variant):
@@ -383,7 +283,7 @@ class RandomWindow(Variant):
         return window, window + 1
 
 
-class HeadSplit(Attention):
+class HeadSplit(Variant):
     """Half of the heads see the window, the other half linear attention over everything, each under its norm.
 
         o = [RMS(o_swa) of heads 0 ... H/2-1,  RMS(o_la) of the others]         o_la[t] = phi(q_t) S_t
@@ -391,71 +291,32 @@ class HeadSplit(Attention):
     In the spirit of Hymba (Dong et al. 2024, arXiv 2411.13676); how the paper's "Hymba" row is built is not said.
     """
 
-    only_causal = True
-
-    class Config(Attention.Config):
-        feature_map: str = "softmax"
-        output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)
-        chunk_size: int | None = None
+    unused: tuple[str, ...] = ("delay", "branch_rotary", "branch_qk_norm", "use_learned_init", "use_qk_scale")
 
     def __init__(self, cfg: HeadSplit.Config) -> None:
-        if cfg.window is None:
-            raise ValueError("HeadSplit.Config.window is None: give the tokens of left context, 0 or more")
         super().__init__(cfg)
-        self.window: int = cfg.window
         if self.num_kv_heads % 2:
             raise ValueError(f"HeadSplit.Config.num_kv_heads is {self.num_kv_heads}: it must be even to be halved")
-        self.feature_map, self.features = cfg.feature_map, feature_dim(cfg.feature_map, self.head_dim)
-        self.chunk_size = cfg.chunk_size
-        self.output_norm = None
-        if cfg.output_norm is not None:  # the mean is per head, so one module with a gain per head serves both halves
-            self.output_norm = cfg.output_norm.set(dim=[self.num_heads, self.head_dim]).build()
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """Tokens per chunk of the plain PyTorch form."""
-        return default_chunk(self.head_dim) if self.chunk_size is None else self.chunk_size
+        self.delay, self.state_heads = 0, self.num_kv_heads // 2
+        # The mean is per head, so one module with a gain per head serves both halves.
+        self.output_norm, self.swa_norm, self.rla_norm = self.rla_norm, None, None
 
     def attend(
-        self,
-        q: Float[Tensor, "batch time heads head_dim"],
-        k: Float[Tensor, "batch time kv_heads head_dim"],
-        v: Float[Tensor, "batch time kv_heads head_dim"],
-        cache: Cache | None = None,
-        packed: Packed | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None, packed: Packed | None = None
     ) -> Float[Tensor, "batch time heads head_dim"]:
         """[o_swa, o_la] along the heads."""
-        refuse_packed(self, packed)
-        if cache is not None and not isinstance(cache, VariantCache):
-            raise TypeError(f"HeadSplit got a {type(cache).__name__}: make the cache with its own new_cache()")
+        cache = self.own_cache(cache, packed)
         (q, far_q), (k, far_k), (v, far_v) = (x.chunk(2, dim=2) for x in (q, k, v))
-        state = None if cache is None else cache.state
-        la, final = residual_linear_attention(far_q, far_k, far_v, -1, self.feature_map, state, self.chunk_size)
+        la, final = self._parallel(far_q, far_k, far_v, -1, None if cache is None else cache.state)
         if cache is not None:
             cache.state = final.detach()
-        both = torch.cat([super().attend(q, k, v, cache), la.to(v.dtype)], dim=2)
+        both = torch.cat([Attention.attend(self, q, k, v, cache), la], dim=2)
         return both if self.output_norm is None else self.output_norm(both)
-
-    def new_cache(
-        self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0
-    ) -> VariantCache:
-        """The window of the first half of the heads, the state of the second; its size does not depend on `max_length`."""
-        check_new_cache(batch, max_length, spare)
-        state = empty_state(batch, self.num_kv_heads // 2, self.features, self.head_dim, device, dtype)
-        return VariantCache(state, self.window + 1, self.head_dim, 0, dtype)
-
-    def cache_bytes(self, length: int, bytes_per_element: int) -> int:
-        """Half of a window's keys and values, and half of a state."""
-        half = self.num_kv_heads // 2
-        return super().cache_bytes(length, bytes_per_element) // 2 + 4 * half * self.features * self.head_dim
 
     def flops_per_token(self, length: int) -> float:
         """Projections, half of the window's scores, and linear attention for the other half of the heads."""
-        heads, kv_heads, chunk = self.num_heads // 2, self.num_kv_heads // 2, min(self.tokens_per_chunk, length)
         projections = sum(map_.flops() for map_ in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
-        states = 2 * (heads + kv_heads) * self.features * self.head_dim
-        tiles = 2 * heads * chunk * (self.features + self.head_dim)
-        return projections + (super().flops_per_token(length) - projections) / 2 + states + tiles
+        return (projections + super().flops_per_token(length)) / 2
 
 
 def taylor_dim(rank: int) -> int:

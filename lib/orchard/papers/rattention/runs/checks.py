@@ -22,15 +22,11 @@ from torch import Tensor
 
 from orchard.data.published import published
 from orchard.kernels.residual import naive as reference
+from orchard.kernels.residual import residual_linear_attention
 from orchard.kernels.residual.fused import fused
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm
 from orchard.papers.rattention.method import costs
-from orchard.papers.rattention.method.attention import (
-    RAttention,
-    ResidualCache,
-    residual_linear_attention,
-    residual_linear_attention_step,
-)
+from orchard.papers.rattention.method.attention import RAttention, ResidualCache, residual_linear_attention_step
 from orchard.papers.rattention.method.models import arm, paper_model
 
 Row = tuple[str, int, int, float]  # part, seed, unit, value
@@ -56,19 +52,24 @@ FORM_CASES = (
 )
 
 
-def _form(
-    form: Callable[..., tuple[Tensor, Tensor]],
-    inputs: list[Tensor],
-    weight: Tensor,
-    window: int,
-    name: str,
-    *extra: Any,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Output and final state of one form at `inputs` = q, k, v, h0, and the gradients of a scalar made of both."""
-    q, k, v, start = inputs
-    output, state = form(q, k, v, window, name, start, *extra)
-    total = (output * weight).sum() + state.square().sum()
-    return [output, state], list(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))
+Form = Callable[..., tuple[Tensor, Tensor]]  # q, k, v, window, feature map, h0 -> output, final state
+
+
+def _equal(unit: int, seed: int, forms: dict[str, Form]) -> Iterator[Row]:
+    """Rows of forms against the recurrence in a case, gradients in q, k, v and h0 included."""
+    inputs, weight = _form_inputs(unit, seed)
+    *qkv, start = inputs
+    *_, window, _, name = FORM_CASES[unit]
+
+    def values(form: Form) -> tuple[list[Tensor], list[Tensor]]:
+        output, state = form(*qkv, window, name, start)
+        total = (output * weight).sum() + state.square().sum()
+        return [output, state], list(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))
+
+    expected = values(reference.recurrent)
+    for label, form in forms.items():
+        for what, ours, theirs in zip(("outputs and state", "gradients"), values(form), expected, strict=True):
+            yield f"{label}, {what}", seed, unit, max(map(_relative, ours, theirs))
 
 
 def c1_equal_forms(seed: int = 0) -> Iterator[Row]:
@@ -77,23 +78,17 @@ def c1_equal_forms(seed: int = 0) -> Iterator[Row]:
 
     value: largest absolute difference from the recurrence over its largest absolute value, fp32.
     """
-    for unit, (batch, time, _, kv_heads, dim, window, chunk, name) in enumerate(FORM_CASES):
-        inputs, weight = _form_inputs(unit, seed)
-        values, gradients = _form(reference.recurrent, inputs, weight, window, name)
-        for form, (outputs, slopes) in (
-            ("quadratic", _form(reference.quadratic, inputs, weight, window, name)),
-            ("chunked", _form(residual_linear_attention, inputs, weight, window, name, chunk)),
-        ):
-            yield f"{form} form, outputs and state", seed, unit, max(map(_relative, outputs, values))
-            yield f"{form} form, gradients", seed, unit, max(map(_relative, slopes, gradients))
-
-        q, k, v, start = (x.detach() for x in inputs)
-        cache = ResidualCache(batch, window, kv_heads, dim, name, start, device="cpu", dtype=torch.float32)
+    for unit, (_, time, _, _, dim, window, chunk, name) in enumerate(FORM_CASES):
+        chunked = partial(residual_linear_attention, chunk_size=chunk)
+        yield from _equal(unit, seed, {"quadratic form": reference.quadratic, "chunked form": chunked})
+        q, k, v, start = (x.detach() for x in _form_inputs(unit, seed)[0])
+        cache = ResidualCache(start, window + 1, dim, name, dtype=torch.float32)
         steps = [
             residual_linear_attention_step(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], cache)
             for t in range(time)
         ]
-        decoded = max(_relative(torch.cat(steps, dim=1), values[0]), _relative(cache.state, values[1]))
+        output, state = reference.recurrent(q, k, v, window, name, start)
+        decoded = max(_relative(torch.cat(steps, dim=1), output), _relative(cache.state, state))
         yield "one-token decode, outputs and state", seed, unit, decoded
 
 
@@ -105,9 +100,6 @@ def _form_inputs(unit: int, seed: int) -> tuple[list[Tensor], Tensor]:
     shapes.append((batch, kv_heads, reference.feature_dim(name, dim), dim))
     inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
     return inputs, torch.randn(shapes[0], generator=draw)
-
-
-TRITON_UNITS = (0,)  # the paper's phi, several heads and batches, a window inside the text; the tests have more cases
 
 
 def c1_triton_form(seed: int = 0) -> Iterator[Row]:
@@ -131,13 +123,8 @@ def interpreted(seed: int) -> Iterator[Row]:
     def kernels(q: Tensor, k: Tensor, v: Tensor, window: int, name: str, start: Tensor) -> tuple[Tensor, Tensor]:
         return fused(q, k, v, window, start, tile=(16, 2))
 
-    for unit in TRITON_UNITS:
-        inputs, weight = _form_inputs(unit, seed)
-        window = FORM_CASES[unit][5]
-        values, gradients = _form(reference.recurrent, inputs, weight, window, "softmax")
-        outputs, slopes = _form(kernels, inputs, weight, window, "softmax")
-        yield "Triton kernels, outputs and state", seed, unit, max(map(_relative, outputs, values))
-        yield "Triton kernels, gradients", seed, unit, max(map(_relative, slopes, gradients))
+    # The paper's phi, several heads and batches, a window inside the text; the tests have more cases.
+    yield from _equal(0, seed, {"Triton kernels": kernels})
 
 
 # Golden vectors of the official implementation (apple/axlearn, axlearn/common/rattention; Apache-2.0).

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,10 +64,8 @@ def decoded_nats(model: Decoder, text: Tensor, dtype: torch.dtype) -> Float[Tens
         for layer in cache.layers:
             if hasattr(layer, "state"):
                 layer.state = layer.state.to(dtype).float()
-    losses = torch.nn.functional.cross_entropy(
-        torch.stack(logits, dim=1).flatten(0, 1), text[:, 1:].flatten().long(), reduction="none"
-    )
-    return losses.view(len(text), -1)
+    found = torch.stack(logits, dim=1).flatten(0, 1)
+    return F.cross_entropy(found, text[:, 1:].flatten().long(), reduction="none").view(len(text), -1)
 
 
 class StateDrift(Run):
@@ -117,7 +116,5 @@ def _random(head_dim: int, mean: float) -> tuple[Tensor, Tensor, Tensor]:
 def _layer_inputs(model: Decoder, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Raw q, k, v of the first layer for `text`; of the queries the last ones, one head of each group."""
     block = model.layers[0]
-    x, layer = block.attention_norm(model.embedding(text)), block.attention
-    q = layer.q_proj(x).unflatten(-1, (layer.num_kv_heads, -1, layer.head_dim))[:, -QUERIES:, :, 0]
-    k, v = (p(x).unflatten(-1, (layer.num_kv_heads, layer.head_dim)) for p in (layer.k_proj, layer.v_proj))
-    return q, k, v
+    q, k, v = block.attention.project(block.attention_norm(model.embedding(text)))
+    return q.unflatten(2, (k.shape[2], -1))[:, -QUERIES:, :, 0], k, v

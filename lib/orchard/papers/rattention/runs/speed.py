@@ -3,14 +3,6 @@
 Peers get the same shapes in the same process, in turn and round by round, after a warm-up that also compiles; a ratio is the median
 over the rounds of the ratio within a round, so that a slow moment of the machine hits both. Times are seconds per call.
 
-    operations    softmax attention over everything and over the window, residual linear attention, fla's linear attention, and whole
-                  layers, each with `tokens` tokens cut into sequences of every length
-    steps         forward and backward of small decoders: full attention, swa@T/2, rattn@T/8
-    tiles         the Triton kernels for every tile of C tokens and m tiles per saved state (GPU)
-    accuracy      relative root mean square error against the definition in fp64
-    decode        a prompt of `context` tokens is read, then tokens are written one by one; arms take turns, token by token
-    memory        peak of live allocations during one forward of the local layer; exponent of bytes ~ length^a by least squares in log-log
-
 Every measurement is a run: computed once, kept with the hardware it was made on.
 """
 
@@ -20,25 +12,25 @@ import importlib.util
 import itertools
 import runpy
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.kernels.residual import feature_map, residual_linear_attention
+from orchard.kernels.residual.fused import fused
 from orchard.kernels.residual.naive import quadratic
-from orchard.nn import Decoder, DecoderCache, attention
+from orchard.nn import attention
 from orchard.papers.rattention.method.models import arm
 from orchard.runs import Workspace
 from orchard.runs.measurement import Measurement, timed
-from orchard.timing import Step, interleaved, peak_bytes
+from orchard.timing import Step, peak_bytes, seconds
 from orchard.train import choose
 from orchard.train.hardware import Hardware
 from orchard.train.lm import token_losses
@@ -68,10 +60,16 @@ class LayerMeasurement(Measurement):
         layer: nn.Module = self.model(name).layers[0].attention.set(dim=self.cfg.dim).build()
         return layer
 
+    def inputs(self, batch: int, length: int, device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Random q, k and v of the shapes of this layer."""
+        heads = (self.cfg.num_heads, self.cfg.num_kv_heads, self.cfg.num_kv_heads)
+        return [torch.randn(batch, length, count, self.cfg.head_dim, device=device, dtype=dtype) for count in heads]
 
-def first_line(error: Exception) -> str:
-    """An error as a reason in a table."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+def missing(name: str, error: Exception, **about: Any) -> dict[str, Any]:
+    """The row of what was not measured, with the reason."""
+    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return {**about, "name": name, "round": 0, "seconds": None, "reason": reason}
 
 
 def forward_backward(function: Callable[..., Tensor], inputs: list[Tensor], parameters: Sequence[Tensor] = ()) -> Step:
@@ -108,14 +106,7 @@ class Operations(LayerMeasurement):
                     step = make()
                     step()
                 except (ImportError, RuntimeError) as error:  # no such library, no such kernel here, out of memory
-                    missing = {
-                        "length": length,
-                        "batch": batch,
-                        "round": 0,
-                        "seconds": None,
-                        "reason": first_line(error),
-                    }
-                    rows.append({"name": name, **missing})
+                    rows.append(missing(name, error, length=length, batch=batch))
                 else:
                     ready[name] = step
             rows += timed(ready, self.cfg.rounds, hardware.device, length=length, batch=batch, reason="")
@@ -127,32 +118,27 @@ class Operations(LayerMeasurement):
         """What is timed, by name, each still to be prepared."""
         cfg, device = self.cfg, hardware.device
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        q = torch.randn(batch, length, cfg.num_heads, cfg.head_dim, device=device, dtype=dtype)
-        kv = (batch, length, cfg.num_kv_heads, cfg.head_dim)
-        k, v = (torch.randn(kv, device=device, dtype=dtype) for _ in range(2))
+        q, k, v = self.inputs(batch, length, device, dtype)
         x = torch.randn(batch, length, cfg.dim, device=device, dtype=dtype)
         window = cfg.window - 1
 
-        def layer(name: str) -> Callable[[], Step]:
-            def make() -> Step:
-                built = self.layer(name).to(device)
-                parameters = list(built.parameters())
-                run = torch.compile(built, dynamic=False) if hardware.compile else built
-                return forward_backward(_autocast(run, hardware), [x], parameters)
+        def layer(name: str) -> Step:
+            built = self.layer(name).to(device)
+            run = torch.compile(built, dynamic=False) if hardware.compile else built
+            return forward_backward(_autocast(run, hardware), [x], list(built.parameters()))
 
-            return make
+        def residual(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return residual_linear_attention(q, k, v, window)[0]
 
         return {
             "full": lambda: forward_backward(_full(device), [q, k, v]),
             "window": lambda: forward_backward(lambda q, k, v: attention(q, k, v, window), [q, k, v]),
-            "residual": lambda: forward_backward(
-                lambda q, k, v: residual_linear_attention(q, k, v, window)[0], [q, k, v]
-            ),
+            "residual": lambda: forward_backward(residual, [q, k, v]),
             "fla": lambda: forward_backward(_fla(device, window), [q, k, v]),
             "fla kernel": lambda: forward_backward(_fla_kernel(device), _features(q, k, v, window)),
-            "full layer": layer("full_rope"),
-            "window layer": layer(f"swa@{cfg.window}"),
-            "rattn layer": layer(f"rattn@{cfg.window}"),
+            "full layer": partial(layer, "full_rope"),
+            "window layer": partial(layer, f"swa@{cfg.window}"),
+            "rattn layer": partial(layer, f"rattn@{cfg.window}"),
         }
 
 
@@ -247,7 +233,8 @@ class Steps(LayerMeasurement):
 
 
 class Tiles(LayerMeasurement):
-    """The Triton kernels for every C and m: rows C, m, round, seconds, reason; then the pairs that decide claim C15."""
+    """The Triton kernels for every C and m: rows name ("C x m"), length, batch, round, seconds, reason; then the pairs that
+    decide claim C15: rows with the names of `best` and `base`, which are [C, m]."""
 
     class Config(LayerMeasurement.Config):
         length: int = REQUIRED
@@ -262,42 +249,32 @@ class Tiles(LayerMeasurement):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Times every tile that fits, then the best against the largest C with m = 1, in pairs of their own."""
         cfg, device = self.cfg, self.begin(work)
-        inputs = [
-            torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device, dtype=torch.bfloat16)
-            for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
-        ]
-        steps: dict[tuple[int, int], Step] = {}
-        rows: list[dict[str, Any]] = []
-        for tile in itertools.product(cfg.chunks, cfg.tiles_per_state):
+        inputs = self.inputs(cfg.batch, cfg.length, device, torch.bfloat16)
+        steps: dict[str, Step] = {}
+        tiles = {f"{c} x {m}": (c, m) for c, m in itertools.product(cfg.chunks, cfg.tiles_per_state)}
+        about, rows = {"length": cfg.length, "batch": cfg.batch}, list[dict[str, Any]]()
+        for name, tile in tiles.items():
             try:
-                steps[tile] = self._step(tile, inputs)
-                steps[tile]()
+                step = self._step(tile, inputs)
+                step()
             except Exception as error:  # Triton has an error of its own for a tile that does not fit into the chip
                 if type(error).__name__ not in ("OutOfResources", "OutOfMemoryError", "PTXASError", "CompilationError"):
                     raise
-                steps.pop(tile, None)
-                rows.append({"C": tile[0], "m": tile[1], "round": 0, "seconds": None, "reason": first_line(error)})
+                rows.append(missing(name, error, **about))
+            else:
+                steps[name] = step
         if not steps:
             raise BadInput(f"no tile of the kernels fits on this GPU: {rows[0]['reason']}")
-        tiles = {f"{c} {m}": (c, m) for c, m in steps}
-        times = interleaved({name: steps[tile] for name, tile in tiles.items()}, cfg.rounds, device)
-        for name, (c, m) in tiles.items():
-            rows += [{"C": c, "m": m, "round": i, "seconds": s, "reason": ""} for i, s in enumerate(times[name])]
-        base = max(tile for tile in steps if tile[1] == 1)
-        best = tiles[min(tiles, key=lambda name: statistics.median_high(times[name]))]
-        pairs = interleaved({"best": steps[best], "base": steps[base]}, cfg.pairs, device)
-        return {"rows": rows, "best": list(best), "base": list(base), "pairs": pairs}
+        times = timed(steps, cfg.rounds, device, reason="", **about)
+        best = str(pd.DataFrame(times).groupby("name")["seconds"].median().idxmin())
+        base = max((name for name in steps if tiles[name][1] == 1), key=lambda name: tiles[name])
+        pairs = timed({"best": steps[best], "base": steps[base]}, cfg.pairs, device, **about)
+        return {"rows": rows + times, "pairs": pairs, "best": tiles[best], "base": tiles[base]}
 
     def _step(self, tile: tuple[int, int], inputs: list[Tensor]) -> Step:
+        """The Triton kernels with tiles of C tokens and a saved state every m: `tile` = (C, m)."""
         window = self.cfg.window - 1
-        return forward_backward(lambda q, k, v: with_tile(q, k, v, window, tile), inputs)
-
-
-def with_tile(q: Tensor, k: Tensor, v: Tensor, window: int, tile: tuple[int, int]) -> Tensor:
-    """The Triton kernels with tiles of C tokens and a saved state every m: `tile` = (C, m)."""
-    from orchard.kernels.residual.fused import fused
-
-    return fused(q, k, v, window, tile=tile)[0]
+        return forward_backward(lambda q, k, v: fused(q, k, v, window, tile=tile)[0], inputs)
 
 
 class Accuracy(LayerMeasurement):
@@ -316,10 +293,7 @@ class Accuracy(LayerMeasurement):
         cfg, device = self.cfg, self.begin(work)
         rows: list[dict[str, Any]] = []
         for dtype in (torch.bfloat16, torch.float32):
-            inputs = [
-                torch.randn(cfg.batch, cfg.length, heads, cfg.head_dim, device=device).to(dtype)
-                for heads in (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
-            ]
+            inputs = [x.to(dtype) for x in self.inputs(cfg.batch, cfg.length, device)]
             weight = torch.randn_like(inputs[0])
             exact = _values(quadratic, [x.double() for x in inputs], weight.double(), cfg.window - 1)
             found = _values(residual_linear_attention, inputs, weight, cfg.window - 1)
@@ -342,7 +316,7 @@ class Decode(LayerMeasurement):
 
     The timed tokens are the last of `context`: caches have room for so many and no more, and the bytes of their tensors are
     counted, not computed from a formula. Every arm has the same batch. On a GPU bf16 weights and caches (the state stays fp32),
-    elsewhere fp32; not compiled, so that small models are bound by the calls of Python and not by memory.
+    elsewhere fp32, and processor time; not compiled, so that small models are bound by the calls of Python and not by memory.
     """
 
     class Config(LayerMeasurement.Config):
@@ -366,31 +340,23 @@ class Decode(LayerMeasurement):
                     f"{cfg.label}: a context of {context} has no room for a prompt and {cfg.rounds} + 1 tokens after it"
                 )
             prompt = torch.randint(0, 257, (cfg.batch, context - cfg.rounds - 1), device=device)
-            caches, seconds = {}, dict[str, list[float]]()
+            caches, taken = {}, dict[str, list[float]]()
             for name, model in models.items():
                 caches[name] = model.new_cache(cfg.batch, context, device=device, dtype=dtype)
                 model.features(prompt, caches[name])
                 model(prompt[:, :1], caches[name])  # warm up
-                seconds[name] = []
+                taken[name] = []
             for turn in range(cfg.rounds):
                 first = turn % len(cfg.arms)
                 for name in cfg.arms[first:] + cfg.arms[:first]:
-                    seconds[name].append(_one_token(models[name], prompt[:, :1], caches[name], device))
+                    step = partial(models[name], prompt[:, :1], caches[name])
+                    taken[name].append(seconds(step, 1, device))
             rows += [
                 {"arm": name, "context": context, "batch": cfg.batch, "cache_bytes": caches[name].bytes() // cfg.batch,
-                 "ms": 1e3 * statistics.median(seconds[name])} for name in cfg.arms
+                 "ms": 1e3 * statistics.median(taken[name])} for name in cfg.arms
             ]  # fmt: skip
             work.log(f"context {context} done")
         return {"rows": rows}
-
-
-def _one_token(model: Decoder, token: Tensor, cache: DecoderCache, device: str) -> float:
-    """Seconds from one token to the logits of the next."""
-    start = time.perf_counter()
-    model(token, cache)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 class Memory(LayerMeasurement):
@@ -422,9 +388,3 @@ class Memory(LayerMeasurement):
                         peak = peak_bytes(partial(layer, x))
                     rows.append({"arm": name, "mode": mode, "length": length, "bytes": peak})
         return {"rows": rows}
-
-
-def fitted_exponent(lengths: list[int], values: list[int]) -> float:
-    """The a of bytes ~ length^a: slope of the least-squares line through the logarithms."""
-    slope, _ = np.polyfit(np.log(lengths), np.log(values), 1)
-    return float(slope)

@@ -27,7 +27,7 @@ class Known(Finished):
 
     def __init__(self, accuracy: dict[str, float], gauge: dict[str, float]) -> None:
         super().__init__(Path())
-        known = {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "validation_accuracy": 0.5, "diverged": None}
+        known = {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "validation_accuracy": 0.5, "failed": ""}
         object.__setattr__(self, "known", known)
 
     @property

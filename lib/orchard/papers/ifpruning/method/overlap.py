@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from orchard.errors import OrchardError
+from orchard.errors import Failed
 
 COLLAPSED = 0.9  # mean overlap across domains from which masks no longer depend on the prompt
 IN_USE = 1.5  # times k/D: channels that must be in use
@@ -64,5 +64,5 @@ def collapsed(measured: dict[str, float]) -> str:
     return ""
 
 
-class Collapsed(OrchardError):
+class Collapsed(Failed):
     """Masks no longer depend on the prompt: the run is a statically pruned model under another name."""

@@ -85,7 +85,7 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(grid_cells(SMOKE)[0])
     assert study.arm("ifp").fingerprint() in known
     starts = [
-        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.ABLATIONS["smoke"].starts
+        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.STARTS["smoke"]
     ]
     assert sum(starts) == 1
     cell = cells(SMOKE)[0]
@@ -138,7 +138,7 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
     diagram = phase.phase(setting, run)
     assert set(diagram["arm"]) == {"dense_k", "ifp", "moe"}
     spread = ablations.initial_spread(setting, run)
-    assert len(spread) == len(ablations.ABLATIONS["gpu"].starts)
+    assert len(spread) == len(ablations.STARTS["gpu"])
     assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
     changes = ablations.one_change(setting, run)
     widths = phase.source_sizes(setting, run)

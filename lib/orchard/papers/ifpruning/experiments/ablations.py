@@ -24,7 +24,7 @@ masks: it shows what identical text does by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
 from orchard.papers.ifpruning.experiments.comparison import chain_metrics
-from orchard.papers.ifpruning.experiments.profiles import ABLATIONS, PROFILES, Ablations, Cell, Start, grid_cells
+from orchard.papers.ifpruning.experiments.profiles import ABLATIONS, PROFILES, STARTS, Cell, Start, grid_cells
 from orchard.papers.ifpruning.method.overlap import by_domain
 from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
@@ -47,6 +47,7 @@ from orchard.stats import spearman
 
 GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
 USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
+FIRST, LAST = slice(1), slice(-1, None)  # of the masked stages
 
 
 def masked_stages(arm: Train.Config) -> list[Train.Config]:
@@ -63,9 +64,8 @@ def begun(arm: Train.Config, start: Start) -> Train.Config:
         assert stage.selector is not None
         stage.selector.set(spread=start.r)
         stage.selector.gates.set(epsilon=start.epsilon, mode=start.mode)
-        stage.set(selector_rate=start.rate * stage.selector_rate)
-        if not start.reads:
-            stage.set(reader=None)
+        reader = stage.reader if start.reads else None
+        stage.set(selector_rate=start.rate * stage.selector_rate, reader=reader)
     return arm
 
 
@@ -80,53 +80,45 @@ class Point:
     binarised: bool = False
 
 
-def points(study: Study, sizes: Ablations) -> Iterator[Point]:
+def points(study: Study, values: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
     """The values of all ablations that a profile has. What needs continued pre-training is left out where there is none."""
-    profile, ifp = study.cell.profile, lambda: study.arm("ifp")
+    profile, two_stages = study.cell.profile, study.cell.profile.steps.cpt > 0
 
-    def set_first(**fields: Any) -> Train.Config:
-        arm = ifp()
-        masked_stages(arm)[0].set(**fields)
+    def ifp(stages: slice = slice(0), **fields: Any) -> Train.Config:
+        """The method's own arm, with some of its masked stages changed."""
+        arm = study.arm("ifp")
+        for stage in masked_stages(arm)[stages]:
+            stage.set(**fields)
         return arm
 
     def chunked(count: int) -> Train.Config:
-        corpus = masked_stages(ifp())[0].corpus.clone()
+        corpus = study.cell.corpus.clone()
         assert isinstance(corpus, FactGrid.Config)
-        return set_first(corpus=corpus.set(chunks=count))
+        return ifp(FIRST, corpus=corpus.set(chunks=count))
 
-    def decayed(_: str) -> Train.Config:
-        arm = ifp()
-        for stage in masked_stages(arm):
-            stage.set(decay_channels=True)
-        return arm
-
-    def changed(**fields: Any) -> Train.Config:
-        (value,) = fields.values()
-        return study.pruned(f"{value}", study.predictor().set(**fields))
-
-    def gated(**gates: Any) -> Train.Config:
-        (value,) = gates.values()
+    def gated(value: str, **gates: Any) -> Train.Config:
         return ifp() if value == "soft_binarize" else study.pruned(value, study.predictor(**gates))
 
-    two_stages = profile.steps.cpt > 0
-    stops = ("in fine-tuning",) if sizes.frozen and two_stages else ()
-    ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
-    ablations: list[tuple[str, object, Sequence[Any], Callable[[Any], Train.Config]]] = [
-        ("mode", "soft", sizes.modes, lambda mode: gated(mode=mode)),
-        ("head", "gelu", sizes.activations, lambda activation: changed(activation=activation)),
-        ("rank", profile.reader.rank, ranks, lambda rank: changed(rank=rank)),
-        ("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked),
-        ("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share)),
-        ("entropy", "shannon", sizes.entropies, lambda entropy: gated(entropy=entropy)),
-        ("contrast", 0.0, sizes.contrasts, lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)),
-        ("decay", "of chosen layers off", ("on",) if sizes.decayed else (), decayed),
-        ("frozen", "never", stops, lambda _: ifp().set(selector_rate=0.0)),
-    ]
-    for ablation, own, others, made in ablations:
-        if others:
+    def changed(value: object, **fields: Any) -> Train.Config:
+        return study.pruned(f"{value}", study.predictor().set(**fields))
+
+    ablations: dict[str, tuple[object, Callable[[Any], Train.Config]]] = {
+        "mode": ("soft", lambda mode: gated(mode, mode=mode)),
+        "head": ("gelu", lambda activation: changed(activation, activation=activation)),
+        "rank": (profile.reader.rank, lambda rank: changed(rank, rank=rank)),
+        "chunks": (profile.corpus.chunks, chunked),
+        "fade-in": (0.0, lambda share: ifp(FIRST, warmup=share)),
+        "entropy": ("shannon", lambda entropy: gated(entropy, entropy=entropy)),
+        "contrast": (0.0, lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)),
+        "decay": ("of chosen layers off", lambda _: ifp(slice(None), decay_channels=True)),
+        "frozen": ("never", lambda _: ifp(LAST, selector_rate=0.0)),
+    }
+    for ablation, (own, made) in ablations.items():
+        others = [value for value in values.get(ablation, ()) if value != own]
+        if others and (two_stages or ablation not in ("chunks", "frozen")):
             yield Point(ablation, str(own), ifp(), own=True)
-        for value in others:
-            yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
+            for value in others:
+                yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
 
 
 def measured(done: Finished) -> dict[str, float]:
@@ -143,7 +135,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per start and seed: r, epsilon, mode, reads, rate, seed; right, swapped (shares), within, across, union, chance, spread
     (r at the end), never."""
     known = compared(setting, run)
-    starts = [(start, cell) for cell in grid_cells(setting) for start in ABLATIONS[setting.profile].starts]
+    starts = [(start, cell) for cell in grid_cells(setting) for start in STARTS[setting.profile]]
     arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
     rows = [
         {**vars(start), "seed": cell.seed, **measured(done)}
@@ -227,8 +219,8 @@ def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
     cell, study = studies(setting, run)[0]
     arms = {name: study.arm(name) for name in USED}
-    if ABLATIONS[setting.profile].starts:
-        worst = min(ABLATIONS[setting.profile].starts, key=lambda start: (start.reads, start.r))
+    if starts := STARTS[setting.profile]:
+        worst = min(starts, key=lambda start: (start.reads, start.r))
         grid = grid_cells(setting)[0]
         arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
     tables = []

@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE
 from orchard.plot.style import COLUMN, INK, check_columns
-
-WIDE = 2 * COLUMN
 
 
 @plot.use_style()
@@ -20,7 +19,7 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     Columns arm, accuracy, low, high, flops_factor. Dashed: dense_k and dense_D, between which R is measured."""
     check_columns(table, {name: name for name in ("arm", "accuracy", "low", "high", "flops_factor")}, "arm_scores")
     ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
-    given = plot.looks(ordered["arm"])
+    given = plot.looks(ordered["arm"], LOOKS)
     made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
     for place, row in enumerate(ordered.to_dict("records")):
         look = given[row["arm"]]
@@ -71,7 +70,7 @@ def domain_scores(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("domain", "arm", "right", "low", "high")}, "domain_scores")
     points = table.groupby(["domain", "arm"], sort=False)[["right", "low", "high"]].mean()
     domains, arms = list(pd.unique(table["domain"])), list(pd.unique(table["arm"]))
-    given = plot.looks(arms)
+    given = plot.looks(arms, LOOKS)
     made, [axes] = plot.figure(COLUMN, 1.0 + 0.2 * len(domains))
     for number, arm in enumerate(arms):
         own = points.xs(arm, level="arm").reindex(domains)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from matplotlib.axes import Axes
+
 from orchard.plot import Look
 from orchard.plot.style import COLUMN, INK, PALETTE
 
@@ -26,3 +30,11 @@ LOOKS: dict[str, Look] = {  # by name, in small letters; given to `plot.looks` a
     "moe": Look(PALETTE[3], "v"),
     "moe_seq": Look(PALETTE[3], "P"),
 }
+
+
+def taken_legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels of a panel whose own legend, if it has one, is taken away: its figure has one for all panels."""
+    found = axes.get_legend_handles_labels()
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
+    return found

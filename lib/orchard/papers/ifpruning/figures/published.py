@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.papers.ifpruning.data.published import PARTS
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 BARS = "9B"  # the source whose recovery is bars
 ACROSS = 3  # heat maps in a row
 MOST_SETS = 10  # a map of more sets has no numbers written into its cells
@@ -47,7 +47,7 @@ def source_scaling(
     vertical one, since scores of different benchmarks share nothing."""
     tables = _sources(published, ours)
     for paper, table in tables:
-        names = ("panel", "line", "ratio", "score") if paper else ("panel", "line", "ratio", "score", "seed")
+        names = ("panel", "line", "ratio", "score", *(() if paper else ("seed",)))
         check_columns(table, {name: name for name in names}, "source_scaling")
     panels = [(paper, name, part) for paper, table in tables for name, part in table.groupby("panel", sort=False)]
     across = min(len(panels), 5)
@@ -59,17 +59,15 @@ def source_scaling(
         frame = axes[place]
         plot.sweep(
             None if paper else part, published=part if paper else None, x="ratio", y="score", hue="line", x_label="D / k",
-            y_label=y_label if place % across == 0 else "", axes=frame,
+            y_label=y_label if place % across == 0 else "", axes=frame, known=LOOKS,
         )  # fmt: skip
         frame.set_title(f"{name}, paper" if paper else f"{name}, ours", fontsize=7)
         frame.set_xlim(ratios.min() / 1.15, ratios.max() * 1.15)
         frame.tick_params(axis="x", labelrotation=90 if across > 1 else 0)
         frame.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         frame.yaxis.set_major_locator(MaxNLocator(5))
-        handles, labels = frame.get_legend_handles_labels()
+        handles, labels = taken_legend(frame)
         shown |= dict(zip(labels, handles, strict=True))
-        if (legend := frame.get_legend()) is not None:
-            legend.remove()
     for frame in axes[len(panels) :]:
         frame.remove()
     made.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4)

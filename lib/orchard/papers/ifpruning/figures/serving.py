@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.ifpruning.figures.looks import WIDE, taken_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 MARGIN = 1.5  # points, of claim C5
 
 
@@ -43,8 +43,10 @@ def batch_width(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("seed", "size", "order", "width", "weights")}, "batch_width")
     made, axes = plot.figure(WIDE, 2.5, columns=2)
     ours, chance = table[table["order"] != "random masks"], table[table["order"] == "random masks"]
-    labels = {"width": ("FLOPs per token / alone", "union of the masks over k")}
-    labels["weights"] = ("weights per request / alone", "union over k and batch")
+    labels = {
+        "width": ("FLOPs per token / alone", "union of the masks over k"),
+        "weights": ("weights per request / alone", "union over k and batch"),
+    }
     for panel, (column, (label, title)) in zip(axes, labels.items(), strict=True):
         _bands(panel, ours, "size", column, "order")
         mean = chance.groupby("size")[column].mean()
@@ -62,8 +64,7 @@ def _bands(panel: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
         table, x=x, y=y, hue=hue, style=hue, markers=["o", "s"], dashes=False, palette=list(PALETTE[:2]), errorbar=("pi", 100),
         err_kws={"linewidth": 0}, ax=panel,
     )  # fmt: skip
-    if (legend := panel.get_legend()) is not None:
-        legend.remove()
+    taken_legend(panel)
     values = sorted(table[x].unique())
     panel.set_xscale("log", base=2)
     panel.set_xticks(values, [str(value) for value in values])

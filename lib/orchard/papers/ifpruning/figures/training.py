@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.papers.ifpruning.experiments.explanation import nearest
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 PANELS: dict[str, tuple[str, ...]] = {
     "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
     "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
@@ -46,13 +46,12 @@ def stage_curves(table: pd.DataFrame) -> Figure:
             "arm", key=lambda column: column.map(arms.index), kind="stable"
         )
         label = "cross entropy (nats per token)" if place == 0 else ""
-        plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame)
+        plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame, known=LOOKS)
         frame.set_title(name)
         frame.set_ylim(0, table["loss"].max() * 1.03)
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
-        if (legend := frame.get_legend()) is not None:
-            legend.remove()
+        taken_legend(frame)
         made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", ncols=2, fontsize=6.5, handlelength=1.8,
                     columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.25))  # fmt: skip
     made.set_layout_engine("constrained", rect=(0, 0.24, 1, 0.76))
@@ -66,7 +65,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
     Dashed: chance. Dash-dotted: the bounds at which masks count as collapsed, 0.9 from below and 1.5 k/D from above."""
     check_columns(table, {name: name for name in ("arm", "step", "chance", *GAUGES)}, "collapse_gauge")
     arms = list(pd.unique(table["arm"]))
-    given = plot.looks(arms)
+    given = plot.looks(arms, LOOKS)
     made, axes = plot.figure(WIDE, 3.7, rows=2, columns=3)
     chance = table["chance"].iloc[0]
     bounds = {"across": COLLAPSED, "union": IN_USE * chance}
@@ -127,10 +126,9 @@ def mask_map(table: pd.DataFrame, prompt: int | None = None) -> Figure:
             part, x="x", y="y", hue="domain", style="domain", palette=colours, markers=markers, s=22, alpha=0.75, ax=axes[0],
             legend="full" if wording == "held out" and len(domains) <= len(MARKERS) else False, **hollow,
         )  # fmt: skip
-    if (legend := axes[0].get_legend()) is not None:
-        legend.remove()
-        spacing = {"columnspacing": 1.0, "handletextpad": 0.1}
-        made.legend(loc="outside lower center", ncols=len(domains), **spacing)
+    if axes[0].get_legend() is not None:
+        taken_legend(axes[0])
+        made.legend(loc="outside lower center", ncols=len(domains), columnspacing=1.0, handletextpad=0.1)
     axes[0].set(xlabel="first axis of 1 - overlap", ylabel="second axis")
     if prompt is not None:
         own = points.set_index("prompt").loc[prompt]

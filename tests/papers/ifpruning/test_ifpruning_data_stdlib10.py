@@ -298,7 +298,7 @@ def test_prompts_and_tasks(corpus: Stdlib10) -> None:
     assert tasks.domain.tolist() == list(range(10))
     for domain, row, length in zip(corpus.domains, tasks.prompts[:, 0], tasks.prompt_lengths[:, 0], strict=True):
         assert corpus.words.decode(row[1:length]) == description(domain, HELD_OUT["validation"])
-    with pytest.raises(BadInput, match="no prompts of 'train'; known: seen, test, validation"):
+    with pytest.raises(BadInput, match="no split of prompts 'train'; known: seen, test, validation"):
         corpus.prompts("train")
 
 

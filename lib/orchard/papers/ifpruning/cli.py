@@ -80,9 +80,8 @@ def prune(
     pruned = load_pruned(model)
     small = save_small(pruned, prompt, out)
     before, after = (sum(p.numel() for p in part.parameters()) for part in (pruned.decoder, small))
-    _say(
-        f"{pruned.settings.keep} of {pruned.width} channels in {len(pruned.layer_names)} layers: {before:,} parameters became {after:,}"
-    )
+    where = f"{pruned.settings.keep} of {pruned.width} channels in {len(pruned.layer_names)} layers"
+    _say(f"{where}: {before:,} parameters became {after:,}")
     _say(f"written to {out}")
 
 

@@ -5,7 +5,8 @@ Batches by number let a killed training go on with the batches it would have had
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orchard.config import Configurable
+from orchard.errors import BadInput, closest
 from orchard.papers.ifpruning.method.examples import Examples
 
 STAGES = ("read", "pretrain", "cpt", "sft")
@@ -24,10 +26,22 @@ class Corpus(Configurable):
     class Config(Configurable.Config):
         pass
 
+    cfg: Any
     vocab_size: int
     pad: int  # also never an answer
     domains: Sequence[str]  # their names
     groups: Sequence[int]  # of each domain: those of one group are related
+
+    def check_sizes(self, **least: int) -> None:
+        """Raise BadInput for a field of the config with a value below the least."""
+        for name, value in least.items():
+            if (given := getattr(self.cfg, name)) < value:
+                raise BadInput(f"{type(self).__name__}: {name} = {given} is too small; give at least {value}")
+
+    def check(self, what: str, name: str, known: Iterable[str]) -> None:
+        """Raise BadInput unless there is such a stage, evaluation or split."""
+        if name not in (known := list(known)):
+            raise BadInput(f"{type(self).__name__}: there is no {what} {name!r}; {closest(name, known)}")
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         """Batch ``number`` of a stage: ``read`` (text for the language model that a predictor reads with), ``pretrain`` (text), ``cpt``
@@ -60,3 +74,9 @@ def pad_rows(
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return torch.from_numpy(padded)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
+    """Ids with zeros behind them, and the mask that says which are no padding."""
+    ids = pad_rows(rows, 0)
+    return ids, (torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])).long()

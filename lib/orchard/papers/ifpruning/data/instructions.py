@@ -31,7 +31,6 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.data import SPLITS, ByteTokenizer, DataError, Document, HubText, LocalText, Source, Tokenizer, text_source
 from orchard.data.source import Row, named_split
-from orchard.errors import BadInput, closest
 from orchard.papers.ifpruning.data.corpus import STAGES, Corpus
 from orchard.papers.ifpruning.data.text import Reading, Vocabulary, chunked, conversation, fine_tuning, numbered_answers
 from orchard.papers.ifpruning.method.examples import Examples
@@ -113,10 +112,8 @@ def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
         raise DataError(
             f'{place} is no instruction: it needs {forms}, or "messages"; its fields: {", ".join(row) or "none"}'
         )
-    texts = []
-    for field, what in zip(
-        form, ("an instruction, or the mask has nothing to be chosen from", "an answer"), strict=True
-    ):
+    texts, wanted = [], ("an instruction, or the mask has nothing to be chosen from", "an answer")
+    for field, what in zip(form, wanted, strict=True):
         if field not in known:
             raise DataError(
                 f'{place} has no field "{field}"; give it {what}, or remove the row (fields: {", ".join(row)})'
@@ -131,10 +128,8 @@ def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
 
 def _messages(messages: Any, place: str) -> list[tuple[str, str]]:
     """The turns of a row with messages."""
-    whole = isinstance(messages, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= set(message) for message in messages
-    )
-    if not whole:
+    parts = messages if isinstance(messages, list) else [None]
+    if not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in parts):
         raise DataError(f'{place} field "messages" must be a list of objects with "role" and "content"')
     turns: list[tuple[str, str]] = []
     for number, message in enumerate(messages):
@@ -210,10 +205,8 @@ class Instructions(Corpus):
     cfg: Config
 
     def __init__(self, cfg: Instructions.Config) -> None:
-        self.cfg = cfg
-        for name, least in (("chunks", 2), ("chunk", 1), ("items", 1), ("longest_prompt", 2)):
-            if getattr(cfg, name) < least:
-                raise BadInput(f"Instructions: {name} = {getattr(cfg, name)} is too small; give at least {least}")
+        super().__init__(cfg)
+        self.check_sizes(chunks=2, chunk=1, items=1, longest_prompt=2)
         source: Source = cfg.source.build()
         self.name = source.manifest().name
         self.words = Vocabulary(cfg.tokenizer.build(source=source))
@@ -282,17 +275,15 @@ class Instructions(Corpus):
         draw = random.Random(f"instructions {stage} {seed} {number}")
         if stage == "sft":
             return fine_tuning(self.words, draw.choices(self.readings["train"], k=size))
-        if stage not in STAGES:
-            raise BadInput(f"Instructions: there is no stage {stage!r}; {closest(stage, STAGES)}")
+        self.check("stage", stage, STAGES)
         stream, window = self.stream, self.cfg.chunk * self.cfg.chunks
         starts = np.array([draw.randrange(len(stream.tokens) - window + 1) for _ in range(size)])
+        domains = [stream.domains[i] for i in np.searchsorted(stream.ends, starts, side="right")]
         windows = stream.tokens[starts[:, None] + np.arange(window)]
-        documents = np.searchsorted(stream.ends, starts, side="right")
-        return chunked(self.words, windows, [stream.domains[i] for i in documents], self.cfg.chunks, stage == "cpt")
+        return chunked(self.words, windows, domains, self.cfg.chunks, masked=stage == "cpt")
 
     def evaluation(self, name: str) -> Examples:
-        if name not in EVALUATIONS:
-            raise BadInput(f"Instructions: there is no evaluation {name!r}; {closest(name, EVALUATIONS)}")
+        self.check("evaluation", name, EVALUATIONS)
         readings, missing = self.readings[EVALUATIONS[name]], []
         chosen: list[Reading] = []
         for number, domain in enumerate(self.domains):

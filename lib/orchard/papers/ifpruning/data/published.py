@@ -176,9 +176,8 @@ def gap_recovery() -> pd.DataFrame:
     """R of Table 1, one row per dataset or average and size of source: part, dataset, size, gap (dense 9B - dense 3B, points), recovery."""
     table = table1()
     gap = table[LARGE] - table[SMALL]
-    rows = [
-        pd.DataFrame({"size": size, "gap": gap, "recovery": (table[ifp(size)] - table[SMALL]) / gap}) for size in SIZES
-    ]
+    recovery = {size: (table[ifp(size)] - table[SMALL]) / gap for size in SIZES}
+    rows = [pd.DataFrame({"size": size, "gap": gap, "recovery": found}) for size, found in recovery.items()]
     return pd.concat(rows).reset_index()
 
 

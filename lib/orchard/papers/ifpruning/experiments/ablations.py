@@ -182,9 +182,8 @@ def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
     tables = []
     for (cell, gates, _), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
         right = done.tensors("answers")["test.right"].numpy().astype(float)
-        tables.append(
-            pd.DataFrame({"gates": gates, "seed": cell.seed, "question": np.arange(len(right)), "right": right})
-        )
+        table = pd.DataFrame({"question": np.arange(len(right)), "right": right})
+        tables.append(table.assign(gates=gates, seed=cell.seed))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -40,11 +40,9 @@ COMPARED = (  # minus these: what each is, and the claim that it decides
     ("oracle", "told the domain, learned masks"),
 )  # fmt: skip
 CONTROLS = {
-    "film_k": "told the domain, selects nothing",
-    "prefix_cond": "reads the prompt, selects nothing",
-    "rand_mask": "told the domain, selects at random",
-    "rand_lsh": "reads the prompt, selects at random",
-}
+    "film_k": "told the domain, selects nothing", "prefix_cond": "reads the prompt, selects nothing",
+    "rand_mask": "told the domain, selects at random", "rand_lsh": "reads the prompt, selects at random",
+}  # fmt: skip
 
 
 def interval(
@@ -78,10 +76,14 @@ def interval(
         means[here] = weights @ outcomes / len(part)
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = np.nanquantile(statistic(means.mean(axis=1)), [0.025, 0.975])
-    note = (
-        "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
-    )
+    one_seed = "one seed: the interval covers the questions, not the spread between training runs"
+    note = one_seed if len(by_seed) == 1 else ""
     return Interval(float(estimate), float(low), float(high), 0.95, note), len(by_seed)
+
+
+def first(columns: Float[np.ndarray, "draws columns"]) -> Float[np.ndarray, "draws"]:
+    """The mean itself."""
+    return columns[..., 0]
 
 
 def share_of(columns: Float[np.ndarray, "draws three"]) -> Float[np.ndarray, "draws"]:
@@ -108,7 +110,7 @@ def scores(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for arm, ledger in ledgers.iterrows():
         own = (str(arm), "test")
-        score, seeds = interval(table, [own], lambda means: means[..., 0])
+        score, seeds = interval(table, [own], first)
         found, _ = interval(table, [own, (BASE, "test"), (LARGE, "test")], share_of)
         rows.append({
             "arm": arm, "accuracy": score.estimate, "low": score.low, "high": score.high, "recovery": found.estimate,
@@ -125,9 +127,9 @@ def differences(setting: Setting, run: Runner) -> pd.DataFrame:
     pairs += [
         ("ifp, own mask per task (C5)", METHOD, "task", "win"),
         ("ifp, masks of another domain (C6d)", METHOD, "swapped", "win"),
+        ("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null"),
+        ("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin"),
     ]
-    pairs += [("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null")]
-    pairs += [("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin")]
     rows = [
         _row(interval(table, [(METHOD, "test"), (arm, evaluation)], minus, variant), label=label, variant=variant,
              other=evaluation if arm == METHOD else arm)
@@ -197,9 +199,7 @@ def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
         for evaluation, masks in kinds.items():
             right = done.tensors("answers")[f"{evaluation}.right"].numpy().astype(float)
             table = pd.DataFrame({"question": np.arange(len(right)), "right": right, "evaluation": evaluation})
-            found = interval(
-                table.assign(arm=arm, variant="win", seed=0), [(arm, evaluation)], lambda means: means[..., 0]
-            )
+            found = interval(table.assign(arm=arm, variant="win", seed=0), [(arm, evaluation)], first)
             rows.append(_row(found, arm=arm, masks=masks))
     return pd.DataFrame(rows)
 

@@ -73,21 +73,16 @@ def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
         for ratio in profile.ratios:
             lines = [("dense", "dense_D")] * (ratio in profile.dense_ratios) + [("IFP", "ifp")]
             places += [(line, ratio, cell) for line, _ in lines]
-            wanted += [
-                recorded(of_width(study, ratio).arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines
-            ]
-    rows = []
-    for (line, ratio, cell), done in zip(places, run(wanted), strict=True):
-        masks = {name: done.result["gauge"].get(name, float("nan")) for name in ("across", "union", "chance")}
-        score = 100 * done.result["accuracy"]["test"]
-        about = {
-            "panel": "FactGrid",
-            "line": line,
-            "ratio": ratio,
-            "D": ratio * cell.profile.size.keep,
-            "seed": cell.seed,
+            source = of_width(study, ratio)
+            wanted += [recorded(source.arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines]
+    rows = [
+        {
+            "panel": "FactGrid", "line": line, "ratio": ratio, "D": ratio * cell.profile.size.keep, "seed": cell.seed,
+            "score": 100 * done.result["accuracy"]["test"],
+            **{name: done.result["gauge"].get(name, float("nan")) for name in ("across", "union", "chance")},
         }
-        rows.append({**about, "score": score, **masks})
+        for (line, ratio, cell), done in zip(places, run(wanted), strict=True)
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 

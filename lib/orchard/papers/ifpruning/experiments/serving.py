@@ -96,8 +96,7 @@ def replay(
 
 def seconds_of(times: pd.DataFrame) -> dict[str, float]:
     """Median seconds of select, load and prefill of `ifp`."""
-    times = medians(times)
-    row = times[times["model"] == "ifp"].iloc[0]
+    row = medians(times).query("model == 'ifp'").iloc[0]
     return {part: float(row[part]) for part in ("select", "load", "prefill")}
 
 
@@ -137,11 +136,8 @@ def batches(setting: Setting, run: Runner) -> pd.DataFrame:
             orders = {"fifo": fifo(len(stream), size), "by overlap": by_overlap(stream, size, WAITING)}
             widths = {name: float(np.mean([union_width(stream[b]) for b in made])) for name, made in orders.items()}
             widths["random masks"] = random_union_width(size, chance)
-            rows += [
-                {"seed": cell.seed, "size": size, "order": name, "width": width, "weights": width / size}
-                for name, width in widths.items()
-            ]
-    return pd.DataFrame(rows)
+            rows += [{"seed": cell.seed, "size": size, "order": name, "width": width} for name, width in widths.items()]
+    return pd.DataFrame(rows).assign(weights=lambda table: table["width"] / table["size"])
 
 
 def per_task(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -103,10 +103,8 @@ def consistency(table: pd.DataFrame) -> Figure:
     made, (axes,) = plot.figure(height=2.5)
     for (mode, reads), part in table.groupby(["mode", "reads"], sort=False):
         colour, marker, _ = LINES[str(mode), bool(reads)]
-        filling = colour if reads else "white"
-        axes.plot(
-            part["within"], part["right"], marker, color=colour, markerfacecolor=filling, label=_begin(mode, reads)
-        )
+        fill = colour if reads else "white"
+        axes.plot(part["within"], part["right"], marker, color=colour, markerfacecolor=fill, label=_begin(mode, reads))
     if len(table) >= 3:
         rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
         axes.set_title(f"Spearman's ρ = {rho:+.2f} over {len(table)} runs")
@@ -125,9 +123,8 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("ablation", "value", "own", "change", "across")}, "one_change_dots")
     base = table[table["own"]].drop_duplicates("ablation").set_index("ablation")["value"]
     rows = table[~table["own"]]
-    rows = rows.assign(
-        label=rows["ablation"] + ": " + rows["ablation"].map(base) + " → " + rows["value"], points=100 * rows["change"]
-    )
+    labels = rows["ablation"] + ": " + rows["ablation"].map(base) + " → " + rows["value"]
+    rows = rows.assign(label=labels, points=100 * rows["change"])
     across = rows.groupby("label", sort=False)["across"].mean()
     made, (axes,) = plot.figure(height=0.8 + 0.22 * len(across))
     axes.axvline(0, color=INK, linewidth=0.8)

@@ -7,6 +7,7 @@ tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,14 +99,11 @@ def overlap_maps(table: pd.DataFrame, *, title: str = "") -> Figure:
         part = table[table["layer"] == layer]
         grid = part.pivot(index="row", columns="column", values="overlap").reindex(index=order, columns=order)
         words = grid.map(lambda value: f"{value:.2f}".removeprefix("0")) if len(order) <= MOST_SETS else None
-        sns.heatmap(
-            grid, annot=words, fmt="", cmap="cividis", norm=scale, cbar=False, ax=frame, annot_kws={"fontsize": 5}
-        )
+        small = {"fontsize": 5}
+        sns.heatmap(grid, annot=words, fmt="", cmap="cividis", norm=scale, cbar=False, ax=frame, annot_kws=small)
         for start, end in itertools.pairwise(ends):
-            size = end - start
-            frame.add_patch(
-                Rectangle((start, start), size, size, fill=False, edgecolor=PALETTE[3], linewidth=1.4, clip_on=False)
-            )
+            outline: dict[str, Any] = {"edgecolor": PALETTE[3], "linewidth": 1.4, "clip_on": False}
+            frame.add_patch(Rectangle((start, start), end - start, end - start, fill=False, **outline))
         below, left = place + across >= len(layers), place % across == 0
         frame.set(title=str(layer), xlabel="", ylabel="")
         frame.set_xticks(np.arange(len(order)) + 0.5, order if below else [""] * len(order), rotation=90, fontsize=6)

@@ -42,9 +42,7 @@ def stage_curves(table: pd.DataFrame) -> Figure:
     base = table[table["arm"] == "dense_k"]
     ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
     for place, (frame, (name, arms)) in enumerate(zip(axes, shown.items(), strict=True)):
-        own = table[table["arm"].isin(arms)].sort_values(
-            "arm", key=lambda column: column.map(arms.index), kind="stable"
-        )
+        own = table[table["arm"].isin(arms)].sort_values("arm", key=lambda arm: arm.map(arms.index), kind="stable")
         label = "cross entropy (nats per token)" if place == 0 else ""
         plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame, known=LOOKS)
         frame.set_title(name)

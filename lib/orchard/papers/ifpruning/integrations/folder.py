@@ -11,7 +11,6 @@ A folder is new and appears complete, by one rename; nothing in it is pickled. R
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from orchard.errors import BadInput
-from orchard.files import write
+from orchard.files import to_json, write
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings, gated_layers
 from orchard.pretrained.folder import (
     BASE,
@@ -34,7 +33,7 @@ from orchard.pretrained.folder import (
     quiet,
     save_tokenizer,
 )
-from orchard.runs.run import to_json
+from orchard.runs.finished import file_sha256
 from orchard.train.saved import FORMAT as TEXT_MODEL
 from orchard.train.saved import TextModel, load_saved, save_model
 
@@ -58,7 +57,10 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
             save_tokenizer(pruned.tokenizer, part / "decoder")
         head = {name: value.detach().cpu().contiguous() for name, value in _head(pruned).state_dict().items()}
         save_file(head, part / "head.safetensors")
-        files = {str(path.relative_to(part)): _file(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        files = {
+            str(path.relative_to(part)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in sorted(part.rglob("*")) if path.is_file()
+        }  # fmt: skip
         content = {
             "format": FORMAT, "settings": dataclasses.asdict(pruned.settings), "layers": len(pruned.layer_names), "width": pruned.width,
             "calibrated": pruned.calibrated, "tokenizer": pruned.tokenizer is not None,
@@ -80,7 +82,7 @@ def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") ->
         path = folder / name
         if not path.is_file():
             raise BadInput(f"{path} is missing: copy the whole folder again")
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
             raise BadInput(f"{path} is damaged (size or SHA-256 differ from config.json): copy it again")
     own = load_model(folder / "decoder", dtype=dtype) if decoder is None else decoder
     tokenizer = load_tokenizer(folder / "decoder") if content["tokenizer"] and decoder is None else None
@@ -168,12 +170,3 @@ def _content(folder: Path) -> dict[str, Any]:
 
 def _head(pruned: PrunedModel) -> nn.ModuleDict:
     return nn.ModuleDict({name: getattr(pruned, name) for name in HEAD})
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,16 +57,12 @@ def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         model: Any = LlamaForCausalLM(made)
-    weights = {_renamed(name): value for name, value in decoder.state_dict().items()}
+    weights = {}
+    for name, value in decoder.state_dict().items():
+        for ours, theirs in PARTS.items():
+            name = name.replace(ours, theirs) if name != "norm.gain" else "model.norm.weight"
+        weights[name] = value
     if cfg.tie_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights)
     return model.to(decoder.embedding.weight.dtype).eval()
-
-
-def _renamed(name: str) -> str:
-    if name == "norm.gain":
-        return "model.norm.weight"
-    for ours, theirs in PARTS.items():
-        name = name.replace(ours, theirs)
-    return name

@@ -92,6 +92,20 @@ def gated(model: nn.Module, gates: Float[Tensor, "batch #time layers width"] | N
             layer.gates = None
 
 
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Within this context the modules are in evaluation mode, and nothing has a gradient; afterwards each part is as it was."""
+    was = [(part, part.training) for module in modules if module is not None for part in module.modules()]
+    for part, _ in was:
+        part.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in was:
+            part.training = training
+
+
 class Gates(nn.Module, Configurable):
     """From logits to gates, the last step of every selector that prunes. Computes in float32, also under autocast."""
 
@@ -139,6 +153,7 @@ class Selector(nn.Module, Configurable):
     """Base of what conditions a decoder on an example. A subclass gives the logits; most read the prompts."""
 
     prunes: ClassVar[bool] = True  # False: it conditions in another way, and has no masks
+    learned: ClassVar[bool] = True  # False: gates of 1, since nothing is learned through them
     penalty: Tensor | None = None  # what the last forward pass in training adds to the loss
 
     class Config(Configurable.Config):
@@ -157,7 +172,8 @@ class Selector(nn.Module, Configurable):
 
     def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
         """One set of gates per prompt."""
-        return self.gates(self.logits(examples))
+        z = self.logits(examples)
+        return self.gates(z) if self.learned else self.gates.top(z).float()
 
     @contextmanager
     def applied(self, decoder: Decoder, examples: Examples, warmth: float = 1.0) -> Iterator[None]:
@@ -253,7 +269,7 @@ class Predictor(Selector):
         return self.backbone.flops_per_token(length) * length + head
 
     def training_flops(self, prompts: Int[Tensor, "examples masks prompt_time"]) -> float:
-        return 3 * self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
+        return (3 if self.learned else 1) * self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
 
     @torch.no_grad()
     def calibrate(self, examples: Examples, importance: Float[Tensor, "layers width"]) -> None:

@@ -76,14 +76,13 @@ class DomainTable(Selector):
 
 
 class DomainMasks(DomainTable):
-    """As the table, but its random logits stay as they are: gates of 1, since nothing is learned through them."""
+    """As the table, but its random logits stay as they are."""
+
+    learned = False
 
     def __init__(self, cfg: DomainMasks.Config) -> None:
         super().__init__(cfg)
         self.z.requires_grad_(False)
-
-    def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
-        return self.gates.top(self.logits(examples)).float()
 
 
 class HashedMasks(Predictor):
@@ -92,6 +91,8 @@ class HashedMasks(Predictor):
     f = backbone(prompt)[last]          frozen: the small language model that predictors begin with
     z = R sign(P (f - mean f))          SimHash of f; prompts that share most bits share most of their masks (Charikar 2002)
     """
+
+    learned = False
 
     class Config(Predictor.Config):
         bits: int = 6  # of 4, 6, 8, 16, 64 and 256 the best on validation questions in a small trial
@@ -114,15 +115,8 @@ class HashedMasks(Predictor):
         bits = torch.where((self._last(prompts, lengths) - self.mean) @ self.project.T > 0, 1.0, -1.0)
         return (bits @ self.table).unflatten(-1, (self.num_layers, -1))
 
-    def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
-        return self.gates.top(self.logits(examples)).float()
-
     def flops_per_prompt(self, length: int) -> float:
         return self.backbone.flops_per_token(length) * length
-
-    def training_flops(self, prompts: Int[Tensor, "examples masks prompt_time"]) -> float:
-        """Frozen: a forward pass."""
-        return self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
 
     @torch.no_grad()
     def calibrate(self, examples: Examples, importance: Float[Tensor, "layers width"]) -> None:

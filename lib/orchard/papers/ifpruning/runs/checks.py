@@ -14,7 +14,7 @@ Where `transformers` is missing the rows of the stock Llama are absent, and V2 i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,8 @@ from orchard.papers.ifpruning.method.masks import Gates, gated, masked
 from orchard.papers.ifpruning.method.pruning import gathered, small_config
 from orchard.papers.ifpruning.method.softtopk import hard_top_k, soft_top_k, soft_top_k_iterative
 
-Row = tuple[str, str, float]  # part, unit, value
+Row = tuple[str, str, float]
+COLUMNS = ["part", "unit", "value"]  # of a row
 EPSILONS = (0.1, 0.3, 1.0)
 SHAPES = ((16, 5), (101, 26), (512, 128))  # width, k
 ITERATIONS, SEED = 400, 0
@@ -143,16 +144,12 @@ def pruning_rows(seed: int) -> list[Row]:
 
 def softtopk_table() -> pd.DataFrame:
     """The rows of :func:`softtopk_rows`: part, unit, value, seed."""
-    return _table(softtopk_rows(SEED))
+    return pd.DataFrame(softtopk_rows(SEED), columns=COLUMNS).assign(seed=SEED)
 
 
 def pruning_table() -> pd.DataFrame:
     """The rows of :func:`pruning_rows`: part, unit, value, seed."""
-    return _table(pruning_rows(SEED))
-
-
-def _table(rows: Iterable[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["part", "unit", "value"]).assign(seed=SEED)
+    return pd.DataFrame(pruning_rows(SEED), columns=COLUMNS).assign(seed=SEED)
 
 
 def iteration_table(width: int = 512, k: int = 128) -> pd.DataFrame:
@@ -165,8 +162,7 @@ def iteration_table(width: int = 512, k: int = 128) -> pd.DataFrame:
         for name, start in STARTS.items():
             for count in COUNTS:
                 found = soft_top_k_iterative(z, k, epsilon, count, start)
+                about = {"form": name, "epsilon": epsilon, "iterations": count, "k": k}
                 sums, worst = float(found.sum(dim=-1).mean()), float((found - exact).abs().max())
-                rows.append(
-                    {"form": name, "epsilon": epsilon, "iterations": count, "k": k, "sum": sums, "worst": worst}
-                )
+                rows.append({**about, "sum": sums, "worst": worst})
     return pd.DataFrame(rows)

@@ -29,9 +29,8 @@ BACKBONE = {"width": 1024, "layers": 24, "head dim": 64, "query heads": 16, "key
 def decoder(shape: dict[str, int]) -> Decoder.Config:
     """A decoder of a row of Table 4, whose heads are as wide together. Its one-token vocabulary is for the unknown one."""
     heads, width = (shape["query heads"], shape["key-value heads"]), shape["FFN width"]
-    return models.decoder(Size(shape["width"], shape["layers"], *heads, width, width), width, 1).set(
-        tie_embeddings=True
-    )
+    made = models.decoder(Size(shape["width"], shape["layers"], *heads, width, width), width, 1)
+    return made.set(tie_embeddings=True)
 
 
 def size(shape: dict[str, int]) -> tuple[int, float]:

@@ -33,6 +33,7 @@ from orchard.papers.ifpruning.method.masks import (
     channel_importance,
     conditioned_logits,
     counted_logits,
+    evaluating,
     masked_layers,
 )
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
@@ -285,20 +286,18 @@ def _known(cfg: Train.Config, corpus: Corpus) -> Decoder.Config:
     return cfg.model.clone().set(vocab_size=corpus.vocab_size)
 
 
-@torch.no_grad()
 def evaluate(
     decoder: Decoder, selector: Selector | None, corpus: Corpus, examples: Examples, hardware: Hardware
 ) -> dict[str, Any]:
     """``right`` [answers]: whether all tokens of an answer are the likeliest, given those before; with ``domain`` [answers] of each,
     and ``loss``, nats per token that counts. For greedy decoding this is exact match: a first wrong token is wrong in both."""
-    was_training = decoder.training
-    parts = nn.ModuleList([decoder] if selector is None else [decoder, selector]).eval()
     device = torch.device(hardware.device)
     right, domain, nats = [], [], []
     for start in range(0, len(examples), EVALUATED_AT_ONCE):
         part = examples.take(slice(start, start + EVALUATED_AT_ONCE))
         there = part.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
+        with evaluating(decoder, selector), autocast:
             logits = conditioned_logits(decoder, selector, there)
         target = there.tokens[there.counts]
         nats.append(F.cross_entropy(logits, target, reduction="none").double().cpu())
@@ -310,7 +309,6 @@ def evaluate(
         exact = key[1] >= 0  # -1: a loss and no right answer
         right.append(hits[exact])
         domain.append(part.domain[key[0, exact]])
-    parts.train(was_training)
     return {"right": torch.cat(right), "domain": torch.cat(domain), "loss": torch.cat(nats).mean().item()}
 
 
@@ -327,23 +325,20 @@ def other_domain(domain: Int[Tensor, "examples"]) -> Int[Tensor, "examples"]:
     return moved
 
 
-@torch.no_grad()
 def masks(selector: Selector, corpus: Corpus, hardware: Hardware) -> dict[str, Tensor]:
     """Masks and logits of one prompt per wording: ``masks`` [prompts, layers, width], ``z``, ``domain``, ``split`` (0 seen, 1 validation,
     2 test). Empty for what selects nothing."""
     if not selector.prunes:
         return {}
-    was_training = selector.training
-    selector.eval()
     found: dict[str, list[Tensor]] = {"masks": [], "z": [], "domain": [], "split": []}
     for number, split in enumerate(("seen", "validation", "test")):
         examples = corpus.prompts(split)
-        z = selector.logits(examples.to(hardware.device))[:, 0]
+        with evaluating(selector):
+            z = selector.logits(examples.to(hardware.device))[:, 0]
         found["masks"].append(selector.gates.top(z).cpu())
         found["z"].append(z.float().cpu())
         found["domain"].append(examples.domain)
         found["split"].append(torch.full_like(examples.domain, number))
-    selector.train(was_training)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

@@ -28,6 +28,7 @@ from orchard.papers.ifpruning.data.instructions import instruction_source
 from orchard.papers.ifpruning.integrations.folder import load_predictor, predictor_shape, save_pruned
 from orchard.papers.ifpruning.integrations.text import VALIDATED, Lengths, TuneText
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings
+from orchard.papers.ifpruning.method.masks import evaluating
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed
 from orchard.papers.ifpruning.runs.train import CALIBRATION, Batches
 from orchard.pretrained.folder import ModelFolder, check_new, load_model, load_tokenizer, model_folder, model_shape
@@ -89,10 +90,8 @@ class Tune(TrainingRun):
         if cfg.gradient_checkpointing:
             pruned.checkpoint_activations()
         before = validation_loss(pruned, text, cfg, hardware)
-        fused, optim = hardware.fused_optimizer, cfg.optim.build()
-        module = RatedParts(
-            pruned, rated_parts(pruned, cfg), masked_parameters(pruned), optim, cfg.steps, fused, counted_nats
-        )
+        parts, spared, optim = rated_parts(pruned, cfg), masked_parameters(pruned), cfg.optim.build()
+        module = RatedParts(pruned, parts, spared, optim, cfg.steps, hardware.fused_optimizer, counted_nats)
 
         def batch(number: int) -> dict[str, Tensor]:
             return text.batch(text.draw(cfg.stage, cfg.batch_size, cfg.seed, number))
@@ -225,30 +224,25 @@ def calibrate(pruned: PrunedModel, text: TuneText, cfg: Tune.Config) -> None:
     pruned.calibrate(prompts["prompt_ids"], prompts["prompt_mask"], texts["input_ids"], texts["attention_mask"])
 
 
-@torch.no_grad()
 def validation_loss(pruned: PrunedModel, text: TuneText, cfg: Tune.Config, hardware: Hardware) -> float:
     """Nats per token that counts of held-out conversations, under the mask of each."""
-    was_training = pruned.training
-    pruned.eval()
     nats = counted = 0.0
     for start in range(0, min(VALIDATED, len(text.validation)), cfg.batch_size):
         batch = text.batch(text.validation[start : min(start + cfg.batch_size, VALIDATED)])
         there = {name: value.to(hardware.device) for name, value in batch.items()}
         count = int((batch["labels"][:, 1:] >= 0).sum())
-        with torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        autocast = torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
+        with evaluating(pruned), autocast:
             nats += pruned(**there, use_cache=False).loss.item() * count
         counted += count
-    pruned.train(was_training)
     return nats / counted
 
 
-@torch.no_grad()
 def measure(pruned: PrunedModel, text: TuneText, hardware: Hardware) -> dict[str, float]:
     """The gauge on held-out prompts, without what it cannot say, and the number of ``domains``."""
-    was_training = pruned.training
     ids, mask, domain, count = text.gauged()
-    found = pruned.eval().gauge(ids.to(hardware.device), mask.to(hardware.device), domain)
-    pruned.train(was_training)
+    with evaluating(pruned):
+        found = pruned.gauge(ids.to(hardware.device), mask.to(hardware.device), domain)
     return {name: value for name, value in found.items() if not math.isnan(value)} | {"domains": float(count)}
 
 

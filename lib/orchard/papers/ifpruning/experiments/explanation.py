@@ -27,6 +27,7 @@ from orchard.runs import Runner, Setting
 from orchard.stats import Interval
 
 RESAMPLES = 4000
+NO_INTERVAL = "no interval: what it is divided by may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
 UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map
@@ -54,7 +55,8 @@ def interval(
     """A statistic of mean scores with its 95 % interval, and over how many seeds; ``columns`` names (arm, evaluation) of each.
 
     A resample draws seeds with replacement and, for each, its questions: the same ones for all columns. Questions with the same
-    outcomes are drawn together, which changes nothing and takes as long for a million of them. Missing columns give NaN over 0 seeds.
+    outcomes are drawn together, which changes nothing and takes as long for a million of them. Missing columns give NaN over 0 seeds; a
+    ratio whose denominator is 0 in so many resamples that an end is not finite has an estimate and no interval.
     """
     ours = table[table["variant"] == variant]
     series = [
@@ -78,7 +80,17 @@ def interval(
         low, high = np.nanquantile(statistic(means.mean(axis=1)), [0.025, 0.975])
     one_seed = "one seed: the interval covers the questions, not the spread between training runs"
     note = one_seed if len(by_seed) == 1 else ""
+    if not np.isfinite([low, high]).all():
+        low, high, note = np.nan, np.nan, NO_INTERVAL
     return Interval(float(estimate), float(low), float(high), 0.95, note), len(by_seed)
+
+
+def with_interval(estimate: float, low: float, high: float, digits: int = 2) -> str:
+    """In words: ``0.71 (0.60 to 0.82)``, or that nothing was measured, or that there is no interval and why."""
+    if np.isnan(estimate):
+        return "not measured"
+    ends = f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite([low, high]).all() else NO_INTERVAL
+    return f"{estimate:.{digits}f} ({ends})"
 
 
 def first(columns: Float[np.ndarray, "draws columns"]) -> Float[np.ndarray, "draws"]:

@@ -22,7 +22,7 @@ import pandas as pd
 from orchard import evidence
 from orchard.evidence import Tables
 from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
-from orchard.papers.ifpruning.experiments.profiles import DIAGRAMS, PROFILES, grid_cells
+from orchard.papers.ifpruning.experiments.profiles import DIAGRAMS, PROFILES, TOKEN_ROUTED, grid_cells
 from orchard.runs import Runner, Setting
 from orchard.stats import spearman
 
@@ -32,11 +32,11 @@ CELL = ["diagram", "rho_all", "tagless", "mix", "seed"]
 def phase(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per diagram, point, seed and arm (dense_k, ifp, moe): rho_all, tagless, mix, right (answers; share), gain (over dense_k of
     the same point and seed), across (overlap of masks of two domains; NaN without masks). Mixed points are scored on mixed prompts."""
-    sizes, known = DIAGRAMS[setting.profile], compared(setting, run)
+    known, routed = compared(setting, run), TOKEN_ROUTED.get(setting.profile, ())
     places, wanted = [], []
-    for diagram, points in (("sharing", sizes.sharing), ("mixing", sizes.mixing)):
+    for diagram, points in DIAGRAMS[setting.profile].items():
         for point in points:
-            arms = ("dense_k", "ifp", "moe") if point in sizes.token_routed else ("dense_k", "ifp")
+            arms = ("dense_k", "ifp", "moe") if point in routed else ("dense_k", "ifp")
             for cell in grid_cells(setting, **point.variant):
                 places += [(diagram, point, cell.seed, arm) for arm in arms]
                 wanted += [recorded(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]

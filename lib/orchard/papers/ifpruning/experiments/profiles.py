@@ -175,26 +175,18 @@ class Point:
         return f"rho_all {self.rho_all:g}, tagless {self.tagless:g}, mix {self.mix}"
 
 
-@dataclass(frozen=True)
-class Diagram:
-    """The points of the phase diagram; ``token_routed`` are those that also have a moe."""
-
-    sharing: tuple[Point, ...] = ()
-    mixing: tuple[Point, ...] = ()
-    token_routed: tuple[Point, ...] = ()
-
-
 _MIXES = (Point(), Point(mix=2), Point(mix=4))
-_FEW = Diagram(sharing=(Point(), Point(rho_all=1.0)), mixing=(Point(), Point(mix=2)))
-DIAGRAMS: dict[str, Diagram] = {
+_FEW: dict[str, tuple[Point, ...]] = {"sharing": (Point(), Point(rho_all=1.0)), "mixing": (Point(), Point(mix=2))}
+DIAGRAMS: dict[str, dict[str, tuple[Point, ...]]] = {  # of the phase diagram, its points
     "smoke": _FEW,
     "laptop": _FEW,
-    "gpu": Diagram(
-        sharing=tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
-        mixing=_MIXES, token_routed=(*_MIXES, Point(tagless=0.5)),
-    ),
-    "paper": Diagram(),
+    "gpu": {
+        "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
+        "mixing": _MIXES,
+    },
+    "paper": {},
 }  # fmt: skip
+TOKEN_ROUTED = {"gpu": (*_MIXES, Point(tagless=0.5))}  # those that also have a moe
 
 
 _TIMED = Latency.Config(

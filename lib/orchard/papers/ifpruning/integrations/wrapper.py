@@ -41,7 +41,7 @@ from orchard.papers.ifpruning.method.masks import (
     evaluating,
     importance_of,
 )
-from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
+from orchard.papers.ifpruning.method.overlap import gauge
 from orchard.papers.ifpruning.method.pruning import take_channels
 from orchard.papers.ifpruning.method.softtopk import check
 from orchard.train.saved import TextModel
@@ -51,6 +51,7 @@ KEY = "ifpruning_gates"  # the keyword argument that gates travel as
 KNOWN = "use a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
 Prompts = Int[Tensor, "prompts prompt_time"]
 PromptMask = Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"]  # None: no padding
+PromptGates = Float[Tensor, "prompts layers width"]
 Text = Int[Tensor, "rows time"]
 TextMask = Bool[Tensor, "rows time"] | Int[Tensor, "rows time"]
 
@@ -214,18 +215,14 @@ class PrunedModel(nn.Module):
             return [self.prompt_tokenizer.bos, *self.prompt_tokenizer.encode(text)]
         return list(self.prompt_tokenizer(text, verbose=False)["input_ids"])
 
-    def logits(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
-    ) -> Float[Tensor, "prompts layers width"]:
+    def logits(self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None) -> PromptGates:
         """z of every prompt. Raises BadInput for an empty prompt or one that is longer than the predictor reads."""
         states = self._last(prompt_ids, prompt_mask)
         with torch.autocast(states.device.type, enabled=False):  # in 16 bits many channels would tie
             z = self.head_out(HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(states)))
         return z.unflatten(-1, (len(self.layer_names), self.width))
 
-    def gates(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
-    ) -> Float[Tensor, "prompts layers width"]:
+    def gates(self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None) -> PromptGates:
         """The factor of every hidden channel, k of them not 0; see `Gates` for what it is in training and afterwards."""
         if not self.calibrated:
             warnings.warn(
@@ -283,20 +280,13 @@ class PrunedModel(nn.Module):
 
     @torch.no_grad()
     def gauge(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None, domain: Int[Tensor, "prompts"], on_collapse: str = "record"
-    ) -> dict[str, float]:  # fmt: skip
-        """`overlap.gauge` of the masks of these prompts, by domain, and the ``spread`` of their logits in epsilon.
-
-        Raises Collapsed with ``on_collapse="raise"`` when masks no longer depend on the domain.
-        """
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None, domain: Int[Tensor, "prompts"]
+    ) -> dict[str, float]:
+        """`overlap.gauge` of the masks of these prompts, by domain, and the ``spread`` of their logits in epsilon. What `overlap.collapsed`
+        makes of it says whether masks still depend on the domain."""
         z = self.logits(prompt_ids, prompt_mask)
         domains, member = domain.cpu().unique(return_inverse=True)
         measured = gauge(self.selection.top(z).cpu(), member, len(domains))
-        if on_collapse == "raise" and (why := collapsed(measured)):
-            raise Collapsed(
-                f"{why}: raise spread (now {self.settings.spread} epsilon) or the predictor's learning rate, use mode 'st', or "
-                "record it with on_collapse='record'"
-            )
         return measured | {"spread": z.float().std(dim=-1).mean().item() / self.settings.epsilon}
 
     # ------------------------------------------------------------------- the decoder under a mask
@@ -308,7 +298,7 @@ class PrunedModel(nn.Module):
 
     def forward(
         self, input_ids: Text, attention_mask: TextMask | None = None, labels: Text | None = None, prompt_ids: Prompts | None = None,
-        prompt_mask: PromptMask | None = None, gates: Float[Tensor, "prompts layers width"] | None = None, **others: Any,
+        prompt_mask: PromptMask | None = None, gates: PromptGates | None = None, **others: Any,
     ) -> Any:  # fmt: skip
         """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned.
 

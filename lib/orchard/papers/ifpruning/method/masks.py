@@ -37,6 +37,8 @@ from orchard.papers.ifpruning.method.softtopk import check, hard_top_k, soft_top
 
 MODES = ("soft", "soft_binarize", "st", "st_full")
 ALIKE = 1e-6  # relative: float32 rounding
+Prompts = Int[Tensor, "rows prompt_time"]
+Lengths = Int[Tensor, "rows"]
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "identity": lambda x: x}
 
 
@@ -230,9 +232,7 @@ class Predictor(Selector):
         self.head_in = nn.Linear(cfg.backbone.dim, cfg.rank)
         self.head_out = nn.Linear(cfg.rank, cfg.num_layers * self.gates.logits)
 
-    def feature(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows rank"]:
+    def feature(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows rank"]:
         """What the masks are chosen from: the state at the last token before the padding, through the first matrix.
 
         Raises ValueError for an empty prompt or one that is longer than ``max_prompt``.
@@ -246,15 +246,11 @@ class Predictor(Selector):
             )
         return HEAD_ACTIVATIONS[self.activation](self.head_in(self._last(prompts, lengths)))
 
-    def _last(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows dim"]:
+    def _last(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows dim"]:
         states = self.backbone.features(prompts)
         return states[torch.arange(len(states), device=states.device), lengths - 1]
 
-    def of_prompts(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows layers logits"]:
+    def of_prompts(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows layers logits"]:
         """z of every prompt."""
         z = self.head_out(self.feature(prompts, lengths))
         return rearrange(z, "rows (layers logits) -> rows layers logits", layers=self.num_layers)

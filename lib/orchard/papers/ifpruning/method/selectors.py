@@ -32,13 +32,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.method.examples import Examples
-from orchard.papers.ifpruning.method.masks import Predictor, Selector, gated
+from orchard.papers.ifpruning.method.masks import Lengths, Predictor, Prompts, Selector, gated
 
 
 class Static(Selector):
@@ -109,9 +109,7 @@ class HashedMasks(Predictor):
         self.register_buffer("table", torch.randn(cfg.bits, cfg.num_layers * self.gates.logits))
 
     @torch.no_grad()
-    def of_prompts(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows layers logits"]:
+    def of_prompts(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows layers logits"]:
         bits = torch.where((self._last(prompts, lengths) - self.mean) @ self.project.T > 0, 1.0, -1.0)
         return (bits @ self.table).unflatten(-1, (self.num_layers, -1))
 

@@ -270,5 +270,7 @@ def test_sizes_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
 def test_unknown_stages_and_evaluations() -> None:
     with pytest.raises(BadInput, match="FactGrid: there is no stage 'rlhf'; known: cpt, pretrain, read, sft"):
         grid().batch("rlhf", 1, 0, 0)
-    with pytest.raises(BadInput, match="FactGrid: there is no evaluation 'train'; known: mixed, seen, test, validation"):
+    with pytest.raises(
+        BadInput, match="FactGrid: there is no evaluation 'train'; known: mixed, seen, test, validation"
+    ):
         grid().evaluation("train")

@@ -84,9 +84,7 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
     """The base of the grid, one start of the spread, and the D = 4k sources are runs that exist anyway."""
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(grid_cells(SMOKE)[0])
     assert study.arm("ifp").fingerprint() in known
-    starts = [
-        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.STARTS["smoke"]
-    ]
+    starts = [ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.STARTS["smoke"]]
     assert sum(starts) == 1
     cell = cells(SMOKE)[0]
     for arm in ("dense_D", "ifp"):

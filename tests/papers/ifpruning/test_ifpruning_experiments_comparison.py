@@ -254,6 +254,6 @@ def test_a_ratio_over_a_gap_that_may_be_0_has_no_interval_and_says_so() -> None:
     assert np.isfinite(found.estimate)
     assert np.isnan([found.low, found.high]).all()
     said = explanation.with_interval(found.estimate, found.low, found.high)
-    assert said == "45.00 (no interval: what it is divided by may be 0)"
+    assert said == "45.00 (no interval: the gap may be 0)"
     assert explanation.with_interval(0.712, 0.6, 0.825, digits=2) == "0.71 (0.60 to 0.82)"
     assert explanation.with_interval(np.nan, np.nan, np.nan) == "not measured"

@@ -260,17 +260,7 @@ class FactGrid(Corpus):
 
     def text(self, tokens: Int[Tensor, "time"]) -> str:
         """An example as a reader sees it: words as domain and number, keys as k, values as v."""
-        words = []
-        for token in tokens.tolist():
-            if token < FIRST:
-                words.append({PAD: "", BOS: "<bos>", SEP: ":"}[token])
-            elif token < self._value0:
-                words.append(f"k{token - FIRST}")
-            elif token < self._word0:
-                words.append(f"v{token - self._value0}")
-            elif token < self._shared0:
-                domain, number = divmod(token - self._word0, LEXICON)
-                words.append(f"{self.domains[domain]}.{number}")
-            else:
-                words.append(f"word.{token - self._shared0}")
-        return " ".join(filter(None, words))
+        names = ["", "<bos>", ":", *(f"k{i}" for i in range(self.side)), *(f"v{i}" for i in range(self.cfg.num_values))]
+        names += [f"{domain}.{i}" for domain in self.domains for i in range(LEXICON)]
+        names += [f"word.{i}" for i in range(SHARED)]
+        return " ".join(filter(None, (names[token] for token in tokens.tolist())))

@@ -166,21 +166,20 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     return table.join(own, on=["ablation", "seed"]).assign(change=lambda t: t["right"] - t.pop("before"))
 
 
-def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config]]:
+def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config, Finished]]:
     known, found = compared(setting, run), []
     for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]:
         reads = study.predictor()
         concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
         made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
         found += [(cell, gates, recorded(made[arm], known, gates)) for gates, arm in GATES.items()]
-    return found
+    return [(*one, done) for one, done in zip(found, run([arm for *_, arm in found]), strict=True)]
 
 
 def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
-    arms = _gate_arms(setting, run)
     tables = []
-    for (cell, gates, _), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+    for cell, gates, _, done in _gate_arms(setting, run):
         right = done.tensors("answers")["test.right"].numpy().astype(float)
         table = pd.DataFrame({"question": np.arange(len(right)), "right": right})
         tables.append(table.assign(gates=gates, seed=cell.seed))
@@ -191,7 +190,7 @@ def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
     with its penalty), validation_loss (without), validation_accuracy."""
     tables = []
-    for cell, gates, arm in _gate_arms(setting, run):
+    for cell, gates, arm, _ in _gate_arms(setting, run):
         metrics = chain_metrics(arm, run)
         before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
         masked = metrics[metrics["stage"] != "pretrain"]
@@ -202,9 +201,8 @@ def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
 def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
     (what the penalty holds at k / D) and without noise, before the cut to k."""
-    arms = _gate_arms(setting, run)
     rows = []
-    for (cell, gates, arm), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+    for cell, gates, arm, done in _gate_arms(setting, run):
         shares = {"expected": float("nan"), "settled": float("nan")}
         if isinstance(arm.selector, HardConcrete.Config):
             z = done.tensors("masks")["z"]
@@ -253,11 +251,8 @@ PREFIX_ARMS = ("ifp", "ifp_st", "rand_lsh")
 def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed, prefix (raw, shared, own) and layer (from 1): within (mean overlap of different prompts of one domain),
     related (of two domains of one group), other (of two groups), chance."""
-    places = [
-        (arm, cell, study)
-        for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]
-        for arm in PREFIX_ARMS
-    ]
+    chosen = studies(setting, run)[: PROFILES[setting.profile].few_seeds]
+    places = [(arm, cell, study) for cell, study in chosen for arm in PREFIX_ARMS]
     wanted = [
         PrefixMasks.Config(trained=study.arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
         for arm, cell, study in places

@@ -27,7 +27,7 @@ from orchard.runs import Runner, Setting
 from orchard.stats import Interval
 
 RESAMPLES = 4000
-NO_INTERVAL = "no interval: what it is divided by may be 0"
+NO_INTERVAL = "no interval: the gap may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
 UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map

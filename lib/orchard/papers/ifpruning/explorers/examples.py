@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from orchard.papers.ifpruning.data.corpus import Reading, Vocabulary
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, GROUPS, KINDS, Stdlib10
-from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES
+from orchard.papers.ifpruning.data.stdlib10.source import MEMORY, PROCEDURES
 from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, TRAINED, WORDINGS
-from orchard.papers.ifpruning.data.text import Reading, Vocabulary
 from orchard.papers.ifpruning.figures.examples import Piece, example_text
 from orchard.papers.ifpruning.method.examples import Examples
 

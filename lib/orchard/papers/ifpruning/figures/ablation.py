@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from orchard import evidence, plot
 from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
@@ -84,9 +84,8 @@ def spread_lines(table: pd.DataFrame) -> Figure:
     overlap.set_ylabel("overlap across domains")
     for axes in (scores, overlap):
         axes.set(xscale="log", ylim=(-0.04, 1.04), xlabel="first spread r = std(z) / ε")
-        axes.xaxis.set_major_locator(FixedLocator(sorted(table["r"].unique())))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xticks(spreads := sorted(table["r"].unique()), [f"{r:g}" for r in spreads])
+        axes.minorticks_off()
     made.legend(loc="outside lower center", ncols=2)
     return made
 

@@ -33,12 +33,9 @@ def arm_scores(table: pd.DataFrame) -> Figure:
         axes[0].axvline(score, color=INK, linewidth=0.8, linestyle="--")
         axes[1].axhline(score, color=INK, linewidth=0.8, linestyle="--")
     axes[0].set_yticks(range(len(ordered)), list(ordered["arm"]))
-    axes[0].set_ylim(len(ordered) - 0.4, -0.6)
+    axes[0].set(ylim=(len(ordered) - 0.4, -0.6), xlabel="right answers (share)")
     axes[0].grid(False, axis="y")
-    axes[0].set_xlabel("right answers (share)")
-    axes[1].set_xlabel("training FLOPs / those of dense_k")
-    axes[1].set_ylabel("right answers (share)")
-    axes[1].set_xlim(left=0.9)
+    axes[1].set(xlabel="training FLOPs / those of dense_k", ylabel="right answers (share)", xlim=(0.9, None))
     return made
 
 
@@ -78,9 +75,7 @@ def domain_scores(table: pd.DataFrame) -> Figure:
         axes.hlines(places, own["low"], own["high"], color=given[arm].colour, linewidth=1.2)
         axes.plot(own["right"], places, given[arm].marker, color=given[arm].colour, label=arm, linestyle="none")
     axes.set_yticks(range(len(domains)), domains)
-    axes.set_ylim(len(domains) - 0.4, -0.6)
-    axes.set_xlim(left=-0.02)
+    axes.set(ylim=(len(domains) - 0.4, -0.6), xlim=(-0.02, None), xlabel="right answers (share)")
     axes.grid(False, axis="y")
-    axes.set_xlabel("right answers (share)")
     made.legend(loc="outside lower center", ncols=len(arms))
     return made

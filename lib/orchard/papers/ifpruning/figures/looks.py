@@ -11,25 +11,13 @@ from orchard.plot.style import COLUMN, INK, PALETTE
 
 WIDE = 2 * COLUMN
 LOOKS: dict[str, Look] = {  # by name, in small letters; given to `plot.looks` and the charts as ``known``
-    "dense_k": Look(INK, "D"),
-    "dense_k_long": Look(INK, "p"),
-    "dense_d": Look(PALETTE[2], "h"),
-    "static": Look(PALETTE[5], "P"),
-    "static_kd": Look(PALETTE[5], "X"),
-    "ifp": Look(PALETTE[0], "o"),
-    "ifp_st": Look(PALETTE[9], "s"),
-    "ifp_contrast": Look(PALETTE[9], "*"),
-    "ifp_sft_only": Look(PALETTE[0], "<"),
-    "ifp_sft_short": Look(PALETTE[0], ">"),
-    "ifp_unread": Look(PALETTE[3], "x"),
-    "oracle": Look(PALETTE[2], "D"),
-    "rand_mask": Look(PALETTE[1], "s"),
-    "rand_lsh": Look(PALETTE[1], "v"),
-    "film_k": Look(PALETTE[4], "^"),
-    "prefix_cond": Look(PALETTE[4], "<"),
-    "moe": Look(PALETTE[3], "v"),
-    "moe_seq": Look(PALETTE[3], "P"),
-}
+    "dense_k": Look(INK, "D"), "dense_k_long": Look(INK, "p"), "dense_d": Look(PALETTE[2], "h"),
+    "static": Look(PALETTE[5], "P"), "static_kd": Look(PALETTE[5], "X"), "ifp": Look(PALETTE[0], "o"),
+    "ifp_st": Look(PALETTE[9], "s"), "ifp_contrast": Look(PALETTE[9], "*"), "ifp_sft_only": Look(PALETTE[0], "<"),
+    "ifp_sft_short": Look(PALETTE[0], ">"), "ifp_unread": Look(PALETTE[3], "x"), "oracle": Look(PALETTE[2], "D"),
+    "rand_mask": Look(PALETTE[1], "s"), "rand_lsh": Look(PALETTE[1], "v"), "film_k": Look(PALETTE[4], "^"),
+    "prefix_cond": Look(PALETTE[4], "<"), "moe": Look(PALETTE[3], "v"), "moe_seq": Look(PALETTE[3], "P"),
+}  # fmt: skip
 
 
 def taken_legend(axes: Axes) -> tuple[list[Any], list[str]]:

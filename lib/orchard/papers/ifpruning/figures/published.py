@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.container import BarContainer
@@ -80,8 +79,7 @@ def overlap_maps(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Overlap of masks between sets of prompts, a heat map per layer, all on one colour scale up to 1, with the blocks framed.
 
     Columns layer, row, column, overlap, row_block, column_block, chance. The scale begins at 0.5 as in the paper, or at the tenth below
-    chance or the smallest overlap where these are lower; ``low`` sets it, for two figures on one scale. Chance (k / D, two random masks)
-    is a line across the colour bar."""
+    chance or the smallest overlap where these are lower. Chance (k / D, two random masks) is a line across the colour bar."""
     import seaborn as sns
 
     names = ("layer", "row", "column", "overlap", "row_block", "column_block", "chance")
@@ -156,10 +154,9 @@ def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> 
             axes.axvline(at, color=INK, linewidth=0.8, linestyle="-" if at == 0 else "--")
         axes.set_yticks(bars.index, labels, fontsize=6.5)
         axes.set_ylim(len(bars) - 0.4 - max(counts), len(bars) - 0.4)  # bars of one thickness in both panels
-        axes.set_xlim(min(low, -0.05), max(high, 1.05))
+        title = "paper" if paper else "ours"
+        axes.set(xlim=(min(low, -0.05), max(high, 1.05)), title=title, xlabel="gap recovery R")
         axes.grid(False, axis="y")
-        axes.set_title("paper" if paper else "ours")
-        axes.set_xlabel("gap recovery R")
     return made
 
 
@@ -183,7 +180,13 @@ def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> F
         labels = table["model"] + " (" + table["family"] + ")" if many else table["model"]
         for column, shown in enumerate((PARTS[:-1], PARTS)):
             axes = panels[2 * row + column]
-            drawn = _stack(axes, table, shown, GREYS if paper else COLOURS)
+            left, drawn = np.zeros(len(table)), []
+            for part, colour in zip(shown, GREYS if paper else COLOURS, strict=False):
+                seconds = table[part].to_numpy(dtype=float)
+                drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
+                left += seconds
+            axes.grid(False, axis="y")
+            axes.margins(x=0.02)
             axes.set_yticks(range(len(table)), labels if column == 0 else [])
             axes.set_ylim(len(table) - 0.5, -0.5)
             whole, whose = ("until the first token", "whole request")[column], "paper" if paper else "ours"
@@ -192,14 +195,3 @@ def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> F
     by_column = [handles[part + row * len(PARTS)] for part in range(len(PARTS)) for row in range(len(tables))]
     made.legend(handles=by_column, loc="outside lower center", ncols=len(PARTS))
     return made
-
-
-def _stack(axes: Axes, table: pd.DataFrame, parts: tuple[str, ...], colours: tuple[str, ...]) -> list[BarContainer]:
-    left, drawn = np.zeros(len(table)), []
-    for part, colour in zip(parts, colours, strict=False):
-        seconds = table[part].to_numpy(dtype=float)
-        drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
-        left += seconds
-    axes.grid(False, axis="y")
-    axes.margins(x=0.02)
-    return drawn

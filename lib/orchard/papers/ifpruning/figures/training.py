@@ -45,8 +45,7 @@ def stage_curves(table: pd.DataFrame) -> Figure:
         own = table[table["arm"].isin(arms)].sort_values("arm", key=lambda arm: arm.map(arms.index), kind="stable")
         label = "cross entropy (nats per token)" if place == 0 else ""
         plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame, known=LOOKS)
-        frame.set_title(name)
-        frame.set_ylim(0, table["loss"].max() * 1.03)
+        frame.set(title=name, ylim=(0, table["loss"].max() * 1.03))
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
         taken_legend(frame)
@@ -77,8 +76,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
             frame.axhline(bounds[name], color=INK, linewidth=0.9, linestyle="-.", label="collapsed beyond")
         if name != "spread":
             frame.set_ylim(-0.04, 1.06)
-        frame.set_ylabel(label)
-        frame.set_xlabel("optimizer step" if frame in axes[3:] else "")
+        frame.set(ylabel=label, xlabel="optimizer step" if frame in axes[3:] else "")
     handles, labels = axes[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return made
@@ -140,8 +138,7 @@ def _listed(frame: Axes, domain: str, text: str, rows: pd.DataFrame) -> None:
     layers = [name for name in rows.columns if str(name).startswith("layer ")]
     shown = layers if len(layers) <= 3 else [layers[0], layers[len(layers) // 2], layers[-1]]
     frame.set_axis_off()
-    frame.set_xlim(0, 1)
-    frame.set_ylim(len(rows) + 0.6, -1.9)
+    frame.set(xlim=(0, 1), ylim=(len(rows) + 0.6, -1.9))
     frame.text(0, -1.5, f"{domain}   {text}", fontsize=6.5, weight="bold", va="center")
     for i, name in enumerate(shown):
         frame.text(0.02 + 0.13 * i, -0.5, str(name), fontsize=6, va="center")

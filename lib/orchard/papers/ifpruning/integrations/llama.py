@@ -23,14 +23,10 @@ from orchard.nn import Attention, Decoder, FeedForward
 
 LONGEST = 4096  # tokens: what the made config states; Llama's rotary angles do not depend on it
 PARTS = {
-    "attention_norm.gain": "input_layernorm.weight",
-    "feed_forward_norm.gain": "post_attention_layernorm.weight",
-    "feed_forward.": "mlp.",
-    "attention.": "self_attn.",
-    "layers.": "model.layers.",
-    "embedding.": "model.embed_tokens.",
-    "head.": "lm_head.",
-}
+    "attention_norm.gain": "input_layernorm.weight", "feed_forward_norm.gain": "post_attention_layernorm.weight",
+    "feed_forward.": "mlp.", "attention.": "self_attn.", "layers.": "model.layers.",
+    "embedding.": "model.embed_tokens.", "head.": "lm_head.",
+}  # fmt: skip
 
 
 def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:

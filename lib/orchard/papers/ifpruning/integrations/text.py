@@ -23,9 +23,8 @@ from torch import Tensor
 
 from orchard.data import SPLITS, DataError, Document, Source
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data.corpus import padded
+from orchard.papers.ifpruning.data.corpus import Reading, padded
 from orchard.papers.ifpruning.data.instructions import human, is_row, parsed
-from orchard.papers.ifpruning.data.text import Reading
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel
 
 IGNORED = -100  # the label of a token that does not count

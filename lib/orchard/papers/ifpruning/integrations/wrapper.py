@@ -35,7 +35,6 @@ from orchard.nn import Decoder
 from orchard.papers.ifpruning.data.corpus import padded
 from orchard.papers.ifpruning.method.masks import (
     HEAD_ACTIVATIONS,
-    MODES,
     Gates,
     calibrate_head,
     evaluating,
@@ -43,7 +42,6 @@ from orchard.papers.ifpruning.method.masks import (
 )
 from orchard.papers.ifpruning.method.overlap import gauge
 from orchard.papers.ifpruning.method.pruning import take_channels
-from orchard.papers.ifpruning.method.softtopk import check
 from orchard.train.saved import TextModel
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -103,9 +101,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
         home, _, _ = name.rpartition(".")
         attention = getattr(modules[home], "self_attn", None)
         if attention is None:
-            raise BadInput(
-                f"{kind}: {name} is no feed-forward layer behind an attention layer (an expert, it seems): {KNOWN}"
-            )
+            raise BadInput(f"{kind}: {name} is no feed-forward layer behind an attention layer (an expert?): {KNOWN}")
         layers.append(GatedLayer(name, modules[name], attention))
         homes.append(home)
     stacks = {home.rpartition(".")[0] for home in homes}
@@ -151,15 +147,15 @@ class PrunedModel(nn.Module):
         self, decoder: Any, predictor: Any, settings: Settings, tokenizer: Any = None, prompt_tokenizer: Any = None
     ) -> None:
         super().__init__()
-        for name, known in (("mode", MODES), ("head_activation", tuple(HEAD_ACTIVATIONS))):
-            if (value := getattr(settings, name)) not in known:
-                raise BadInput(f"{name} is {value!r}: choose one of {', '.join(known)}")
+        if (activation := settings.head_activation) not in HEAD_ACTIVATIONS:
+            raise BadInput(f"head_activation is {activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}")
         if settings.rank < 1 or not settings.spread > 0:
             raise BadInput(f"rank {settings.rank}, spread {settings.spread}: both are above 0")
         body, layers = gated_layers(decoder)
         width = layers[0].width
+        made = Gates.Config(width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode)
         try:
-            check(width, settings.keep, settings.epsilon)
+            self.selection: Gates = made.build()
         except ValueError as error:
             raise BadInput(f"the feed-forward layers of {type(decoder).__name__}: {error}") from None
         if any(getattr(hook, "func", None) is _enter for hook in body._forward_pre_hooks.values()):
@@ -171,8 +167,6 @@ class PrunedModel(nn.Module):
         self.predictor, dim, positions = _reader(predictor)
         self.layer_names = [layer.name for layer in layers]
         self.width, self.calibrated = width, False
-        made = Gates.Config(width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode)
-        self.selection: Gates = made.build()
         self.head_in = nn.Linear(dim, settings.rank)
         self.head_out = nn.Linear(settings.rank, len(layers) * width)
         self.max_prompt = min(size for size in (settings.max_prompt, positions, 2**31) if size)
@@ -208,9 +202,7 @@ class PrunedModel(nn.Module):
     def prompt_tokens(self, text: str) -> list[int]:
         """A text in the predictor's tokens. Raises BadInput without a tokenizer."""
         if self.prompt_tokenizer is None:
-            raise BadInput(
-                "this model has no prompt_tokenizer to read text with: give it to prune_any, or give prompt_ids"
-            )
+            raise BadInput("there is no prompt_tokenizer to read text with: give it to prune_any, or give prompt_ids")
         if self.reader is not None:
             return [self.prompt_tokenizer.bos, *self.prompt_tokenizer.encode(text)]
         return list(self.prompt_tokenizer(text, verbose=False)["input_ids"])
@@ -242,9 +234,7 @@ class PrunedModel(nn.Module):
         mask = torch.ones_like(prompt_ids, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool()
         lengths = mask.sum(dim=1)
         if bad := [row + 1 for row, length in enumerate(lengths.tolist()) if length == 0]:
-            raise BadInput(
-                f"prompts {bad} of {len(mask)} are empty: give at least one token, such as the tokenizer's bos"
-            )
+            raise BadInput(f"prompts {bad} of {len(mask)} are empty: give at least one token, such as bos")
         longest = int(lengths.max())
         self._check_length("a prompt", longest)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # tokens first, in their order

@@ -125,9 +125,7 @@ class Gates(nn.Module, Configurable):
         if cfg.mode not in MODES:
             raise ValueError(f"Gates.Config.mode is {cfg.mode!r}: choose one of {', '.join(MODES)}")
         if cfg.width % cfg.block or cfg.keep % cfg.block:
-            raise ValueError(
-                f"Gates.Config.block is {cfg.block}: it must divide the width {cfg.width} and the kept {cfg.keep}"
-            )
+            raise ValueError(f"Gates.Config.block is {cfg.block}: it must divide width {cfg.width} and keep {cfg.keep}")
         self.cfg = cfg
 
     @property

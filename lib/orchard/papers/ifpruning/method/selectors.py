@@ -207,7 +207,10 @@ class HardConcrete(Predictor):
 
     def price(self, share: Float[Tensor, "examples masks layers"]) -> Float[Tensor, ""]:
         """The penalty: its gradient lowers the distance from k/D and raises the multipliers."""
-        l1, l2 = (self.multiplier_rate * ascended(self.multipliers)).chunk(2)
+        ascended = (
+            2 * self.multipliers.detach() - self.multipliers
+        )  # the same values: a step down their gradient is a step up
+        l1, l2 = (self.multiplier_rate * ascended).chunk(2)
         excess = share - self.gates.cfg.keep / self.gates.cfg.width
         return (l1 * excess + l2 * excess.square()).mean()
 
@@ -226,8 +229,3 @@ def settled(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def expected_open(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The probability that a gate is not 0."""
     return torch.sigmoid(z - BETA * math.log(-GAMMA / ZETA))
-
-
-def ascended(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The same values; a step down their gradient is a step up."""
-    return 2 * p.detach() - p

@@ -141,14 +141,9 @@ def _bernoulli(z: Tensor, k: int, epsilon: float) -> Tensor:
 
 
 def soft_top_k_iterative(
-    z: Float[Tensor, "*batch width"],
-    k: int,
-    epsilon: float,
-    iterations: int = 20,
-    start: float = 4.0,
-    decay: float = 0.7,
+    z: Float[Tensor, "*batch width"], k: int, epsilon: float, iterations: int = 20, start: float = 4.0
 ) -> Float[Tensor, "*batch width"]:
-    """The naive twin: coordinate descent from b = -z, with epsilon lowered from ``start`` by ``decay`` per step to its value.
+    """The naive twin: coordinate descent from b = -z, with epsilon lowered from ``start`` by 0.7 per step to its value.
 
         a <- epsilon [log k - logsumexp((z + b) / epsilon)],    b <- -max(z + a, 0),    lambda = exp((z + a + b) / epsilon)
 
@@ -160,5 +155,5 @@ def soft_top_k_iterative(
     for _ in range(iterations):
         a = current * (math.log(k) - ((z + b) / current).logsumexp(dim=-1, keepdim=True))
         b = -(z + a).relu()
-        current = max(current * decay, epsilon)
+        current = max(current * 0.7, epsilon)
     return ((z + a + b) / epsilon).exp()

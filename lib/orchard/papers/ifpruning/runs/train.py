@@ -168,29 +168,22 @@ class Train(TrainingRun):
         self, work: Workspace, corpus: Corpus, decoder: Decoder, selector: Selector | None, hardware: Hardware
     ) -> dict[str, Any]:
         """Right answers on every evaluation; for masks also with those of another domain (``swapped``) and of the task (``task``)."""
-        kept: dict[str, Tensor] = {}
-        losses: dict[str, float] = {}
-        accuracy: dict[str, float] = {}
-
-        def keep(name: str, examples: Examples) -> None:
-            scores = evaluate(decoder, selector, corpus, examples, hardware)
-            kept.update({f"{name}.right": scores["right"], f"{name}.domain": scores["domain"]})
-            losses[name], accuracy[name] = scores["loss"], scores["right"].float().mean().item()
-
-        for name in self.cfg.evaluations:
-            keep(name, corpus.evaluation(name))
-        result: dict[str, Any] = {"gauge": {}, "collapsed": ""}
+        asked = {name: corpus.evaluation(name) for name in self.cfg.evaluations}
         if isinstance(selector, Predictor):
             test = corpus.evaluation("test")
-            keep("swapped", with_prompts_of(test, test, other_domain(test.domain)))
-            keep("task", with_prompts_of(test, corpus.tasks(), test.domain))
+            asked["swapped"] = with_prompts_of(test, test, other_domain(test.domain))
+            asked["task"] = with_prompts_of(test, corpus.tasks(), test.domain)
+        scores = {name: evaluate(decoder, selector, corpus, part, hardware) for name, part in asked.items()}
+        kept = {f"{name}.{part}": one[part] for name, one in scores.items() for part in ("right", "domain")}
+        save_file(kept, work.folder / "answers.safetensors")
         if selector is not None and (found := masks(selector, corpus, hardware)):
             save_file(found, work.folder / "masks.safetensors")
-            measured = mask_gauge(selector, corpus, hardware)
-            result = {"gauge": measured}
-            result["collapsed"] = collapsed(measured) if isinstance(selector, Predictor) else ""
-        save_file(kept, work.folder / "answers.safetensors")
-        return {"accuracy": accuracy, "loss": losses, **result}
+        measured = mask_gauge(selector, corpus, hardware)
+        return {
+            "accuracy": {name: one["right"].float().mean().item() for name, one in scores.items()},
+            "loss": {name: one["loss"] for name, one in scores.items()},
+            "gauge": measured, "collapsed": collapsed(measured) if measured and isinstance(selector, Predictor) else "",
+        }  # fmt: skip
 
 
 class Loss:
@@ -330,16 +323,14 @@ def masks(selector: Selector, corpus: Corpus, hardware: Hardware) -> dict[str, T
     2 test). Empty for what selects nothing."""
     if not selector.prunes:
         return {}
-    found: dict[str, list[Tensor]] = {"masks": [], "z": [], "domain": [], "split": []}
+    found: list[dict[str, Tensor]] = []
     for number, split in enumerate(("seen", "validation", "test")):
         examples = corpus.prompts(split)
         with evaluating(selector):
             z = selector.logits(examples.to(hardware.device))[:, 0]
-        found["masks"].append(selector.gates.top(z).cpu())
-        found["z"].append(z.float().cpu())
-        found["domain"].append(examples.domain)
-        found["split"].append(torch.full_like(examples.domain, number))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        about = {"domain": examples.domain, "split": torch.full_like(examples.domain, number)}
+        found.append({"masks": selector.gates.top(z).cpu(), "z": z.float().cpu(), **about})
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
 def mask_gauge(selector: Selector | None, corpus: Corpus, hardware: Hardware) -> dict[str, float]:

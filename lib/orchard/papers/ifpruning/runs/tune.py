@@ -39,6 +39,7 @@ from orchard.train.run import TrainingRun, check_sizes
 from orchard.train.saved import TextModel
 from orchard.train.seeding import seed_everything
 
+Say = Callable[[str], None]
 CALIBRATION_TEXTS = 16  # texts that say which channels are important
 
 
@@ -90,8 +91,13 @@ class Tune(TrainingRun):
         if cfg.gradient_checkpointing:
             pruned.checkpoint_activations()
         before = validation_loss(pruned, text, cfg, hardware)
+
+        def nats(pruned: PrunedModel, batch: dict[str, Tensor]) -> Tensor:
+            loss: Tensor = pruned(**batch, use_cache=False).loss  # of the tokens that count
+            return loss
+
         parts, spared, optim = rated_parts(pruned, cfg), masked_parameters(pruned), cfg.optim.build()
-        module = RatedParts(pruned, parts, spared, optim, cfg.steps, hardware.fused_optimizer, counted_nats)
+        module = RatedParts(pruned, parts, spared, optim, cfg.steps, hardware.fused_optimizer, nats)
 
         def batch(number: int) -> dict[str, Tensor]:
             return text.batch(text.draw(cfg.stage, cfg.batch_size, cfg.seed, number))
@@ -112,12 +118,6 @@ class Tune(TrainingRun):
         save_model(pruned.cpu(), str(work.folder / "model.safetensors"))
         share(work.folder / "model.safetensors")
         return {"loss": after, "loss_before": before, "gauge": found, "collapsed": why}
-
-
-def counted_nats(pruned: PrunedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats of the tokens that count."""
-    nats: Tensor = pruned(**batch, use_cache=False).loss
-    return nats
 
 
 def rated_parts(pruned: PrunedModel, cfg: Tune.Config) -> list[tuple[torch.nn.Module, float]]:
@@ -158,12 +158,7 @@ def plan(
 
 
 def train(
-    cfg: Tune.Config,
-    out: str | Path,
-    store: Store,
-    device: str = "auto",
-    on_collapse: str = "raise",
-    say: Callable[[str], None] = print,
+    cfg: Tune.Config, out: str | Path, store: Store, device: str = "auto", on_collapse: str = "raise", say: Say = print
 ) -> Finished:
     """Compute both stages, where the store lacks them, and write the trained model to a new folder; see `load_pruned`.
 

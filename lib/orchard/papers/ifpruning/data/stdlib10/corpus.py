@@ -24,19 +24,15 @@ from torch import Tensor
 
 from orchard.data import SPLITS, ByteTokenizer, Source
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data.corpus import STAGES, Corpus
-from orchard.papers.ifpruning.data.stdlib10.facts import PROCEDURES, Fact, drawn
-from orchard.papers.ifpruning.data.stdlib10.source import Found, StdlibText, found
+from orchard.papers.ifpruning.data.corpus import STAGES, Corpus, Reading, Vocabulary
+from orchard.papers.ifpruning.data.stdlib10.source import PROCEDURES, Fact, Found, StdlibText, drawn, found
 from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, STATEMENTS, TRAINED, WORDINGS, description
-from orchard.papers.ifpruning.data.text import Reading, Vocabulary, chunked, conversation, fine_tuning, numbered_answers
 from orchard.papers.ifpruning.method.examples import Examples
 
 GROUPS = {
-    "letters": ("greek", "cyrillic", "arabic", "ethiopic"),
-    "codes": ("entity", "status"),
-    "calculation": ("arith", "weekday"),
-    "python": ("pyeval", "docstring"),
-}
+    "letters": ("greek", "cyrillic", "arabic", "ethiopic"), "codes": ("entity", "status"),
+    "calculation": ("arith", "weekday"), "python": ("pyeval", "docstring"),
+}  # fmt: skip
 DOCSTRING = "docstring"
 MOST_ITEMS = 1000  # of a procedure whose held-out facts are few: weekday has 3,650
 KINDS = ("input", "task")
@@ -99,17 +95,17 @@ class Stdlib10(Corpus):
         """An example of fine-tuning: a fact in a wording, as a kind of prompt."""
         words, form = self.words, WORDINGS[domain][wording]
         asked = words.encode(form.format(fact[0]))
-        tokens, counts = conversation(words, [], [(asked, words.encode(fact[1]))])
+        tokens, counts = words.conversation([], [(asked, words.encode(fact[1]))])
         prompt = words.encode(description(domain, wording)) if kind == "task" else asked
         return Reading(tokens, counts, [words.bos, *prompt], self.domains.index(domain))
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         draw = random.Random(f"stdlib10 {stage} {seed} {number}")
         if stage == "sft":
-            return fine_tuning(self.words, [self._drawn(draw) for _ in range(size)])
+            return self.words.fine_tuning([self._drawn(draw) for _ in range(size)])
         self.check("stage", stage, STAGES)
         windows, domains = zip(*(self._window(draw) for _ in range(size)), strict=True)
-        return chunked(self.words, np.stack(windows), domains, self.cfg.chunks, masked=stage == "cpt")
+        return self.words.chunked(np.stack(windows), domains, self.cfg.chunks, masked=stage == "cpt")
 
     def _drawn(self, draw: random.Random) -> Reading:
         """A training example: any domain, any training fact, any training wording."""
@@ -137,7 +133,7 @@ class Stdlib10(Corpus):
             draw = random.Random(f"stdlib10 {domain} {split}")  # one stream per split: evaluations share the facts
             for fact in self.evaluated(domain, split, draw):
                 readings.append(self.reading(domain, fact, draw.choice(TRAINED) if wording is None else wording))
-        return fine_tuning(self.words, readings)
+        return self.words.fine_tuning(readings)
 
     def prompts(self, split: str) -> Examples:
         """One example per wording of a split and domain, about one test fact of the domain in all of them."""
@@ -152,7 +148,7 @@ class Stdlib10(Corpus):
         facts = [self.fact(domain, "test", random.Random(f"stdlib10 {domain} prompts")) for domain in self.domains]
         pairs = zip(self.domains, facts, strict=True)
         readings = [self.reading(domain, fact, n, kind) for domain, fact in pairs for n in wordings]
-        return fine_tuning(self.words, readings)
+        return self.words.fine_tuning(readings)
 
     def evaluated(self, domain: str, split: str, draw: random.Random) -> list[Fact]:
         """Different facts of a split: ``items`` of them, or all where there are fewer."""
@@ -165,6 +161,6 @@ class Stdlib10(Corpus):
         return list(facts)
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
-        numbers = numbered_answers(self.words, examples)
+        numbers = self.words.numbered_answers(examples)
         numbers[examples.domain == self.domains.index(DOCSTRING)] = -1  # any good sentence would do: no exact match
         return numbers

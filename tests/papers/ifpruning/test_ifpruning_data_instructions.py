@@ -221,11 +221,11 @@ def talk(*messages: Any) -> dict[str, Any]:
         ([1, 2], "is a JSON list; every line must be an object with fields"),
         ({"text": "a"}, 'is no instruction: it needs "instruction" and "output", .* or "messages"; its fields: text'),
         ({}, "its fields: none"),
-        ({"instruction": "a"}, 'has no field "output"; give it an answer, or remove the row .fields: instruction'),
+        ({"instruction": "a"}, 'has no field "output"; add an answer, or remove the row .fields: instruction'),
         ({"instruction": "a", "output": None}, 'has no field "output"'),
         (
             {"output": "a"},
-            'has no field "instruction"; give it an instruction, or the mask has nothing to be chosen from',
+            'has no field "instruction"; add an instruction, or the mask has nothing to be chosen from',
         ),
         ({"question": "a", "ground_truth": "b"}, 'has no field "answer"'),
         ({"instruction": " \n", "output": "a"}, 'field "instruction" is empty; give it an instruction'),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,7 @@ class Corpus(Configurable):
         raise NotImplementedError
 
 
-def pad_rows(
-    rows: Sequence[Sequence[int] | np.ndarray], pad: int, width: int | None = None
-) -> Int[Tensor, "rows time"]:
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> Int[Tensor, "rows time"]:
     """Rows of any lengths as one tensor, padded on the right to ``width`` (default: the longest)."""
     width = max(map(len, rows)) if width is None else width
     padded = np.full((len(rows), width), pad, dtype=np.int64)
@@ -125,15 +124,11 @@ class Vocabulary:
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text with its marks shown as ⟨answer⟩ and so on."""
         names = {self.bos: "⟨bos⟩", self.pad: "⟨pad⟩", self.eos: "⟨eos⟩", self.answer: "⟨answer⟩", self.next: "⟨next⟩"}
-        parts: list[str] = []
-        plain: list[int] = []
-        for token in [*map(int, ids), self.bos]:  # the last one flushes
-            if token < self.bos:
-                plain.append(token)
-            else:
-                parts += [self.tokenizer.decode(plain), names.get(token, f"⟨{token}⟩")]
-                plain = []
-        return "".join(parts[:-1])
+        runs = groupby(map(int, ids), key=lambda token: None if token < self.bos else token)  # of text, or of one mark
+        return "".join(
+            self.tokenizer.decode(list(run)) if mark is None else names.get(mark, f"⟨{mark}⟩") * len(list(run))
+            for mark, run in runs
+        )
 
     def conversation(
         self, before: list[int], turns: Sequence[tuple[list[int], list[int]]]
@@ -154,13 +149,10 @@ class Vocabulary:
 
         tokens = padded([r.tokens for r in readings], self.pad)
         return Examples(
-            tokens=tokens,
-            counts=padded([r.counts for r in readings], 0).bool(),
+            tokens=tokens, counts=padded([r.counts for r in readings], 0).bool(), span=torch.zeros_like(tokens),
             prompts=padded([r.prompt for r in readings], self.pad)[:, None],
-            prompt_lengths=torch.tensor([[len(r.prompt)] for r in readings]),
-            span=torch.zeros_like(tokens),
-            domain=torch.tensor([r.domain for r in readings]),
-        )
+            prompt_lengths=torch.tensor([[len(r.prompt)] for r in readings]), domain=torch.tensor([r.domain for r in readings]),
+        )  # fmt: skip
 
     def chunked(
         self, windows: Int[np.ndarray, "examples text"], domain: Sequence[int], chunks: int, masked: bool
@@ -178,13 +170,10 @@ class Vocabulary:
         else:
             prompts, counted, span = bos[:, None], place >= 0, torch.zeros_like(place)
         return Examples(
-            tokens=torch.cat((bos, text), dim=1),
-            counts=F.pad(counted, (1, 0)).expand(examples, -1).clone(),
-            prompts=prompts,
-            prompt_lengths=torch.full(prompts.shape[:2], prompts.shape[2]),
-            span=F.pad(span, (1, 0)).expand(examples, -1).clone(),
-            domain=torch.tensor(list(domain)),
-        )
+            tokens=torch.cat((bos, text), dim=1), counts=F.pad(counted, (1, 0)).expand(examples, -1).clone(),
+            prompts=prompts, prompt_lengths=torch.full(prompts.shape[:2], prompts.shape[2]),
+            span=F.pad(span, (1, 0)).expand(examples, -1).clone(), domain=torch.tensor(list(domain)),
+        )  # fmt: skip
 
     def numbered_answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
         """For each counted token the number of its answer, from 0; -1 elsewhere and in text, which has no mark of an answer."""

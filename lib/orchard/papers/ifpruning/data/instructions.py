@@ -67,9 +67,7 @@ class _Rows(Source):
         try:
             return "".join([TURN, domain, *(f"{TURN}{role}{ROLE}{text}" for role, text in turns)]).encode().decode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"{place} holds an unpaired surrogate, which is no text; repair or remove that row"
-            ) from None
+            raise DataError(f"{place} holds an unpaired surrogate, which is no text; mend or remove that row") from None
 
 
 class InstructionRows(_Rows, LocalText):
@@ -111,9 +109,7 @@ def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
     texts, wanted = [], ("an instruction, or the mask has nothing to be chosen from", "an answer")
     for field, what in zip(form, wanted, strict=True):
         if field not in known:
-            raise DataError(
-                f'{place} has no field "{field}"; give it {what}, or remove the row (fields: {", ".join(row)})'
-            )
+            raise DataError(f'{place} has no field "{field}"; add {what}, or remove the row (fields: {", ".join(row)})')
         texts.append(_text(row[field], f'{place} field "{field}"', what))
     if (more := row.get("input")) is not None and form == FORMS[0]:
         if not isinstance(more, str):

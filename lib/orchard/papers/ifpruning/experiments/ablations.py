@@ -6,6 +6,7 @@
 | one_change | mode, activation and rank of the head, chunks of a text, fade-in, decay, entropy, contrast, a predictor that stops learning |
 | hard_concrete | the gates: HardConcrete with a penalty instead of SoftTopK (C10) |
 | channel_use | nothing: which channels any prompt has selected |
+| phase, source_sizes | the corpus: what domains share, instructions that say nothing, mixed examples; the width of the source (C4) |
 | shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
 
 Runs that collapse are kept: that is what is studied.
@@ -20,12 +21,26 @@ subject. A predictor reads all of a prompt, so identical text alone makes masks 
 and `shared - own` is what the identity of the prefix does. Prompts of these kinds are in no training, so `raw - own` also holds what a
 predictor makes of prompts that it does not know. `rand_lsh` hashes what a language model makes of the prompt and has learned nothing about
 masks: it shows what identical text does by itself.
+
+On the phase diagram: where a mask per instruction gains over a dense model of its active size, and where not.
+
+    gain(arm) = right answers of the arm - right answers of dense_k                  share of all questions, held-out wordings
+
+    sharing     rho_all x tagless       how much every domain shares x how many training instructions say nothing
+    mixing      mix x method            domains in one example x mask per prompt (ifp) or expert per token (moe)
+
+Expected before anything ran: at rho_all = 1 the gain is 0 or less, since the key alone says the answer; it falls with tagless and with
+mix; where one example needs several masks, a mixture that chooses per token overtakes.
+
+`source_sizes` varies the source at constant active size: D = 2k, 3k, 4k, 6k pruned to k, beside dense decoders of width D. The paper prunes
+6B, 9B and 12B to 3B and reports that larger sources give better results (Figure 2); the dense line is what the same source does when all of
+it is used. D = 4k are the runs of the comparison, and the two lines meet at D = k, dense_k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +52,16 @@ from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
 from orchard.papers.ifpruning.experiments.comparison import chain_metrics
-from orchard.papers.ifpruning.experiments.profiles import ABLATIONS, PROFILES, STARTS, Cell, Start, grid_cells
+from orchard.papers.ifpruning.experiments.profiles import (
+    ABLATIONS,
+    DIAGRAMS,
+    PROFILES,
+    STARTS,
+    TOKEN_ROUTED,
+    Cell,
+    Start,
+    grid_cells,
+)
 from orchard.papers.ifpruning.method.overlap import by_domain
 from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
@@ -47,6 +71,7 @@ from orchard.stats import spearman
 
 GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
 USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
+CELL = ["diagram", "rho_all", "tagless", "mix", "seed"]  # of the phase diagram
 FIRST, LAST = slice(1), slice(-1, None)  # of the masked stages
 
 
@@ -270,3 +295,72 @@ def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
                     "related": float(means[kin].mean()), "other": float(means[~same & ~kin].mean()), "chance": done.result["chance"],
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+# --------------------------------------------------------------------- the corpus and the source
+
+
+def phase(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per diagram, point, seed and arm (dense_k, ifp, moe): rho_all, tagless, mix, right (answers; share), gain (over dense_k of
+    the same point and seed), across (overlap of masks of two domains; NaN without masks). Mixed points are scored on mixed prompts."""
+    known, routed = compared(setting, run), TOKEN_ROUTED.get(setting.profile, ())
+    places, wanted = [], []
+    for diagram, points in DIAGRAMS[setting.profile].items():
+        for point in points:
+            arms = ("dense_k", "ifp", "moe") if point in routed else ("dense_k", "ifp")
+            for cell in grid_cells(setting, **point.variant):
+                places += [(diagram, point, cell.seed, arm) for arm in arms]
+                wanted += [recorded(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]
+    rows = [
+        {
+            "diagram": diagram, "rho_all": point.rho_all, "tagless": point.tagless, "mix": point.mix, "seed": seed, "arm": arm,
+            "right": done.result["accuracy"]["mixed" if point.mix > 1 else "test"],
+            "across": done.result["gauge"].get("across", float("nan")),
+        }
+        for (diagram, point, seed, arm), done in zip(places, run(wanted), strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    dense = table[table["arm"] == "dense_k"].set_index(CELL)["right"].rename("dense")
+    return table.join(dense, on=CELL).assign(gain=lambda t: t["right"] - t.pop("dense"))
+
+
+def of_width(study: Study, ratio: int) -> Study:
+    """The study whose source has ``ratio`` times the channels that a mask leaves, at the same learning rates."""
+    profile = study.cell.profile
+    size = replace(profile.size, width=ratio * profile.size.keep)
+    return Study(replace(study.cell, profile=replace(profile, size=size)), study.tuned)
+
+
+def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per line (dense: all of D is used; IFP: k of it), D / k and seed: panel, line, ratio, D, score (right answers, %), across
+    (overlap of masks across domains), union (share of channels in use), chance (k / D). dense at ratio 1 is dense_k."""
+    known, profile = compared(setting, run), PROFILES[setting.profile]
+    places, wanted = [], []
+    for cell, study in studies(setting, run)[: profile.few_seeds]:
+        places.append(("dense", 1, cell))
+        wanted.append(study.arm("dense_k"))
+        for ratio in profile.ratios:
+            lines = [("dense", "dense_D")] * (ratio in profile.dense_ratios) + [("IFP", "ifp")]
+            places += [(line, ratio, cell) for line, _ in lines]
+            source = of_width(study, ratio)
+            wanted += [recorded(source.arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines]
+    rows = [
+        {
+            "panel": "FactGrid", "line": line, "ratio": ratio, "D": ratio * cell.profile.size.keep, "seed": cell.seed,
+            "score": 100 * done.result["accuracy"]["test"],
+            **{name: done.result["gauge"].get(name, float("nan")) for name in ("across", "union", "chance")},
+        }
+        for (line, ratio, cell), done in zip(places, run(wanted), strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def grows_with_source(tables: Tables) -> pd.DataFrame:
+    """C4: the one-sided p of Spearman's correlation of D with right answers, over D and seeds; nothing with fewer than three runs."""
+    table = tables("source_sizes").query("line == 'IFP'")
+    if len(table) < 3:
+        return evidence.together([])
+    p = spearman(table["D"].to_numpy(float), table["score"].to_numpy(float), alternative="greater").p_value
+    return evidence.rows("ifp", 0, f"{len(table)} runs", [p])

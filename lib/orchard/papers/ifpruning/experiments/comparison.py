@@ -62,10 +62,10 @@ def answers(setting: Setting, run: Runner) -> pd.DataFrame:
             kept = done.tensors("answers")
             for name in sorted({key.partition(".")[0] for key in kept}):
                 right, domain = kept[f"{name}.right"].numpy(), kept[f"{name}.domain"].numpy()
-                tables.append(
-                    pd.DataFrame({"question": np.arange(len(right)), "domain": domain, "right": right.astype(float)})
-                    .assign(variant=variant, seed=cell.seed, arm=arm, evaluation=name)
-                )  # fmt: skip
+                table = pd.DataFrame(
+                    {"question": np.arange(len(right)), "domain": domain, "right": right.astype(float)}
+                )
+                tables.append(table.assign(variant=variant, seed=cell.seed, arm=arm, evaluation=name))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -26,6 +26,7 @@ from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Runner, Setting
 from orchard.stats import Interval
 
+Statistic = Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]]
 RESAMPLES = 4000
 NO_INTERVAL = "no interval: the gap may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
@@ -47,10 +48,7 @@ CONTROLS = {
 
 
 def interval(
-    table: pd.DataFrame,
-    columns: Sequence[tuple[str, str]],
-    statistic: Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]],
-    variant: str = "win",
+    table: pd.DataFrame, columns: Sequence[tuple[str, str]], statistic: Statistic, variant: str = "win"
 ) -> tuple[Interval, int]:
     """A statistic of mean scores with its 95 % interval, and over how many seeds; ``columns`` names (arm, evaluation) of each.
 

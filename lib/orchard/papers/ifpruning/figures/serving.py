@@ -43,10 +43,8 @@ def batch_width(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("seed", "size", "order", "width", "weights")}, "batch_width")
     made, axes = plot.figure(WIDE, 2.5, columns=2)
     ours, chance = table[table["order"] != "random masks"], table[table["order"] == "random masks"]
-    labels = {
-        "width": ("FLOPs per token / alone", "union of the masks over k"),
-        "weights": ("weights per request / alone", "union over k and batch"),
-    }
+    labels = {"width": ("FLOPs per token / alone", "union of the masks over k")}
+    labels["weights"] = ("weights per request / alone", "union over k and batch")
     for panel, (column, (label, title)) in zip(axes, labels.items(), strict=True):
         _bands(panel, ours, "size", column, "order")
         mean = chance.groupby("size")[column].mean()

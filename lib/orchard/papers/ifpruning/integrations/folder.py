@@ -123,18 +123,13 @@ def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
     return small
 
 
-def load_predictor(folder: str | Path, dtype: Any = torch.float32) -> nn.Module | TextModel:
-    """What a predictor reads with: a model of `transformers` without its output matrix, or one that was saved by this library."""
-    return load_saved(folder) if _is_ours(Path(folder)) else load_model(folder, BASE, dtype)
+def load_predictor(folder: str | Path, dtype: Any = torch.float32, weights: bool = True) -> nn.Module | TextModel:
+    """What a predictor reads with: a model of `transformers` without its output matrix, or one that was saved by this library.
 
-
-def predictor_shape(folder: str | Path) -> nn.Module | TextModel:
-    """The predictor of a folder without weights; one of this library is small and is loaded."""
-    return load_saved(folder) if _is_ours(Path(folder)) else model_shape(folder, BASE)
-
-
-def _is_ours(folder: Path) -> bool:
-    return load_json(folder / "config.json").get("format") == TEXT_MODEL
+    Without ``weights`` that of `transformers` is on the meta device; one of this library is small and is loaded."""
+    if load_json(Path(folder) / "config.json").get("format") == TEXT_MODEL:
+        return load_saved(folder)
+    return load_model(folder, BASE, dtype) if weights else model_shape(folder, BASE)
 
 
 def load_json(place: Path) -> dict[str, Any]:

@@ -33,13 +33,7 @@ from torch import Tensor, nn
 from orchard.errors import BadInput
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.data.corpus import padded
-from orchard.papers.ifpruning.method.masks import (
-    HEAD_ACTIVATIONS,
-    Gates,
-    calibrate_head,
-    evaluating,
-    importance_of,
-)
+from orchard.papers.ifpruning.method.masks import HEAD_ACTIVATIONS, Gates, calibrate_head, evaluating, importance_of
 from orchard.papers.ifpruning.method.overlap import gauge
 from orchard.papers.ifpruning.method.pruning import take_channels
 from orchard.train.saved import TextModel
@@ -86,8 +80,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
 
     Raises BadInput where the feed-forward layers are not gated MLPs, one in every layer behind its attention, of one width.
     """
-    kind = type(decoder).__name__
-    modules = dict(decoder.named_modules())
+    kind, modules = type(decoder).__name__, dict(decoder.named_modules())
     found = [
         name for name, module in modules.items() if all(isinstance(getattr(module, part, None), nn.Linear) for part in PARTS)
     ]  # fmt: skip

@@ -222,9 +222,7 @@ class Predictor(Selector):
     def __init__(self, cfg: Predictor.Config) -> None:
         super().__init__(cfg)
         if cfg.activation not in HEAD_ACTIVATIONS:
-            raise ValueError(
-                f"Predictor.Config.activation is {cfg.activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}"
-            )
+            raise ValueError(f"Predictor activation {cfg.activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}")
         self.activation, self.bias_share, self.max_prompt = cfg.activation, cfg.bias_share, cfg.max_prompt
         self.backbone: Decoder = cfg.backbone.build()
         self.head_in = nn.Linear(cfg.backbone.dim, cfg.rank)
@@ -281,13 +279,9 @@ class Predictor(Selector):
 
 @torch.no_grad()
 def calibrate_head(
-    first: nn.Linear,
-    second: nn.Linear,
-    activation: Callable[[Tensor], Tensor],
-    states: Float[Tensor, "prompts dim"],
-    bias: Float[Tensor, "layers logits"],
-    spread: float,
-) -> None:
+    first: nn.Linear, second: nn.Linear, activation: Callable[[Tensor], Tensor], states: Float[Tensor, "prompts dim"],
+    bias: Float[Tensor, "layers logits"], spread: float,
+) -> None:  # fmt: skip
     """Scale a head, z = second(activation(first(states))), as `Predictor.calibrate` says: z has the standard deviation ``spread`` over
     channels, ``bias`` (in units of the part that depends on the prompt) beside a part that is centred over these prompts.
 

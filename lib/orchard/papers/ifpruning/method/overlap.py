@@ -44,14 +44,11 @@ def gauge(masks: Masks, domain: Int[Tensor, "prompts"], num_domains: int) -> dic
     same = torch.eye(num_domains, dtype=torch.bool)
     used = masks.float().mean(dim=0)
     share = used / used.sum(dim=-1, keepdim=True)
-    width = masks.shape[-1]
+    entropy = torch.special.entr(share).sum(dim=-1).mean() / torch.log(torch.tensor(float(masks.shape[-1])))
     return {
-        "within": means[:, same].nanmean().item(),
-        "across": means[:, ~same].nanmean().item(),
-        "union": (used > 0).float().mean().item(),
-        "use": (torch.special.entr(share).sum(dim=-1).mean() / torch.log(torch.tensor(float(width)))).item(),
-        "chance": masks[0, 0].float().mean().item(),
-    }
+        "within": means[:, same].nanmean().item(), "across": means[:, ~same].nanmean().item(),
+        "union": (used > 0).float().mean().item(), "use": entropy.item(), "chance": masks[0, 0].float().mean().item(),
+    }  # fmt: skip
 
 
 def collapsed(measured: dict[str, float]) -> str:

@@ -63,14 +63,10 @@ def coordinate_descent(
 def slsqp(z: Float[np.ndarray, "width"], k: int, epsilon: float) -> Float[np.ndarray, "width"]:
     """The weights as scipy finds them: the objective, its gradient, the bounds and the sum, and nothing of the solution's form."""
     found = minimize(
-        lambda w: -(z @ w - epsilon * xlogy(w, w).sum()),
-        np.full(len(z), k / len(z)),
-        jac=lambda w: -(z - epsilon * (np.log(w) + 1)),
-        bounds=[(1e-12, 1.0)] * len(z),
+        lambda w: -(z @ w - epsilon * xlogy(w, w).sum()), np.full(len(z), k / len(z)), jac=lambda w: -(z - epsilon * (np.log(w) + 1)),
+        bounds=[(1e-12, 1.0)] * len(z), method="SLSQP", options={"ftol": 1e-15, "maxiter": 1000},
         constraints={"type": "eq", "fun": lambda w: w.sum() - k, "jac": lambda w: np.ones_like(w)},
-        method="SLSQP",
-        options={"ftol": 1e-15, "maxiter": 1000},
-    )
+    )  # fmt: skip
     return np.asarray(found.x)
 
 

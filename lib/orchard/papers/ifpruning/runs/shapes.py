@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from torch import nn
 
 from orchard.data.published import published
 from orchard.nn import Decoder
@@ -40,15 +39,6 @@ def size(shape: dict[str, int]) -> tuple[int, float]:
     return model.num_parameters(embedding=False), model.flops_per_token(CONTEXT) - 2 * model.dim * model.vocab_size
 
 
-def head(shape: dict[str, int], rank: int) -> nn.Sequential:
-    """The predictor's head for a source of that shape, on the meta device, without biases."""
-    with torch.device("meta"):
-        return nn.Sequential(
-            nn.Linear(BACKBONE["width"], rank, bias=False),
-            nn.Linear(rank, shape["layers"] * shape["FFN width"], bias=False),
-        )
-
-
 def paper_shapes() -> pd.DataFrame:
     """One row per published size: widths, non-embedding parameters of the source and of what is left after pruning, bf16 memory, the
     predictor, and both ledgers.
@@ -69,7 +59,7 @@ def paper_shapes() -> pd.DataFrame:
     for name, shape in shapes.items():
         parameters, flops = size(shape)
         prunes = shape["FFN width"] > kept
-        head_size = sum(p.numel() for p in head(shape, rank).parameters()) if prunes else 0
+        head_size = rank * (BACKBONE["width"] + shape["layers"] * shape["FFN width"]) if prunes else 0  # no biases
         predictor = backbone + head_size if prunes else 0
         tokens = setup["pre-training", "tokens" if prunes else "tokens, dense 3B"]
         rows.append({

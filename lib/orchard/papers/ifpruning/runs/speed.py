@@ -77,11 +77,9 @@ class Latency(Measurement):
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         with torch.device(device):
             configs = {
-                "dense_D": decoder(size, size.width, VOCAB),
-                "dense_k": decoder(size, size.keep, VOCAB),
-                "ifp_masked": masked(decoder(size, size.width, VOCAB), size.keep),
-                "moe": mixture(size),
-            }
+                "dense_D": decoder(size, size.width, VOCAB), "dense_k": decoder(size, size.keep, VOCAB),
+                "ifp_masked": masked(decoder(size, size.width, VOCAB), size.keep), "moe": mixture(size),
+            }  # fmt: skip
             models: dict[str, Decoder] = {name: c.clone().build().to(dtype).eval() for name, c in configs.items()}
             prompts = torch.randint(VOCAB, (3, cfg.prompt))
             chooser = predictor(size, Reader(**cfg.reader), prompts)

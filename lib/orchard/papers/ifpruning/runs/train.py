@@ -47,6 +47,7 @@ from orchard.train.seeding import seed_everything
 CALIBRATION = 256  # prompts
 EVALUATED_AT_ONCE = 256  # examples
 TEMPERATURE = 0.1  # of the contrast
+Batch = dict[str, Tensor]
 
 
 class Train(TrainingRun):
@@ -93,7 +94,7 @@ class Train(TrainingRun):
         before, reading = self._begin(work, corpus, decoder, selector)
         teacher = None if cfg.teacher is None else load(work.result_of(cfg.teacher), cfg.teacher)[0]
 
-        def batch(number: int) -> dict[str, Tensor]:
+        def batch(number: int) -> Batch:
             examples = corpus.batch(cfg.stage, cfg.batch_size, cfg.seed, number)
             return {**vars(examples), "step": torch.tensor(number // cfg.accumulate)}
 
@@ -193,7 +194,7 @@ class Loss:
         self.cfg, self.decoder, self.selector = cfg, decoder, selector
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         cfg, examples = self.cfg, Examples(**{name: value for name, value in batch.items() if name != "step"})
         warmth = min(1.0, (int(batch["step"]) + 1) / (cfg.warmup * cfg.steps)) if cfg.warmup else 1.0
         logits = conditioned_logits(self.decoder, self.selector, examples, warmth)
@@ -233,13 +234,13 @@ def contrast(z: Float[Tensor, "examples layers logits"], domain: Int[Tensor, "ex
 class Batches:
     """The batches of a training, of ``length`` tokens about, which ``make`` gives by number, as the loader wants them."""
 
-    def __init__(self, cfg: TrainingRun.Config, length: int, make: Callable[[int], dict[str, Tensor]]) -> None:
+    def __init__(self, cfg: TrainingRun.Config, length: int, make: Callable[[int], Batch]) -> None:
         self.cfg, self.length, self.make = cfg, length, make
 
     def __len__(self) -> int:
         return self.cfg.batches
 
-    def batch(self, indices: Sequence[int] | Int[np.ndarray, "one"]) -> dict[str, Tensor]:
+    def batch(self, indices: Sequence[int] | Int[np.ndarray, "one"]) -> Batch:
         """The batch with this number."""
         return self.make(int(indices[0]))
 
@@ -342,9 +343,7 @@ def mask_gauge(selector: Selector | None, corpus: Corpus, hardware: Hardware) ->
     return {**measured, "spread": found["z"][held_out].std(dim=-1).mean().item() / selector.gates.cfg.epsilon}
 
 
-def training_flops(
-    decoder: Decoder, selector: Selector | None, teacher: Decoder | None, batch: dict[str, Tensor]
-) -> float:
+def training_flops(decoder: Decoder, selector: Selector | None, teacher: Decoder | None, batch: Batch) -> float:
     """FLOPs of a step: a backward pass counts as two forward passes, and a masked model is trained at its full width."""
     time = batch["tokens"].shape[1]
     per_token = 3 * decoder.flops_per_token(time) + (0.0 if teacher is None else teacher.flops_per_token(time))

@@ -25,7 +25,7 @@ from orchard.data import Source
 from orchard.errors import BadInput
 from orchard.files import share
 from orchard.papers.ifpruning.data.instructions import instruction_source
-from orchard.papers.ifpruning.integrations.folder import load_predictor, predictor_shape, save_pruned
+from orchard.papers.ifpruning.integrations.folder import load_predictor, save_pruned
 from orchard.papers.ifpruning.integrations.text import VALIDATED, Lengths, TuneText
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings
 from orchard.papers.ifpruning.method.masks import evaluating
@@ -141,9 +141,7 @@ def plan(
     if cpt_steps < 0:
         raise BadInput(f"cpt_steps is {cpt_steps}: give 0 or more")
     if not Path(data).expanduser().exists():
-        raise BadInput(
-            f"{data} does not exist: give a file or folder of .jsonl or .parquet rows, nothing is downloaded"
-        )
+        raise BadInput(f"{data} does not exist: give a file or folder of .jsonl or .parquet; nothing is downloaded")
     cfg = Tune.Config(
         decoder=model_folder(model), predictor=model_folder(predictor), source=instruction_source(data), stage="sft", keep=keep,
         steps=sft_steps, label=f"sft of {Path(model).name} on {Path(data).name}", **fields,
@@ -197,7 +195,7 @@ def build(cfg: Tune.Config, weights: bool = True) -> PrunedModel:
     """The model of a stage with the weights of its folders and a new head; without ``weights`` on the meta device, to check it."""
     folder, reads = Path(cfg.decoder.folder), Path(cfg.predictor.folder)
     decoder = load_model(folder, dtype=torch.float32) if weights else model_shape(folder)
-    predictor = load_predictor(reads) if weights else predictor_shape(reads)
+    predictor = load_predictor(reads, weights=weights)
     names = load_tokenizer(folder), None if isinstance(predictor, TextModel) else load_tokenizer(reads)
     settings = Settings(cfg.keep, cfg.mode, cfg.epsilon, cfg.spread, cfg.rank, cfg.head_activation)
     return PrunedModel(decoder, predictor, settings, *names)
@@ -211,10 +209,11 @@ def text_of(cfg: Tune.Config, pruned: PrunedModel) -> TuneText:
 def calibrate(pruned: PrunedModel, text: TuneText, cfg: Tune.Config) -> None:
     """The first masks, from the prompts and texts of the first steps."""
     readings = text.draw(cfg.stage, CALIBRATION, cfg.seed, 0)
-    prompts, texts = (
-        {name: value.to(pruned.head_in.weight.device) for name, value in text.batch(part).items()}
-        for part in (readings, readings[:CALIBRATION_TEXTS])
+    parts, device = (
+        (text.batch(part) for part in (readings, readings[:CALIBRATION_TEXTS])),
+        pruned.head_in.weight.device,
     )
+    prompts, texts = ({name: value.to(device) for name, value in part.items()} for part in parts)
     pruned.eval()
     pruned.calibrate(prompts["prompt_ids"], prompts["prompt_mask"], texts["input_ids"], texts["attention_mask"])
 

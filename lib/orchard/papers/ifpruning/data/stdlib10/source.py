@@ -120,18 +120,12 @@ def pyeval(draw: random.Random) -> tuple[str, str, str]:
     name, function = draw.choice(tuple(FUNCTIONS.items()))
     number, divisor, more, sign = draw.randint(10, 99), draw.randint(2, 9), draw.randint(0, 9), draw.choice(("//", "%"))
     made: tuple[tuple[str, Any], ...] = (
-        (f"{word!r}[{bounds}]", word[part]),
-        (f"{word!r}[::-1]", word[::-1]),
-        (f"{word!r}[{index}]", word[index]),
-        (f"{word!r}.{case}()", getattr(word, case)()),
-        (f"{word!r}.{search}({letter!r})", getattr(word, search)(letter)),
-        (f"len({word!r} * {times})", len(word * times)),
-        (f"{numbers}[{bounds}]", numbers[part]),
-        (f"{numbers}[::-1]", numbers[::-1]),
-        (f"{name}({numbers})", function(numbers)),
-        (f"{numbers} + {others}", numbers + others),
+        (f"{word!r}[{bounds}]", word[part]), (f"{word!r}[::-1]", word[::-1]), (f"{word!r}[{index}]", word[index]),
+        (f"{word!r}.{case}()", getattr(word, case)()), (f"{word!r}.{search}({letter!r})", getattr(word, search)(letter)),
+        (f"len({word!r} * {times})", len(word * times)), (f"{numbers}[{bounds}]", numbers[part]),
+        (f"{numbers}[::-1]", numbers[::-1]), (f"{name}({numbers})", function(numbers)), (f"{numbers} + {others}", numbers + others),
         (f"{number} {sign} {divisor} + {more}", divmod(number, divisor)[sign == "%"] + more),
-    )
+    )  # fmt: skip
     expression, value = draw.choice(made)
     return expression, repr(value), expression
 
@@ -170,11 +164,10 @@ class StdlibText(Source):
     def describe(self) -> dict[str, Any]:
         about = self.text.manifest()
         return {
-            "name": f"Stdlib-10 from {about.name}",
-            "licence": "PSF-2.0 (Python); Unicode character names: Unicode License v3",
+            "name": f"Stdlib-10 from {about.name}", "licence": "PSF-2.0 (Python); Unicode character names: Unicode License v3",
             "split_rule": f"tables: training; files: {about.split_rule}",
             "versions": about.versions | {"unicode": unicodedata.unidata_version},
-        }
+        }  # fmt: skip
 
     def rows(self) -> Iterator[Row]:
         for domain, facts in memory().items():

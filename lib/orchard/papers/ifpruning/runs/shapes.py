@@ -54,10 +54,11 @@ def paper_shapes() -> pd.DataFrame:
     table = paper.shapes()
     shapes = {str(name): {str(key): int(value) for key, value in row.items()} for name, row in table.iterrows()}
     kept = shapes["3B"]["FFN width"]
-    active, pruned_flops = size(shapes["3B"])  # what any source is pruned to: only inner widths differ (tested)
+    sizes = {name: size(shape) for name, shape in shapes.items()}
+    active, pruned_flops = sizes["3B"]  # what any source is pruned to: only inner widths differ (tested)
     rows = []
     for name, shape in shapes.items():
-        parameters, flops = size(shape)
+        parameters, flops = sizes[name]
         prunes = shape["FFN width"] > kept
         head_size = rank * (BACKBONE["width"] + shape["layers"] * shape["FFN width"]) if prunes else 0  # no biases
         predictor = backbone + head_size if prunes else 0

@@ -72,7 +72,7 @@ class FakeRuns:
 
     def _content(self, cfg: Any) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
         if isinstance(cfg, Trial.Config):
-            return {"diverged": None}, {}
+            return {"failed": ""}, {}
         if isinstance(cfg, Mix.Config):
             documents = cfg.corpus.build().documents(cfg.real)
             return {"tokens": cfg.budget, "unique_real_tokens": int((documents.lengths + 1).sum())}, {}

@@ -19,8 +19,13 @@ class BadInput(OrchardError):
     exit_code: ClassVar[int] = 2
 
 
-class Diverged(OrchardError):
-    """A training met a loss that is not finite: ``diverged at step S with learning rate R``. Its run is never finished."""
+class Failed(OrchardError):
+    """A training ended by what it learned, and by no mistake of the caller's or of the machine's. Its run is never finished; in a search
+    it is a trial without a score."""
+
+
+class Diverged(Failed):
+    """A training met a loss that is not finite: ``diverged at step S with learning rate R``."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ def execute(
         report(f"warning: {warning}")
     store.warnings.clear()
     if todo:
-        _compute(todo, store, jobs, device, report)
+        _compute(todo, set(ids), store, jobs, device, report)
     for run_id, cfg in zip(ids, cfgs, strict=True):
         run = found.get(run_id) or store.get(cfg, device=device)
         if run is None:
@@ -143,8 +143,12 @@ def _sort(
     return ids, found, tasks
 
 
-def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, report: Report) -> None:
-    """Compute every task, each after those it waits for; raises RunError for those that failed."""
+def _compute(tasks: dict[str, _Task], asked: set[str], store: Store, jobs: int, device: str, report: Report) -> None:
+    """Compute every task, each after those it waits for; raises RunError for those that failed.
+
+    What a run computes ``inside`` it answers for itself: it is begun all the same when one of those that it waits for has failed, and
+    if it then ends well, no failure of theirs counts, unless they were ``asked`` for themselves.
+    """
     waiting = dict(tasks)
     running: dict[Future[float], _Task] = {}
     killed: list[_Task] = []  # to be tried once more, with nothing beside them
@@ -160,7 +164,7 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
             unfinished = waiting.keys() | {task.id for task in [*running.values(), *killed]}
             ready = [task for task in waiting.values() if not task.needs & unfinished]
             for task in ready:
-                if task.needs & failed.keys():
+                if task.needs & failed.keys() and not task.cfg.owner.inside:
                     failed[task.id] = "a run that it contains failed"
                     del waiting[task.id]
                 elif pool.free:
@@ -193,7 +197,13 @@ def _compute(tasks: dict[str, _Task], store: Store, jobs: int, device: str, repo
                 else:
                     finished += 1
                     report(f"run {finished}/{total}  {name}  {seconds:.1f} s")
-    if failed:
+    within = [task.needs for task in tasks.values() if task.cfg.owner.inside]
+    forgiven: set[str] = set()
+    while within:
+        further = within.pop() - forgiven
+        forgiven |= further
+        within += [tasks[need].needs for need in further]
+    if failed.keys() - (forgiven - asked):
         lines = [f"{tasks[i].cfg.label or i}: {cause}" for i, cause in failed.items()]
         raise RunError(f"{len(failed)} of {total} runs failed in {store.path}:\n  " + "\n  ".join(lines))
 

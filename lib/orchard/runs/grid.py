@@ -9,8 +9,8 @@
     found.chosen["full"]      the caller then trains this value on seeds that no trial has seen
 
 Every arm is tuned at its own budget. A best value on the edge of its grid says that the grid is too small: the grid grows by its own
-step beyond that edge, at most ``widen`` times, and all families that grow are one batch of runs. A trial that diverges is the worst
-there is, and no failure. Where a grid has one value nothing is computed.
+step beyond that edge, at most ``widen`` times, and all families that grow are one batch of runs. A trial that fails by what it learned
+(`orchard.errors.Failed`) has no score and is never chosen. Where a grid has one value nothing is computed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from typing import Any
 import pandas as pd
 
 from orchard.config import REQUIRED
-from orchard.errors import BadInput, Diverged
+from orchard.errors import BadInput, Failed
 from orchard.runs.finished import Finished
 from orchard.runs.run import Run, Runner, Workspace
 
-COLUMNS = ["family", "value", "score", "chosen", "widened"]
+COLUMNS = ["family", "value", "score", "chosen", "widened", "failed"]
 Trials = Callable[[str, float], "Run.Config | Sequence[Run.Config]"]
 """The run of a family at a value; of several, the mean of their scores counts."""
 
 
 class Trial(Run):
-    """A run that may diverge. Result: ``diverged``, the message, or None if the run is finished; it then stands in the store itself."""
+    """A run that may fail by what it learns. Result: ``failed``, the message, or "" if the run is finished; it then stands in the store
+    itself, with what it cost: the seconds of a trial are its own."""
 
     inside = True
 
@@ -46,9 +47,9 @@ class Trial(Run):
         """Compute the run, here and now."""
         try:
             work.result_of(self.cfg.run)
-        except Diverged as error:
-            return {"diverged": str(error)}
-        return {"diverged": None}
+        except Failed as error:
+            return {"failed": str(error)}
+        return {"failed": ""}
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Best:
     """What a grid gave.
 
     Attributes:
-        table: one row per family and value, smallest value first: family, value, score (missing where it was not computed, infinite where
-            it diverged), chosen, widened (whether the value was added to the grid).
+        table: one row per family and value, smallest value first: family, value, score (missing where it was not computed or
+            failed), chosen, widened (whether the value was added to the grid), failed (why, in words; else "").
         chosen: the best value of every family.
-        runs: the finished runs of a trial by (family, value), for further columns; none where one of them diverged.
+        runs: the finished runs of a trial by (family, value), for further columns; none where one of them failed.
     """
 
     table: pd.DataFrame
@@ -74,6 +75,7 @@ class _Grid:
     values: list[float]
     scores: dict[float, float] = field(default_factory=dict)
     added: list[float] = field(default_factory=list)
+    failed: dict[float, str] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -112,7 +114,7 @@ def best_of(
         widen: how often a grid may grow; 0 for a profile that claims nothing.
 
     Raises:
-        BadInput: an empty grid, or one whose every value diverged.
+        BadInput: an empty grid, or one whose every value failed.
     """
     if empty := [family for family, values in grids.items() if not values]:
         raise BadInput(f"the grid of {empty[0]} is empty: give it at least one value")
@@ -125,23 +127,26 @@ def best_of(
             for value in grid.values
             if len(grid.values) > 1 and value not in grid.scores
         ]
-        done = _tried({cell: _listed(trials(*cell)) for cell in wanted}, run)
+        done, failed = _tried({cell: _listed(trials(*cell)) for cell in wanted}, run)
         for (family, value), finished in done.items():
             scores = [score(one) for one in finished]
             mean = sum(scores) / len(scores) if scores else math.inf
             found[family].scores[value] = (-mean if highest else mean) if math.isfinite(mean) else math.inf
+        for (family, value), why in failed.items():
+            found[family].failed[value] = why
         runs |= done
         for family, grid in found.items():
             if grid.scores and math.isinf(grid.scores[grid.best]):
                 raise BadInput(
-                    f"every value of the grid of {family} diverged ({', '.join(f'{v:g}' for v in grid.values)}): give others"
+                    f"every value of the grid of {family} failed ({', '.join(f'{v:g}' for v in grid.values)}): give others; the last "
+                    f"one: {grid.failed.get(grid.values[-1]) or 'its score is not finite'}"
                 )
             if grid.scores and turn < widen and (further := grid.beyond()) is not None:
                 grid.values.append(further)
                 grid.added.append(further)
     rows = [
         {"family": family, "value": value, "score": _shown(grid.scores.get(value), highest), "chosen": value == grid.best,
-         "widened": value in grid.added}
+         "widened": value in grid.added, "failed": grid.failed.get(value, "")}
         for family, grid in found.items() for value in sorted(grid.values)
     ]  # fmt: skip
     return Best(pd.DataFrame(rows, columns=COLUMNS), {family: grid.best for family, grid in found.items()}, runs)
@@ -152,18 +157,20 @@ def _listed(cfgs: Run.Config | Sequence[Run.Config]) -> list[Run.Config]:
 
 
 def _shown(score: float | None, highest: bool) -> float:
-    return math.nan if score is None else -score if highest else score
+    if score is None or math.isinf(score):
+        return math.nan
+    return -score if highest else score
 
 
 def _tried(
     cells: Mapping[tuple[str, float], Sequence[Run.Config]], run: Runner
-) -> dict[tuple[str, float], list[Finished]]:
-    """The finished runs of every cell, none where one of them diverged. All trials are one batch, so that cores stay busy."""
+) -> tuple[dict[tuple[str, float], list[Finished]], dict[tuple[str, float], str]]:
+    """The finished runs of every cell, none where one of them failed, and why it did. All trials are one batch, so that cores stay busy."""
     flat = [(cell, cfg) for cell, cfgs in cells.items() for cfg in cfgs]
     trials = run([Trial.Config(run=cfg, label=f"{cfg.label} (trial)") for _, cfg in flat]) if flat else []
-    lost = {cell for (cell, _), trial in zip(flat, trials, strict=True) if trial.result["diverged"]}
+    lost = {cell: why for (cell, _), trial in zip(flat, trials, strict=True) if (why := trial.result["failed"])}
     kept = [(cell, cfg) for cell, cfg in flat if cell not in lost]
     done: dict[tuple[str, float], list[Finished]] = {cell: [] for cell in cells}
     for (cell, _), finished in zip(kept, run([cfg for _, cfg in kept]) if kept else [], strict=True):
         done[cell].append(finished)
-    return done
+    return done, lost

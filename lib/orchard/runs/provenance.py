@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +46,16 @@ class Stopwatch:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context no second counts: another run is computed, which has a stopwatch of its own."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._wall += time.perf_counter() - wall
+            self._cpu += time.process_time() - cpu
 
     def read(self) -> dict[str, Any]:
         """Seconds and mebibytes so far. Peak memory is that of the process, which may have served other runs before; on a GPU

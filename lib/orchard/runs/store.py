@@ -166,7 +166,7 @@ class Store:
         if done:
             self._forget_attempt(ident.id)
             return done
-        for needed in dependencies(cfg):
+        for needed in () if cfg.owner.inside else dependencies(cfg):
             self.compute(needed, device, threads)
         with self._lock(ident.id):
             done = self._get(ident, cfg.label, device, held=True)  # the process that held the lock may have made it
@@ -180,11 +180,16 @@ class Store:
             attempt = Attempt(self.path / ".work" / ident.id)
             attempt.settle(device=kind, torch=torch.__version__)
             threads = attempt.threads(threads)
+            watch = Stopwatch(kind)
+
+            def held(need: Run.Config) -> Finished:
+                with watch.paused():
+                    return self.compute(need, device, threads)
+
             work = Workspace(
-                attempt.files, attempt.checkpoints, device, threads, lambda need: self.compute(need, device, threads),
+                attempt.files, attempt.checkpoints, device, threads, held,
                 settle=lambda precision: attempt.settle(precision=precision),
             )  # fmt: skip
-            watch = Stopwatch(kind)
             work.log(f"run {ident.id} attempt {attempt.number}: {cfg.label or type(cfg).__qualname__}")
             with _threads(threads):
                 result = cfg.clone().build().compute(work)

@@ -268,7 +268,9 @@ def test_sizes_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_stages_and_evaluations() -> None:
-    with pytest.raises(BadInput, match="there is no stage 'rlhf'; the stages are read, pretrain, cpt, sft"):
+    with pytest.raises(BadInput, match="FactGrid: there is no stage 'rlhf'; known: cpt, pretrain, read, sft"):
         grid().batch("rlhf", 1, 0, 0)
-    with pytest.raises(BadInput, match="FactGrid has no evaluation 'train'; it has validation, test, seen, mixed"):
+    with pytest.raises(
+        BadInput, match="FactGrid: there is no evaluation 'train'; known: mixed, seen, test, validation"
+    ):
         grid().evaluation("train")

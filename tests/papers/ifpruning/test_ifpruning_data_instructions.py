@@ -221,11 +221,11 @@ def talk(*messages: Any) -> dict[str, Any]:
         ([1, 2], "is a JSON list; every line must be an object with fields"),
         ({"text": "a"}, 'is no instruction: it needs "instruction" and "output", .* or "messages"; its fields: text'),
         ({}, "its fields: none"),
-        ({"instruction": "a"}, 'has no field "output"; give it an answer, or remove the row .fields: instruction'),
+        ({"instruction": "a"}, 'has no field "output"; add an answer, or remove the row .fields: instruction'),
         ({"instruction": "a", "output": None}, 'has no field "output"'),
         (
             {"output": "a"},
-            'has no field "instruction"; give it an instruction, or the mask has nothing to be chosen from',
+            'has no field "instruction"; add an instruction, or the mask has nothing to be chosen from',
         ),
         ({"question": "a", "ground_truth": "b"}, 'has no field "answer"'),
         ({"instruction": " \n", "output": "a"}, 'field "instruction" is empty; give it an instruction'),
@@ -245,7 +245,7 @@ def talk(*messages: Any) -> dict[str, Any]:
         (talk(("assistant", "a")), "number 1 has the role 'assistant' where 'user' must come"),
         (talk(("user", "a"), ("user", "b")), "number 2 has the role 'user' where 'assistant' must come"),
         (talk(("user", "a"), ("system", "b")), "number 2 has the role 'system' where 'assistant' must come"),
-        (talk(("user", "a"), ("assistant", "b"), ("user", "c")), "ends with the user; add the assistant's answer"),
+        (talk(("user", "a"), ("assistant", "b"), ("user", "c")), "ends with the user; add an answer"),
         (talk(("user", ""), ("assistant", "b")), 'field "messages", number 1 is empty'),
         (talk(("user", "a"), ("assistant", None)), 'field "messages", number 2 holds NoneType, not text'),
     ],
@@ -275,7 +275,7 @@ def test_prompt_longer_than_the_context(tmp_path: Path) -> None:
 def test_what_data_means(tmp_path: Path) -> None:
     assert instruction_source(str(tmp_path)) == InstructionRows.Config(path=str(tmp_path.resolve()))
     assert instruction_source("owner/Some-2.5") == HubInstructions.Config(name="owner/Some-2.5")
-    for data, message in (("embedded", "holds no instructions of yours"), ("./none.jsonl", "does not exist")):
+    for data, message in (("embedded", "holds no instructions: give a path"), ("./none.jsonl", "does not exist")):
         with pytest.raises(DataError, match=message):
             instruction_source(data)
 

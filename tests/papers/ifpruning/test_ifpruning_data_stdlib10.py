@@ -23,8 +23,17 @@ from orchard.data.source import split_of
 from orchard.errors import BadInput
 from orchard.papers.ifpruning.data.corpus import STAGES
 from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, EVALUATIONS, GROUPS, Stdlib10
-from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES, SCRIPTS, drawn, memory, roman
-from orchard.papers.ifpruning.data.stdlib10.source import StdlibText, documented, first_sentence
+from orchard.papers.ifpruning.data.stdlib10.source import (
+    MEMORY,
+    PROCEDURES,
+    SCRIPTS,
+    StdlibText,
+    documented,
+    drawn,
+    first_sentence,
+    memory,
+    roman,
+)
 from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, STATEMENTS, TRAINED, WORDINGS, description
 from orchard.papers.ifpruning.explorers.examples import browse_stdlib10, composition
 from orchard.papers.ifpruning.method.examples import Examples
@@ -298,7 +307,7 @@ def test_prompts_and_tasks(corpus: Stdlib10) -> None:
     assert tasks.domain.tolist() == list(range(10))
     for domain, row, length in zip(corpus.domains, tasks.prompts[:, 0], tasks.prompt_lengths[:, 0], strict=True):
         assert corpus.words.decode(row[1:length]) == description(domain, HELD_OUT["validation"])
-    with pytest.raises(BadInput, match="no prompts of 'train'; known: seen, test, validation"):
+    with pytest.raises(BadInput, match="no split of prompts 'train'; known: seen, test, validation"):
         corpus.prompts("train")
 
 

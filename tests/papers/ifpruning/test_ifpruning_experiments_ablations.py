@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchard.papers.ifpruning.experiments import EVIDENCE, ablations, phase
+from orchard.papers.ifpruning.experiments import EVIDENCE, ablations
 from orchard.papers.ifpruning.experiments.ablations import PREFIX_ARMS, shared_prefixes
 from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded
 from orchard.papers.ifpruning.experiments.profiles import Start, cells, grid_cells
@@ -27,7 +27,7 @@ class Known(Finished):
 
     def __init__(self, accuracy: dict[str, float], gauge: dict[str, float]) -> None:
         super().__init__(Path())
-        known = {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "validation_accuracy": 0.5, "diverged": None}
+        known = {"accuracy": accuracy, "gauge": gauge, "right": 0.25, "validation_accuracy": 0.5, "failed": ""}
         object.__setattr__(self, "known", known)
 
     @property
@@ -84,14 +84,12 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
     """The base of the grid, one start of the spread, and the D = 4k sources are runs that exist anyway."""
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(grid_cells(SMOKE)[0])
     assert study.arm("ifp").fingerprint() in known
-    starts = [
-        ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.ABLATIONS["smoke"].starts
-    ]
+    starts = [ablations.begun(study.arm("ifp"), start).fingerprint() in known for start in ablations.STARTS["smoke"]]
     assert sum(starts) == 1
     cell = cells(SMOKE)[0]
     for arm in ("dense_D", "ifp"):
-        assert phase.of_width(Study(cell), 4).arm(arm).fingerprint() in known
-        assert phase.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
+        assert ablations.of_width(Study(cell), 4).arm(arm).fingerprint() in known
+        assert ablations.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
 
 
 def test_recorded_leaves_the_comparison_as_it_is() -> None:
@@ -112,7 +110,7 @@ def test_phase_gains_are_over_the_dense_model_of_the_same_point() -> None:
         base = 0.2 + 0.1 * cfg.corpus.tagless
         return masked(base + 0.3) if cfg.selector is not None else Known({"test": base, "mixed": base / 2}, {})
 
-    table = phase.phase(SMOKE, runner(scores))
+    table = ablations.phase(SMOKE, runner(scores))
     gains = table[table["arm"] == "ifp"]
     assert gains[gains["mix"] == 1]["gain"].to_list() == pytest.approx([0.3] * (gains["mix"] == 1).sum())
     assert gains[gains["mix"] == 2]["gain"].to_list() == pytest.approx([0.15])
@@ -135,13 +133,13 @@ def test_one_change_is_against_the_own_value_and_binarised_scores_are_its_own() 
 def test_gpu_grids_give_whole_tables_and_figures() -> None:
     """The larger grids through to their figures, from results that are made up."""
     setting, run = Setting("gpu"), runner(lambda cfg: masked(0.3 + 0.1 * (getattr(cfg, "selector", None) is not None)))
-    diagram = phase.phase(setting, run)
+    diagram = ablations.phase(setting, run)
     assert set(diagram["arm"]) == {"dense_k", "ifp", "moe"}
     spread = ablations.initial_spread(setting, run)
-    assert len(spread) == len(ablations.ABLATIONS["gpu"].starts)
+    assert len(spread) == len(ablations.STARTS["gpu"])
     assert not spread.duplicated(["r", "epsilon", "mode", "reads", "rate", "seed"]).any()
     changes = ablations.one_change(setting, run)
-    widths = phase.source_sizes(setting, run)
+    widths = ablations.source_sizes(setting, run)
     assert widths[widths["line"] == "IFP"]["D"].nunique() == 4
     assert len(widths) == 3 * (1 + 2 * 4)
     drawn = [

@@ -242,3 +242,18 @@ def test_nearest_and_neighbours() -> None:
         explanation.nearest(table, 9)
     found = explanation.neighbours(table, count=1)
     assert found == pytest.approx({"own domain": 1.0, "by chance": 0.2, "group": 0.6, "other groups": 0.2})
+
+
+def test_a_ratio_over_a_gap_that_may_be_0_has_no_interval_and_says_so() -> None:
+    table = answers({("win", "dense_k", "test"): 0.5, ("win", "dense_D", "test"): 0.5, ("win", "ifp", "test"): 0.75})
+    one = (table["arm"] == "dense_D") & (table["seed"] == 0) & (table["question"] == 59)
+    table.loc[one, "right"] = 1.0  # one question apart, in one seed
+    columns = [("ifp", "test"), ("dense_k", "test"), ("dense_D", "test")]
+    found, seeds = explanation.interval(table, columns, explanation.share_of)
+    assert (seeds, found.note) == (3, explanation.NO_INTERVAL)
+    assert np.isfinite(found.estimate)
+    assert np.isnan([found.low, found.high]).all()
+    said = explanation.with_interval(found.estimate, found.low, found.high)
+    assert said == "45.00 (no interval: the gap may be 0)"
+    assert explanation.with_interval(0.712, 0.6, 0.825, digits=2) == "0.71 (0.60 to 0.82)"
+    assert explanation.with_interval(np.nan, np.nan, np.nan) == "not measured"

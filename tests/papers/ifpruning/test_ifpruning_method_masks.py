@@ -168,7 +168,7 @@ def test_gates_of_blocks() -> None:
     ("fields", "message"),
     [
         ({"mode": "hard"}, "Gates.Config.mode is 'hard': choose one of soft, soft_binarize, st, st_full"),
-        ({"width": 24, "block": 5}, "Gates.Config.block is 5: it must divide the width 24 and the kept 7"),
+        ({"width": 24, "block": 5}, "Gates.Config.block is 5: it must divide width 24 and keep 7"),
         ({"epsilon": 0.0}, "epsilon = 0.0"),
     ],
 )

@@ -68,7 +68,7 @@ def test_gates_that_open_another_number_are_refused() -> None:
 
 
 def test_decoder_without_masks_is_refused() -> None:
-    with pytest.raises(ValueError, match="masked layers with keep = none: give one with a single k"):
+    with pytest.raises(ValueError, match="masked layers with keep = none: give one with one k"):
         small_config(pruning_config())
 
 

@@ -93,7 +93,7 @@ def test_a_budget_below_one_sub_network_is_refused() -> None:
 
 def test_a_decoder_without_masks_an_empty_and_a_long_instruction_are_refused() -> None:
     cfg, built, selector, prompts = parts()
-    with pytest.raises(ValueError, match="give one with a single k"):
+    with pytest.raises(ValueError, match="give one with one k"):
         Server(decoder(SIZE, SIZE.width, VOCAB), built, selector)
     server = Server(cfg, built, selector)
     with pytest.raises(ValueError, match="the predictor got an empty prompt"):

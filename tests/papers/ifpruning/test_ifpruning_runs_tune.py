@@ -13,7 +13,7 @@ from ifpruning_tiny_models import rows, save, tiny, tokenizer
 from gpu_recipe import two_steps
 from orchard.data import DataError
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data.text import Reading
+from orchard.papers.ifpruning.data.corpus import Reading
 from orchard.papers.ifpruning.integrations.folder import load_pruned
 from orchard.papers.ifpruning.integrations.text import IGNORED, request
 from orchard.papers.ifpruning.method.overlap import Collapsed

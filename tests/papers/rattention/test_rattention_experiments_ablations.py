@@ -92,7 +92,7 @@ def test_deciding_variants_choose_their_rate_on_validation(monkeypatch):
         trials = [cfg for cfg in cfgs if isinstance(cfg, TrainLM.Config)]
         asked.extend(trials)
         return [
-            SimpleNamespace(result={"diverged": None} if cfg not in trials else {"validation_loss": abs(cfg.optim.learning_rate - 5e-4)})
+            SimpleNamespace(result={"failed": ""} if cfg not in trials else {"validation_loss": abs(cfg.optim.learning_rate - 5e-4)})
             for cfg in cfgs
         ]  # fmt: skip
 

@@ -19,7 +19,7 @@ class Told(Finished):
 
     @property
     def result(self) -> dict[str, Any]:
-        return {"validation_loss": float(self.folder.name), "diverged": None}
+        return {"validation_loss": float(self.folder.name), "failed": ""}
 
 
 def test_the_model_of_the_notebook_is_a_run_of_the_sweep() -> None:

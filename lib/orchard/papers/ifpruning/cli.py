@@ -9,6 +9,7 @@ Nothing is downloaded. Each stage is a run in the store: a command that was kill
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+_say = partial(print, flush=True)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Instruction-following pruning of a local Hugging Face decoder."
 )
@@ -80,14 +82,9 @@ def prune(
     pruned = load_pruned(model)
     small = save_small(pruned, prompt, out)
     before, after = (sum(p.numel() for p in part.parameters()) for part in (pruned.decoder, small))
-    _say(
-        f"{pruned.settings.keep} of {pruned.width} channels in {len(pruned.layer_names)} layers: {before:,} parameters became {after:,}"
-    )
+    where = f"{pruned.settings.keep} of {pruned.width} channels in {len(pruned.layer_names)} layers"
+    _say(f"{where}: {before:,} parameters became {after:,}")
     _say(f"written to {out}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def bench(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:

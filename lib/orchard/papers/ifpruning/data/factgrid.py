@@ -138,8 +138,7 @@ class FactGrid(Corpus):
         return np.concatenate([tokens, self.table[domain, key] + self._value0], axis=-1)
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
-        if stage not in STAGES:
-            raise BadInput(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
+        self.check("stage", stage, STAGES)
         cfg = self.cfg
         random = np.random.default_rng([seed, STAGES.index(stage), number])
         mixed = random.random(size) < cfg.mix_share
@@ -197,24 +196,19 @@ class FactGrid(Corpus):
             starts, ends = np.zeros_like(header[:, None]), header[:, None]
         else:
             starts = np.concatenate([np.zeros((size, 1), dtype=np.int64), ends[:, :-1]], axis=1)
-            span = (places[:, None] >= ends[:, None, 1:]).sum(
-                axis=2
-            )  # chunk 1 and chunk 2 are computed with the first mask
+            span = (places[:, None] >= ends[:, None, 1:]).sum(axis=2)  # chunks 1 and 2 are computed with the first mask
         prompt_lengths = ends - starts
         index = starts[..., None] + np.arange(int(prompt_lengths.max()))
-        prompts = np.take_along_axis(
-            tokens[:, None].repeat(starts.shape[1], axis=1), np.minimum(index, total - 1), axis=2
-        )
+        repeated = tokens[:, None].repeat(starts.shape[1], axis=1)
+        prompts = np.take_along_axis(repeated, np.minimum(index, total - 1), axis=2)
         prompts[index >= ends[..., None]] = PAD
         made = (tokens, counts, prompts, prompt_lengths, span, domain[:, 0])
         return Examples(*(torch.from_numpy(array.copy()) for array in made))
 
     def evaluation(self, name: str) -> Examples:
         """``validation``, ``test`` and ``seen`` ask the keys of every domain, each once; ``mixed`` asks pairs of domains, test wordings."""
-        cfg = self.cfg
-        known = (*HELD_OUT, "seen", "mixed")
-        if name not in known:
-            raise BadInput(f"FactGrid has no evaluation {name!r}; it has {', '.join(known)}")
+        cfg, known = self.cfg, (*HELD_OUT, "seen", "mixed")
+        self.check("evaluation", name, known)
         random = np.random.default_rng([cfg.seed, 1000 + known.index(name)])
         per_domain = (cfg.asked or cfg.num_keys) // cfg.queries
         asked = [random.permutation(cfg.num_keys)[: per_domain * cfg.queries] for _ in self.domains]
@@ -266,17 +260,7 @@ class FactGrid(Corpus):
 
     def text(self, tokens: Int[Tensor, "time"]) -> str:
         """An example as a reader sees it: words as domain and number, keys as k, values as v."""
-        words = []
-        for token in tokens.tolist():
-            if token < FIRST:
-                words.append({PAD: "", BOS: "<bos>", SEP: ":"}[token])
-            elif token < self._value0:
-                words.append(f"k{token - FIRST}")
-            elif token < self._word0:
-                words.append(f"v{token - self._value0}")
-            elif token < self._shared0:
-                domain, number = divmod(token - self._word0, LEXICON)
-                words.append(f"{self.domains[domain]}.{number}")
-            else:
-                words.append(f"word.{token - self._shared0}")
-        return " ".join(filter(None, words))
+        names = ["", "<bos>", ":", *(f"k{i}" for i in range(self.side)), *(f"v{i}" for i in range(self.cfg.num_values))]
+        names += [f"{domain}.{i}" for domain in self.domains for i in range(LEXICON)]
+        names += [f"word.{i}" for i in range(SHARED)]
+        return " ".join(filter(None, (names[token] for token in tokens.tolist())))

@@ -19,7 +19,6 @@ import dataclasses
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,7 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.data import SPLITS, ByteTokenizer, DataError, Document, HubText, LocalText, Source, Tokenizer, text_source
 from orchard.data.source import Row, named_split
-from orchard.errors import BadInput, closest
-from orchard.papers.ifpruning.data.corpus import STAGES, Corpus
-from orchard.papers.ifpruning.data.text import Reading, Vocabulary, chunked, conversation, fine_tuning, numbered_answers
+from orchard.papers.ifpruning.data.corpus import STAGES, Corpus, Reading, Vocabulary
 from orchard.papers.ifpruning.method.examples import Examples
 
 FORMS = (("instruction", "output"), ("question", "answer"), ("prompt", "completion"), ("prompt", "canonical_solution"))
@@ -70,9 +67,7 @@ class _Rows(Source):
         try:
             return "".join([TURN, domain, *(f"{TURN}{role}{ROLE}{text}" for role, text in turns)]).encode().decode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"{place} holds an unpaired surrogate, which is no text; repair or remove that row"
-            ) from None
+            raise DataError(f"{place} holds an unpaired surrogate, which is no text; mend or remove that row") from None
 
 
 class InstructionRows(_Rows, LocalText):
@@ -99,9 +94,7 @@ def instruction_source(data: str) -> Source.Config:
             return InstructionRows.Config(path=path)
         case HubText.Config(name=name):
             return HubInstructions.Config(name=name)
-    raise DataError(
-        f"DATA = {data!r} holds no instructions of yours: give a path to .jsonl or .parquet rows, or a hub id"
-    )
+    raise DataError(f"DATA = {data!r} holds no instructions: give a path to .jsonl or .parquet rows, or a hub id")
 
 
 def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
@@ -113,14 +106,10 @@ def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
         raise DataError(
             f'{place} is no instruction: it needs {forms}, or "messages"; its fields: {", ".join(row) or "none"}'
         )
-    texts = []
-    for field, what in zip(
-        form, ("an instruction, or the mask has nothing to be chosen from", "an answer"), strict=True
-    ):
+    texts, wanted = [], ("an instruction, or the mask has nothing to be chosen from", "an answer")
+    for field, what in zip(form, wanted, strict=True):
         if field not in known:
-            raise DataError(
-                f'{place} has no field "{field}"; give it {what}, or remove the row (fields: {", ".join(row)})'
-            )
+            raise DataError(f'{place} has no field "{field}"; add {what}, or remove the row (fields: {", ".join(row)})')
         texts.append(_text(row[field], f'{place} field "{field}"', what))
     if (more := row.get("input")) is not None and form == FORMS[0]:
         if not isinstance(more, str):
@@ -131,10 +120,8 @@ def _pair(row: dict[str, Any], place: str) -> list[tuple[str, str]]:
 
 def _messages(messages: Any, place: str) -> list[tuple[str, str]]:
     """The turns of a row with messages."""
-    whole = isinstance(messages, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= set(message) for message in messages
-    )
-    if not whole:
+    parts = messages if isinstance(messages, list) else [None]
+    if not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in parts):
         raise DataError(f'{place} field "messages" must be a list of objects with "role" and "content"')
     turns: list[tuple[str, str]] = []
     for number, message in enumerate(messages):
@@ -150,9 +137,7 @@ def _messages(messages: Any, place: str) -> list[tuple[str, str]]:
     if not any(role == "user" for role, _ in turns):
         raise DataError(f'{place} field "messages" has no message of the user, which the mask is chosen from; add one')
     if turns[-1][0] == "user":
-        raise DataError(
-            f'{place} field "messages" ends with the user; add the assistant\'s answer or remove the message'
-        )
+        raise DataError(f'{place} field "messages" ends with the user; add an answer or remove the message')
     return turns
 
 
@@ -186,15 +171,6 @@ def human(text: str) -> str:
     return next(said for role, said in parsed(text)[1] if role == "user")
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Training text as one row of tokens, documents of a domain side by side; ``ends`` and ``domains`` are those of its documents."""
-
-    tokens: Int[np.ndarray, "tokens"]
-    ends: Int[np.ndarray, "documents"]
-    domains: list[int]
-
-
 class Instructions(Corpus):
     """The corpus. Fine-tuning draws training rows, each as often; pre-training reads the plain text, or the rows where there is none."""
 
@@ -210,10 +186,8 @@ class Instructions(Corpus):
     cfg: Config
 
     def __init__(self, cfg: Instructions.Config) -> None:
-        self.cfg = cfg
-        for name, least in (("chunks", 2), ("chunk", 1), ("items", 1), ("longest_prompt", 2)):
-            if getattr(cfg, name) < least:
-                raise BadInput(f"Instructions: {name} = {getattr(cfg, name)} is too small; give at least {least}")
+        super().__init__(cfg)
+        self.check_sizes(chunks=2, chunk=1, items=1, longest_prompt=2)
         source: Source = cfg.source.build()
         self.name = source.manifest().name
         self.words = Vocabulary(cfg.tokenizer.build(source=source))
@@ -257,13 +231,14 @@ class Instructions(Corpus):
                     f"at most {cfg.longest_prompt} (longest_prompt) and an example has {cfg.longest} (longest). Shorten it "
                     "or raise them"
                 )
-            tokens, counts = conversation(words, before, list(zip(said[::2], said[1::2], strict=True)))
+            tokens, counts = words.conversation(before, list(zip(said[::2], said[1::2], strict=True)))
             readings.append(Reading(tokens, counts, prompt, self.domains.index(domain)))
         return readings
 
     @cached_property
-    def stream(self) -> Stream:
-        """The text of pre-training. DataError when it is shorter than a window."""
+    def stream(self) -> tuple[Int[np.ndarray, "tokens"], Int[np.ndarray, "documents"], list[int]]:
+        """The text of pre-training as one row of tokens, documents of a domain side by side, with the end and the domain of each document.
+        DataError when it is shorter than a window."""
         parts: list[tuple[int, str]] = [(self.domains.index(TEXT), document.text) for document in self._texts]
         for row in [] if parts else self._rows:
             domain, turns = parsed(row.text)
@@ -276,23 +251,21 @@ class Instructions(Corpus):
                 f"{self.name} has {len(tokens)} tokens of training text, too few for one window of {window}; "
                 "give more text, or smaller chunks"
             )
-        return Stream(tokens, np.cumsum([len(part) for part in ids]), [domain for domain, _ in parts])
+        return tokens, np.cumsum([len(part) for part in ids]), [domain for domain, _ in parts]
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         draw = random.Random(f"instructions {stage} {seed} {number}")
         if stage == "sft":
-            return fine_tuning(self.words, draw.choices(self.readings["train"], k=size))
-        if stage not in STAGES:
-            raise BadInput(f"Instructions: there is no stage {stage!r}; {closest(stage, STAGES)}")
-        stream, window = self.stream, self.cfg.chunk * self.cfg.chunks
-        starts = np.array([draw.randrange(len(stream.tokens) - window + 1) for _ in range(size)])
-        windows = stream.tokens[starts[:, None] + np.arange(window)]
-        documents = np.searchsorted(stream.ends, starts, side="right")
-        return chunked(self.words, windows, [stream.domains[i] for i in documents], self.cfg.chunks, stage == "cpt")
+            return self.words.fine_tuning(draw.choices(self.readings["train"], k=size))
+        self.check("stage", stage, STAGES)
+        (tokens, ends, domains), window = self.stream, self.cfg.chunk * self.cfg.chunks
+        starts = np.array([draw.randrange(len(tokens) - window + 1) for _ in range(size)])
+        domain = [domains[i] for i in np.searchsorted(ends, starts, side="right")]
+        windows = tokens[starts[:, None] + np.arange(window)]
+        return self.words.chunked(windows, domain, self.cfg.chunks, masked=stage == "cpt")
 
     def evaluation(self, name: str) -> Examples:
-        if name not in EVALUATIONS:
-            raise BadInput(f"Instructions: there is no evaluation {name!r}; {closest(name, EVALUATIONS)}")
+        self.check("evaluation", name, EVALUATIONS)
         readings, missing = self.readings[EVALUATIONS[name]], []
         chosen: list[Reading] = []
         for number, domain in enumerate(self.domains):
@@ -305,7 +278,7 @@ class Instructions(Corpus):
             raise DataError(f"{self.name} has no row for {name}: give more rows, or files called train, valid and test")
         if missing:
             warnings.warn(f"{self.name}: no row of {', '.join(missing)} is in {name}; give more rows", stacklevel=2)
-        return fine_tuning(self.words, chosen)
+        return self.words.fine_tuning(chosen)
 
     def prompts(self, split: str) -> Examples:
         """A few rows of a split per domain, since rows have no wordings."""
@@ -317,7 +290,7 @@ class Instructions(Corpus):
         """The first training row of each domain, as the example that stands for its task; bos alone for text."""
         words, first = self.words, {reading.domain: reading for reading in reversed(self.readings["train"])}
         none = [words.bos, words.answer, words.eos], [False, False, True], [words.bos]
-        return fine_tuning(words, [first.get(number, Reading(*none, number)) for number in range(len(self.domains))])
+        return words.fine_tuning([first.get(number, Reading(*none, number)) for number in range(len(self.domains))])
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
-        return numbered_answers(self.words, examples)
+        return self.words.numbered_answers(examples)

@@ -43,17 +43,13 @@ def ifp(size: str) -> str:
 
 def widths() -> dict[str, int]:
     """Inner width D of the feed-forward layers by size (Table 4); that of the 3B model is k."""
-    return {str(row): int(value) for row, value in _wide(_shape())["FFN width"].items()}
-
-
-def _shape() -> pd.DataFrame:
-    rows = _table("Table 4")
-    return rows[rows["part"] == "shape"]
+    return {str(row): int(value) for row, value in shapes()["FFN width"].items()}
 
 
 def shapes() -> pd.DataFrame:
     """Table 4: one row per size, columns width, layers, head dim, query heads, key-value heads, FFN width."""
-    return _wide(_shape()).astype(int)
+    rows = _table("Table 4")
+    return _wide(rows[rows["part"] == "shape"]).astype(int)
 
 
 def table1() -> pd.DataFrame:
@@ -89,16 +85,13 @@ def averages() -> pd.DataFrame:
 
     Rows and average are rounded to one digit, so that they may be ``2 * ROUNDED`` apart and still come from the same scores."""
     found = []
-    for name, average in (("Table 1", AVERAGES[0]), ("Table 1", AVERAGES[1]), ("Table 2", AVERAGES[2])):
+    for name, average in zip(("Table 1", "Table 1", "Table 2"), AVERAGES, strict=True):
         rows = _table(name)
-        part = rows.loc[rows["row"] == average, "part"].iloc[0]
-        wide = _wide(rows[rows["part"] == part])
-        for column, printed in wide.loc[average].items():
-            found.append(
-                {"table": name, "average": average, "column": column, "printed": printed}
-                | {"mean": wide[column].drop(average).mean()}
-            )
-    table = pd.DataFrame(found).assign(difference=lambda rows: rows["mean"] - rows["printed"])
+        wide = _wide(rows[rows["part"] == rows.loc[rows["row"] == average, "part"].iloc[0]])
+        table = pd.DataFrame({"printed": wide.loc[average], "mean": wide.drop(average).mean()}).rename_axis("column")
+        found.append(table.reset_index().assign(table=name, average=average))
+    table = pd.concat(found, ignore_index=True)[["table", "average", "column", "printed", "mean"]]
+    table = table.assign(difference=lambda rows: rows["mean"] - rows["printed"])
     return table.assign(agrees=table["difference"].abs() <= 2 * ROUNDED)
 
 
@@ -183,9 +176,8 @@ def gap_recovery() -> pd.DataFrame:
     """R of Table 1, one row per dataset or average and size of source: part, dataset, size, gap (dense 9B - dense 3B, points), recovery."""
     table = table1()
     gap = table[LARGE] - table[SMALL]
-    rows = [
-        pd.DataFrame({"size": size, "gap": gap, "recovery": (table[ifp(size)] - table[SMALL]) / gap}) for size in SIZES
-    ]
+    recovery = {size: (table[ifp(size)] - table[SMALL]) / gap for size in SIZES}
+    rows = [pd.DataFrame({"size": size, "gap": gap, "recovery": found}) for size, found in recovery.items()]
     return pd.concat(rows).reset_index()
 
 
@@ -198,31 +190,25 @@ def figure2() -> pd.DataFrame:
     return rows[["panel", "line", "size", "ratio", "score"]].reset_index(drop=True)
 
 
-def _decimals(number: float) -> int:
-    """How many decimals a number of the text has: 57 has none, 1.8 has one."""
-    return len(f"{number:g}".partition(".")[2])
+Row = dict[str, object]
 
 
 def _listed(values: Mapping[Any, float], digits: int) -> str:
     return "; ".join(f"{name} {value:.{digits}f}".replace(" -", " −") for name, value in values.items())
 
 
-def _follows(agreeing: int, compared: int) -> str:
-    return "yes" if agreeing == compared else "in part" if agreeing else "no"
-
-
-def _row(statement: str, text: str, tables: str, agreeing: int, compared: int, remark: str) -> dict[str, object]:
+def _row(statement: str, text: str, tables: str, agreeing: int, compared: int, remark: str) -> Row:
+    follows = "yes" if agreeing == compared else "in part" if agreeing else "no"
     return {
-        "statement": statement, "text": text, "tables": tables, "agreeing": agreeing, "compared": compared,
-        "follows": _follows(agreeing, compared), "remark": remark,
+        "statement": statement, "text": text, "tables": tables, "agreeing": agreeing, "compared": compared, "follows": follows,
+        "remark": remark,
     }  # fmt: skip
 
 
-def _number(
-    statement: str, low: float, high: float, unit: str, values: Mapping[Any, float], remark: str
-) -> dict[str, object]:
-    """The row of a number, or of a range from ``low`` to ``high``, and the values of the tables that should be it, or lie in it."""
-    digits = max(_decimals(low), _decimals(high))
+def _number(statement: str, ends: tuple[float, float], unit: str, values: Mapping[Any, float], remark: str) -> Row:
+    """The row of a number, or of a range from one to another, and the values of the tables that should be it, or lie in it."""
+    low, high = ends
+    digits = max(len(f"{number:g}".partition(".")[2]) for number in ends)
     agreeing = int(sum(low <= round(value, digits) <= high for value in values.values()))
     text = f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
     return _row(statement, text, _listed(values, digits + 1), agreeing, len(values), remark)
@@ -233,111 +219,87 @@ def text_against_tables() -> pd.DataFrame:
 
     A value agrees with the text when it is what the text says, or lies in the range that it gives, after rounding to the digits of the
     text. ``follows`` is "yes" where all values agree, "in part" where some do, "no" where none does; a "mostly" needs more than half."""
-    said, table = _table("text").set_index(["row", "column"])["value"], datasets()
-    pretraining = "tokens of dense 3B over IFP"
-    ratio = float(said[pretraining, "times"])
-    return pd.DataFrame([
-        *_about_latency(said),
-        _about_mathematics(said),
-        _about_translation(said),
-        _about_tasks(said),
-        _number("tokens of dense 3B over those of IFP", ratio, ratio, "×", {"pre-training": _tokens_ratio()},
-                "before continued pre-training, whose tokens are not stated"),
-        _ahead(table, SMALL),
-        _ahead(table, STATIC),
-        _growing(table),
-        _same_model(table),
-    ])  # fmt: skip
+    groups = _table("text").groupby("row")
+    said = {str(row): dict(zip(part["column"], part["value"].astype(float), strict=True)) for row, part in groups}
+    return pd.DataFrame([*_said_of_time(said), *_said_of_scores(said), *_said_of_models()])
 
 
-def _about_latency(said: pd.Series) -> list[dict[str, object]]:
+def _said_of_time(said: dict[str, dict[str, float]]) -> list[Row]:
     """Numbers of the text about time (claims C7 and C7a), against every pruned model that was timed."""
     times = latency()
     times = times[times["model"].str.contains("→")]
     times = times.assign(model=times["model"].str.split().str[1]).set_index("model")
-    share, limit = "overhead of total", float(said["overhead", "below"])
+    limit, share = said["overhead"]["below"], said["overhead of total"]
     prefill, total = (_listed(dict(times[f"{name} fall (%)"]), 1) for name in ("prefill", "total"))
-    below = int((times["overhead"] < limit).sum())
 
-    def one(statement: str, key: tuple[str, str], unit: str, column: str, remark: str) -> dict[str, object]:
-        return _number(statement, said[key], said[key], unit, dict(times[column]), remark)
+    def one(statement: str, number: float, unit: str, column: str, remark: str) -> Row:
+        return _number(statement, (number, number), unit, dict(times[column]), remark)
 
     return [
-        one("fall of the time to first token", ("time to first token", "fall"), "%", "ttft fall (%)",
+        one("fall of the time to first token", said["time to first token"]["fall"], "%", "ttft fall (%)",
             f"of prefill alone, without selecting and loading: {prefill}"),
-        one("fall of the generation time", ("generation time", "fall"), "%", "decode fall (%)", f"of the whole request: {total}"),
-        one("speed-up", ("speed-up", "times"), "×", "ttft speed-up", "of the time to first token"),
-        _row("overhead (select and load)", f"below {limit:g} s", _listed(dict(times["overhead"]), 3), below, len(times),
-             "seconds; the main text's own model is above it"),
-        _number("overhead, of the total time", said[share, "from"], said[share, "to"], "%", dict(times["overhead share (%)"]),
+        one("fall of the generation time", said["generation time"]["fall"], "%", "decode fall (%)", f"of the whole request: {total}"),
+        one("speed-up", said["speed-up"]["times"], "×", "ttft speed-up", "of the time to first token"),
+        _row("overhead (select and load)", f"below {limit:g} s", _listed(dict(times["overhead"]), 3),
+             int((times["overhead"] < limit).sum()), len(times), "seconds; the main text's own model is above it"),
+        _number("overhead, of the total time", (share["from"], share["to"]), "%", dict(times["overhead share (%)"]),
                 "of the authors' requests; shorter answers make it larger"),
     ]  # fmt: skip
 
 
-def _about_mathematics(said: pd.Series) -> dict[str, object]:
-    table, key = table1().droplevel("part"), "mathematics and coding, 9B→3B over dense 3B"
+def _said_of_scores(said: dict[str, dict[str, float]]) -> list[Row]:
+    """Numbers of the text about scores and tokens."""
+    table, tasks = table1().droplevel("part"), per_task()
     gains = (table[ifp("9B")] - table[SMALL])[[AVERAGES[0], "MATH", "GSM8K"]]
-    return _number("gain on mathematics and coding, 9B→3B", said[key, "from"], said[key, "to"], "points", dict(gains),
-                   "abstract; GSM8K is mathematics too")  # fmt: skip
-
-
-def _about_translation(said: pd.Series) -> dict[str, object]:
-    rows = per_task()
-    rows = rows[rows["part"] == "translation"]
-    long = rows.melt(["dataset", "size", "dense"], ["per_input", "per_task"], var_name="mask", value_name="score")
+    points = said["mathematics and coding, 9B→3B over dense 3B"]
+    long = tasks[tasks["part"] == "translation"].melt(
+        ["dataset", "size", "dense"], ["per_input", "per_task"], var_name="mask", value_name="score"
+    )
     long = long.assign(gain=long["score"] - long["dense"], mask=long["mask"].str.replace("_", " "))
     mean = long["dataset"].isin(AVERAGES)
     means = dict(zip(long["size"][mean] + " " + long["mask"][mean], long["gain"][mean], strict=True))
-    best = long[~mean].sort_values("gain").iloc[-1]
-    gain = float(said["translation, over dense 3B", "gain"])
-    return _number("mean gain in translation", gain, gain, "BLEU", means,
-                   f"best single pair: {best['dataset']} {best['size']} {best['mask']}, {best['gain']:.1f}")  # fmt: skip
-
-
-def _about_tasks(said: pd.Series) -> dict[str, object]:
-    rows = per_task()
-    rows = rows[~rows["dataset"].isin(AVERAGES)]
-    limit, gaps = float(said["per input against per task", "below"]), rows["gap"].abs().round(1)
-    under, worst = gaps < limit, rows.loc[gaps == gaps.max()].iloc[0]
-    scores = rows["part"] != "translation"
-    row = _row(
-        "per input against per task", f"mostly under {limit:g} point", f"{under.sum()} of {len(gaps)} gaps are",
-        int(under.sum()), len(gaps),
+    best, bleu = long[~mean].sort_values("gain").iloc[-1], said["translation, over dense 3B"]["gain"]
+    tasks = tasks[~tasks["dataset"].isin(AVERAGES)]
+    gaps, limit = tasks["gap"].abs().round(1), said["per input against per task"]["below"]
+    under, scores, worst = gaps < limit, tasks["part"] != "translation", tasks.loc[gaps == gaps.max()].iloc[0]
+    mostly = _row(
+        "per input against per task", f"mostly under {limit:g} point", f"{under.sum()} of {len(gaps)} gaps are", int(under.sum()),
+        len(gaps),
         f"{under[scores].sum()} of {scores.sum()} without translation; mean {gaps.mean():.2f}; "
         f"largest: {worst['dataset']} {worst['size']}, {worst['gap']:+.1f} for per input",
     )  # fmt: skip
-    return row | {"follows": "yes" if under.sum() > len(gaps) / 2 else "no"}
+    tokens, times = _table("set-up").set_index(["row", "column"])["value"], said["tokens of dense 3B over IFP"]["times"]
+    ratio = float(tokens["pre-training", "tokens, dense 3B"] / tokens["pre-training", "tokens"])
+    return [
+        _number("gain on mathematics and coding, 9B→3B", (points["from"], points["to"]), "points", dict(gains),
+                "abstract; GSM8K is mathematics too"),
+        _number("mean gain in translation", (bleu, bleu), "BLEU", means,
+                f"best single pair: {best['dataset']} {best['size']} {best['mask']}, {best['gain']:.1f}"),
+        mostly | {"follows": "yes" if under.sum() > len(gaps) / 2 else "no"},
+        _number("tokens of dense 3B over those of IFP", (times, times), "×", {"pre-training": ratio},
+                "before continued pre-training, whose tokens are not stated"),
+    ]  # fmt: skip
 
 
-def _tokens_ratio() -> float:
-    tokens = _table("set-up").set_index(["row", "column"])["value"]
-    return float(tokens["pre-training", "tokens, dense 3B"] / tokens["pre-training", "tokens"])
-
-
-def _ahead(table: pd.DataFrame, other: str) -> dict[str, object]:
-    """On how many datasets of Table 1 the 9B source is ahead of ``other`` (claims C1 and C2, and the evidence against them)."""
-    gaps = (table[ifp("9B")] - table[other]).round(1)
-    behind = gaps[gaps <= 0].sort_values()
-    ahead = int((gaps > 0).sum())
-    return _row(f"{ifp('9B')} is better than {other}", "better", f"on {ahead} of {len(gaps)} datasets", ahead, len(gaps),
-                f"behind or level: {_listed(behind.to_dict(), 1)} points")  # fmt: skip
-
-
-def _growing(table: pd.DataFrame) -> dict[str, object]:
-    """On how many datasets the score grows with every step of the size of the source (claim C4)."""
-    steps = table[[ifp(size) for size in SIZES]].diff(axis=1).iloc[:, 1:].round(1)
-    grows = (steps > 0).all(axis=1)
-    return _row("quality grows with the source", "6B, 9B, 12B", f"at both steps on {grows.sum()} of {len(grows)} datasets",
-                int(grows.sum()), len(grows), f"not on {', '.join(grows.index[~grows])}")  # fmt: skip
-
-
-def _same_model(table: pd.DataFrame) -> dict[str, object]:
-    """Whether the ablated model of Table 5 is the one of Table 1 (claim C8): it has the same name."""
+def _said_of_models() -> list[Row]:
+    """On how many datasets of Table 1 the 9B source is ahead of others (C1, C2, and the evidence against them), on how many the score
+    grows with every step of the source's size (C4), and whether the ablated model of Table 5, of the same name, is that of Table 1 (C8)."""
+    table, rows = datasets(), []
+    for other in (SMALL, STATIC):
+        gaps = (table[ifp("9B")] - table[other]).round(1)
+        behind, ahead = gaps[gaps <= 0].sort_values(), int((gaps > 0).sum())
+        rows.append(_row(f"{ifp('9B')} is better than {other}", "better", f"on {ahead} of {len(gaps)} datasets", ahead, len(gaps),
+                         f"behind or level: {_listed(behind.to_dict(), 1)} points"))  # fmt: skip
+    grows = (table[[ifp(size) for size in SIZES]].diff(axis=1).iloc[:, 1:].round(1) > 0).all(axis=1)
     ablated = _wide(_table("Table 5"))["CPT + SFT"]
     gaps = ablated - table.loc[ablated.index, ifp("6B")]
-    equal = int((gaps.abs() <= 2 * ROUNDED).sum())
-    return _row(f"{ifp('6B')} of Table 5 is that of Table 1", "same name", f"Table 5 − Table 1: {_listed(gaps.to_dict(), 1)}", equal,
-                len(gaps), "another, weaker set-up; the paper does not say which")  # fmt: skip
+    return [
+        *rows,
+        _row("quality grows with the source", "6B, 9B, 12B", f"at both steps on {grows.sum()} of {len(grows)} datasets",
+             int(grows.sum()), len(grows), f"not on {', '.join(grows.index[~grows])}"),
+        _row(f"{ifp('6B')} of Table 5 is that of Table 1", "same name", f"Table 5 − Table 1: {_listed(gaps.to_dict(), 1)}",
+             int((gaps.abs() <= 2 * ROUNDED).sum()), len(gaps), "another, weaker set-up; the paper does not say which"),
+    ]  # fmt: skip
 
 
 def derived_latency() -> pd.DataFrame:

@@ -10,16 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from orchard.evidence import Evidence
-from orchard.papers.ifpruning.experiments import (
-    ablations,
-    checks,
-    comparison,
-    explanation,
-    phase,
-    real_text,
-    serving,
-    speed,
-)
+from orchard.papers.ifpruning.experiments import ablations, checks, comparison, explanation, real_text, serving, speed
 from orchard.papers.ifpruning.experiments.arms import rates
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.runs.shapes import paper_shapes
@@ -28,70 +19,28 @@ from orchard.runs import Runner, Setting
 __all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "published": checks.paper_numbers,
-    "published_latency": checks.paper_latency,
-    "paper_shapes": checks.published_shapes,
-    "rates": rates,
-    "arms": comparison.arms,
-    "answers": comparison.answers,
-    "curves": comparison.curves,
-    "mask_overlaps": comparison.mask_overlaps,
-    "softtopk_checks": checks.softtopk_checks,
-    "pruning_checks": checks.pruning_checks,
-    "iterations": checks.iterations,
-    "softtopk_speed": speed.softtopk_speed,
-    "latency": speed.latency,
-    "serving_replay": serving.serving_replay,
-    "batches": serving.batches,
-    "per_task": serving.per_task,
-    "initial_spread": ablations.initial_spread,
-    "one_change": ablations.one_change,
-    "hard_concrete": ablations.hard_concrete,
-    "gate_curves": ablations.gate_curves,
-    "gate_ends": ablations.gate_ends,
-    "channel_use": ablations.channel_use,
-    "phase": phase.phase,
-    "source_sizes": phase.source_sizes,
-    "shared_prefixes": ablations.shared_prefixes,
-    "scores": explanation.scores,
-    "differences": explanation.differences,
-    "explained": explanation.explained,
-    "collapse": explanation.collapse,
-    "swaps": explanation.swaps,
-    "prompt_pairs": explanation.prompt_pairs,
-    "stdlib10": real_text.stdlib10,
-    "stdlib10_summary": real_text.stdlib10_summary,
-    "instructions": real_text.instructions,
-    "instructions_summary": real_text.instructions_summary,
-}
+    "published": checks.paper_numbers, "published_latency": checks.paper_latency, "paper_shapes": checks.published_shapes,
+    "rates": rates, "arms": comparison.arms, "answers": comparison.answers, "curves": comparison.curves,
+    "mask_overlaps": comparison.mask_overlaps, "softtopk_checks": checks.softtopk_checks, "pruning_checks": checks.pruning_checks,
+    "iterations": checks.iterations, "softtopk_speed": speed.softtopk_speed, "latency": speed.latency,
+    "serving_replay": serving.serving_replay, "batches": serving.batches, "per_task": serving.per_task,
+    "initial_spread": ablations.initial_spread, "one_change": ablations.one_change, "hard_concrete": ablations.hard_concrete,
+    "gate_curves": ablations.gate_curves, "gate_ends": ablations.gate_ends, "channel_use": ablations.channel_use,
+    "phase": ablations.phase, "source_sizes": ablations.source_sizes, "shared_prefixes": ablations.shared_prefixes,
+    "scores": explanation.scores, "differences": explanation.differences, "explained": explanation.explained,
+    "collapse": explanation.collapse, "swaps": explanation.swaps, "prompt_pairs": explanation.prompt_pairs,
+    "stdlib10": real_text.stdlib10, "stdlib10_summary": real_text.stdlib10_summary,
+    "instructions": real_text.instructions, "instructions_summary": real_text.instructions_summary,
+}  # fmt: skip
 
 EVIDENCE: dict[str, Evidence] = {
-    "V1": checks.v1,
-    "V1b": checks.v1b,
-    "V2": checks.v2,
-    "V3": checks.v3,
-    "V4": checks.v4,
-    "V5": checks.v5,
-    "C1": comparison.beats_dense,
-    "C1s": comparison.beats_dense_by_seed,
-    "C1f": comparison.beats_longer,
-    "C1n": comparison.nothing_to_gain,
-    "C2": comparison.beats_static,
-    "C2s": comparison.learned_selection,
-    "C3": comparison.recovery,
-    "C4": phase.grows_with_source,
-    "C5": comparison.per_task,
-    "C6a": comparison.structure,
-    "C6a2": comparison.above_chance,
-    "C6b": comparison.early_layers_agree,
-    "C6c": comparison.not_collapsed,
-    "C6d": comparison.masks_matter,
-    "C7": speed.overhead_is_small,
-    "C7b": speed.decodes_like_dense,
-    "C8": comparison.pretraining_matters,
-    "C9": speed.mixture_decodes_slowly,
-    "C10": ablations.gates_agree,
-    "C11": ablations.consistency,
-}
+    "V1": checks.v1, "V1b": checks.v1b, "V2": checks.v2, "V3": checks.v3, "V4": checks.v4, "V5": checks.v5,
+    "C1": comparison.beats_dense, "C1s": comparison.beats_dense_by_seed, "C1f": comparison.beats_longer,
+    "C1n": comparison.nothing_to_gain, "C2": comparison.beats_static, "C2s": comparison.learned_selection, "C3": comparison.recovery,
+    "C4": ablations.grows_with_source, "C5": comparison.per_task, "C6a": comparison.structure, "C6a2": comparison.above_chance,
+    "C6b": comparison.early_layers_agree, "C6c": comparison.not_collapsed, "C6d": comparison.masks_matter,
+    "C7": speed.overhead_is_small, "C7b": speed.decodes_like_dense, "C8": comparison.pretraining_matters,
+    "C9": speed.mixture_decodes_slowly, "C10": ablations.gates_agree, "C11": ablations.consistency,
+}  # fmt: skip
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --predictor FOLDER --keep K   (a predictor and masks for a decoder of transformers)"

@@ -6,6 +6,7 @@
 | one_change | mode, activation and rank of the head, chunks of a text, fade-in, decay, entropy, contrast, a predictor that stops learning |
 | hard_concrete | the gates: HardConcrete with a penalty instead of SoftTopK (C10) |
 | channel_use | nothing: which channels any prompt has selected |
+| phase, source_sizes | the corpus: what domains share, instructions that say nothing, mixed examples; the width of the source (C4) |
 | shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
 
 Runs that collapse are kept: that is what is studied.
@@ -20,12 +21,26 @@ subject. A predictor reads all of a prompt, so identical text alone makes masks 
 and `shared - own` is what the identity of the prefix does. Prompts of these kinds are in no training, so `raw - own` also holds what a
 predictor makes of prompts that it does not know. `rand_lsh` hashes what a language model makes of the prompt and has learned nothing about
 masks: it shows what identical text does by itself.
+
+On the phase diagram: where a mask per instruction gains over a dense model of its active size, and where not.
+
+    gain(arm) = right answers of the arm - right answers of dense_k                  share of all questions, held-out wordings
+
+    sharing     rho_all x tagless       how much every domain shares x how many training instructions say nothing
+    mixing      mix x method            domains in one example x mask per prompt (ifp) or expert per token (moe)
+
+Expected before anything ran: at rho_all = 1 the gain is 0 or less, since the key alone says the answer; it falls with tagless and with
+mix; where one example needs several masks, a mixture that chooses per token overtakes.
+
+`source_sizes` varies the source at constant active size: D = 2k, 3k, 4k, 6k pruned to k, beside dense decoders of width D. The paper prunes
+6B, 9B and 12B to 3B and reports that larger sources give better results (Figure 2); the dense line is what the same source does when all of
+it is used. D = 4k are the runs of the comparison, and the two lines meet at D = k, dense_k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +52,16 @@ from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
 from orchard.papers.ifpruning.experiments.comparison import chain_metrics
-from orchard.papers.ifpruning.experiments.profiles import ABLATIONS, PROFILES, Ablations, Cell, Start, grid_cells
+from orchard.papers.ifpruning.experiments.profiles import (
+    ABLATIONS,
+    DIAGRAMS,
+    PROFILES,
+    STARTS,
+    TOKEN_ROUTED,
+    Cell,
+    Start,
+    grid_cells,
+)
 from orchard.papers.ifpruning.method.overlap import by_domain
 from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
@@ -47,6 +71,8 @@ from orchard.stats import spearman
 
 GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
 USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
+CELL = ["diagram", "rho_all", "tagless", "mix", "seed"]  # of the phase diagram
+FIRST, LAST = slice(1), slice(-1, None)  # of the masked stages
 
 
 def masked_stages(arm: Train.Config) -> list[Train.Config]:
@@ -63,9 +89,8 @@ def begun(arm: Train.Config, start: Start) -> Train.Config:
         assert stage.selector is not None
         stage.selector.set(spread=start.r)
         stage.selector.gates.set(epsilon=start.epsilon, mode=start.mode)
-        stage.set(selector_rate=start.rate * stage.selector_rate)
-        if not start.reads:
-            stage.set(reader=None)
+        reader = stage.reader if start.reads else None
+        stage.set(selector_rate=start.rate * stage.selector_rate, reader=reader)
     return arm
 
 
@@ -80,53 +105,45 @@ class Point:
     binarised: bool = False
 
 
-def points(study: Study, sizes: Ablations) -> Iterator[Point]:
+def points(study: Study, values: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
     """The values of all ablations that a profile has. What needs continued pre-training is left out where there is none."""
-    profile, ifp = study.cell.profile, lambda: study.arm("ifp")
+    profile, two_stages = study.cell.profile, study.cell.profile.steps.cpt > 0
 
-    def set_first(**fields: Any) -> Train.Config:
-        arm = ifp()
-        masked_stages(arm)[0].set(**fields)
+    def ifp(stages: slice = slice(0), **fields: Any) -> Train.Config:
+        """The method's own arm, with some of its masked stages changed."""
+        arm = study.arm("ifp")
+        for stage in masked_stages(arm)[stages]:
+            stage.set(**fields)
         return arm
 
     def chunked(count: int) -> Train.Config:
-        corpus = masked_stages(ifp())[0].corpus.clone()
+        corpus = study.cell.corpus.clone()
         assert isinstance(corpus, FactGrid.Config)
-        return set_first(corpus=corpus.set(chunks=count))
+        return ifp(FIRST, corpus=corpus.set(chunks=count))
 
-    def decayed(_: str) -> Train.Config:
-        arm = ifp()
-        for stage in masked_stages(arm):
-            stage.set(decay_channels=True)
-        return arm
-
-    def changed(**fields: Any) -> Train.Config:
-        (value,) = fields.values()
-        return study.pruned(f"{value}", study.predictor().set(**fields))
-
-    def gated(**gates: Any) -> Train.Config:
-        (value,) = gates.values()
+    def gated(value: str, **gates: Any) -> Train.Config:
         return ifp() if value == "soft_binarize" else study.pruned(value, study.predictor(**gates))
 
-    two_stages = profile.steps.cpt > 0
-    stops = ("in fine-tuning",) if sizes.frozen and two_stages else ()
-    ranks = [rank for rank in sizes.ranks if rank != profile.reader.rank]
-    ablations: list[tuple[str, object, Sequence[Any], Callable[[Any], Train.Config]]] = [
-        ("mode", "soft", sizes.modes, lambda mode: gated(mode=mode)),
-        ("head", "gelu", sizes.activations, lambda activation: changed(activation=activation)),
-        ("rank", profile.reader.rank, ranks, lambda rank: changed(rank=rank)),
-        ("chunks", profile.corpus.chunks, sizes.chunks if two_stages else (), chunked),
-        ("fade-in", 0.0, sizes.fades, lambda share: set_first(warmup=share)),
-        ("entropy", "shannon", sizes.entropies, lambda entropy: gated(entropy=entropy)),
-        ("contrast", 0.0, sizes.contrasts, lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)),
-        ("decay", "of chosen layers off", ("on",) if sizes.decayed else (), decayed),
-        ("frozen", "never", stops, lambda _: ifp().set(selector_rate=0.0)),
-    ]
-    for ablation, own, others, made in ablations:
-        if others:
+    def changed(value: object, **fields: Any) -> Train.Config:
+        return study.pruned(f"{value}", study.predictor().set(**fields))
+
+    ablations: dict[str, tuple[object, Callable[[Any], Train.Config]]] = {
+        "mode": ("soft", lambda mode: gated(mode, mode=mode)),
+        "head": ("gelu", lambda activation: changed(activation, activation=activation)),
+        "rank": (profile.reader.rank, lambda rank: changed(rank, rank=rank)),
+        "chunks": (profile.corpus.chunks, chunked),
+        "fade-in": (0.0, lambda share: ifp(FIRST, warmup=share)),
+        "entropy": ("shannon", lambda entropy: gated(entropy, entropy=entropy)),
+        "contrast": (0.0, lambda factor: study.pruned("contrast", study.predictor(), contrast=factor)),
+        "decay": ("of chosen layers off", lambda _: ifp(slice(None), decay_channels=True)),
+        "frozen": ("never", lambda _: ifp(LAST, selector_rate=0.0)),
+    }
+    for ablation, (own, made) in ablations.items():
+        others = [value for value in values.get(ablation, ()) if value != own]
+        if others and (two_stages or ablation not in ("chunks", "frozen")):
             yield Point(ablation, str(own), ifp(), own=True)
-        for value in others:
-            yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
+            for value in others:
+                yield Point(ablation, str(value), made(value), binarised=value == "soft_binarize")
 
 
 def measured(done: Finished) -> dict[str, float]:
@@ -143,7 +160,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per start and seed: r, epsilon, mode, reads, rate, seed; right, swapped (shares), within, across, union, chance, spread
     (r at the end), never."""
     known = compared(setting, run)
-    starts = [(start, cell) for cell in grid_cells(setting) for start in ABLATIONS[setting.profile].starts]
+    starts = [(start, cell) for cell in grid_cells(setting) for start in STARTS[setting.profile]]
     arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
     rows = [
         {**vars(start), "seed": cell.seed, **measured(done)}
@@ -174,25 +191,23 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     return table.join(own, on=["ablation", "seed"]).assign(change=lambda t: t["right"] - t.pop("before"))
 
 
-def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config]]:
+def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config, Finished]]:
     known, found = compared(setting, run), []
     for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]:
         reads = study.predictor()
         concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
         made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
         found += [(cell, gates, recorded(made[arm], known, gates)) for gates, arm in GATES.items()]
-    return found
+    return [(*one, done) for one, done in zip(found, run([arm for *_, arm in found]), strict=True)]
 
 
 def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
-    arms = _gate_arms(setting, run)
     tables = []
-    for (cell, gates, _), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+    for cell, gates, _, done in _gate_arms(setting, run):
         right = done.tensors("answers")["test.right"].numpy().astype(float)
-        tables.append(
-            pd.DataFrame({"gates": gates, "seed": cell.seed, "question": np.arange(len(right)), "right": right})
-        )
+        table = pd.DataFrame({"question": np.arange(len(right)), "right": right})
+        tables.append(table.assign(gates=gates, seed=cell.seed))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -200,7 +215,7 @@ def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
     with its penalty), validation_loss (without), validation_accuracy."""
     tables = []
-    for cell, gates, arm in _gate_arms(setting, run):
+    for cell, gates, arm, _ in _gate_arms(setting, run):
         metrics = chain_metrics(arm, run)
         before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
         masked = metrics[metrics["stage"] != "pretrain"]
@@ -211,9 +226,8 @@ def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
 def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
     (what the penalty holds at k / D) and without noise, before the cut to k."""
-    arms = _gate_arms(setting, run)
     rows = []
-    for (cell, gates, arm), done in zip(arms, run([arm for *_, arm in arms]), strict=True):
+    for cell, gates, arm, done in _gate_arms(setting, run):
         shares = {"expected": float("nan"), "settled": float("nan")}
         if isinstance(arm.selector, HardConcrete.Config):
             z = done.tensors("masks")["z"]
@@ -227,8 +241,8 @@ def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
     those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
     cell, study = studies(setting, run)[0]
     arms = {name: study.arm(name) for name in USED}
-    if ABLATIONS[setting.profile].starts:
-        worst = min(ABLATIONS[setting.profile].starts, key=lambda start: (start.reads, start.r))
+    if starts := STARTS[setting.profile]:
+        worst = min(starts, key=lambda start: (start.reads, start.r))
         grid = grid_cells(setting)[0]
         arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
     tables = []
@@ -262,11 +276,8 @@ PREFIX_ARMS = ("ifp", "ifp_st", "rand_lsh")
 def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed, prefix (raw, shared, own) and layer (from 1): within (mean overlap of different prompts of one domain),
     related (of two domains of one group), other (of two groups), chance."""
-    places = [
-        (arm, cell, study)
-        for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]
-        for arm in PREFIX_ARMS
-    ]
+    chosen = studies(setting, run)[: PROFILES[setting.profile].few_seeds]
+    places = [(arm, cell, study) for cell, study in chosen for arm in PREFIX_ARMS]
     wanted = [
         PrefixMasks.Config(trained=study.arm(arm), label=f"prefixes, {arm}, seed {cell.seed}")
         for arm, cell, study in places
@@ -284,3 +295,72 @@ def shared_prefixes(setting: Setting, run: Runner) -> pd.DataFrame:
                     "related": float(means[kin].mean()), "other": float(means[~same & ~kin].mean()), "chance": done.result["chance"],
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+# --------------------------------------------------------------------- the corpus and the source
+
+
+def phase(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per diagram, point, seed and arm (dense_k, ifp, moe): rho_all, tagless, mix, right (answers; share), gain (over dense_k of
+    the same point and seed), across (overlap of masks of two domains; NaN without masks). Mixed points are scored on mixed prompts."""
+    known, routed = compared(setting, run), TOKEN_ROUTED.get(setting.profile, ())
+    places, wanted = [], []
+    for diagram, points in DIAGRAMS[setting.profile].items():
+        for point in points:
+            arms = ("dense_k", "ifp", "moe") if point in routed else ("dense_k", "ifp")
+            for cell in grid_cells(setting, **point.variant):
+                places += [(diagram, point, cell.seed, arm) for arm in arms]
+                wanted += [recorded(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]
+    rows = [
+        {
+            "diagram": diagram, "rho_all": point.rho_all, "tagless": point.tagless, "mix": point.mix, "seed": seed, "arm": arm,
+            "right": done.result["accuracy"]["mixed" if point.mix > 1 else "test"],
+            "across": done.result["gauge"].get("across", float("nan")),
+        }
+        for (diagram, point, seed, arm), done in zip(places, run(wanted), strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    dense = table[table["arm"] == "dense_k"].set_index(CELL)["right"].rename("dense")
+    return table.join(dense, on=CELL).assign(gain=lambda t: t["right"] - t.pop("dense"))
+
+
+def of_width(study: Study, ratio: int) -> Study:
+    """The study whose source has ``ratio`` times the channels that a mask leaves, at the same learning rates."""
+    profile = study.cell.profile
+    size = replace(profile.size, width=ratio * profile.size.keep)
+    return Study(replace(study.cell, profile=replace(profile, size=size)), study.tuned)
+
+
+def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
+    """One row per line (dense: all of D is used; IFP: k of it), D / k and seed: panel, line, ratio, D, score (right answers, %), across
+    (overlap of masks across domains), union (share of channels in use), chance (k / D). dense at ratio 1 is dense_k."""
+    known, profile = compared(setting, run), PROFILES[setting.profile]
+    places, wanted = [], []
+    for cell, study in studies(setting, run)[: profile.few_seeds]:
+        places.append(("dense", 1, cell))
+        wanted.append(study.arm("dense_k"))
+        for ratio in profile.ratios:
+            lines = [("dense", "dense_D")] * (ratio in profile.dense_ratios) + [("IFP", "ifp")]
+            places += [(line, ratio, cell) for line, _ in lines]
+            source = of_width(study, ratio)
+            wanted += [recorded(source.arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines]
+    rows = [
+        {
+            "panel": "FactGrid", "line": line, "ratio": ratio, "D": ratio * cell.profile.size.keep, "seed": cell.seed,
+            "score": 100 * done.result["accuracy"]["test"],
+            **{name: done.result["gauge"].get(name, float("nan")) for name in ("across", "union", "chance")},
+        }
+        for (line, ratio, cell), done in zip(places, run(wanted), strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def grows_with_source(tables: Tables) -> pd.DataFrame:
+    """C4: the one-sided p of Spearman's correlation of D with right answers, over D and seeds; nothing with fewer than three runs."""
+    table = tables("source_sizes").query("line == 'IFP'")
+    if len(table) < 3:
+        return evidence.together([])
+    p = spearman(table["D"].to_numpy(float), table["score"].to_numpy(float), alternative="greater").p_value
+    return evidence.rows("ifp", 0, f"{len(table)} runs", [p])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -66,9 +67,8 @@ class Study:
     def dense(self, width: int, steps: int | None = None) -> Train.Config:
         """A dense decoder after pre-training."""
         size = self.cell.profile.size
-        return self._stage(
-            "pretrain", decoder(size, width), "dense_k" if width == size.keep else "dense_D", steps=steps
-        )
+        name = "dense_k" if width == size.keep else "dense_D"
+        return self._stage("pretrain", decoder(size, width), name, steps=steps)
 
     def predictor(self, **gates: Any) -> Predictor.Config:
         """The predictor of the profile."""
@@ -83,18 +83,18 @@ class Study:
     def arm(self, name: str) -> Train.Config:
         """The last stage of an arm. Raises KeyError for one that does not exist."""
         size, steps = self.cell.profile.size, self.cell.profile.steps
-        k, wide = size.keep, size.width
+        k, wide, reads = size.keep, size.width, self.predictor()
         match name:
             case "ifp":
-                return self.pruned(name, self.predictor())
+                return self.pruned(name, reads)
             case "ifp_st":
                 return self.pruned(name, self.predictor(mode="st"))
             case "ifp_contrast":
-                return self.pruned(name, self.predictor(), contrast=CONTRAST)
+                return self.pruned(name, reads, contrast=CONTRAST)
             case "ifp_sft_only":
-                return self.pruned(name, self.predictor(), cpt=0, sft=steps.sft + steps.cpt)
+                return self.pruned(name, reads, cpt=0, sft=steps.sft + steps.cpt)
             case "ifp_sft_short":
-                return self.pruned(name, self.predictor(), cpt=0)
+                return self.pruned(name, reads, cpt=0)
             case "moe_seq":
                 return self.pruned(name, self.predictor(block=k))
             case "oracle":
@@ -102,13 +102,12 @@ class Study:
             case "rand_mask":
                 return self.pruned(name, DomainMasks.Config())
             case "rand_lsh":
-                return self.pruned(name, HashedMasks.Config(backbone=self.predictor().backbone))
+                return self.pruned(name, HashedMasks.Config(backbone=reads.backbone))
             case "static" | "static_kd":
                 return self.static(name, name == "static_kd")
             case "film_k":
                 return self._finish(name, self.dense(k), masked(decoder(size, k), k), selector=Film.Config())
             case "prefix_cond":
-                reads = self.predictor()
                 prefix = Prefix.Config(backbone=reads.backbone, rank=reads.rank)
                 model = masked(decoder(size, k), k)
                 return self._finish(name, self.dense(k), model, selector=prefix, reader=self.reading())
@@ -194,7 +193,12 @@ def studies(setting: Setting, run: Runner, **variant: float | int) -> list[tuple
 
 def compared(setting: Setting, run: Runner) -> frozenset[str]:
     """Fingerprints of the arms of the comparison."""
-    return frozenset(study.arm(arm).fingerprint() for _, study in studies(setting, run) for arm in ARMS)
+    return _fingerprints(setting, tuple(tuning(setting, run).chosen.items()))
+
+
+@cache
+def _fingerprints(setting: Setting, tuned: tuple[tuple[str, float], ...]) -> frozenset[str]:
+    return frozenset(Study(cell, dict(tuned)).arm(arm).fingerprint() for cell in cells(setting) for arm in ARMS)
 
 
 def recorded(arm: Train.Config, known: frozenset[str], name: str, whole: bool = False) -> Train.Config:

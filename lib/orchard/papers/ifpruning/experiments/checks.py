@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 
 from orchard.data.published import published, published_file
@@ -12,19 +15,14 @@ from orchard.papers.ifpruning.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting, tabulated, tabulation
 
 
-def softtopk_checks(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns part, unit, value, seed; the same at every profile."""
-    return tabulated(run, tabulation(softtopk_table, "SoftTopK against solvers"))
+def _tabled(setting: Setting, run: Runner, table: Callable[[], pd.DataFrame], label: str) -> pd.DataFrame:
+    """The rows of a function, as a run: the same at every profile."""
+    return tabulated(run, tabulation(table, label))
 
 
-def pruning_checks(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Columns part, unit, value, seed; the same at every profile."""
-    return tabulated(run, tabulation(pruning_table, "pruned against masked decoders"))
-
-
-def iterations(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The rows of :func:`iteration_table`."""
-    return tabulated(run, tabulation(iteration_table, "sum of the iterative form"))
+softtopk_checks = partial(_tabled, table=softtopk_table, label="SoftTopK against solvers")
+pruning_checks = partial(_tabled, table=pruning_table, label="pruned against masked decoders")
+iterations = partial(_tabled, table=iteration_table, label="sum of the iterative form")
 
 
 def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:

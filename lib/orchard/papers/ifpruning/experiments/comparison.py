@@ -62,10 +62,10 @@ def answers(setting: Setting, run: Runner) -> pd.DataFrame:
             kept = done.tensors("answers")
             for name in sorted({key.partition(".")[0] for key in kept}):
                 right, domain = kept[f"{name}.right"].numpy(), kept[f"{name}.domain"].numpy()
-                tables.append(
-                    pd.DataFrame({"question": np.arange(len(right)), "domain": domain, "right": right.astype(float)})
-                    .assign(variant=variant, seed=cell.seed, arm=arm, evaluation=name)
-                )  # fmt: skip
+                table = pd.DataFrame(
+                    {"question": np.arange(len(right)), "domain": domain, "right": right.astype(float)}
+                )
+                tables.append(table.assign(variant=variant, seed=cell.seed, arm=arm, evaluation=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -96,14 +96,10 @@ def mask_overlaps(setting: Setting, run: Runner) -> pd.DataFrame:
     for cell, arm, cfg, done in finished(setting, run):
         if not done.result["gauge"] or arm not in ("ifp", "ifp_st", "oracle", "rand_mask", "rand_lsh"):
             continue
-        corpus = cfg.corpus.build()
-        kept = done.tensors("masks")
-        held_out = kept["split"] > 0
+        corpus, kept = cfg.corpus.build(), done.tensors("masks")
+        held_out, group = kept["split"] > 0, torch.tensor(corpus.groups)
         means = by_domain(kept["masks"][held_out], kept["domain"][held_out], len(corpus.domains))
-        layer, row, column = (
-            index.flatten() for index in torch.meshgrid(*map(torch.arange, means.shape), indexing="ij")
-        )
-        group = torch.tensor(corpus.groups)
+        layer, row, column = np.indices(means.shape).reshape(3, -1)
         tables.append(
             pd.DataFrame({
                 "layer": layer + 1, "row": [corpus.domains[i] for i in row], "column": [corpus.domains[i] for i in column],

@@ -26,7 +26,9 @@ from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Runner, Setting
 from orchard.stats import Interval
 
+Statistic = Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]]
 RESAMPLES = 4000
+NO_INTERVAL = "no interval: the gap may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
 UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map
@@ -40,23 +42,19 @@ COMPARED = (  # minus these: what each is, and the claim that it decides
     ("oracle", "told the domain, learned masks"),
 )  # fmt: skip
 CONTROLS = {
-    "film_k": "told the domain, selects nothing",
-    "prefix_cond": "reads the prompt, selects nothing",
-    "rand_mask": "told the domain, selects at random",
-    "rand_lsh": "reads the prompt, selects at random",
-}
+    "film_k": "told the domain, selects nothing", "prefix_cond": "reads the prompt, selects nothing",
+    "rand_mask": "told the domain, selects at random", "rand_lsh": "reads the prompt, selects at random",
+}  # fmt: skip
 
 
 def interval(
-    table: pd.DataFrame,
-    columns: Sequence[tuple[str, str]],
-    statistic: Callable[[Float[np.ndarray, "draws columns"]], Float[np.ndarray, "draws"]],
-    variant: str = "win",
+    table: pd.DataFrame, columns: Sequence[tuple[str, str]], statistic: Statistic, variant: str = "win"
 ) -> tuple[Interval, int]:
     """A statistic of mean scores with its 95 % interval, and over how many seeds; ``columns`` names (arm, evaluation) of each.
 
     A resample draws seeds with replacement and, for each, its questions: the same ones for all columns. Questions with the same
-    outcomes are drawn together, which changes nothing and takes as long for a million of them. Missing columns give NaN over 0 seeds.
+    outcomes are drawn together, which changes nothing and takes as long for a million of them. Missing columns give NaN over 0 seeds; a
+    ratio whose denominator is 0 in so many resamples that an end is not finite has an estimate and no interval.
     """
     ours = table[table["variant"] == variant]
     series = [
@@ -78,10 +76,24 @@ def interval(
         means[here] = weights @ outcomes / len(part)
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = np.nanquantile(statistic(means.mean(axis=1)), [0.025, 0.975])
-    note = (
-        "one seed: the interval covers the questions, not the spread between training runs" if len(by_seed) == 1 else ""
-    )
+    one_seed = "one seed: the interval covers the questions, not the spread between training runs"
+    note = one_seed if len(by_seed) == 1 else ""
+    if not np.isfinite([low, high]).all():
+        low, high, note = np.nan, np.nan, NO_INTERVAL
     return Interval(float(estimate), float(low), float(high), 0.95, note), len(by_seed)
+
+
+def with_interval(estimate: float, low: float, high: float, digits: int = 2) -> str:
+    """In words: ``0.71 (0.60 to 0.82)``, or that nothing was measured, or that there is no interval and why."""
+    if np.isnan(estimate):
+        return "not measured"
+    ends = f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite([low, high]).all() else NO_INTERVAL
+    return f"{estimate:.{digits}f} ({ends})"
+
+
+def first(columns: Float[np.ndarray, "draws columns"]) -> Float[np.ndarray, "draws"]:
+    """The mean itself."""
+    return columns[..., 0]
 
 
 def share_of(columns: Float[np.ndarray, "draws three"]) -> Float[np.ndarray, "draws"]:
@@ -108,7 +120,7 @@ def scores(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for arm, ledger in ledgers.iterrows():
         own = (str(arm), "test")
-        score, seeds = interval(table, [own], lambda means: means[..., 0])
+        score, seeds = interval(table, [own], first)
         found, _ = interval(table, [own, (BASE, "test"), (LARGE, "test")], share_of)
         rows.append({
             "arm": arm, "accuracy": score.estimate, "low": score.low, "high": score.high, "recovery": found.estimate,
@@ -125,9 +137,9 @@ def differences(setting: Setting, run: Runner) -> pd.DataFrame:
     pairs += [
         ("ifp, own mask per task (C5)", METHOD, "task", "win"),
         ("ifp, masks of another domain (C6d)", METHOD, "swapped", "win"),
+        ("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null"),
+        ("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin"),
     ]
-    pairs += [("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null")]
-    pairs += [("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin")]
     rows = [
         _row(interval(table, [(METHOD, "test"), (arm, evaluation)], minus, variant), label=label, variant=variant,
              other=evaluation if arm == METHOD else arm)
@@ -197,9 +209,7 @@ def swaps(setting: Setting, run: Runner) -> pd.DataFrame:
         for evaluation, masks in kinds.items():
             right = done.tensors("answers")[f"{evaluation}.right"].numpy().astype(float)
             table = pd.DataFrame({"question": np.arange(len(right)), "right": right, "evaluation": evaluation})
-            found = interval(
-                table.assign(arm=arm, variant="win", seed=0), [(arm, evaluation)], lambda means: means[..., 0]
-            )
+            found = interval(table.assign(arm=arm, variant="win", seed=0), [(arm, evaluation)], first)
             rows.append(_row(found, arm=arm, masks=masks))
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from typing import Any
 
 from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer
 from orchard.papers.ifpruning.data.corpus import Corpus
@@ -128,39 +129,29 @@ class Start:
         return f"r {self.r:g}, epsilon {self.epsilon:g}, {self.mode}, {first}, rate x {self.rate:g}"
 
 
-@dataclass(frozen=True)
-class Ablations:
-    """Values besides the comparison's own, which every ablation has too."""
-
-    starts: tuple[Start, ...] = ()
-    modes: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ()
-    ranks: tuple[int, ...] = ()
-    chunks: tuple[int, ...] = ()
-    fades: tuple[float, ...] = ()
-    entropies: tuple[str, ...] = ()
-    contrasts: tuple[float, ...] = ()
-    decayed: bool = False
-    frozen: bool = False
-
-
 def _starts(spreads: tuple[float, ...], modes: tuple[str, ...] = ("soft", "st")) -> tuple[Start, ...]:
     return tuple(Start(r=r, mode=mode, reads=reads) for reads, mode, r in product((True, False), modes, spreads))
 
 
-ABLATIONS: dict[str, Ablations] = {
-    "smoke": Ablations(_starts((0.3, 3.5), ("soft",)), modes=("soft_binarize", "st_full")),
-    "laptop": Ablations(_starts((0.3, 1.2, 3.5, 7.0)), modes=("soft_binarize", "st_full")),
-    "gpu": Ablations(
-        starts=(
-            *_starts((0.01, 0.3, 1.2, 3.5, 7.0)),
-            *(Start(r=r, epsilon=e) for e in (0.05, 1.0) for r in (0.3, 3.5)),
-            *(Start(r=r, mode=m, rate=rate) for rate in (0.1, 4.0) for m in ("soft", "st") for r in (1.2, 3.5)),
-        ),
-        modes=("soft_binarize", "st", "st_full"), activations=("identity",), ranks=(4, 8, 16, 64, 128), chunks=(4,), fades=(0.1, 0.5),
-        entropies=("bernoulli",), contrasts=(0.1, 1.0), decayed=True, frozen=True,
+STARTS: dict[str, tuple[Start, ...]] = {
+    "smoke": _starts((0.3, 3.5), ("soft",)),
+    "laptop": _starts((0.3, 1.2, 3.5, 7.0)),
+    "gpu": (
+        *_starts((0.01, 0.3, 1.2, 3.5, 7.0)),
+        *(Start(r=r, epsilon=e) for e in (0.05, 1.0) for r in (0.3, 3.5)),
+        *(Start(r=r, mode=m, rate=rate) for rate in (0.1, 4.0) for m in ("soft", "st") for r in (1.2, 3.5)),
     ),
-    "paper": Ablations(),
+    "paper": (),
+}
+# By ablation, the values besides the comparison's own, which every ablation has too.
+ABLATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "smoke": {"mode": ("soft_binarize", "st_full")},
+    "laptop": {"mode": ("soft_binarize", "st_full")},
+    "gpu": {
+        "mode": ("soft_binarize", "st", "st_full"), "head": ("identity",), "rank": (4, 8, 16, 64, 128), "chunks": (4,),
+        "fade-in": (0.1, 0.5), "entropy": ("bernoulli",), "contrast": (0.1, 1.0), "decay": ("on",), "frozen": ("in fine-tuning",),
+    },
+    "paper": {},
 }  # fmt: skip
 
 
@@ -184,26 +175,18 @@ class Point:
         return f"rho_all {self.rho_all:g}, tagless {self.tagless:g}, mix {self.mix}"
 
 
-@dataclass(frozen=True)
-class Diagram:
-    """The points of the phase diagram; ``token_routed`` are those that also have a moe."""
-
-    sharing: tuple[Point, ...] = ()
-    mixing: tuple[Point, ...] = ()
-    token_routed: tuple[Point, ...] = ()
-
-
 _MIXES = (Point(), Point(mix=2), Point(mix=4))
-_FEW = Diagram(sharing=(Point(), Point(rho_all=1.0)), mixing=(Point(), Point(mix=2)))
-DIAGRAMS: dict[str, Diagram] = {
+_FEW: dict[str, tuple[Point, ...]] = {"sharing": (Point(), Point(rho_all=1.0)), "mixing": (Point(), Point(mix=2))}
+DIAGRAMS: dict[str, dict[str, tuple[Point, ...]]] = {  # of the phase diagram, its points
     "smoke": _FEW,
     "laptop": _FEW,
-    "gpu": Diagram(
-        sharing=tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
-        mixing=_MIXES, token_routed=(*_MIXES, Point(tagless=0.5)),
-    ),
-    "paper": Diagram(),
+    "gpu": {
+        "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
+        "mixing": _MIXES,
+    },
+    "paper": {},
 }  # fmt: skip
+TOKEN_ROUTED = {"gpu": (*_MIXES, Point(tagless=0.5))}  # those that also have a moe
 
 
 _TIMED = Latency.Config(

@@ -6,6 +6,9 @@ it. At `smoke` the steps are so few that nothing is learned: that run shows that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 
 from orchard.papers.ifpruning.data.corpus import Corpus
@@ -15,6 +18,8 @@ from orchard.papers.ifpruning.experiments.profiles import TEXT, Cell
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Runner, Setting
 from orchard.stats import wilson_interval
+
+Table = Callable[[Setting, Runner, Corpus.Config], pd.DataFrame]
 
 
 def own_instructions(setting: Setting) -> Instructions.Config:
@@ -26,16 +31,12 @@ def own_instructions(setting: Setting) -> Instructions.Config:
     )  # fmt: skip
 
 
-def study(setting: Setting, corpus: Corpus.Config, seed: int) -> Study:
-    """The arms on a corpus of text."""
-    return Study(Cell(TEXT[setting.profile].profile, corpus, corpus, seed))
-
-
 def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple[str, int, Train.Config, Finished]]:
     """Arm, seed, config and finished run of each. Masks that coincide are recorded: few domains may need no more than one mask."""
     size = TEXT[setting.profile]
     wanted = [(arm, seed) for seed in setting.seeds or size.seeds for arm in size.arms]
-    cfgs = [study(setting, corpus, seed).arm(arm).set(on_collapse="record") for arm, seed in wanted]
+    studies = {seed: Study(Cell(size.profile, corpus, corpus, seed)) for _, seed in wanted}
+    cfgs = [studies[seed].arm(arm).set(on_collapse="record") for arm, seed in wanted]
     return [(*want, cfg, done) for want, cfg, done in zip(wanted, cfgs, run(cfgs), strict=True)]
 
 
@@ -75,21 +76,14 @@ def summary(setting: Setting, run: Runner, corpus: Corpus.Config) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def stdlib10(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`by_domain` on Stdlib-10."""
-    return by_domain(setting, run, TEXT[setting.profile].stdlib.clone())
+def _stdlib(setting: Setting, run: Runner, table: Table) -> pd.DataFrame:
+    return table(setting, run, TEXT[setting.profile].stdlib.clone())
 
 
-def stdlib10_summary(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`summary` on Stdlib-10."""
-    return summary(setting, run, TEXT[setting.profile].stdlib.clone())
+def _own(setting: Setting, run: Runner, table: Table) -> pd.DataFrame:
+    """A table of the instructions that DATA names; empty for the embedded text."""
+    return pd.DataFrame() if setting.data == "embedded" else table(setting, run, own_instructions(setting))
 
 
-def instructions(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`by_domain` on the instructions that DATA names; empty for the embedded text."""
-    return pd.DataFrame() if setting.data == "embedded" else by_domain(setting, run, own_instructions(setting))
-
-
-def instructions_summary(setting: Setting, run: Runner) -> pd.DataFrame:
-    """:func:`summary` on the instructions that DATA names; empty for the embedded text."""
-    return pd.DataFrame() if setting.data == "embedded" else summary(setting, run, own_instructions(setting))
+stdlib10, stdlib10_summary = partial(_stdlib, table=by_domain), partial(_stdlib, table=summary)
+instructions, instructions_summary = partial(_own, table=by_domain), partial(_own, table=summary)

@@ -52,8 +52,7 @@ class Masks:
         self.domain: Int[Tensor, "prompts"] = kept["domain"]
         first = {int(d): int(((self.domain == d) & (kept["split"] == 1)).nonzero()[0]) for d in self.domain.unique()}
         self.task = [first[d] for d in sorted(first)]  # the first validation wording, as `Corpus.tasks` says
-        packed = np.packbits(self.masks.flatten(1).numpy(), axis=1)
-        self.keys = [row.tobytes() for row in packed]
+        self.keys = [row.tobytes() for row in np.packbits(self.masks.flatten(1).numpy(), axis=1)]
 
     def stream(self, count: int, zipf: float, seed: int) -> Int[np.ndarray, "count"]:
         """Numbers of the prompts of a stream of requests."""
@@ -96,8 +95,7 @@ def replay(
 
 def seconds_of(times: pd.DataFrame) -> dict[str, float]:
     """Median seconds of select, load and prefill of `ifp`."""
-    times = medians(times)
-    row = times[times["model"] == "ifp"].iloc[0]
+    row = medians(times).query("model == 'ifp'").iloc[0]
     return {part: float(row[part]) for part in ("select", "load", "prefill")}
 
 
@@ -137,11 +135,8 @@ def batches(setting: Setting, run: Runner) -> pd.DataFrame:
             orders = {"fifo": fifo(len(stream), size), "by overlap": by_overlap(stream, size, WAITING)}
             widths = {name: float(np.mean([union_width(stream[b]) for b in made])) for name, made in orders.items()}
             widths["random masks"] = random_union_width(size, chance)
-            rows += [
-                {"seed": cell.seed, "size": size, "order": name, "width": width, "weights": width / size}
-                for name, width in widths.items()
-            ]
-    return pd.DataFrame(rows)
+            rows += [{"seed": cell.seed, "size": size, "order": name, "width": width} for name, width in widths.items()]
+    return pd.DataFrame(rows).assign(weights=lambda table: table["width"] / table["size"])
 
 
 def per_task(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -150,10 +145,8 @@ def per_task(setting: Setting, run: Runner) -> pd.DataFrame:
     for cell, cfg, done in served(setting, run):
         kept, names = done.tensors("answers"), cfg.corpus.build().domains
         for d, name in enumerate(names):
-            share = {
-                key: 100 * kept[f"{key}.right"][kept[f"{key}.domain"] == d].float().mean().item()
-                for key in ("test", "task")
-            }
-            rows.append({"seed": cell.seed, "domain": name, "per_input": share["test"], "per_task": share["task"]})
+            own = {k: kept[f"{k}.right"][kept[f"{k}.domain"] == d].float().mean().item() for k in ("test", "task")}
+            shares = {"per_input": 100 * own["test"], "per_task": 100 * own["task"]}
+            rows.append({"seed": cell.seed, "domain": name, **shares})
     table = pd.DataFrame(rows)
     return table.assign(gap=table["per_input"] - table["per_task"])

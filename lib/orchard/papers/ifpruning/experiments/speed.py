@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
-from orchard.evidence import Evidence, Tables, rows
+from orchard.evidence import Tables, rows
 from orchard.papers.ifpruning.data.published import PARTS
 from orchard.papers.ifpruning.experiments.profiles import LATENCY, SOFTTOPK
 from orchard.papers.ifpruning.runs.speed import SHOWN, SoftTopKSpeed
@@ -60,17 +62,14 @@ def latency_ratios(times: pd.DataFrame) -> pd.DataFrame:
     return quartiles.rename(index=RATIOS).rename_axis("ratio").reset_index().assign(rounds=len(found))
 
 
-def _ratio(column: str) -> Evidence:
-    def evidence(tables: Tables) -> pd.DataFrame:
-        values = repetitions(tables("latency"))[column]
-        return rows("batch 1", 0, values.index, values)
-
-    return evidence
+def _ratio(tables: Tables, column: str) -> pd.DataFrame:
+    values = repetitions(tables("latency"))[column]
+    return rows("batch 1", 0, values.index, values)
 
 
-overhead_is_small = _ratio("overhead")  # C7
-decodes_like_dense = _ratio("decode")  # C7b
-mixture_decodes_slowly = _ratio("moe")  # C9
+overhead_is_small = partial(_ratio, column="overhead")  # C7
+decodes_like_dense = partial(_ratio, column="decode")  # C7b
+mixture_decodes_slowly = partial(_ratio, column="moe")  # C9
 
 
 def softtopk_speed(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from orchard.papers.ifpruning.data.corpus import Reading, Vocabulary
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.data.stdlib10.corpus import DOCSTRING, GROUPS, KINDS, Stdlib10
-from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES
+from orchard.papers.ifpruning.data.stdlib10.source import MEMORY, PROCEDURES
 from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, TRAINED, WORDINGS
-from orchard.papers.ifpruning.data.text import Reading, Vocabulary
 from orchard.papers.ifpruning.figures.examples import Piece, example_text
 from orchard.papers.ifpruning.method.examples import Examples
 
@@ -40,15 +40,13 @@ def browse_factgrid(world: FactGrid) -> Callable[..., Figure]:
     def draw(domain: str = world.domains[0], wording: int = 0, stage: str = "sft") -> Figure:
         example = factgrid_example(world, domain, wording, stage)
         [tokens], [counts] = example.tokens, example.counts
-        read = [
-            Piece(f"{world.text(token[None])} ", "counts" if counted else "read")
-            for token, counted in zip(tokens, counts, strict=True)
-        ]
-        parts = {"decoder": read}
+        styles = ["counts" if counted else "read" for counted in counts]
+        told = zip(tokens, styles, strict=True)
+        parts = {"decoder": [(f"{world.text(token[None])} ", style) for token, style in told]}
         if stage in ("sft", "cpt"):
             prompts = zip(example.prompts[0], example.prompt_lengths[0], strict=True)
             text = " | ".join(world.text(prompt[:length]) for prompt, length in prompts)
-            parts = {"predictor": [Piece(text, "read")], **parts}
+            parts = {"predictor": [(text, "read")], **parts}
         return example_text(f"{domain}, training wording {wording}, stage {stage}", parts)
 
     return draw
@@ -56,19 +54,20 @@ def browse_factgrid(world: FactGrid) -> Callable[..., Figure]:
 
 def stdlib10_example(corpus: Stdlib10, domain: str, wording: int, kind: str = "input") -> Reading:
     """A training fact of a domain in any wording and kind of prompt, the same fact for all of them."""
-    return corpus.reading(
-        domain, corpus.fact(domain, "train", random.Random(f"stdlib10 preview {domain}")), wording, kind
-    )
+    fact = corpus.fact(domain, "train", random.Random(f"stdlib10 preview {domain}"))
+    return corpus.reading(domain, fact, wording, kind)
 
 
 def pieces(words: Vocabulary, tokens: list[int], counts: list[bool]) -> list[Piece]:
     """The tokens as stretches of text that are read, that count, or that are a mark."""
-    styles = [
-        "counts" if counted else "mark" if token >= words.bos else "read"
-        for token, counted in zip(tokens, counts, strict=True)
-    ]
-    stretches = groupby(zip(tokens, styles, strict=True), key=lambda pair: pair[1])
-    return [Piece(words.decode([token for token, _ in part]), style) for style, part in stretches]
+
+    def style(pair: tuple[int, bool]) -> str:
+        token, counted = pair
+        unread = "mark" if token >= words.bos else "read"
+        return "counts" if counted else unread
+
+    stretches = groupby(zip(tokens, counts, strict=True), key=style)
+    return [(words.decode([token for token, _ in part]), name) for name, part in stretches]
 
 
 def browse_stdlib10(corpus: Stdlib10) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -96,7 +95,7 @@ def composition(corpus: Stdlib10) -> pd.DataFrame:
             facts = [corpus.fact(domain, "train", draw) for _ in range(SAMPLE)]
             asked = [WORDINGS[domain][draw.choice(TRAINED)].format(item) for item, _ in facts]
             rows.append({
-                "domain": domain, "group": group, "facts": None if domain in PROCEDURES else corpus.count(domain, "train"),
+                "domain": domain, "group": group, "facts": None if domain in PROCEDURES else len(corpus.listed[domain, "train"]),
                 "test": "same facts" if domain in MEMORY else "other files" if domain == DOCSTRING else "other facts",
                 "prompt": np.median([len(text.encode()) for text in asked]),
                 "answer": np.median([len(answer.encode()) for _, answer in facts]),

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from orchard import evidence, plot
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 from orchard.stats import spearman
 
-WIDE = 2 * COLUMN
 DIVERGING = "PuOr"  # white in the middle, told apart by colour-blind readers
 LINES = {  # mode, the predictor starts as a language model
     ("soft", True): (PALETTE[0], "o", "-"), ("st", True): (PALETTE[2], "D", "-"),
@@ -32,14 +32,13 @@ def phase_maps(table: pd.DataFrame) -> Figure:
     """Gain over dense_k where domains share more (rows) and fewer instructions speak (columns); and by mix for mask and mixture.
 
     Under each gain stand the right answers of the arm and of dense_k in per cent. White is no gain; means over seeds."""
-    names = ("diagram", "rho_all", "tagless", "mix", "arm", "right", "gain", "seed")
-    check_columns(table, {name: name for name in names}, "phase_maps")
-    mean = table.groupby(["diagram", "rho_all", "tagless", "mix", "arm"], as_index=False)[["right", "gain"]].mean()
+    cell = ["diagram", "rho_all", "tagless", "mix", "arm"]
+    check_columns(table, {name: name for name in (*cell, "right", "gain", "seed")}, "phase_maps")
+    mean = table.groupby(cell, as_index=False)[["right", "gain"]].mean()
     cells = mean[mean["arm"] != "dense_k"]
     sharing, mixing = cells.query("diagram == 'sharing' and arm == 'ifp'"), cells.query("diagram == 'mixing'")
-    made, panels = plot.figure(
-        WIDE, 0.9 + 0.48 * max(sharing["rho_all"].nunique(), mixing["mix"].nunique(), 2), columns=2
-    )
+    rows = max(sharing["rho_all"].nunique(), mixing["mix"].nunique(), 2)
+    made, panels = plot.figure(WIDE, 0.9 + 0.48 * rows, columns=2)
     most = max(0.05, cells["gain"].abs().max())
     _phase_map(panels[0], sharing, "rho_all", "tagless", most)
     axis = {"xlabel": "instructions that say nothing (share)", "ylabel": "facts that all domains share"}
@@ -85,9 +84,8 @@ def spread_lines(table: pd.DataFrame) -> Figure:
     overlap.set_ylabel("overlap across domains")
     for axes in (scores, overlap):
         axes.set(xscale="log", ylim=(-0.04, 1.04), xlabel="first spread r = std(z) / ε")
-        axes.xaxis.set_major_locator(FixedLocator(sorted(table["r"].unique())))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xticks(spreads := sorted(table["r"].unique()), [f"{r:g}" for r in spreads])
+        axes.minorticks_off()
     made.legend(loc="outside lower center", ncols=2)
     return made
 
@@ -104,10 +102,8 @@ def consistency(table: pd.DataFrame) -> Figure:
     made, (axes,) = plot.figure(height=2.5)
     for (mode, reads), part in table.groupby(["mode", "reads"], sort=False):
         colour, marker, _ = LINES[str(mode), bool(reads)]
-        filling = colour if reads else "white"
-        axes.plot(
-            part["within"], part["right"], marker, color=colour, markerfacecolor=filling, label=_begin(mode, reads)
-        )
+        fill = colour if reads else "white"
+        axes.plot(part["within"], part["right"], marker, color=colour, markerfacecolor=fill, label=_begin(mode, reads))
     if len(table) >= 3:
         rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
         axes.set_title(f"Spearman's ρ = {rho:+.2f} over {len(table)} runs")
@@ -126,9 +122,8 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("ablation", "value", "own", "change", "across")}, "one_change_dots")
     base = table[table["own"]].drop_duplicates("ablation").set_index("ablation")["value"]
     rows = table[~table["own"]]
-    rows = rows.assign(
-        label=rows["ablation"] + ": " + rows["ablation"].map(base) + " → " + rows["value"], points=100 * rows["change"]
-    )
+    labels = rows["ablation"] + ": " + rows["ablation"].map(base) + " → " + rows["value"]
+    rows = rows.assign(label=labels, points=100 * rows["change"])
     across = rows.groupby("label", sort=False)["across"].mean()
     made, (axes,) = plot.figure(height=0.8 + 0.22 * len(across))
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -194,10 +189,7 @@ def prefix_overlap(table: pd.DataFrame, arm: str = "ifp") -> Figure:
         axes.axhline(part["chance"].iloc[0], color=GREY, linewidth=0.8, label=label)
         axes.set(ylim=(0, 1.04), title=f"layer {layer}", xlabel="prefix of the prompts", ylabel="")
     panels[0].set_ylabel("overlap |A ∩ B| / k")
-    handles, labels = panels[0].get_legend_handles_labels()
-    if (legend := panels[0].get_legend()) is not None:
-        legend.remove()
-    made.legend(handles, labels, loc="outside lower center", ncols=4)
+    made.legend(*taken_legend(panels[0]), loc="outside lower center", ncols=4)
     return made
 
 
@@ -208,7 +200,7 @@ def channel_use(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("arm", "layer", "rank", "use")}, "channel_use")
     layers = sorted(table["layer"].unique())
     made, panels = plot.figure(COLUMN if len(layers) < 3 else WIDE, 2.3, columns=len(layers))
-    given = plot.looks(list(pd.unique(table["arm"])))
+    given = plot.looks(pd.unique(table["arm"]), LOOKS)
     for axes, layer in zip(panels, layers, strict=True):
         for place, (arm, part) in enumerate(table[table["layer"] == layer].groupby("arm", sort=False)):
             look, label = given[str(arm)], str(arm) if axes is panels[0] else "_"

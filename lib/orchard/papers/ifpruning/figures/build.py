@@ -42,8 +42,8 @@ def weights(epsilon: float = 0.3, k: int = 128) -> Figure:
     left.fill_between(top["rank"], top["weight"], color=PALETTE[0], alpha=0.25, linewidth=0, label=label)
     left.plot(table["rank"], table["weight"], color=PALETTE[0])
     left.axvline(k + 0.5, color=INK, linewidth=0.8, linestyle="--")
-    left.set(xlabel="channel, largest logit first", ylabel="weight λ", ylim=(-0.02, 1.05))
-    left.set_title(f"{top['weight'].sum() / k:.0%} of the mass on the {k} largest")
+    title = f"{top['weight'].sum() / k:.0%} of the mass on the {k} largest"
+    left.set(xlabel="channel, largest logit first", ylabel="weight λ", ylim=(-0.02, 1.05), title=title)
     left.legend(loc="upper right")
     saturated = int(table["saturated"].sum())
     rest = table.loc[~table["saturated"], "weight"]
@@ -96,11 +96,10 @@ def iteration_sums(table: pd.DataFrame) -> Figure:
             error = (line["sum"] / line["k"] - 1).abs().clip(lower=FLOOR)
             axes.loglog(line["iterations"], 100 * error, marker=marker, color=colour, label=f"ε = {epsilon:g}")
         axes.axvline(20, color=INK, linewidth=0.8, linestyle="--")
-        axes.set_ylim(50 * FLOOR, 1e3)
         counts = sorted(part["iterations"].unique())
         axes.set_xticks(counts, counts)
         axes.minorticks_off()
-        axes.set(xlabel="iterations", title=f"ε {form}")
+        axes.set(xlabel="iterations", title=f"ε {form}", ylim=(50 * FLOOR, 1e3))
     panels[0].set_ylabel("|Σλ − k| / k (%)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return made
@@ -128,7 +127,7 @@ def initial_mass(table: pd.DataFrame) -> Figure:
         axes.semilogx(part["spread"], part["share"], color=colour, linestyle=style, label=name)
     axes.axvline(CHOSEN, color=INK, linewidth=0.8)
     axes.annotate(f"r = {CHOSEN}", (CHOSEN, 0.04), xytext=(3, 0), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="spread r = std(z) / ε", ylabel="Σ of the k gates / k", ylim=(0, 1))
-    axes.set_xlim(table["spread"].min(), table["spread"].max())
+    ends = table["spread"].min(), table["spread"].max()
+    axes.set(xlabel="spread r = std(z) / ε", ylabel="Σ of the k gates / k", ylim=(0, 1), xlim=ends)
     axes.legend(loc="upper left")
     return made

@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE
 from orchard.plot.style import COLUMN, INK, check_columns
-
-WIDE = 2 * COLUMN
 
 
 @plot.use_style()
@@ -20,7 +19,7 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     Columns arm, accuracy, low, high, flops_factor. Dashed: dense_k and dense_D, between which R is measured."""
     check_columns(table, {name: name for name in ("arm", "accuracy", "low", "high", "flops_factor")}, "arm_scores")
     ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
-    given = plot.looks(ordered["arm"])
+    given = plot.looks(ordered["arm"], LOOKS)
     made, axes = plot.figure(WIDE, 0.9 + 0.155 * len(ordered), columns=2)
     for place, row in enumerate(ordered.to_dict("records")):
         look = given[row["arm"]]
@@ -34,12 +33,9 @@ def arm_scores(table: pd.DataFrame) -> Figure:
         axes[0].axvline(score, color=INK, linewidth=0.8, linestyle="--")
         axes[1].axhline(score, color=INK, linewidth=0.8, linestyle="--")
     axes[0].set_yticks(range(len(ordered)), list(ordered["arm"]))
-    axes[0].set_ylim(len(ordered) - 0.4, -0.6)
+    axes[0].set(ylim=(len(ordered) - 0.4, -0.6), xlabel="right answers (share)")
     axes[0].grid(False, axis="y")
-    axes[0].set_xlabel("right answers (share)")
-    axes[1].set_xlabel("training FLOPs / those of dense_k")
-    axes[1].set_ylabel("right answers (share)")
-    axes[1].set_xlim(left=0.9)
+    axes[1].set(xlabel="training FLOPs / those of dense_k", ylabel="right answers (share)", xlim=(0.9, None))
     return made
 
 
@@ -71,7 +67,7 @@ def domain_scores(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in ("domain", "arm", "right", "low", "high")}, "domain_scores")
     points = table.groupby(["domain", "arm"], sort=False)[["right", "low", "high"]].mean()
     domains, arms = list(pd.unique(table["domain"])), list(pd.unique(table["arm"]))
-    given = plot.looks(arms)
+    given = plot.looks(arms, LOOKS)
     made, [axes] = plot.figure(COLUMN, 1.0 + 0.2 * len(domains))
     for number, arm in enumerate(arms):
         own = points.xs(arm, level="arm").reindex(domains)
@@ -79,9 +75,7 @@ def domain_scores(table: pd.DataFrame) -> Figure:
         axes.hlines(places, own["low"], own["high"], color=given[arm].colour, linewidth=1.2)
         axes.plot(own["right"], places, given[arm].marker, color=given[arm].colour, label=arm, linestyle="none")
     axes.set_yticks(range(len(domains)), domains)
-    axes.set_ylim(len(domains) - 0.4, -0.6)
-    axes.set_xlim(left=-0.02)
+    axes.set(ylim=(len(domains) - 0.4, -0.6), xlim=(-0.02, None), xlabel="right answers (share)")
     axes.grid(False, axis="y")
-    axes.set_xlabel("right answers (share)")
     made.legend(loc="outside lower center", ncols=len(arms))
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,12 +18,7 @@ INDENT = 11  # places for who reads it
 COUNTED = "#ffe08a"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of text; ``style``: read, counts or mark."""
-
-    text: str
-    style: str
+Piece = tuple[str, str]  # a stretch of text and its style: read, counts or mark
 
 
 @plot.use_style()
@@ -34,9 +28,7 @@ def example_text(title: str, parts: Mapping[str, Sequence[Piece]]) -> Figure:
     height = sum(map(len, lines.values())) + 0.4 * len(lines)
     made, [axes] = plot.figure(7.2, 0.45 + ROW * height)
     axes.set_axis_off()
-    axes.set_xlim(0, INDENT + LINE)
-    axes.set_ylim(height, 0)
-    axes.set_title(title)
+    axes.set(xlim=(0, INDENT + LINE), ylim=(height, 0), title=title)
     top = 0.2
     for name, rows in lines.items():
         axes.text(0, top + 0.5, name, va="center", weight="bold", fontsize=7, color=PALETTE[0])
@@ -49,10 +41,10 @@ def example_text(title: str, parts: Mapping[str, Sequence[Piece]]) -> Figure:
     return made
 
 
-def _lines(pieces: Sequence[Piece]) -> list[list[tuple[str, str]]]:
+def _lines(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Characters with their styles in lines of at most ``LINE``, broken at their own line ends and anywhere else."""
-    lines: list[list[tuple[str, str]]] = [[]]
-    for character, style in ((character, piece.style) for piece in pieces for character in piece.text):
+    lines: list[list[Piece]] = [[]]
+    for character, style in ((character, style) for text, style in pieces for character in text):
         if character == "\n" or len(lines[-1]) == LINE:
             lines.append([])
         if character != "\n":
@@ -60,7 +52,7 @@ def _lines(pieces: Sequence[Piece]) -> list[list[tuple[str, str]]]:
     return lines
 
 
-def _draw(axes: Axes, row: Sequence[tuple[str, str]], top: float) -> None:
+def _draw(axes: Axes, row: Sequence[Piece], top: float) -> None:
     for place, (character, style) in enumerate(row, INDENT):  # one by one: a place is wider than a character
         if style == "counts":
             axes.add_patch(Rectangle((place, top + 0.05), 1.05, 0.9, color=COUNTED, lw=0))

@@ -7,11 +7,11 @@ tidy tables with the columns of the functions of :mod:`orchard.papers.ifpruning.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.container import BarContainer
@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.papers.ifpruning.data.published import PARTS
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 BARS = "9B"  # the source whose recovery is bars
 ACROSS = 3  # heat maps in a row
 MOST_SETS = 10  # a map of more sets has no numbers written into its cells
@@ -47,7 +47,7 @@ def source_scaling(
     vertical one, since scores of different benchmarks share nothing."""
     tables = _sources(published, ours)
     for paper, table in tables:
-        names = ("panel", "line", "ratio", "score") if paper else ("panel", "line", "ratio", "score", "seed")
+        names = ("panel", "line", "ratio", "score", *(() if paper else ("seed",)))
         check_columns(table, {name: name for name in names}, "source_scaling")
     panels = [(paper, name, part) for paper, table in tables for name, part in table.groupby("panel", sort=False)]
     across = min(len(panels), 5)
@@ -59,17 +59,15 @@ def source_scaling(
         frame = axes[place]
         plot.sweep(
             None if paper else part, published=part if paper else None, x="ratio", y="score", hue="line", x_label="D / k",
-            y_label=y_label if place % across == 0 else "", axes=frame,
+            y_label=y_label if place % across == 0 else "", axes=frame, known=LOOKS,
         )  # fmt: skip
         frame.set_title(f"{name}, paper" if paper else f"{name}, ours", fontsize=7)
         frame.set_xlim(ratios.min() / 1.15, ratios.max() * 1.15)
         frame.tick_params(axis="x", labelrotation=90 if across > 1 else 0)
         frame.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         frame.yaxis.set_major_locator(MaxNLocator(5))
-        handles, labels = frame.get_legend_handles_labels()
+        handles, labels = taken_legend(frame)
         shown |= dict(zip(labels, handles, strict=True))
-        if (legend := frame.get_legend()) is not None:
-            legend.remove()
     for frame in axes[len(panels) :]:
         frame.remove()
     made.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4)
@@ -81,8 +79,7 @@ def overlap_maps(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Overlap of masks between sets of prompts, a heat map per layer, all on one colour scale up to 1, with the blocks framed.
 
     Columns layer, row, column, overlap, row_block, column_block, chance. The scale begins at 0.5 as in the paper, or at the tenth below
-    chance or the smallest overlap where these are lower; ``low`` sets it, for two figures on one scale. Chance (k / D, two random masks)
-    is a line across the colour bar."""
+    chance or the smallest overlap where these are lower. Chance (k / D, two random masks) is a line across the colour bar."""
     import seaborn as sns
 
     names = ("layer", "row", "column", "overlap", "row_block", "column_block", "chance")
@@ -100,14 +97,11 @@ def overlap_maps(table: pd.DataFrame, *, title: str = "") -> Figure:
         part = table[table["layer"] == layer]
         grid = part.pivot(index="row", columns="column", values="overlap").reindex(index=order, columns=order)
         words = grid.map(lambda value: f"{value:.2f}".removeprefix("0")) if len(order) <= MOST_SETS else None
-        sns.heatmap(
-            grid, annot=words, fmt="", cmap="cividis", norm=scale, cbar=False, ax=frame, annot_kws={"fontsize": 5}
-        )
+        small = {"fontsize": 5}
+        sns.heatmap(grid, annot=words, fmt="", cmap="cividis", norm=scale, cbar=False, ax=frame, annot_kws=small)
         for start, end in itertools.pairwise(ends):
-            size = end - start
-            frame.add_patch(
-                Rectangle((start, start), size, size, fill=False, edgecolor=PALETTE[3], linewidth=1.4, clip_on=False)
-            )
+            outline: dict[str, Any] = {"edgecolor": PALETTE[3], "linewidth": 1.4, "clip_on": False}
+            frame.add_patch(Rectangle((start, start), end - start, end - start, fill=False, **outline))
         below, left = place + across >= len(layers), place % across == 0
         frame.set(title=str(layer), xlabel="", ylabel="")
         frame.set_xticks(np.arange(len(order)) + 0.5, order if below else [""] * len(order), rotation=90, fontsize=6)
@@ -160,10 +154,9 @@ def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> 
             axes.axvline(at, color=INK, linewidth=0.8, linestyle="-" if at == 0 else "--")
         axes.set_yticks(bars.index, labels, fontsize=6.5)
         axes.set_ylim(len(bars) - 0.4 - max(counts), len(bars) - 0.4)  # bars of one thickness in both panels
-        axes.set_xlim(min(low, -0.05), max(high, 1.05))
+        title = "paper" if paper else "ours"
+        axes.set(xlim=(min(low, -0.05), max(high, 1.05)), title=title, xlabel="gap recovery R")
         axes.grid(False, axis="y")
-        axes.set_title("paper" if paper else "ours")
-        axes.set_xlabel("gap recovery R")
     return made
 
 
@@ -187,7 +180,13 @@ def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> F
         labels = table["model"] + " (" + table["family"] + ")" if many else table["model"]
         for column, shown in enumerate((PARTS[:-1], PARTS)):
             axes = panels[2 * row + column]
-            drawn = _stack(axes, table, shown, GREYS if paper else COLOURS)
+            left, drawn = np.zeros(len(table)), []
+            for part, colour in zip(shown, GREYS if paper else COLOURS, strict=False):
+                seconds = table[part].to_numpy(dtype=float)
+                drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
+                left += seconds
+            axes.grid(False, axis="y")
+            axes.margins(x=0.02)
             axes.set_yticks(range(len(table)), labels if column == 0 else [])
             axes.set_ylim(len(table) - 0.5, -0.5)
             whole, whose = ("until the first token", "whole request")[column], "paper" if paper else "ours"
@@ -196,14 +195,3 @@ def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> F
     by_column = [handles[part + row * len(PARTS)] for part in range(len(PARTS)) for row in range(len(tables))]
     made.legend(handles=by_column, loc="outside lower center", ncols=len(PARTS))
     return made
-
-
-def _stack(axes: Axes, table: pd.DataFrame, parts: tuple[str, ...], colours: tuple[str, ...]) -> list[BarContainer]:
-    left, drawn = np.zeros(len(table)), []
-    for part, colour in zip(parts, colours, strict=False):
-        seconds = table[part].to_numpy(dtype=float)
-        drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
-        left += seconds
-    axes.grid(False, axis="y")
-    axes.margins(x=0.02)
-    return drawn

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.ifpruning.figures.looks import WIDE, taken_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 MARGIN = 1.5  # points, of claim C5
 
 
@@ -62,8 +62,7 @@ def _bands(panel: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
         table, x=x, y=y, hue=hue, style=hue, markers=["o", "s"], dashes=False, palette=list(PALETTE[:2]), errorbar=("pi", 100),
         err_kws={"linewidth": 0}, ax=panel,
     )  # fmt: skip
-    if (legend := panel.get_legend()) is not None:
-        legend.remove()
+    taken_legend(panel)
     values = sorted(table[x].unique())
     panel.set_xscale("log", base=2)
     panel.set_xticks(values, [str(value) for value in values])

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.papers.ifpruning.experiments.explanation import nearest
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-WIDE = 2 * COLUMN
 PANELS: dict[str, tuple[str, ...]] = {
     "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
     "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
@@ -42,17 +42,13 @@ def stage_curves(table: pd.DataFrame) -> Figure:
     base = table[table["arm"] == "dense_k"]
     ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
     for place, (frame, (name, arms)) in enumerate(zip(axes, shown.items(), strict=True)):
-        own = table[table["arm"].isin(arms)].sort_values(
-            "arm", key=lambda column: column.map(arms.index), kind="stable"
-        )
+        own = table[table["arm"].isin(arms)].sort_values("arm", key=lambda arm: arm.map(arms.index), kind="stable")
         label = "cross entropy (nats per token)" if place == 0 else ""
-        plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame)
-        frame.set_title(name)
-        frame.set_ylim(0, table["loss"].max() * 1.03)
+        plot.learning_curves(own, x_label="optimizer step", y_label=label, axes=frame, known=LOOKS)
+        frame.set(title=name, ylim=(0, table["loss"].max() * 1.03))
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
-        if (legend := frame.get_legend()) is not None:
-            legend.remove()
+        taken_legend(frame)
         made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", ncols=2, fontsize=6.5, handlelength=1.8,
                     columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.25))  # fmt: skip
     made.set_layout_engine("constrained", rect=(0, 0.24, 1, 0.76))
@@ -66,7 +62,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
     Dashed: chance. Dash-dotted: the bounds at which masks count as collapsed, 0.9 from below and 1.5 k/D from above."""
     check_columns(table, {name: name for name in ("arm", "step", "chance", *GAUGES)}, "collapse_gauge")
     arms = list(pd.unique(table["arm"]))
-    given = plot.looks(arms)
+    given = plot.looks(arms, LOOKS)
     made, axes = plot.figure(WIDE, 3.7, rows=2, columns=3)
     chance = table["chance"].iloc[0]
     bounds = {"across": COLLAPSED, "union": IN_USE * chance}
@@ -80,8 +76,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
             frame.axhline(bounds[name], color=INK, linewidth=0.9, linestyle="-.", label="collapsed beyond")
         if name != "spread":
             frame.set_ylim(-0.04, 1.06)
-        frame.set_ylabel(label)
-        frame.set_xlabel("optimizer step" if frame in axes[3:] else "")
+        frame.set(ylabel=label, xlabel="optimizer step" if frame in axes[3:] else "")
     handles, labels = axes[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return made
@@ -127,10 +122,9 @@ def mask_map(table: pd.DataFrame, prompt: int | None = None) -> Figure:
             part, x="x", y="y", hue="domain", style="domain", palette=colours, markers=markers, s=22, alpha=0.75, ax=axes[0],
             legend="full" if wording == "held out" and len(domains) <= len(MARKERS) else False, **hollow,
         )  # fmt: skip
-    if (legend := axes[0].get_legend()) is not None:
-        legend.remove()
-        spacing = {"columnspacing": 1.0, "handletextpad": 0.1}
-        made.legend(loc="outside lower center", ncols=len(domains), **spacing)
+    if axes[0].get_legend() is not None:
+        taken_legend(axes[0])
+        made.legend(loc="outside lower center", ncols=len(domains), columnspacing=1.0, handletextpad=0.1)
     axes[0].set(xlabel="first axis of 1 - overlap", ylabel="second axis")
     if prompt is not None:
         own = points.set_index("prompt").loc[prompt]
@@ -144,8 +138,7 @@ def _listed(frame: Axes, domain: str, text: str, rows: pd.DataFrame) -> None:
     layers = [name for name in rows.columns if str(name).startswith("layer ")]
     shown = layers if len(layers) <= 3 else [layers[0], layers[len(layers) // 2], layers[-1]]
     frame.set_axis_off()
-    frame.set_xlim(0, 1)
-    frame.set_ylim(len(rows) + 0.6, -1.9)
+    frame.set(xlim=(0, 1), ylim=(len(rows) + 0.6, -1.9))
     frame.text(0, -1.5, f"{domain}   {text}", fontsize=6.5, weight="bold", va="center")
     for i, name in enumerate(shown):
         frame.text(0.02 + 0.13 * i, -0.5, str(name), fontsize=6, va="center")

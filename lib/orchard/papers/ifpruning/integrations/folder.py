@@ -11,7 +11,6 @@ A folder is new and appears complete, by one rename; nothing in it is pickled. R
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from orchard.errors import BadInput
-from orchard.files import write
+from orchard.files import to_json, write
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings, gated_layers
 from orchard.pretrained.folder import (
     BASE,
@@ -34,7 +33,7 @@ from orchard.pretrained.folder import (
     quiet,
     save_tokenizer,
 )
-from orchard.runs.run import to_json
+from orchard.runs.finished import file_sha256
 from orchard.train.saved import FORMAT as TEXT_MODEL
 from orchard.train.saved import TextModel, load_saved, save_model
 
@@ -58,7 +57,10 @@ def save_pruned(pruned: PrunedModel, folder: str | Path) -> Path:
             save_tokenizer(pruned.tokenizer, part / "decoder")
         head = {name: value.detach().cpu().contiguous() for name, value in _head(pruned).state_dict().items()}
         save_file(head, part / "head.safetensors")
-        files = {str(path.relative_to(part)): _file(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        files = {
+            str(path.relative_to(part)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in sorted(part.rglob("*")) if path.is_file()
+        }  # fmt: skip
         content = {
             "format": FORMAT, "settings": dataclasses.asdict(pruned.settings), "layers": len(pruned.layer_names), "width": pruned.width,
             "calibrated": pruned.calibrated, "tokenizer": pruned.tokenizer is not None,
@@ -80,7 +82,7 @@ def load_pruned(folder: str | Path, decoder: Any = None, dtype: Any = "auto") ->
         path = folder / name
         if not path.is_file():
             raise BadInput(f"{path} is missing: copy the whole folder again")
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
             raise BadInput(f"{path} is damaged (size or SHA-256 differ from config.json): copy it again")
     own = load_model(folder / "decoder", dtype=dtype) if decoder is None else decoder
     tokenizer = load_tokenizer(folder / "decoder") if content["tokenizer"] and decoder is None else None
@@ -121,18 +123,13 @@ def save_small(pruned: PrunedModel, prompt: str, folder: str | Path) -> Any:
     return small
 
 
-def load_predictor(folder: str | Path, dtype: Any = torch.float32) -> nn.Module | TextModel:
-    """What a predictor reads with: a model of `transformers` without its output matrix, or one that was saved by this library."""
-    return load_saved(folder) if _is_ours(Path(folder)) else load_model(folder, BASE, dtype)
+def load_predictor(folder: str | Path, dtype: Any = torch.float32, weights: bool = True) -> nn.Module | TextModel:
+    """What a predictor reads with: a model of `transformers` without its output matrix, or one that was saved by this library.
 
-
-def predictor_shape(folder: str | Path) -> nn.Module | TextModel:
-    """The predictor of a folder without weights; one of this library is small and is loaded."""
-    return load_saved(folder) if _is_ours(Path(folder)) else model_shape(folder, BASE)
-
-
-def _is_ours(folder: Path) -> bool:
-    return load_json(folder / "config.json").get("format") == TEXT_MODEL
+    Without ``weights`` that of `transformers` is on the meta device; one of this library is small and is loaded."""
+    if load_json(Path(folder) / "config.json").get("format") == TEXT_MODEL:
+        return load_saved(folder)
+    return load_model(folder, BASE, dtype) if weights else model_shape(folder, BASE)
 
 
 def load_json(place: Path) -> dict[str, Any]:
@@ -168,12 +165,3 @@ def _content(folder: Path) -> dict[str, Any]:
 
 def _head(pruned: PrunedModel) -> nn.ModuleDict:
     return nn.ModuleDict({name: getattr(pruned, name) for name in HEAD})
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

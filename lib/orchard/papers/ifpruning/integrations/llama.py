@@ -23,14 +23,10 @@ from orchard.nn import Attention, Decoder, FeedForward
 
 LONGEST = 4096  # tokens: what the made config states; Llama's rotary angles do not depend on it
 PARTS = {
-    "attention_norm.gain": "input_layernorm.weight",
-    "feed_forward_norm.gain": "post_attention_layernorm.weight",
-    "feed_forward.": "mlp.",
-    "attention.": "self_attn.",
-    "layers.": "model.layers.",
-    "embedding.": "model.embed_tokens.",
-    "head.": "lm_head.",
-}
+    "attention_norm.gain": "input_layernorm.weight", "feed_forward_norm.gain": "post_attention_layernorm.weight",
+    "feed_forward.": "mlp.", "attention.": "self_attn.", "layers.": "model.layers.",
+    "embedding.": "model.embed_tokens.", "head.": "lm_head.",
+}  # fmt: skip
 
 
 def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:
@@ -57,16 +53,12 @@ def to_llama(cfg: Decoder.Config, decoder: Decoder) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         model: Any = LlamaForCausalLM(made)
-    weights = {_renamed(name): value for name, value in decoder.state_dict().items()}
+    weights = {}
+    for name, value in decoder.state_dict().items():
+        for ours, theirs in PARTS.items():
+            name = name.replace(ours, theirs) if name != "norm.gain" else "model.norm.weight"
+        weights[name] = value
     if cfg.tie_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights)
     return model.to(decoder.embedding.weight.dtype).eval()
-
-
-def _renamed(name: str) -> str:
-    if name == "norm.gain":
-        return "model.norm.weight"
-    for ours, theirs in PARTS.items():
-        name = name.replace(ours, theirs)
-    return name

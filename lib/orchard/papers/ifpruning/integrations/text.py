@@ -23,9 +23,8 @@ from torch import Tensor
 
 from orchard.data import SPLITS, DataError, Document, Source
 from orchard.errors import BadInput
-from orchard.papers.ifpruning.data.corpus import pad_rows
+from orchard.papers.ifpruning.data.corpus import Reading, padded
 from orchard.papers.ifpruning.data.instructions import human, is_row, parsed
-from orchard.papers.ifpruning.data.text import Reading
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel
 
 IGNORED = -100  # the label of a token that does not count
@@ -46,7 +45,7 @@ class Lengths:
 def request(tokenizer: Any, text: str, system: str | None = None) -> list[int]:
     """The tokens of an instruction in the form that fine-tuning had: what `generate` is given."""
     before = [("system", system)] if system else []
-    return _opened(tokenizer, [*before, ("user", text)])
+    return _spoken(tokenizer, [*before, ("user", text)], answer_follows=True)
 
 
 class TuneText:
@@ -83,9 +82,7 @@ class TuneText:
                 f"{self.name}: {cut} of {len(train) + len(validation)} conversations are longer than {lengths.longest} tokens and are cut",
                 stacklevel=2,
             )
-        self.train, self.validation = (
-            [reading.cut(lengths.longest) for reading in part] for part in (train, validation)
-        )
+        self.train, self.validation = ([r.cut(lengths.longest) for r in part] for part in (train, validation))
 
     def _reading(self, row: Document) -> Reading:
         domain, turns = parsed(row.text)
@@ -96,8 +93,8 @@ class TuneText:
         for number, (role, _) in enumerate(turns):
             if role != "assistant":
                 continue
-            asked = _opened(self.tokenizer, turns[:number])
-            whole = _answered(self.tokenizer, turns[: number + 1], asked)
+            asked = _spoken(self.tokenizer, turns[:number], answer_follows=True)
+            whole = _spoken(self.tokenizer, turns[: number + 1])
             if asked[: len(tokens)] != tokens or whole[: len(asked)] != asked:
                 raise DataError(
                     f"{self.name}, {row.name}: the decoder's chat template rewrites earlier turns of this conversation, so its answers "
@@ -162,38 +159,21 @@ class TuneText:
         return ids, mask, torch.tensor(domains), len(present)
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids with zeros behind them, and the mask that says which are padding."""
-    ids = pad_rows(rows, 0)
-    return ids, (torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])).long()
-
-
 def _bos(tokenizer: Any) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
-def _opened(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
-    """A conversation up to where the assistant begins to answer."""
+def _spoken(tokenizer: Any, turns: Sequence[tuple[str, str]], answer_follows: bool = False) -> list[int]:
+    """A conversation with the ends of its answers; where an ``answer_follows``, up to where the assistant begins."""
+    tokens: list[int]
     if tokenizer.chat_template:
-        return _templated(tokenizer, turns, True)
+        messages = [{"role": role, "content": said} for role, said in turns]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=answer_follows, tokenize=False)
+        # Ids of the template's marks: a tokenizer that refuses to read special tokens in text must read them here.
+        tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+        return tokens
     tokens = _bos(tokenizer)
     for role, said in turns:
         tokens += tokenizer(said + "\n" * (role != "assistant"), add_special_tokens=False, verbose=False)["input_ids"]
         tokens += [tokenizer.eos_token_id] * (role == "assistant")
     return tokens
-
-
-def _answered(tokenizer: Any, turns: Sequence[tuple[str, str]], opened: list[int]) -> list[int]:
-    """The same with the answer and its end."""
-    if tokenizer.chat_template:
-        return _templated(tokenizer, turns, False)
-    said = tokenizer(turns[-1][1], add_special_tokens=False, verbose=False)["input_ids"]
-    return [*opened, *said, tokenizer.eos_token_id]
-
-
-def _templated(tokenizer: Any, turns: Sequence[tuple[str, str]], answer_follows: bool) -> list[int]:
-    messages = [{"role": role, "content": said} for role, said in turns]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=answer_follows, tokenize=False)
-    # Ids of the template's marks: a tokenizer that refuses to read special tokens in text must read them here.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
-    return ids

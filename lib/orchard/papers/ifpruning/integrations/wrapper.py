@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.ifpruning.method.masks import HEAD_ACTIVATIONS, MODES, Gates, calibrate_head, importance_of
-from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
+from orchard.papers.ifpruning.data.corpus import padded
+from orchard.papers.ifpruning.method.masks import HEAD_ACTIVATIONS, Gates, calibrate_head, evaluating, importance_of
+from orchard.papers.ifpruning.method.overlap import gauge
 from orchard.papers.ifpruning.method.pruning import take_channels
-from orchard.papers.ifpruning.method.softtopk import check
 from orchard.train.saved import TextModel
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -43,6 +43,7 @@ KEY = "ifpruning_gates"  # the keyword argument that gates travel as
 KNOWN = "use a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
 Prompts = Int[Tensor, "prompts prompt_time"]
 PromptMask = Bool[Tensor, "prompts prompt_time"] | Int[Tensor, "prompts prompt_time"]  # None: no padding
+PromptGates = Float[Tensor, "prompts layers width"]
 Text = Int[Tensor, "rows time"]
 TextMask = Bool[Tensor, "rows time"] | Int[Tensor, "rows time"]
 
@@ -79,8 +80,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
 
     Raises BadInput where the feed-forward layers are not gated MLPs, one in every layer behind its attention, of one width.
     """
-    kind = type(decoder).__name__
-    modules = dict(decoder.named_modules())
+    kind, modules = type(decoder).__name__, dict(decoder.named_modules())
     found = [
         name for name, module in modules.items() if all(isinstance(getattr(module, part, None), nn.Linear) for part in PARTS)
     ]  # fmt: skip
@@ -94,9 +94,7 @@ def gated_layers(decoder: nn.Module) -> tuple[nn.Module, list[GatedLayer]]:
         home, _, _ = name.rpartition(".")
         attention = getattr(modules[home], "self_attn", None)
         if attention is None:
-            raise BadInput(
-                f"{kind}: {name} is no feed-forward layer behind an attention layer (an expert, it seems): {KNOWN}"
-            )
+            raise BadInput(f"{kind}: {name} is no feed-forward layer behind an attention layer (an expert?): {KNOWN}")
         layers.append(GatedLayer(name, modules[name], attention))
         homes.append(home)
     stacks = {home.rpartition(".")[0] for home in homes}
@@ -142,28 +140,29 @@ class PrunedModel(nn.Module):
         self, decoder: Any, predictor: Any, settings: Settings, tokenizer: Any = None, prompt_tokenizer: Any = None
     ) -> None:
         super().__init__()
-        _check(settings)
+        if (activation := settings.head_activation) not in HEAD_ACTIVATIONS:
+            raise BadInput(f"head_activation is {activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}")
+        if settings.rank < 1 or not settings.spread > 0:
+            raise BadInput(f"rank {settings.rank}, spread {settings.spread}: both are above 0")
         body, layers = gated_layers(decoder)
         width = layers[0].width
+        made = Gates.Config(width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode)
         try:
-            check(width, settings.keep, settings.epsilon)
+            self.selection: Gates = made.build()
         except ValueError as error:
             raise BadInput(f"the feed-forward layers of {type(decoder).__name__}: {error}") from None
         if any(getattr(hook, "func", None) is _enter for hook in body._forward_pre_hooks.values()):
             raise BadInput(f"this {type(decoder).__name__} has masks already: prune a model once")
-        self.settings, self.tokenizer, self.prompt_tokenizer = settings, tokenizer, prompt_tokenizer
+        self.settings, self.tokenizer, self.decoder = settings, tokenizer, decoder
         self.reader = predictor if isinstance(predictor, TextModel) else None  # ours: its config, to save it with
-        self.decoder = decoder
-        self.predictor: Any = predictor.model if isinstance(predictor, TextModel) else _base(predictor)
-        if isinstance(predictor, TextModel):
-            self.prompt_tokenizer = predictor.tokenizer
+        self.prompt_tokenizer: Any = prompt_tokenizer if self.reader is None else self.reader.tokenizer
+        self.predictor: Any
+        self.predictor, dim, positions = _reader(predictor)
         self.layer_names = [layer.name for layer in layers]
         self.width, self.calibrated = width, False
-        made = Gates.Config(width=width, keep=settings.keep, epsilon=settings.epsilon, mode=settings.mode)
-        self.selection: Gates = made.build()
-        self.head_in = nn.Linear(_dim(self.predictor), settings.rank)
+        self.head_in = nn.Linear(dim, settings.rank)
         self.head_out = nn.Linear(settings.rank, len(layers) * width)
-        self.max_prompt = min(size for size in (settings.max_prompt, _positions(self.predictor), 2**31) if size)
+        self.max_prompt = min(size for size in (settings.max_prompt, positions, 2**31) if size)
         self._travel = _Travel(body, layers)
         self.train(decoder.training)
 
@@ -176,44 +175,39 @@ class PrunedModel(nn.Module):
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = [self._read(text, number) for number, text in enumerate(texts)]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        mask = torch.arange(longest) < torch.tensor([[len(row)] for row in rows])
-        return ids.to(self.head_in.weight.device), mask.to(self.head_in.weight.device)
+        ids, mask = (part.to(self.head_in.weight.device) for part in padded(rows))
+        return ids, mask.bool()
 
     def _read(self, text: str, number: int) -> list[int]:
         if not text.strip():
             raise BadInput(f"prompt {number + 1} is empty: a mask is chosen from an instruction, write one")
         row = self.prompt_tokens(text)
-        if len(row) > self.max_prompt:
-            raise BadInput(
-                f"prompt {number + 1} has {len(row)} tokens, the predictor reads {self.max_prompt}: shorten the instruction, or use a "
-                "predictor with a longer context"
-            )
+        self._check_length(f"prompt {number + 1}", len(row))
         return row
+
+    def _check_length(self, prompt: str, tokens: int) -> None:
+        if tokens > self.max_prompt:
+            raise BadInput(
+                f"{prompt} has {tokens} tokens, the predictor reads {self.max_prompt}: shorten the instruction, or use a predictor with a "
+                "longer context"
+            )
 
     def prompt_tokens(self, text: str) -> list[int]:
         """A text in the predictor's tokens. Raises BadInput without a tokenizer."""
         if self.prompt_tokenizer is None:
-            raise BadInput(
-                "this model has no prompt_tokenizer to read text with: give it to prune_any, or give prompt_ids"
-            )
+            raise BadInput("there is no prompt_tokenizer to read text with: give it to prune_any, or give prompt_ids")
         if self.reader is not None:
             return [self.prompt_tokenizer.bos, *self.prompt_tokenizer.encode(text)]
         return list(self.prompt_tokenizer(text, verbose=False)["input_ids"])
 
-    def logits(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
-    ) -> Float[Tensor, "prompts layers width"]:
+    def logits(self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None) -> PromptGates:
         """z of every prompt. Raises BadInput for an empty prompt or one that is longer than the predictor reads."""
         states = self._last(prompt_ids, prompt_mask)
         with torch.autocast(states.device.type, enabled=False):  # in 16 bits many channels would tie
             z = self.head_out(HEAD_ACTIVATIONS[self.settings.head_activation](self.head_in(states)))
         return z.unflatten(-1, (len(self.layer_names), self.width))
 
-    def gates(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None
-    ) -> Float[Tensor, "prompts layers width"]:
+    def gates(self, prompt_ids: Prompts, prompt_mask: PromptMask | None = None) -> PromptGates:
         """The factor of every hidden channel, k of them not 0; see `Gates` for what it is in training and afterwards."""
         if not self.calibrated:
             warnings.warn(
@@ -233,15 +227,9 @@ class PrunedModel(nn.Module):
         mask = torch.ones_like(prompt_ids, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool()
         lengths = mask.sum(dim=1)
         if bad := [row + 1 for row, length in enumerate(lengths.tolist()) if length == 0]:
-            raise BadInput(
-                f"prompts {bad} of {len(mask)} are empty: give at least one token, such as the tokenizer's bos"
-            )
+            raise BadInput(f"prompts {bad} of {len(mask)} are empty: give at least one token, such as bos")
         longest = int(lengths.max())
-        if longest > self.max_prompt:
-            raise BadInput(
-                f"a prompt has {longest} tokens, the predictor reads {self.max_prompt}: shorten the instruction, or use a "
-                "predictor with a longer context"
-            )
+        self._check_length("a prompt", longest)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # tokens first, in their order
         ids, kept = prompt_ids.gather(1, order), mask.gather(1, order)
         ids = ids.where(kept, ids[:, :1])  # what stands in the padding is an id that exists
@@ -275,20 +263,13 @@ class PrunedModel(nn.Module):
 
     @torch.no_grad()
     def gauge(
-        self, prompt_ids: Prompts, prompt_mask: PromptMask | None, domain: Int[Tensor, "prompts"], on_collapse: str = "record"
-    ) -> dict[str, float]:  # fmt: skip
-        """`overlap.gauge` of the masks of these prompts, by domain, and the ``spread`` of their logits in epsilon.
-
-        Raises Collapsed with ``on_collapse="raise"`` when masks no longer depend on the domain.
-        """
+        self, prompt_ids: Prompts, prompt_mask: PromptMask | None, domain: Int[Tensor, "prompts"]
+    ) -> dict[str, float]:
+        """`overlap.gauge` of the masks of these prompts, by domain, and the ``spread`` of their logits in epsilon. What `overlap.collapsed`
+        makes of it says whether masks still depend on the domain."""
         z = self.logits(prompt_ids, prompt_mask)
         domains, member = domain.cpu().unique(return_inverse=True)
         measured = gauge(self.selection.top(z).cpu(), member, len(domains))
-        if on_collapse == "raise" and (why := collapsed(measured)):
-            raise Collapsed(
-                f"{why}: raise spread (now {self.settings.spread} epsilon) or the predictor's learning rate, use mode 'st', or "
-                "record it with on_collapse='record'"
-            )
         return measured | {"spread": z.float().std(dim=-1).mean().item() / self.settings.epsilon}
 
     # ------------------------------------------------------------------- the decoder under a mask
@@ -300,7 +281,7 @@ class PrunedModel(nn.Module):
 
     def forward(
         self, input_ids: Text, attention_mask: TextMask | None = None, labels: Text | None = None, prompt_ids: Prompts | None = None,
-        prompt_mask: PromptMask | None = None, gates: Float[Tensor, "prompts layers width"] | None = None, **others: Any,
+        prompt_mask: PromptMask | None = None, gates: PromptGates | None = None, **others: Any,
     ) -> Any:  # fmt: skip
         """The decoder's own output (logits, loss, cache) under the mask of every row, from its prompt or as given; without: unpruned.
 
@@ -311,37 +292,25 @@ class PrunedModel(nn.Module):
         with self._travel.with_gates(gates, len(input_ids)):
             return self.decoder(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **others)
 
-    @torch.no_grad()
     def generate(
         self, input_ids: Text, attention_mask: TextMask | None = None, prompt_ids: Prompts | None = None,
         prompt_mask: PromptMask | None = None, **others: Any,
     ) -> Any:  # fmt: skip
         """The decoder's `generate`, with one mask per row from start to end."""
-        with self._evaluating():
+        with evaluating(self):
             gates = None if prompt_ids is None else self.gates(prompt_ids, prompt_mask)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             with self._travel.with_gates(gates, len(input_ids)):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **others)
 
-    @torch.no_grad()
     def gathered(self, prompt_ids: Int[Tensor, "1 time"], prompt_mask: PromptMask | None = None) -> Any:
         """The small model for one prompt: of the decoder's class, ``intermediate_size`` k, with the logits of the masked one.
 
         The k channels are copied, everything else is shared with the decoder.
         """
-        with self._evaluating():
+        with evaluating(self):
             gates = self.gates(prompt_ids, prompt_mask)[0]
             return gather_decoder(self.decoder, self.layer_names, self.settings.keep, gates)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, training in was:
-                module.training = training
 
 
 def gather_decoder(decoder: Any, names: Sequence[str], keep: int, gates: Float[Tensor, "layers width"]) -> Any:
@@ -417,31 +386,14 @@ def _multiply(travel: _Travel, number: int, module: nn.Module, inputs: tuple[Ten
     return hidden * gates.repeat_interleave(beams, dim=0)[:, None].to(hidden)
 
 
-def _check(settings: Settings) -> None:
-    for name, known in (("mode", MODES), ("head_activation", tuple(HEAD_ACTIVATIONS))):
-        if (value := getattr(settings, name)) not in known:
-            raise BadInput(f"{name} is {value!r}: choose one of {', '.join(known)}")
-    if settings.rank < 1 or not settings.spread > 0:
-        raise BadInput(f"rank {settings.rank}, spread {settings.spread}: both are above 0")
-
-
-def _base(predictor: Any) -> nn.Module:
-    """A model of `transformers` without its output matrix."""
-    base = getattr(predictor, "base_model", None)
+def _reader(predictor: Any) -> tuple[nn.Module, int, int | None]:
+    """What a predictor reads with, its dimension, and how many tokens it has positions for (None: any number)."""
+    if isinstance(predictor, TextModel):
+        return predictor.model, predictor.model.dim, None
+    base = getattr(predictor, "base_model", None)  # without the output matrix
     if base is None or not hasattr(predictor, "config"):
         raise BadInput(
             f"the predictor is a {type(predictor).__name__}: give a model of transformers, or what orchard's load_saved returns"
         )
-    found: nn.Module = base
-    return found
-
-
-def _dim(predictor: Any) -> int:
-    return int(predictor.dim if isinstance(predictor, Decoder) else predictor.config.get_text_config().hidden_size)
-
-
-def _positions(predictor: Any) -> int | None:
-    """Tokens that a predictor has positions for; None: any number."""
-    if isinstance(predictor, Decoder):
-        return None
-    return getattr(predictor.config.get_text_config(), "max_position_embeddings", None)
+    sizes = predictor.config.get_text_config()
+    return base, int(sizes.hidden_size), getattr(sizes, "max_position_embeddings", None)

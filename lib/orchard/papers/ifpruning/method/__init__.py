@@ -26,18 +26,6 @@ from orchard.papers.ifpruning.method.serving import Server
 from orchard.papers.ifpruning.method.softtopk import hard_top_k, soft_top_k
 
 __all__ = [
-    "Examples",
-    "Gates",
-    "MaskedFeedForward",
-    "Predictor",
-    "Selector",
-    "Server",
-    "gated",
-    "gathered",
-    "gauge",
-    "hard_top_k",
-    "masked",
-    "overlaps",
-    "soft_top_k",
-    "union",
-]
+    "Examples", "Gates", "MaskedFeedForward", "Predictor", "Selector", "Server", "gated", "gathered", "gauge", "hard_top_k", "masked",
+    "overlaps", "soft_top_k", "union",
+]  # fmt: skip

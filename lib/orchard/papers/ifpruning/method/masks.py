@@ -37,6 +37,8 @@ from orchard.papers.ifpruning.method.softtopk import check, hard_top_k, soft_top
 
 MODES = ("soft", "soft_binarize", "st", "st_full")
 ALIKE = 1e-6  # relative: float32 rounding
+Prompts = Int[Tensor, "rows prompt_time"]
+Lengths = Int[Tensor, "rows"]
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "identity": lambda x: x}
 
 
@@ -92,6 +94,20 @@ def gated(model: nn.Module, gates: Float[Tensor, "batch #time layers width"] | N
             layer.gates = None
 
 
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Within this context the modules are in evaluation mode, and nothing has a gradient; afterwards each part is as it was."""
+    was = [(part, part.training) for module in modules if module is not None for part in module.modules()]
+    for part, _ in was:
+        part.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in was:
+            part.training = training
+
+
 class Gates(nn.Module, Configurable):
     """From logits to gates, the last step of every selector that prunes. Computes in float32, also under autocast."""
 
@@ -109,9 +125,7 @@ class Gates(nn.Module, Configurable):
         if cfg.mode not in MODES:
             raise ValueError(f"Gates.Config.mode is {cfg.mode!r}: choose one of {', '.join(MODES)}")
         if cfg.width % cfg.block or cfg.keep % cfg.block:
-            raise ValueError(
-                f"Gates.Config.block is {cfg.block}: it must divide the width {cfg.width} and the kept {cfg.keep}"
-            )
+            raise ValueError(f"Gates.Config.block is {cfg.block}: it must divide width {cfg.width} and keep {cfg.keep}")
         self.cfg = cfg
 
     @property
@@ -139,6 +153,7 @@ class Selector(nn.Module, Configurable):
     """Base of what conditions a decoder on an example. A subclass gives the logits; most read the prompts."""
 
     prunes: ClassVar[bool] = True  # False: it conditions in another way, and has no masks
+    learned: ClassVar[bool] = True  # False: gates of 1, since nothing is learned through them
     penalty: Tensor | None = None  # what the last forward pass in training adds to the loss
 
     class Config(Configurable.Config):
@@ -157,7 +172,8 @@ class Selector(nn.Module, Configurable):
 
     def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
         """One set of gates per prompt."""
-        return self.gates(self.logits(examples))
+        z = self.logits(examples)
+        return self.gates(z) if self.learned else self.gates.top(z).float()
 
     @contextmanager
     def applied(self, decoder: Decoder, examples: Examples, warmth: float = 1.0) -> Iterator[None]:
@@ -206,17 +222,13 @@ class Predictor(Selector):
     def __init__(self, cfg: Predictor.Config) -> None:
         super().__init__(cfg)
         if cfg.activation not in HEAD_ACTIVATIONS:
-            raise ValueError(
-                f"Predictor.Config.activation is {cfg.activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}"
-            )
+            raise ValueError(f"Predictor activation {cfg.activation!r}: choose one of {', '.join(HEAD_ACTIVATIONS)}")
         self.activation, self.bias_share, self.max_prompt = cfg.activation, cfg.bias_share, cfg.max_prompt
         self.backbone: Decoder = cfg.backbone.build()
         self.head_in = nn.Linear(cfg.backbone.dim, cfg.rank)
         self.head_out = nn.Linear(cfg.rank, cfg.num_layers * self.gates.logits)
 
-    def feature(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows rank"]:
+    def feature(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows rank"]:
         """What the masks are chosen from: the state at the last token before the padding, through the first matrix.
 
         Raises ValueError for an empty prompt or one that is longer than ``max_prompt``.
@@ -230,15 +242,11 @@ class Predictor(Selector):
             )
         return HEAD_ACTIVATIONS[self.activation](self.head_in(self._last(prompts, lengths)))
 
-    def _last(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows dim"]:
+    def _last(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows dim"]:
         states = self.backbone.features(prompts)
         return states[torch.arange(len(states), device=states.device), lengths - 1]
 
-    def of_prompts(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows layers logits"]:
+    def of_prompts(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows layers logits"]:
         """z of every prompt."""
         z = self.head_out(self.feature(prompts, lengths))
         return rearrange(z, "rows (layers logits) -> rows layers logits", layers=self.num_layers)
@@ -253,7 +261,7 @@ class Predictor(Selector):
         return self.backbone.flops_per_token(length) * length + head
 
     def training_flops(self, prompts: Int[Tensor, "examples masks prompt_time"]) -> float:
-        return 3 * self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
+        return (3 if self.learned else 1) * self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
 
     @torch.no_grad()
     def calibrate(self, examples: Examples, importance: Float[Tensor, "layers width"]) -> None:
@@ -271,13 +279,9 @@ class Predictor(Selector):
 
 @torch.no_grad()
 def calibrate_head(
-    first: nn.Linear,
-    second: nn.Linear,
-    activation: Callable[[Tensor], Tensor],
-    states: Float[Tensor, "prompts dim"],
-    bias: Float[Tensor, "layers logits"],
-    spread: float,
-) -> None:
+    first: nn.Linear, second: nn.Linear, activation: Callable[[Tensor], Tensor], states: Float[Tensor, "prompts dim"],
+    bias: Float[Tensor, "layers logits"], spread: float,
+) -> None:  # fmt: skip
     """Scale a head, z = second(activation(first(states))), as `Predictor.calibrate` says: z has the standard deviation ``spread`` over
     channels, ``bias`` (in units of the part that depends on the prompt) beside a part that is centred over these prompts.
 

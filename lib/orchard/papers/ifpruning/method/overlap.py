@@ -13,20 +13,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from orchard.errors import OrchardError
+from orchard.errors import Failed
 
+Masks = Bool[Tensor, "prompts layers width"]
 COLLAPSED = 0.9  # mean overlap across domains from which masks no longer depend on the prompt
 IN_USE = 1.5  # times k/D: channels that must be in use
 
 
-def overlaps(masks: Bool[Tensor, "prompts layers width"]) -> Float[Tensor, "layers prompts others"]:
+def overlaps(masks: Masks) -> Float[Tensor, "layers prompts others"]:
     """Overlap of every pair of masks, layer by layer."""
     by_layer = masks.float().transpose(0, 1)
     return by_layer @ by_layer.transpose(1, 2) / masks[0, 0].sum()
 
 
 def by_domain(
-    masks: Bool[Tensor, "prompts layers width"], domain: Int[Tensor, "prompts"], num_domains: int
+    masks: Masks, domain: Int[Tensor, "prompts"], num_domains: int
 ) -> Float[Tensor, "layers domains domains"]:
     """Mean overlap of the prompts of two domains; on the diagonal of different prompts of one (NaN where there is one only)."""
     member = torch.nn.functional.one_hot(domain, num_domains).float()
@@ -36,23 +37,18 @@ def by_domain(
     return member.T @ pairs @ member / counts
 
 
-def gauge(
-    masks: Bool[Tensor, "prompts layers width"], domain: Int[Tensor, "prompts"], num_domains: int
-) -> dict[str, float]:
+def gauge(masks: Masks, domain: Int[Tensor, "prompts"], num_domains: int) -> dict[str, float]:
     """Means over layers: overlap ``within`` and ``across`` domains, ``union``, ``use`` (entropy of channel use over its maximum),
     and ``chance`` (k/D)."""
     means = by_domain(masks, domain, num_domains)
     same = torch.eye(num_domains, dtype=torch.bool)
     used = masks.float().mean(dim=0)
     share = used / used.sum(dim=-1, keepdim=True)
-    width = masks.shape[-1]
+    entropy = torch.special.entr(share).sum(dim=-1).mean() / torch.log(torch.tensor(float(masks.shape[-1])))
     return {
-        "within": means[:, same].nanmean().item(),
-        "across": means[:, ~same].nanmean().item(),
-        "union": (used > 0).float().mean().item(),
-        "use": (torch.special.entr(share).sum(dim=-1).mean() / torch.log(torch.tensor(float(width)))).item(),
-        "chance": masks[0, 0].float().mean().item(),
-    }
+        "within": means[:, same].nanmean().item(), "across": means[:, ~same].nanmean().item(),
+        "union": (used > 0).float().mean().item(), "use": entropy.item(), "chance": masks[0, 0].float().mean().item(),
+    }  # fmt: skip
 
 
 def collapsed(measured: dict[str, float]) -> str:
@@ -64,5 +60,5 @@ def collapsed(measured: dict[str, float]) -> str:
     return ""
 
 
-class Collapsed(OrchardError):
+class Collapsed(Failed):
     """Masks no longer depend on the prompt: the run is a statically pruned model under another name."""

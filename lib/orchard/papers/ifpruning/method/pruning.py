@@ -23,9 +23,7 @@ def small_config(cfg: Decoder.Config) -> Decoder.Config:
     cfg = cfg.clone()
     kept = {node.keep for _, node, *_ in cfg.walk(MaskedFeedForward)}  # type: ignore[attr-defined]
     if len(kept) != 1:
-        raise ValueError(
-            f"this decoder has masked layers with keep = {sorted(kept) or 'none'}: give one with a single k"
-        )
+        raise ValueError(f"this decoder has masked layers with keep = {sorted(kept) or 'none'}: give one with one k")
     keep = kept.pop()
     replace(cfg, MaskedFeedForward, FeedForward.Config(hidden_dim=keep), drop=("keep",))
     return cfg
@@ -40,9 +38,7 @@ def gathered(cfg: Decoder.Config, decoder: Decoder, gates: Float[Tensor, "layers
     for (name, layer), row in zip(named_layers(decoder), gates, strict=True):
         index = row.nonzero().flatten()
         if len(index) != layer.keep:
-            raise ValueError(
-                f"{name}: the gates open {len(index)} channels, a mask of this layer opens k = {layer.keep}"
-            )
+            raise ValueError(f"{name}: the gates open {len(index)} channels, a mask of it opens k = {layer.keep}")
         take_channels(weights, name, index, row[index])
     small.load_state_dict(weights, assign=True)
     return small.train(decoder.training)

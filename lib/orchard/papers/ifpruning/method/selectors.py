@@ -32,13 +32,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
 from orchard.papers.ifpruning.method.examples import Examples
-from orchard.papers.ifpruning.method.masks import Predictor, Selector, gated
+from orchard.papers.ifpruning.method.masks import Lengths, Predictor, Prompts, Selector, gated
 
 
 class Static(Selector):
@@ -76,14 +76,13 @@ class DomainTable(Selector):
 
 
 class DomainMasks(DomainTable):
-    """As the table, but its random logits stay as they are: gates of 1, since nothing is learned through them."""
+    """As the table, but its random logits stay as they are."""
+
+    learned = False
 
     def __init__(self, cfg: DomainMasks.Config) -> None:
         super().__init__(cfg)
         self.z.requires_grad_(False)
-
-    def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
-        return self.gates.top(self.logits(examples)).float()
 
 
 class HashedMasks(Predictor):
@@ -92,6 +91,8 @@ class HashedMasks(Predictor):
     f = backbone(prompt)[last]          frozen: the small language model that predictors begin with
     z = R sign(P (f - mean f))          SimHash of f; prompts that share most bits share most of their masks (Charikar 2002)
     """
+
+    learned = False
 
     class Config(Predictor.Config):
         bits: int = 6  # of 4, 6, 8, 16, 64 and 256 the best on validation questions in a small trial
@@ -108,21 +109,12 @@ class HashedMasks(Predictor):
         self.register_buffer("table", torch.randn(cfg.bits, cfg.num_layers * self.gates.logits))
 
     @torch.no_grad()
-    def of_prompts(
-        self, prompts: Int[Tensor, "rows prompt_time"], lengths: Int[Tensor, "rows"]
-    ) -> Float[Tensor, "rows layers logits"]:
+    def of_prompts(self, prompts: Prompts, lengths: Lengths) -> Float[Tensor, "rows layers logits"]:
         bits = torch.where((self._last(prompts, lengths) - self.mean) @ self.project.T > 0, 1.0, -1.0)
         return (bits @ self.table).unflatten(-1, (self.num_layers, -1))
 
-    def forward(self, examples: Examples) -> Float[Tensor, "examples masks layers width"]:
-        return self.gates.top(self.logits(examples)).float()
-
     def flops_per_prompt(self, length: int) -> float:
         return self.backbone.flops_per_token(length) * length
-
-    def training_flops(self, prompts: Int[Tensor, "examples masks prompt_time"]) -> float:
-        """Frozen: a forward pass."""
-        return self.flops_per_prompt(prompts.shape[-1]) * prompts[..., 0].numel()
 
     @torch.no_grad()
     def calibrate(self, examples: Examples, importance: Float[Tensor, "layers width"]) -> None:
@@ -215,7 +207,10 @@ class HardConcrete(Predictor):
 
     def price(self, share: Float[Tensor, "examples masks layers"]) -> Float[Tensor, ""]:
         """The penalty: its gradient lowers the distance from k/D and raises the multipliers."""
-        l1, l2 = (self.multiplier_rate * ascended(self.multipliers)).chunk(2)
+        ascended = (
+            2 * self.multipliers.detach() - self.multipliers
+        )  # the same values: a step down their gradient is a step up
+        l1, l2 = (self.multiplier_rate * ascended).chunk(2)
         excess = share - self.gates.cfg.keep / self.gates.cfg.width
         return (l1 * excess + l2 * excess.square()).mean()
 
@@ -234,8 +229,3 @@ def settled(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def expected_open(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The probability that a gate is not 0."""
     return torch.sigmoid(z - BETA * math.log(-GAMMA / ZETA))
-
-
-def ascended(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The same values; a step down their gradient is a step up."""
-    return 2 * p.detach() - p

@@ -44,7 +44,8 @@ def soft_top_k(
     if entropy not in ENTROPIES:
         raise ValueError(f"entropy {entropy!r}: choose one of {', '.join(ENTROPIES)}")
     with torch.autocast(z.device.type, enabled=False):
-        return (_Shannon if entropy == "shannon" else _Bernoulli).apply(_wide(z), k, epsilon)
+        found: Tensor = _SoftTopK.apply(_wide(z), k, epsilon, entropy)
+        return found
 
 
 def check(width: int, k: int, epsilon: float = 1.0) -> None:
@@ -94,69 +95,55 @@ def _distances(z: Tensor, ordered: Tensor, k: int, epsilon: float) -> Tensor:
     return (z - ordered[..., z.shape[-1] - k, None]).div_(epsilon)
 
 
-def _pulled(slope: Tensor, grad: Tensor, epsilon: float) -> Tensor:
-    """The gradient at z: what one weight gains the others lose, each by its slope."""
-    total = slope.sum(-1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
-    return slope * (grad - (slope * grad).sum(-1, keepdim=True) / total) / epsilon
-
-
-class _Shannon(torch.autograd.Function):
+class _SoftTopK(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, k: int, epsilon: float) -> Tensor:
-        width = z.shape[-1]
-        most = math.log(width - k + 1) + 1  # above this saturated for certain
-        ordered = _ascending(z, k)
-        sums = _distances(ordered, ordered, k, epsilon).clamp_(max=most).exp_()
-        e = sums[..., width - k :].flip(-1)  # [u] = the largest that is not saturated if u are
-        rest = sums.cumsum_(dim=-1)[..., width - k :].flip(-1)  # [u] = sum of all that are not
-        left = torch.arange(k, 0, -1, device=z.device, dtype=z.dtype)  # [u] = k - u
-        u = (e * left <= rest).int().argmax(dim=-1, keepdim=True)  # true at k - 1 at the latest, where e = 1
-        scale = (k - u) / rest.gather(-1, u)
-        weights = _distances(z, ordered, k, epsilon).clamp_(max=most).exp_().mul_(scale).clamp_(max=1)
+    def forward(ctx: Any, z: Tensor, k: int, epsilon: float, entropy: str) -> Tensor:
+        weights = (_shannon if entropy == "shannon" else _bernoulli)(z, k, epsilon)
         ctx.save_for_backward(weights)
-        ctx.epsilon = epsilon
+        ctx.epsilon, ctx.entropy = epsilon, entropy
         return weights
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """What one weight gains the others lose, each by its slope."""
         (weights,) = ctx.saved_tensors
-        return _pulled(torch.where(weights < 1, weights, 0.0), grad, ctx.epsilon), None, None
+        slope = torch.where(weights < 1, weights, 0.0) if ctx.entropy == "shannon" else weights * (1 - weights)
+        total = slope.sum(-1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+        pulled = slope * (grad - (slope * grad).sum(-1, keepdim=True) / total) / ctx.epsilon
+        return pulled, None, None, None
 
 
-class _Bernoulli(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, k: int, epsilon: float) -> Tensor:
-        width = z.shape[-1]
-        scaled = _distances(z, _ascending(z, k), k, epsilon)
-        if k == width:
-            weights = torch.ones_like(z)
-        else:  # the sum grows with the shift: between these two it crosses k
-            odds = math.log(k / (width - k))
-            low, high = odds - scaled.amax(-1, keepdim=True), odds - scaled.amin(-1, keepdim=True)
-            for _ in range(80 if z.dtype == torch.float64 else 40):
-                middle = (low + high) / 2
-                over = torch.sigmoid(scaled + middle).sum(-1, keepdim=True) > k
-                low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-            weights = torch.sigmoid(scaled + (low + high) / 2)
-        ctx.save_for_backward(weights)
-        ctx.epsilon = epsilon
-        return weights
+def _shannon(z: Tensor, k: int, epsilon: float) -> Tensor:
+    width = z.shape[-1]
+    most = math.log(width - k + 1) + 1  # above this saturated for certain
+    ordered = _ascending(z, k)
+    sums = _distances(ordered, ordered, k, epsilon).clamp_(max=most).exp_()
+    e = sums[..., width - k :].flip(-1)  # [u] = the largest that is not saturated if u are
+    rest = sums.cumsum_(dim=-1)[..., width - k :].flip(-1)  # [u] = sum of all that are not
+    left = torch.arange(k, 0, -1, device=z.device, dtype=z.dtype)  # [u] = k - u
+    u = (e * left <= rest).int().argmax(dim=-1, keepdim=True)  # true at k - 1 at the latest, where e = 1
+    scale = (k - u) / rest.gather(-1, u)
+    return _distances(z, ordered, k, epsilon).clamp_(max=most).exp_().mul_(scale).clamp_(max=1)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (weights,) = ctx.saved_tensors
-        return _pulled(weights * (1 - weights), grad, ctx.epsilon), None, None
+
+def _bernoulli(z: Tensor, k: int, epsilon: float) -> Tensor:
+    width = z.shape[-1]
+    scaled = _distances(z, _ascending(z, k), k, epsilon)
+    if k == width:
+        return torch.ones_like(z)
+    odds = math.log(k / (width - k))  # the sum grows with the shift: between these two it crosses k
+    low, high = odds - scaled.amax(-1, keepdim=True), odds - scaled.amin(-1, keepdim=True)
+    for _ in range(80 if z.dtype == torch.float64 else 40):
+        middle = (low + high) / 2
+        over = torch.sigmoid(scaled + middle).sum(-1, keepdim=True) > k
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    return torch.sigmoid(scaled + (low + high) / 2)
 
 
 def soft_top_k_iterative(
-    z: Float[Tensor, "*batch width"],
-    k: int,
-    epsilon: float,
-    iterations: int = 20,
-    start: float = 4.0,
-    decay: float = 0.7,
+    z: Float[Tensor, "*batch width"], k: int, epsilon: float, iterations: int = 20, start: float = 4.0
 ) -> Float[Tensor, "*batch width"]:
-    """The naive twin: coordinate descent from b = -z, with epsilon lowered from ``start`` by ``decay`` per step to its value.
+    """The naive twin: coordinate descent from b = -z, with epsilon lowered from ``start`` by 0.7 per step to its value.
 
         a <- epsilon [log k - logsumexp((z + b) / epsilon)],    b <- -max(z + a, 0),    lambda = exp((z + a + b) / epsilon)
 
@@ -168,5 +155,5 @@ def soft_top_k_iterative(
     for _ in range(iterations):
         a = current * (math.log(k) - ((z + b) / current).logsumexp(dim=-1, keepdim=True))
         b = -(z + a).relu()
-        current = max(current * decay, epsilon)
+        current = max(current * 0.7, epsilon)
     return ((z + a + b) / epsilon).exp()

@@ -14,7 +14,7 @@ Where `transformers` is missing the rows of the stock Llama are absent, and V2 i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,8 @@ from orchard.papers.ifpruning.method.masks import Gates, gated, masked
 from orchard.papers.ifpruning.method.pruning import gathered, small_config
 from orchard.papers.ifpruning.method.softtopk import hard_top_k, soft_top_k, soft_top_k_iterative
 
-Row = tuple[str, str, float]  # part, unit, value
+Row = tuple[str, str, float]
+COLUMNS = ["part", "unit", "value"]  # of a row
 EPSILONS = (0.1, 0.3, 1.0)
 SHAPES = ((16, 5), (101, 26), (512, 128))  # width, k
 ITERATIONS, SEED = 400, 0
@@ -62,14 +63,10 @@ def coordinate_descent(
 def slsqp(z: Float[np.ndarray, "width"], k: int, epsilon: float) -> Float[np.ndarray, "width"]:
     """The weights as scipy finds them: the objective, its gradient, the bounds and the sum, and nothing of the solution's form."""
     found = minimize(
-        lambda w: -(z @ w - epsilon * xlogy(w, w).sum()),
-        np.full(len(z), k / len(z)),
-        jac=lambda w: -(z - epsilon * (np.log(w) + 1)),
-        bounds=[(1e-12, 1.0)] * len(z),
+        lambda w: -(z @ w - epsilon * xlogy(w, w).sum()), np.full(len(z), k / len(z)), jac=lambda w: -(z - epsilon * (np.log(w) + 1)),
+        bounds=[(1e-12, 1.0)] * len(z), method="SLSQP", options={"ftol": 1e-15, "maxiter": 1000},
         constraints={"type": "eq", "fun": lambda w: w.sum() - k, "jac": lambda w: np.ones_like(w)},
-        method="SLSQP",
-        options={"ftol": 1e-15, "maxiter": 1000},
-    )
+    )  # fmt: skip
     return np.asarray(found.x)
 
 
@@ -143,16 +140,12 @@ def pruning_rows(seed: int) -> list[Row]:
 
 def softtopk_table() -> pd.DataFrame:
     """The rows of :func:`softtopk_rows`: part, unit, value, seed."""
-    return _table(softtopk_rows(SEED))
+    return pd.DataFrame(softtopk_rows(SEED), columns=COLUMNS).assign(seed=SEED)
 
 
 def pruning_table() -> pd.DataFrame:
     """The rows of :func:`pruning_rows`: part, unit, value, seed."""
-    return _table(pruning_rows(SEED))
-
-
-def _table(rows: Iterable[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["part", "unit", "value"]).assign(seed=SEED)
+    return pd.DataFrame(pruning_rows(SEED), columns=COLUMNS).assign(seed=SEED)
 
 
 def iteration_table(width: int = 512, k: int = 128) -> pd.DataFrame:
@@ -165,8 +158,7 @@ def iteration_table(width: int = 512, k: int = 128) -> pd.DataFrame:
         for name, start in STARTS.items():
             for count in COUNTS:
                 found = soft_top_k_iterative(z, k, epsilon, count, start)
+                about = {"form": name, "epsilon": epsilon, "iterations": count, "k": k}
                 sums, worst = float(found.sum(dim=-1).mean()), float((found - exact).abs().max())
-                rows.append(
-                    {"form": name, "epsilon": epsilon, "iterations": count, "k": k, "sum": sums, "worst": worst}
-                )
+                rows.append({**about, "sum": sums, "worst": worst})
     return pd.DataFrame(rows)

@@ -59,8 +59,7 @@ class PrefixMasks(Run):
         kept: dict[str, list[torch.Tensor]] = {name: [] for name in (*PREFIXES, "domain")}
         for split in HELD_OUT:
             for name in PREFIXES:
-                raw = name == "raw"
-                examples = corpus.prompts(split) if raw else corpus.few_shot(split, name == "shared")
+                examples = corpus.prompts(split) if name == "raw" else corpus.few_shot(split, name == "shared")
                 kept[name].append(selector.gates.top(selector.logits(examples.to(hardware.device))[:, 0]).cpu())
             kept["domain"].append(examples.domain)
         found = {name: torch.cat(parts) for name, parts in kept.items()}

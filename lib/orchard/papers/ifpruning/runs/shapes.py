@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from torch import nn
 
 from orchard.data.published import published
 from orchard.nn import Decoder
@@ -29,9 +28,8 @@ BACKBONE = {"width": 1024, "layers": 24, "head dim": 64, "query heads": 16, "key
 def decoder(shape: dict[str, int]) -> Decoder.Config:
     """A decoder of a row of Table 4, whose heads are as wide together. Its one-token vocabulary is for the unknown one."""
     heads, width = (shape["query heads"], shape["key-value heads"]), shape["FFN width"]
-    return models.decoder(Size(shape["width"], shape["layers"], *heads, width, width), width, 1).set(
-        tie_embeddings=True
-    )
+    made = models.decoder(Size(shape["width"], shape["layers"], *heads, width, width), width, 1)
+    return made.set(tie_embeddings=True)
 
 
 def size(shape: dict[str, int]) -> tuple[int, float]:
@@ -39,15 +37,6 @@ def size(shape: dict[str, int]) -> tuple[int, float]:
     with torch.device("meta"):
         model = decoder(shape).build()
     return model.num_parameters(embedding=False), model.flops_per_token(CONTEXT) - 2 * model.dim * model.vocab_size
-
-
-def head(shape: dict[str, int], rank: int) -> nn.Sequential:
-    """The predictor's head for a source of that shape, on the meta device, without biases."""
-    with torch.device("meta"):
-        return nn.Sequential(
-            nn.Linear(BACKBONE["width"], rank, bias=False),
-            nn.Linear(rank, shape["layers"] * shape["FFN width"], bias=False),
-        )
 
 
 def paper_shapes() -> pd.DataFrame:
@@ -65,12 +54,13 @@ def paper_shapes() -> pd.DataFrame:
     table = paper.shapes()
     shapes = {str(name): {str(key): int(value) for key, value in row.items()} for name, row in table.iterrows()}
     kept = shapes["3B"]["FFN width"]
-    active, pruned_flops = size(shapes["3B"])  # what any source is pruned to: only inner widths differ (tested)
+    sizes = {name: size(shape) for name, shape in shapes.items()}
+    active, pruned_flops = sizes["3B"]  # what any source is pruned to: only inner widths differ (tested)
     rows = []
     for name, shape in shapes.items():
-        parameters, flops = size(shape)
+        parameters, flops = sizes[name]
         prunes = shape["FFN width"] > kept
-        head_size = sum(p.numel() for p in head(shape, rank).parameters()) if prunes else 0
+        head_size = rank * (BACKBONE["width"] + shape["layers"] * shape["FFN width"]) if prunes else 0  # no biases
         predictor = backbone + head_size if prunes else 0
         tokens = setup["pre-training", "tokens" if prunes else "tokens, dense 3B"]
         rows.append({

@@ -77,11 +77,9 @@ class Latency(Measurement):
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         with torch.device(device):
             configs = {
-                "dense_D": decoder(size, size.width, VOCAB),
-                "dense_k": decoder(size, size.keep, VOCAB),
-                "ifp_masked": masked(decoder(size, size.width, VOCAB), size.keep),
-                "moe": mixture(size),
-            }
+                "dense_D": decoder(size, size.width, VOCAB), "dense_k": decoder(size, size.keep, VOCAB),
+                "ifp_masked": masked(decoder(size, size.width, VOCAB), size.keep), "moe": mixture(size),
+            }  # fmt: skip
             models: dict[str, Decoder] = {name: c.clone().build().to(dtype).eval() for name, c in configs.items()}
             prompts = torch.randint(VOCAB, (3, cfg.prompt))
             chooser = predictor(size, Reader(**cfg.reader), prompts)
@@ -97,7 +95,7 @@ class Latency(Measurement):
             if name.startswith("ifp"):
                 peers[name, "select"] = partial(server.select, prompts[0])
             for part, step in requests(models[name], prompts[:1], cfg.answer).items():
-                peers[name, part] = _under(full, gates[:1, None], step) if name == "ifp_masked" else step
+                peers[name, part] = partial(_under, full, gates[:1, None], step) if name == "ifp_masked" else step
         peers["ifp", "load"] = lambda: server.load(next(turns))
         peers["ifp_copied", "load"] = lambda: gathered(configs["ifp_masked"], full, next(plain_turns))
         return peers
@@ -149,12 +147,9 @@ def requests(model: Decoder, tokens: Int[Tensor, "1 time"], answer: int) -> dict
     return {"prefill": lambda: likeliest(tokens, new_cache()), "decode": decode}
 
 
-def _under(model: Decoder, gates: Tensor, step: Step) -> Step:
-    def call() -> object:
-        with gated(model, gates):
-            return step()
-
-    return call
+def _under(model: Decoder, gates: Tensor, step: Step) -> object:
+    with gated(model, gates):
+        return step()
 
 
 EPSILON, ITERATIONS = 0.3, 20
@@ -177,12 +172,12 @@ def softtopk_rows(sizes: SoftTopKSpeed.Config, device: str) -> list[dict[str, An
             weights = form(z).double()
             wrong, far = (weights.sum(dim=-1) - sizes.k).abs().max(), (weights - exact).abs().max()
             errors[name] = {"sum_error": float(wrong), "weight_error": float(far)}
-    steps = {name: _step(form, z, grad) for name, form in forms.items()}
+    steps = {name: partial(_gradient, form, z, grad) for name, form in forms.items()}
     return [row | errors[row["name"]] for row in timed(steps, sizes.rounds, device)]
 
 
-def _step(form: Callable[[Tensor], Tensor], z: Tensor, grad: Tensor) -> Step:
-    return lambda: torch.autograd.grad(form(z), z, grad)
+def _gradient(form: Callable[[Tensor], Tensor], z: Tensor, grad: Tensor) -> object:
+    return torch.autograd.grad(form(z), z, grad)
 
 
 class SoftTopKSpeed(Measurement):

@@ -33,6 +33,7 @@ from orchard.papers.ifpruning.method.masks import (
     channel_importance,
     conditioned_logits,
     counted_logits,
+    evaluating,
     masked_layers,
 )
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed, gauge
@@ -46,6 +47,7 @@ from orchard.train.seeding import seed_everything
 CALIBRATION = 256  # prompts
 EVALUATED_AT_ONCE = 256  # examples
 TEMPERATURE = 0.1  # of the contrast
+Batch = dict[str, Tensor]
 
 
 class Train(TrainingRun):
@@ -92,7 +94,7 @@ class Train(TrainingRun):
         before, reading = self._begin(work, corpus, decoder, selector)
         teacher = None if cfg.teacher is None else load(work.result_of(cfg.teacher), cfg.teacher)[0]
 
-        def batch(number: int) -> dict[str, Tensor]:
+        def batch(number: int) -> Batch:
             examples = corpus.batch(cfg.stage, cfg.batch_size, cfg.seed, number)
             return {**vars(examples), "step": torch.tensor(number // cfg.accumulate)}
 
@@ -167,29 +169,22 @@ class Train(TrainingRun):
         self, work: Workspace, corpus: Corpus, decoder: Decoder, selector: Selector | None, hardware: Hardware
     ) -> dict[str, Any]:
         """Right answers on every evaluation; for masks also with those of another domain (``swapped``) and of the task (``task``)."""
-        kept: dict[str, Tensor] = {}
-        losses: dict[str, float] = {}
-        accuracy: dict[str, float] = {}
-
-        def keep(name: str, examples: Examples) -> None:
-            scores = evaluate(decoder, selector, corpus, examples, hardware)
-            kept.update({f"{name}.right": scores["right"], f"{name}.domain": scores["domain"]})
-            losses[name], accuracy[name] = scores["loss"], scores["right"].float().mean().item()
-
-        for name in self.cfg.evaluations:
-            keep(name, corpus.evaluation(name))
-        result: dict[str, Any] = {"gauge": {}, "collapsed": ""}
+        asked = {name: corpus.evaluation(name) for name in self.cfg.evaluations}
         if isinstance(selector, Predictor):
             test = corpus.evaluation("test")
-            keep("swapped", with_prompts_of(test, test, other_domain(test.domain)))
-            keep("task", with_prompts_of(test, corpus.tasks(), test.domain))
+            asked["swapped"] = with_prompts_of(test, test, other_domain(test.domain))
+            asked["task"] = with_prompts_of(test, corpus.tasks(), test.domain)
+        scores = {name: evaluate(decoder, selector, corpus, part, hardware) for name, part in asked.items()}
+        kept = {f"{name}.{part}": one[part] for name, one in scores.items() for part in ("right", "domain")}
+        save_file(kept, work.folder / "answers.safetensors")
         if selector is not None and (found := masks(selector, corpus, hardware)):
             save_file(found, work.folder / "masks.safetensors")
-            measured = mask_gauge(selector, corpus, hardware)
-            result = {"gauge": measured}
-            result["collapsed"] = collapsed(measured) if isinstance(selector, Predictor) else ""
-        save_file(kept, work.folder / "answers.safetensors")
-        return {"accuracy": accuracy, "loss": losses, **result}
+        measured = mask_gauge(selector, corpus, hardware)
+        return {
+            "accuracy": {name: one["right"].float().mean().item() for name, one in scores.items()},
+            "loss": {name: one["loss"] for name, one in scores.items()},
+            "gauge": measured, "collapsed": collapsed(measured) if measured and isinstance(selector, Predictor) else "",
+        }  # fmt: skip
 
 
 class Loss:
@@ -199,7 +194,7 @@ class Loss:
         self.cfg, self.decoder, self.selector = cfg, decoder, selector
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         cfg, examples = self.cfg, Examples(**{name: value for name, value in batch.items() if name != "step"})
         warmth = min(1.0, (int(batch["step"]) + 1) / (cfg.warmup * cfg.steps)) if cfg.warmup else 1.0
         logits = conditioned_logits(self.decoder, self.selector, examples, warmth)
@@ -239,13 +234,13 @@ def contrast(z: Float[Tensor, "examples layers logits"], domain: Int[Tensor, "ex
 class Batches:
     """The batches of a training, of ``length`` tokens about, which ``make`` gives by number, as the loader wants them."""
 
-    def __init__(self, cfg: TrainingRun.Config, length: int, make: Callable[[int], dict[str, Tensor]]) -> None:
+    def __init__(self, cfg: TrainingRun.Config, length: int, make: Callable[[int], Batch]) -> None:
         self.cfg, self.length, self.make = cfg, length, make
 
     def __len__(self) -> int:
         return self.cfg.batches
 
-    def batch(self, indices: Sequence[int] | Int[np.ndarray, "one"]) -> dict[str, Tensor]:
+    def batch(self, indices: Sequence[int] | Int[np.ndarray, "one"]) -> Batch:
         """The batch with this number."""
         return self.make(int(indices[0]))
 
@@ -285,20 +280,18 @@ def _known(cfg: Train.Config, corpus: Corpus) -> Decoder.Config:
     return cfg.model.clone().set(vocab_size=corpus.vocab_size)
 
 
-@torch.no_grad()
 def evaluate(
     decoder: Decoder, selector: Selector | None, corpus: Corpus, examples: Examples, hardware: Hardware
 ) -> dict[str, Any]:
     """``right`` [answers]: whether all tokens of an answer are the likeliest, given those before; with ``domain`` [answers] of each,
     and ``loss``, nats per token that counts. For greedy decoding this is exact match: a first wrong token is wrong in both."""
-    was_training = decoder.training
-    parts = nn.ModuleList([decoder] if selector is None else [decoder, selector]).eval()
     device = torch.device(hardware.device)
     right, domain, nats = [], [], []
     for start in range(0, len(examples), EVALUATED_AT_ONCE):
         part = examples.take(slice(start, start + EVALUATED_AT_ONCE))
         there = part.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
+        with evaluating(decoder, selector), autocast:
             logits = conditioned_logits(decoder, selector, there)
         target = there.tokens[there.counts]
         nats.append(F.cross_entropy(logits, target, reduction="none").double().cpu())
@@ -310,7 +303,6 @@ def evaluate(
         exact = key[1] >= 0  # -1: a loss and no right answer
         right.append(hits[exact])
         domain.append(part.domain[key[0, exact]])
-    parts.train(was_training)
     return {"right": torch.cat(right), "domain": torch.cat(domain), "loss": torch.cat(nats).mean().item()}
 
 
@@ -327,24 +319,19 @@ def other_domain(domain: Int[Tensor, "examples"]) -> Int[Tensor, "examples"]:
     return moved
 
 
-@torch.no_grad()
 def masks(selector: Selector, corpus: Corpus, hardware: Hardware) -> dict[str, Tensor]:
     """Masks and logits of one prompt per wording: ``masks`` [prompts, layers, width], ``z``, ``domain``, ``split`` (0 seen, 1 validation,
     2 test). Empty for what selects nothing."""
     if not selector.prunes:
         return {}
-    was_training = selector.training
-    selector.eval()
-    found: dict[str, list[Tensor]] = {"masks": [], "z": [], "domain": [], "split": []}
+    found: list[dict[str, Tensor]] = []
     for number, split in enumerate(("seen", "validation", "test")):
         examples = corpus.prompts(split)
-        z = selector.logits(examples.to(hardware.device))[:, 0]
-        found["masks"].append(selector.gates.top(z).cpu())
-        found["z"].append(z.float().cpu())
-        found["domain"].append(examples.domain)
-        found["split"].append(torch.full_like(examples.domain, number))
-    selector.train(was_training)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        with evaluating(selector):
+            z = selector.logits(examples.to(hardware.device))[:, 0]
+        about = {"domain": examples.domain, "split": torch.full_like(examples.domain, number)}
+        found.append({"masks": selector.gates.top(z).cpu(), "z": z.float().cpu(), **about})
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
 def mask_gauge(selector: Selector | None, corpus: Corpus, hardware: Hardware) -> dict[str, float]:
@@ -356,9 +343,7 @@ def mask_gauge(selector: Selector | None, corpus: Corpus, hardware: Hardware) ->
     return {**measured, "spread": found["z"][held_out].std(dim=-1).mean().item() / selector.gates.cfg.epsilon}
 
 
-def training_flops(
-    decoder: Decoder, selector: Selector | None, teacher: Decoder | None, batch: dict[str, Tensor]
-) -> float:
+def training_flops(decoder: Decoder, selector: Selector | None, teacher: Decoder | None, batch: Batch) -> float:
     """FLOPs of a step: a backward pass counts as two forward passes, and a masked model is trained at its full width."""
     time = batch["tokens"].shape[1]
     per_token = 3 * decoder.flops_per_token(time) + (0.0 if teacher is None else teacher.flops_per_token(time))

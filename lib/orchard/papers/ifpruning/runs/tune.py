@@ -25,9 +25,10 @@ from orchard.data import Source
 from orchard.errors import BadInput
 from orchard.files import share
 from orchard.papers.ifpruning.data.instructions import instruction_source
-from orchard.papers.ifpruning.integrations.folder import load_predictor, predictor_shape, save_pruned
+from orchard.papers.ifpruning.integrations.folder import load_predictor, save_pruned
 from orchard.papers.ifpruning.integrations.text import VALIDATED, Lengths, TuneText
 from orchard.papers.ifpruning.integrations.wrapper import PrunedModel, Settings
+from orchard.papers.ifpruning.method.masks import evaluating
 from orchard.papers.ifpruning.method.overlap import Collapsed, collapsed
 from orchard.papers.ifpruning.runs.train import CALIBRATION, Batches
 from orchard.pretrained.folder import ModelFolder, check_new, load_model, load_tokenizer, model_folder, model_shape
@@ -38,6 +39,7 @@ from orchard.train.run import TrainingRun, check_sizes
 from orchard.train.saved import TextModel
 from orchard.train.seeding import seed_everything
 
+Say = Callable[[str], None]
 CALIBRATION_TEXTS = 16  # texts that say which channels are important
 
 
@@ -89,10 +91,13 @@ class Tune(TrainingRun):
         if cfg.gradient_checkpointing:
             pruned.checkpoint_activations()
         before = validation_loss(pruned, text, cfg, hardware)
-        fused, optim = hardware.fused_optimizer, cfg.optim.build()
-        module = RatedParts(
-            pruned, rated_parts(pruned, cfg), masked_parameters(pruned), optim, cfg.steps, fused, counted_nats
-        )
+
+        def nats(pruned: PrunedModel, batch: dict[str, Tensor]) -> Tensor:
+            loss: Tensor = pruned(**batch, use_cache=False).loss  # of the tokens that count
+            return loss
+
+        parts, spared, optim = rated_parts(pruned, cfg), masked_parameters(pruned), cfg.optim.build()
+        module = RatedParts(pruned, parts, spared, optim, cfg.steps, hardware.fused_optimizer, nats)
 
         def batch(number: int) -> dict[str, Tensor]:
             return text.batch(text.draw(cfg.stage, cfg.batch_size, cfg.seed, number))
@@ -113,12 +118,6 @@ class Tune(TrainingRun):
         save_model(pruned.cpu(), str(work.folder / "model.safetensors"))
         share(work.folder / "model.safetensors")
         return {"loss": after, "loss_before": before, "gauge": found, "collapsed": why}
-
-
-def counted_nats(pruned: PrunedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats of the tokens that count."""
-    nats: Tensor = pruned(**batch, use_cache=False).loss
-    return nats
 
 
 def rated_parts(pruned: PrunedModel, cfg: Tune.Config) -> list[tuple[torch.nn.Module, float]]:
@@ -142,9 +141,7 @@ def plan(
     if cpt_steps < 0:
         raise BadInput(f"cpt_steps is {cpt_steps}: give 0 or more")
     if not Path(data).expanduser().exists():
-        raise BadInput(
-            f"{data} does not exist: give a file or folder of .jsonl or .parquet rows, nothing is downloaded"
-        )
+        raise BadInput(f"{data} does not exist: give a file or folder of .jsonl or .parquet; nothing is downloaded")
     cfg = Tune.Config(
         decoder=model_folder(model), predictor=model_folder(predictor), source=instruction_source(data), stage="sft", keep=keep,
         steps=sft_steps, label=f"sft of {Path(model).name} on {Path(data).name}", **fields,
@@ -159,12 +156,7 @@ def plan(
 
 
 def train(
-    cfg: Tune.Config,
-    out: str | Path,
-    store: Store,
-    device: str = "auto",
-    on_collapse: str = "raise",
-    say: Callable[[str], None] = print,
+    cfg: Tune.Config, out: str | Path, store: Store, device: str = "auto", on_collapse: str = "raise", say: Say = print
 ) -> Finished:
     """Compute both stages, where the store lacks them, and write the trained model to a new folder; see `load_pruned`.
 
@@ -203,7 +195,7 @@ def build(cfg: Tune.Config, weights: bool = True) -> PrunedModel:
     """The model of a stage with the weights of its folders and a new head; without ``weights`` on the meta device, to check it."""
     folder, reads = Path(cfg.decoder.folder), Path(cfg.predictor.folder)
     decoder = load_model(folder, dtype=torch.float32) if weights else model_shape(folder)
-    predictor = load_predictor(reads) if weights else predictor_shape(reads)
+    predictor = load_predictor(reads, weights=weights)
     names = load_tokenizer(folder), None if isinstance(predictor, TextModel) else load_tokenizer(reads)
     settings = Settings(cfg.keep, cfg.mode, cfg.epsilon, cfg.spread, cfg.rank, cfg.head_activation)
     return PrunedModel(decoder, predictor, settings, *names)
@@ -217,38 +209,34 @@ def text_of(cfg: Tune.Config, pruned: PrunedModel) -> TuneText:
 def calibrate(pruned: PrunedModel, text: TuneText, cfg: Tune.Config) -> None:
     """The first masks, from the prompts and texts of the first steps."""
     readings = text.draw(cfg.stage, CALIBRATION, cfg.seed, 0)
-    prompts, texts = (
-        {name: value.to(pruned.head_in.weight.device) for name, value in text.batch(part).items()}
-        for part in (readings, readings[:CALIBRATION_TEXTS])
+    parts, device = (
+        (text.batch(part) for part in (readings, readings[:CALIBRATION_TEXTS])),
+        pruned.head_in.weight.device,
     )
+    prompts, texts = ({name: value.to(device) for name, value in part.items()} for part in parts)
     pruned.eval()
     pruned.calibrate(prompts["prompt_ids"], prompts["prompt_mask"], texts["input_ids"], texts["attention_mask"])
 
 
-@torch.no_grad()
 def validation_loss(pruned: PrunedModel, text: TuneText, cfg: Tune.Config, hardware: Hardware) -> float:
     """Nats per token that counts of held-out conversations, under the mask of each."""
-    was_training = pruned.training
-    pruned.eval()
     nats = counted = 0.0
     for start in range(0, min(VALIDATED, len(text.validation)), cfg.batch_size):
         batch = text.batch(text.validation[start : min(start + cfg.batch_size, VALIDATED)])
         there = {name: value.to(hardware.device) for name, value in batch.items()}
         count = int((batch["labels"][:, 1:] >= 0).sum())
-        with torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        autocast = torch.autocast(hardware.device, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
+        with evaluating(pruned), autocast:
             nats += pruned(**there, use_cache=False).loss.item() * count
         counted += count
-    pruned.train(was_training)
     return nats / counted
 
 
-@torch.no_grad()
 def measure(pruned: PrunedModel, text: TuneText, hardware: Hardware) -> dict[str, float]:
     """The gauge on held-out prompts, without what it cannot say, and the number of ``domains``."""
-    was_training = pruned.training
     ids, mask, domain, count = text.gauged()
-    found = pruned.eval().gauge(ids.to(hardware.device), mask.to(hardware.device), domain)
-    pruned.train(was_training)
+    with evaluating(pruned):
+        found = pruned.gauge(ids.to(hardware.device), mask.to(hardware.device), domain)
     return {name: value for name, value in found.items() if not math.isnan(value)} | {"domains": float(count)}
 
 

@@ -22,21 +22,17 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from orchard.data import ByteTokenizer, Source
-from orchard.errors import BadInput, closest
-from orchard.papers.ifpruning.data.corpus import STAGES, Corpus
-from orchard.papers.ifpruning.data.stdlib10.facts import MEMORY, PROCEDURES, Fact, drawn
-from orchard.papers.ifpruning.data.stdlib10.source import Found, StdlibText, found
+from orchard.data import SPLITS, ByteTokenizer, Source
+from orchard.errors import BadInput
+from orchard.papers.ifpruning.data.corpus import STAGES, Corpus, Reading, Vocabulary
+from orchard.papers.ifpruning.data.stdlib10.source import PROCEDURES, Fact, Found, StdlibText, drawn, found
 from orchard.papers.ifpruning.data.stdlib10.wordings import HELD_OUT, STATEMENTS, TRAINED, WORDINGS, description
-from orchard.papers.ifpruning.data.text import Reading, Vocabulary, chunked, conversation, fine_tuning, numbered_answers
 from orchard.papers.ifpruning.method.examples import Examples
 
 GROUPS = {
-    "letters": ("greek", "cyrillic", "arabic", "ethiopic"),
-    "codes": ("entity", "status"),
-    "calculation": ("arith", "weekday"),
-    "python": ("pyeval", "docstring"),
-}
+    "letters": ("greek", "cyrillic", "arabic", "ethiopic"), "codes": ("entity", "status"),
+    "calculation": ("arith", "weekday"), "python": ("pyeval", "docstring"),
+}  # fmt: skip
 DOCSTRING = "docstring"
 MOST_ITEMS = 1000  # of a procedure whose held-out facts are few: weekday has 3,650
 KINDS = ("input", "task")
@@ -57,10 +53,8 @@ class Stdlib10(Corpus):
     cfg: Config
 
     def __init__(self, cfg: Stdlib10.Config) -> None:
-        self.cfg = cfg
-        for name, least in (("chunks", 2), ("chunk", 1), ("items", 1)):
-            if getattr(cfg, name) < least:
-                raise BadInput(f"Stdlib10: {name} = {getattr(cfg, name)} is too small; give at least {least}")
+        super().__init__(cfg)
+        self.check_sizes(chunks=2, chunk=1, items=1)
         if cfg.items > MOST_ITEMS:
             raise BadInput(f"Stdlib10: items = {cfg.items}; a held-out split has at most {MOST_ITEMS} facts to give")
         self.words = Vocabulary(ByteTokenizer.Config().build())
@@ -68,24 +62,18 @@ class Stdlib10(Corpus):
         self.domains = [domain for members in GROUPS.values() for domain in members]
         self.groups = [number for number, members in enumerate(GROUPS.values()) for _ in members]
         self.found: Found = found(cfg.source.build())
-        self._prompts: dict[str, int] = {
-            domain: max(len(wording.format("").encode()) for wording in WORDINGS[domain]) for domain in self.domains
-        }
-        self._listed = {(domain, split): self._fitting(domain, split) for domain, split in self._lists()}
-        for (domain, split), facts in self._listed.items():
+        self._prompts = {name: max(len(form.format("").encode()) for form in WORDINGS[name]) for name in self.domains}
+        memory = {domain: dict.fromkeys(SPLITS, facts) for domain, facts in self.found.tables.items()}
+        self.listed = {
+            (domain, split): [fact for fact in facts if self._fits(domain, fact)]
+            for domain, splits in (memory | {DOCSTRING: self.found.docstrings}).items() for split, facts in splits.items()
+        }  # fmt: skip
+        """The facts of a domain and split that are known as a list; those of procedures are drawn."""
+        for (domain, split), facts in self.listed.items():
             if not facts:
                 raise BadInput(
                     f"Stdlib10: longest = {cfg.longest} bytes leaves no fact of {domain} ({split}); raise longest"
                 )
-
-    def _lists(self) -> Iterator[tuple[str, str]]:
-        """(domain, split) of the facts that are known as lists."""
-        yield from ((domain, "train") for domain in MEMORY)
-        yield from ((DOCSTRING, split) for split in self.found.docstrings)
-
-    def _fitting(self, domain: str, split: str) -> list[Fact]:
-        facts = self.found.docstrings[split] if domain == DOCSTRING else self.found.tables[domain]
-        return [fact for fact in facts if self._fits(domain, fact)]
 
     def _fits(self, domain: str, fact: Fact) -> bool:
         return self._prompts[domain] + sum(len(part.encode()) for part in fact) <= self.cfg.longest
@@ -94,36 +82,30 @@ class Stdlib10(Corpus):
         """Facts that a split asks about, without end: of a list in turn, each time in another order, of a procedure as they are drawn."""
         if domain in PROCEDURES:
             yield from (fact for fact in drawn(domain, split, draw) if self._fits(domain, fact))
-        listed = self._listed[domain, "train" if domain in MEMORY else split]
+        listed = self.listed[domain, split]
         while True:
             yield from draw.sample(listed, len(listed))
 
     def fact(self, domain: str, split: str, draw: random.Random) -> Fact:
         """One of them."""
-        if domain in PROCEDURES:
-            return next(self.facts(domain, split, draw))
-        return draw.choice(self._listed[domain, "train" if domain in MEMORY else split])
-
-    def count(self, domain: str, split: str) -> int:
-        """How many facts a split of a listed domain has."""
-        return len(self._listed[domain, "train" if domain in MEMORY else split])
+        procedural = domain in PROCEDURES
+        return next(self.facts(domain, split, draw)) if procedural else draw.choice(self.listed[domain, split])
 
     def reading(self, domain: str, fact: Fact, wording: int, kind: str = "input") -> Reading:
         """An example of fine-tuning: a fact in a wording, as a kind of prompt."""
         words, form = self.words, WORDINGS[domain][wording]
         asked = words.encode(form.format(fact[0]))
-        tokens, counts = conversation(words, [], [(asked, words.encode(fact[1]))])
+        tokens, counts = words.conversation([], [(asked, words.encode(fact[1]))])
         prompt = words.encode(description(domain, wording)) if kind == "task" else asked
         return Reading(tokens, counts, [words.bos, *prompt], self.domains.index(domain))
 
     def batch(self, stage: str, size: int, seed: int, number: int) -> Examples:
         draw = random.Random(f"stdlib10 {stage} {seed} {number}")
         if stage == "sft":
-            return fine_tuning(self.words, [self._drawn(draw) for _ in range(size)])
-        if stage not in STAGES:
-            raise BadInput(f"Stdlib10: there is no stage {stage!r}; {closest(stage, STAGES)}")
+            return self.words.fine_tuning([self._drawn(draw) for _ in range(size)])
+        self.check("stage", stage, STAGES)
         windows, domains = zip(*(self._window(draw) for _ in range(size)), strict=True)
-        return chunked(self.words, np.stack(windows), domains, self.cfg.chunks, masked=stage == "cpt")
+        return self.words.chunked(np.stack(windows), domains, self.cfg.chunks, masked=stage == "cpt")
 
     def _drawn(self, draw: random.Random) -> Reading:
         """A training example: any domain, any training fact, any training wording."""
@@ -144,22 +126,19 @@ class Stdlib10(Corpus):
         return np.frombuffer(stated[start : start + length], np.uint8).astype(np.int64), self.domains.index(domain)
 
     def evaluation(self, name: str) -> Examples:
-        if name not in EVALUATIONS:
-            raise BadInput(f"Stdlib10: there is no evaluation {name!r}; {closest(name, EVALUATIONS)}")
+        self.check("evaluation", name, EVALUATIONS)
         wording, split = EVALUATIONS[name], "validation" if name == "validation" else "test"
         readings = []
         for domain in self.domains:
             draw = random.Random(f"stdlib10 {domain} {split}")  # one stream per split: evaluations share the facts
             for fact in self.evaluated(domain, split, draw):
                 readings.append(self.reading(domain, fact, draw.choice(TRAINED) if wording is None else wording))
-        return fine_tuning(self.words, readings)
+        return self.words.fine_tuning(readings)
 
     def prompts(self, split: str) -> Examples:
         """One example per wording of a split and domain, about one test fact of the domain in all of them."""
-        if split not in ("seen", *HELD_OUT):
-            raise BadInput(f"Stdlib10: there are no prompts of {split!r}; {closest(split, ('seen', *HELD_OUT))}")
-        wordings = TRAINED if split == "seen" else [HELD_OUT[split]]
-        return self._about_one_fact(wordings, "input")
+        self.check("split of prompts", split, EVALUATIONS)
+        return self._about_one_fact(TRAINED if split == "seen" else [HELD_OUT[split]], "input")
 
     def tasks(self) -> Examples:
         """The validation wording of each domain with its slot left open."""
@@ -168,15 +147,13 @@ class Stdlib10(Corpus):
     def _about_one_fact(self, wordings: Sequence[int], kind: str) -> Examples:
         facts = [self.fact(domain, "test", random.Random(f"stdlib10 {domain} prompts")) for domain in self.domains]
         pairs = zip(self.domains, facts, strict=True)
-        return fine_tuning(
-            self.words, [self.reading(domain, fact, n, kind) for domain, fact in pairs for n in wordings]
-        )
+        readings = [self.reading(domain, fact, n, kind) for domain, fact in pairs for n in wordings]
+        return self.words.fine_tuning(readings)
 
     def evaluated(self, domain: str, split: str, draw: random.Random) -> list[Fact]:
         """Different facts of a split: ``items`` of them, or all where there are fewer."""
+        most = min(self.cfg.items, len(self.listed.get((domain, split), range(MOST_ITEMS))))
         facts: dict[Fact, None] = {}
-        listed = self._listed.get((domain, "train" if domain in MEMORY else split))
-        most = self.cfg.items if listed is None else min(self.cfg.items, len(listed))
         for fact in self.facts(domain, split, draw):
             facts[fact] = None
             if len(facts) >= most:
@@ -184,6 +161,6 @@ class Stdlib10(Corpus):
         return list(facts)
 
     def answers(self, examples: Examples) -> Int[Tensor, "examples time"]:
-        numbers = numbered_answers(self.words, examples)
+        numbers = self.words.numbered_answers(examples)
         numbers[examples.domain == self.domains.index(DOCSTRING)] = -1  # any good sentence would do: no exact match
         return numbers

@@ -9,7 +9,8 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLoc
 
 from orchard import plot
 from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
-from orchard.papers.sbp.figures.parts import EXCESS, WIDE, line, rows, y_of
+from orchard.papers.sbp.figures.looks import LOOKS
+from orchard.papers.sbp.figures.parts import BELOW, EXCESS, WIDE, line, rows, y_of
 from orchard.plot.style import GREY, PALETTE, Look, check_columns
 
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
@@ -139,14 +140,15 @@ def cost_bars(table: pd.DataFrame) -> Figure:
 def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     """Loss against tokens read and against FLOPs spent: hollow at equal tokens, filled at equal FLOPs, lines join what one arm reaches."""
     check_columns(table, {"y": checkpoint, "hue": "arm", "charged": "charged"}, "flop_matched")
-    made, panels = plot.figure(WIDE, 2.4, columns=2)
+    made, (left, right) = plot.figure(WIDE, 2.4, columns=2)
     cells = table.groupby(["arm", "charged", "world", "seed"], sort=False)[["tokens", "flops", checkpoint]].mean()
     points = cells.groupby(["arm", "charged"], sort=False).agg(["mean", "min", "max"])
-    for panel, x, label in zip(
-        panels, ("tokens", "flops"), ("tokens the model reads", "FLOPs, all stages charged"), strict=True
+    for panel, x, label in (
+        (left, "tokens", "tokens the model reads"),
+        (right, "flops", "FLOPs, all stages charged"),
     ):
         for arm in pd.unique(table["arm"]):
-            look, own = plot.looks([arm])[arm], points.loc[arm]
+            look, own = LOOKS[arm], points.loc[arm]
             at = own[x]["mean"]
             panel.vlines(at, own[checkpoint]["min"], own[checkpoint]["max"], color=look.colour, linewidth=1)
             panel.plot(at, own[checkpoint]["mean"], color=look.colour, linewidth=0.8, label="_")
@@ -160,10 +162,10 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.margins(x=0.1, y=0.1)
-    y_of(panels[0], checkpoint)
-    handles, names = panels[1].get_legend_handles_labels()
+    y_of(left, checkpoint)
+    handles, names = right.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
-    made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+    made.legend(unique.values(), unique.keys(), loc=BELOW, ncols=3)
     return made
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.experiments.comparison import TUNED
+from orchard.papers.sbp.figures.looks import LOOKS
 from orchard.papers.sbp.figures.parts import rows
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
@@ -24,9 +24,7 @@ METRICS = (
 )  # fmt: skip
 PAPER = "paper (another scale)"
 REAL = PALETTE[2]  # documents of the world
-ARM_COLOURS = {arm: look.colour for arm, look in plot.looks([*TUNED, "paraphrase", "exact-posterior"]).items()} | {
-    "exact": INK, "real": REAL, "real, random pairs": REAL
-}  # fmt: skip
+COLOURS = {arm: look.colour for arm, look in LOOKS.items()} | {"exact": INK, "real": REAL, "real, random pairs": REAL}
 
 
 def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -47,10 +45,8 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
         for row in rates[rates["metric"] == metric].to_dict("records"):
-            place, colour = (
-                sources.index(row["source"]) + 0.17 * (1 if row["state"] == "kept" else -1),
-                ARM_COLOURS[row["source"]],
-            )
+            colour, shift = COLOURS[row["source"]], 0.17 if row["state"] == "kept" else -0.17
+            place = sources.index(row["source"]) + shift
             panel.hlines(place, row["low"], row["high"], color=colour, linewidth=1)
             face = colour if row["state"] == "raw" else "white"
             panel.plot(row["rate"], place, "o", color=colour, markerfacecolor=face, markersize=3.5)
@@ -65,12 +61,8 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             panel.set_xlabel("documents (%)")
     shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
               ("|", GREY, GREY, "paper, real")]  # fmt: skip
-    made.legend(
-        handles=[
-            Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="none", label=name) for m, c, f, name in shapes
-        ],
-        loc="outside lower center", ncols=4,
-    )  # fmt: skip
+    shown = [Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="", label=name) for m, c, f, name in shapes]
+    made.legend(handles=shown, loc="outside lower center", ncols=4)
     return made
 
 
@@ -85,7 +77,7 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
         part = own[(own["source"] == source) & own["measure"].str.startswith("novel")]
         panels[0].plot(
             part["measure"].str.removeprefix("novel_").astype(int), 100 * part["mean"], ("-", "--", ":")[number % 3],
-            color=ARM_COLOURS[source], marker="o", markersize=3, label=source,
+            color=COLOURS[source], marker="o", markersize=3, label=source,
         )  # fmt: skip
     panels[0].set_xticks([2, 3, 4, 5])
     panels[0].set_xlabel("n")
@@ -105,7 +97,7 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
 def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
     """A row for each name: a line from the first to the last value, a point at the middle one."""
     for place, (name, row) in enumerate(zip(names, values, strict=True)):
-        colour = ARM_COLOURS[name]
+        colour = COLOURS[name]
         axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
         axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
     rows(axes, names)
@@ -144,7 +136,7 @@ def consequences(table: pd.DataFrame) -> Figure:
     arms = [arm for arm in dict.fromkeys(own["arm"]) if arm != "exact"]
     made, (left, right) = plot.figure(6.8, 0.95 + 0.2 * (len(arms) + 2), columns=2)
     for place, arm in enumerate(arms):
-        part, colour = own[own["arm"] == arm], ARM_COLOURS[arm]
+        part, colour = own[own["arm"] == arm], COLOURS[arm]
         left.plot(part["limit_gain"], [place] * len(part), "D", color=INK, markerfacecolor="white", markersize=4.5)
         left.plot(part["gain"], [place] * len(part), "o", color=colour)
         for column, marker, face in (("true", "o", colour), ("random", "s", "white")):
@@ -174,7 +166,7 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
     made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
-    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": ARM_COLOURS, "legend": False, "ax": axes}
+    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": COLOURS, "legend": False, "ax": axes}
     sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
     rows(axes, arms)
@@ -249,7 +241,7 @@ def concept_drift(
         part = own[own["arm"] == arm]
         if not part["pairs"].isna().all():
             right.plot(
-                100 * (part["pairs"] - part["real"]), 100 * (part["raw"] - part["real"]), "o", color=ARM_COLOURS[arm], markersize=3,
+                100 * (part["pairs"] - part["real"]), 100 * (part["raw"] - part["real"]), "o", color=COLOURS[arm], markersize=3,
                 alpha=0.7, markeredgewidth=0, label=arm,
             )  # fmt: skip
     right.axline((0, 0), slope=1, color=INK, linewidth=0.8)

@@ -7,16 +7,16 @@ The exact law of the world is subtracted document by document. The best checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
+from orchard.evidence import Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
-from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, study
+from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, ran, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of, precision
@@ -61,10 +61,9 @@ def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
 
 def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:
     """Every arm of every cell with its finished run."""
-    wanted = [
-        (cell, arm, chosen, chosen.arm(arm)) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)
-    ]
-    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+    found = [(cell, arm, chosen) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)]
+    wanted = [(*row, row[2].arm(row[1])) for row in found]
+    return ran(run, [(*row, row[-1]) for row in wanted])
 
 
 def curves(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -88,11 +87,10 @@ def documents(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and cell: what was read, and what it cost in FLOPs beside the training that all arms share."""
-    found = finished(setting, run)
-    mixed = run([cfg.mix for *_, cfg, _ in found])
+    wanted = [(cell, arm, done, cfg.mix) for cell, arm, _, cfg, done in finished(setting, run)]
     return pd.DataFrame([
-        {**cell.columns, "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
-        for (cell, arm, _, _, done), mix in zip(found, mixed, strict=True)
+        {**cell.columns, "arm": arm, **mixed.result, "training_flops": done.result["training_flops"]}
+        for cell, arm, done, mixed in ran(run, wanted)
     ])  # fmt: skip
 
 
@@ -100,28 +98,19 @@ def stages(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
     after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
     table = []
-    for cell, arm, chosen, cfg, _ in finished(setting, run):
-        if arm not in TUNED:
-            continue
+    for cell, arm, chosen, cfg, _ in [row for row in finished(setting, run) if row[1] in TUNED]:
         sampled: Any = chosen.sampled(arm)
         kept_by: Any = cfg.mix.synthetic
-        pairs = chosen.pairs(arm)
         tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
-        row: dict[str, Any] = {**cell.columns, "arm": arm, "pairs": 0, "true (%)": float("nan")}
-        if pairs is not None:
+        count, true = 0, float("nan")
+        if (pairs := chosen.pairs(arm)) is not None:
             found = run([pairs])[0]
-            row |= {
-                "pairs": len(pairs_of(found, "pairs")[0]),
-                "true (%)": 100 * precision(found, chosen.corpus.build()),
-            }
-        row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
-        table.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
+            count, true = len(pairs_of(found, "pairs")[0]), precision(found, chosen.corpus.build())
+        table.append({
+            **cell.columns, "arm": arm, "pairs": count, "true (%)": 100 * true, "loss before": tuned["loss_before"],
+            "loss after": tuned["loss"], "sampled": samples["documents"], "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"],
+        })  # fmt: skip
     return pd.DataFrame(table)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger, "stages": stages,
-}  # fmt: skip
 
 
 def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -168,10 +157,6 @@ def crossing(tables: Tables) -> pd.DataFrame:
         found.append(rows(["early", "end"], seed, "cell", [early, -ahead.iloc[-1]]))
     return together(found)
 
-
-EVIDENCE: dict[str, Evidence] = {
-    "K1": beats_repetition, "K2": recovered, "K3": pair_information, "K3b": no_information, "K6": crossing,
-}  # fmt: skip
 
 _BAYES: dict[tuple[str, int], np.ndarray] = {}
 

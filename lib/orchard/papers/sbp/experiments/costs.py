@@ -12,12 +12,11 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
 
-from orchard.evidence import Evidence, Tables
+from orchard.evidence import Tables
 from orchard.papers.sbp.experiments.arms import Study
 from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
@@ -150,12 +149,6 @@ def _regularised(study: Study, name: str, factor: float) -> Pretrain.Config:
     return study.with_(regular=scaled(study.regular), oracle_regular=oracle).arm(name)
 
 
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"costs": costs, "flop_matched": flop_matched}
-
-
 def beats_with_equal_flops(tables: Tables) -> pd.DataFrame:
     """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints."""
     return gap(tables("flop_matched").query("charged == 'without base'"), "dep", ARM, "repetition")
-
-
-EVIDENCE: dict[str, Evidence] = {"K10": beats_with_equal_flops}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer, text_source
 from orchard.errors import BadInput, closest
 from orchard.files import write
 from orchard.papers.sbp.data.text import TextCorpus, folder_tokenizer
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.arms import Study, optimizer
 from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
 from orchard.papers.sbp.integrations.decoder import LocalDecoder, check_length, local_model
 from orchard.papers.sbp.integrations.embedder import local_embedder
@@ -40,7 +40,6 @@ from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Store
 from orchard.runs.store import to_json
-from orchard.train import AdamW
 
 SIZES: dict[str, Size] = {"tiny": TINY, "small": Size(128, 4, 4, 4, 344), "10M": M10, "40M": M40}
 LEARNING_RATES = {"tiny": 1e-2, "small": 4e-3, "10M": 2e-3, "40M": 1e-3}
@@ -82,16 +81,11 @@ class LocalStudy(Study):
     learning_rate: float = 3e-5
 
     def repetition(self) -> Pretrain.Config:
-        mix = Mix.Config(corpus=self.corpus, budget=self.budget, steps=1, seed=self.seed, label=f"D; {self.name}")
-        return Adopt.Config(
-            model=self.model, mix=mix, eval_documents=self.profile.held_out, label=f"the model as it is; {self.name}"
-        )
+        mix, label = self.mix(f"D; {self.name}", steps=1), f"the model as it is; {self.name}"
+        return Adopt.Config(model=self.model, mix=mix, eval_documents=self.profile.held_out, label=label)
 
     def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        optim = AdamW.Config(
-            learning_rate=self.learning_rate, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
-        )
-        return super().tune(pairs, name, **changes).set(optim=optim)
+        return super().tune(pairs, name, **changes).set(optim=optimizer(self.regular, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -108,8 +102,7 @@ class Plan:
 
     def stages(self) -> dict[str, Run.Config]:
         """By name, in order."""
-        own = ("pretrain", "pair", "tune", "synthesise", "filter", "mix")
-        return {name: getattr(self, name) for name in own}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "corpus"}
 
 
 def of_study(study: Study, arm: str = "sbp-nn-lm") -> Plan:
@@ -156,16 +149,11 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     pair = study.nearest(_embedder(options, study), options.embedder, copies=NearDuplicates.Config())
     tuned = study.tune(pair, "on neighbours")
     wanted = max(tokens, _least(options)) if options.tokens is None else options.tokens
-    sampled = Synthesise.Config(
-        tuned=tuned, tokens=wanted, batch_size=options.sampling_batch, seed=options.seed, temperature=options.temperature,
-        top_p=options.top_p, label=f"samples; {name}",
-    )  # fmt: skip
+    drawing: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p, "label": f"samples; {name}"}
+    sampled = study.synthesise(tuned, options.embedder, tokens=wanted, **drawing)
     kept = study.filtered(sampled, "of the samples")
-    whole = int((wanted - 2 * (corpus.cap + 1)) / options.share) if options.share < 1 else wanted - 2 * (corpus.cap + 1)
-    mix = Mix.Config(
-        corpus=corpus, synthetic=kept, share=options.share, budget=max(whole, corpus.cap + 1), steps=1, seed=options.seed,
-        label=f"mixture; {name}",
-    )  # fmt: skip
+    budget = max(int((wanted - 2 * (corpus.cap + 1)) / options.share), corpus.cap + 1)
+    mix = study.mix(f"mixture; {name}", synthetic=kept, share=options.share, budget=budget, steps=1)
     return Plan(corpus, study.repetition(), pair, tuned, sampled, kept, mix)
 
 

@@ -10,7 +10,6 @@ Repetition and oracle are regularised apart, in-run; the synthetic arms take wha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from jaxtyping import Float64
 from orchard.data import Source, text_source
 from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
 from orchard.papers.sbp.data.text import TextCorpus
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.profiles import TEXT
 from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
 from orchard.papers.sbp.method.documents import Documents
@@ -38,14 +37,11 @@ from orchard.runs.grid import Best, best_of
 def corpus(setting: Setting) -> TextCorpus.Config:
     """The corpus of a setting: docstrings, or what ``setting.data`` names."""
     size = TEXT[setting.profile]
-    source: Source.Config = (
-        Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
-        if setting.data == "embedded"
-        else text_source(setting.data)
-    )
-    return TextCorpus.Config(
-        source=source, tokenizer=size.tokenizer, documents=size.sizes.documents, pool=size.sizes.pool, cap=size.cap
-    )
+    source: Source.Config = Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
+    if setting.data != "embedded":
+        source = text_source(setting.data)
+    count, pool = size.sizes.documents, size.sizes.pool
+    return TextCorpus.Config(source=source, tokenizer=size.tokenizer, documents=count, pool=pool, cap=size.cap)
 
 
 def base(setting: Setting, seed: int) -> Study:
@@ -98,7 +94,7 @@ def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Study, str, Pretrain.Config, Finished]]:
     wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in TEXT[setting.profile].arms]
-    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+    return ran(run, [(*row, row[-1]) for row in wanted])
 
 
 def _bytes(study: Study, count: int) -> Float64[np.ndarray, "documents"]:
@@ -117,11 +113,8 @@ def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
         best = int(scores["validation"].double().mean(dim=1).argmin())
         size = _bytes(study, cfg.eval_documents)
         bits = scores["test"].double().numpy() / math.log(2) / size
-        tables.append(
-            pd.DataFrame(
-                {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
-            ).assign(arm=arm, seed=study.seed)
-        )
+        columns = {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
+        tables.append(pd.DataFrame(columns).assign(arm=arm, seed=study.seed))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -175,14 +168,14 @@ def _shares(relation: np.ndarray) -> np.ndarray:
 def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and held-out pair of neighbours: nats of the second document after its neighbour, after a random
     document, and alone. Every synthesizer is scored on the same pairs, those of the language model's own states."""
-    wanted = [
-        (study, arm, PartnerGap.Config(tuned=study.tune(pairs, arm), pairs=paired(setting, study)["sbp-nn-lm"], seed=study.seed,
-                                       label=f"partners of {arm}; {study.name}"))
-        for study in studies(setting, run)
-        for arm, pairs in paired(setting, study).items()
-    ]  # fmt: skip
-    tables = []
-    for (study, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
+    wanted, tables = [], []
+    for study in studies(setting, run):
+        own = paired(setting, study)
+        for arm, pairs in own.items():
+            tuned, label = study.tune(pairs, arm), f"partners of {arm}; {study.name}"
+            cfg = PartnerGap.Config(tuned=tuned, pairs=own["sbp-nn-lm"], seed=study.seed, label=label)
+            wanted.append((study, arm, cfg))
+    for study, arm, done in ran(run, wanted):
         values = {name: value.numpy() for name, value in done.tensors("nll").items()}
         tables.append(pd.DataFrame(values).assign(synthesizer=arm, seed=study.seed))
     return pd.concat(tables, ignore_index=True)
@@ -222,10 +215,3 @@ def real_text_samples(setting: Setting, run: Runner, count: int = 6) -> pd.DataF
         for i in range(min(count, len(documents)))
     ]
     return pd.DataFrame(rows)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "real_text_tuning": regularisation, "real_text": real_text, "real_text_curves": real_text_curves,
-    "real_text_pairs": real_text_pairs, "real_text_gap": real_text_gap, "real_text_novelty": real_text_novelty,
-    "real_text_samples": real_text_samples,
-}  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from orchard.papers.sbp.experiments.comparison import studies
@@ -30,6 +28,3 @@ def slower(times: pd.DataFrame) -> pd.DataFrame:
     return median.assign(
         times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()).fillna(1.0)
     )
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"sampling_speed": sampling_speed}

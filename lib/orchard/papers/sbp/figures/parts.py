@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from orchard.plot.style import COLUMN
 CHECKPOINTS = ("best", "last")
 EXCESS = "loss above Bayes\n(nats/document)"
 WIDE = 2 * COLUMN
-BELOW = "outside lower center"  # where a legend of several panels stands
+BELOW: Final = "outside lower center"  # where a legend of several panels stands
 
 
 def panels(

@@ -63,8 +63,6 @@ class Study:
         """The same study with some fields changed."""
         return replace(self, **changes)
 
-    # ------------------------------------------------------------ training
-
     def pretrain(self, label: str, regular: Regular | None = None, **mix: Any) -> Pretrain.Config:
         """A joint model from scratch on a mixture."""
         chosen = regular or self.regular
@@ -87,8 +85,6 @@ class Study:
     def oracle(self) -> Pretrain.Config:
         """As many tokens, all of them of documents seen once."""
         return self.pretrain("oracle", self.oracle_regular, real="pool")
-
-    # -------------------------------------------------------- the five stages
 
     def nearest(self, embedder: Embedder.Config, name: str, **changes: Any) -> Pair.Config:
         """Pairs of neighbours."""
@@ -142,10 +138,8 @@ class Study:
     def sampled(self, arm: str, share: float | None = None) -> Run.Config:
         """The run that makes an arm's synthetic documents."""
         if arm in ("paraphrase", "exact-posterior"):
-            control = {"paraphrase": Paraphrase, "exact-posterior": ExactPosterior}[arm]
-            return control.Config(
-                corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=f"samples {arm}; {self.name}"
-            )
+            control, label = Paraphrase if arm == "paraphrase" else ExactPosterior, f"samples {arm}; {self.name}"
+            return control.Config(corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=label)
         return self.synthesise(self.tune(self.pairs(arm), arm), arm, share)
 
     def joint(self, sampled: Run.Config, name: str, share: float | None = None, **mix: Any) -> Pretrain.Config:

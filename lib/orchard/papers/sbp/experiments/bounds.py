@@ -11,7 +11,7 @@ from orchard.papers.sbp.data.world import VARIANTS
 from orchard.papers.sbp.experiments.arms import ran
 from orchard.papers.sbp.experiments.comparison import COMPARED, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, world
-from orchard.papers.sbp.runs.bounds import Information, bounds_of
+from orchard.papers.sbp.runs.bounds import Bounds, Information
 from orchard.papers.sbp.runs.cloze import Cloze
 from orchard.runs import Runner, Setting
 
@@ -23,8 +23,9 @@ def bounds(setting: Setting, run: Runner) -> pd.DataFrame:
     wanted = []
     for variant, number, each in product(profile.variants, profile.worlds, profile.per_concept):
         count, about = each * profile.concepts, {"variant": variant, "world": number, "seed": number}
-        corpus, name = world(setting, variant, number, count), f"{variant}, world {number}, {count} documents"
-        wanted.append((about, bounds_of(corpus, profile.held_out, name)))
+        label = f"what documents can tell; {variant}, world {number}, {count} documents"
+        corpus = world(setting, variant, number, count)
+        wanted.append((about, Bounds.Config(corpus=corpus, held_out=profile.held_out, label=label)))
     facts = ("documents", "per_concept", "tokens", "bayes")
     return pd.DataFrame([
         {**about, **{key: done.result[key] for key in facts}, "bound": bound, "excess": done.result[bound]}

@@ -35,11 +35,6 @@ def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, S
     return [(cell, study(setting, cell, *best[cell.variant])) for cell in chosen]
 
 
-def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The trials of the references in every variant; see `regularisation.tuning`."""
-    return regularisation.tuning(setting, run, list(dict.fromkeys(cell.variant for cell in cells(setting))))
-
-
 def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
     """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
     first = cell == cells(setting, "dep")[0]
@@ -53,10 +48,16 @@ def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
 
 def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
     """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
-    first: dict[str, Cell] = {}
-    for cell, _ in found:
-        first.setdefault(cell.variant, cell)
-    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
+    first = first_cells(found)
+    return [row for row in found if row[0].variant == "dep" or row in first]
+
+
+def first_cells(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """The first cell of every variant."""
+    first: dict[str, tuple[Cell, Study]] = {}
+    for row in found:
+        first.setdefault(row[0].variant, row)
+    return list(first.values())
 
 
 def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:
@@ -70,18 +71,16 @@ def curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and evaluation: variant, world, seed, arm, step, tokens, excess (nats per test document above Bayes)."""
     tables = []
     for cell, arm, chosen, cfg, done in finished(setting, run):
-        curve = excess_curve(chosen, done)
-        tokens = curve["step"] * cfg.mix.budget / cfg.mix.steps
-        tables.append(curve.assign(arm=arm, tokens=tokens, **cell.columns))
+        step = done.tensors("eval")["step"].numpy()
+        curve = pd.DataFrame({"step": step, "excess": excess(chosen, done).mean(axis=1)})
+        tables.append(curve.assign(arm=arm, tokens=step * cfg.mix.budget / cfg.mix.steps, **cell.columns))
     return pd.concat(tables, ignore_index=True)
 
 
 def documents(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and test document: variant, world, seed, arm, document, ``last`` and ``best`` (nats above Bayes)."""
-    tables = [
-        document_excess(chosen, done).assign(arm=arm, **cell.columns)
-        for cell, arm, chosen, _, done in finished(setting, run)
-    ]
+    found = finished(setting, run)
+    tables = [document_excess(chosen, done).assign(arm=arm, **cell.columns) for cell, arm, chosen, _, done in found]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,14 +118,16 @@ def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
     return own.assign(seed=1000 * own["world"] + own["seed"])
 
 
-def gap(table: pd.DataFrame, variant: str, first: str, second: str) -> pd.DataFrame:
-    """First minus second arm on each test document of each cell of a variant, best checkpoints."""
-    return paired(by_cell(table, variant), "arm", first, second, units=["document"], value="best", part=variant)
+def gap(tables: Tables, second: str, variant: str = "dep") -> pd.DataFrame:
+    """SBP minus another arm on each test document of each cell of a variant, best checkpoints.
+
+    K1: minus repetition. K3b: neighbours minus random pairs in the world without information between documents."""
+    return gap_in(tables("documents"), second, variant)
 
 
-def beats_repetition(tables: Tables) -> pd.DataFrame:
-    """K1: SBP minus repetition, each at its best checkpoint."""
-    return gap(tables("documents"), "dep", "sbp-nn-lm", "repetition")
+def gap_in(table: pd.DataFrame, second: str, variant: str = "dep") -> pd.DataFrame:
+    """The same from a table with the columns of :func:`documents`."""
+    return paired(by_cell(table, variant), "arm", "sbp-nn-lm", second, units=["document"], value="best", part=variant)
 
 
 def recovered(tables: Tables) -> pd.DataFrame:
@@ -137,14 +138,9 @@ def recovered(tables: Tables) -> pd.DataFrame:
 
 def pair_information(tables: Tables) -> pd.DataFrame:
     """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
-    dep, indep = (gap(tables("documents"), variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
+    dep, indep = (gap(tables, "sbp-random", variant) for variant in ("dep", "indep"))
     where, elsewhere = (found.set_index(["seed", "unit"])["value"] for found in (dep, indep))
     return together([dep, difference(where, elsewhere, "dep - indep")])
-
-
-def no_information(tables: Tables) -> pd.DataFrame:
-    """K3b: neighbours minus random pairs in the world without information between documents."""
-    return gap(tables("documents"), "indep", "sbp-nn-lm", "sbp-random")
 
 
 def crossing(tables: Tables) -> pd.DataFrame:
@@ -172,11 +168,6 @@ def mean_excess(chosen: Study, done: Finished) -> dict[str, float]:
     """The means of :func:`document_excess`: ``last`` and ``best``."""
     table = document_excess(chosen, done)
     return {name: float(table[name].mean()) for name in ("last", "best")}
-
-
-def excess_curve(chosen: Study, done: Finished) -> pd.DataFrame:
-    """One row per evaluation: step, excess (nats per test document above Bayes)."""
-    return pd.DataFrame({"step": done.tensors("eval")["step"].numpy(), "excess": excess(chosen, done).mean(axis=1)})
 
 
 def excess(chosen: Study, done: Finished) -> Float64[np.ndarray, "evaluations documents"]:

@@ -1,10 +1,7 @@
 """Concepts of what is sampled: from one seed, against its posterior (K5); of a whole corpus, against the degree of pairs (drift).
 
-    q(c) = (sum over samples d2 of P(c | d2) + a P(c)) / (possible samples + a)        a = 1: the prior counts as one sample
-    KL(P(c | d1) || q) = sum_c P(c | d1) log (P(c | d1) / q(c))        nats
-
-A sample that the world cannot make has no posterior and is left out; the prior keeps the divergence finite. The exact row samples from
-the world's own P(d2 | d1) as often: what is left there is the error of so few samples, not of a synthesizer.
+KL(P(c | d1) || q) is that of `runs.concepts`. The exact row samples from the world's own P(d2 | d1) as often: what is left there is the
+error of so few samples, not of a synthesizer.
 
 Seeds are held-out documents: a synthesizer cannot have learned by heart what follows them.
 """
@@ -22,13 +19,11 @@ from orchard.papers.sbp.experiments.arms import ran
 from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
-from orchard.papers.sbp.method.documents import Corpus
+from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.concepts import ConceptLaw
 from orchard.papers.sbp.runs.synthesise import Draws
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Runner, Setting
-
-# ------------------------------------------------------------------ one seed (K5)
 
 
 def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
@@ -62,38 +57,24 @@ def concept_law(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-# ---------------------------------------------------------------------- the corpus
-
-
 def drift(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell of a world that tells concepts apart, arm and concept, all of them shares.
 
     ``real``: of the documents of D with this concept; ``pairs``: of the arm's pairs whose second document has it (NaN without pairs);
     ``raw`` and ``kept``: the mean posterior of the arm's possible samples, before and after the rules."""
-    chosen = {
-        cell: (found, labels(found.corpus))
-        for cell, found in analysed(studies(setting, run))
-        if cell.variant != "indep"
-    }
+    chosen = {cell: found for cell, found in analysed(studies(setting, run)) if cell.variant != "indep"}
     corpora = [row for row in measured(setting, run) if row[0] in chosen and row[1] != REAL]
-    with_pairs = [((cell, arm), chosen[cell][0].pairs(arm)) for cell, arm, _ in corpora]
+    with_pairs = [((cell, arm), chosen[cell].pairs(arm)) for cell, arm, _ in corpora]
     pairs = dict(ran(run, [(key, cfg) for key, cfg in with_pairs if cfg is not None]))
     tables = []
     for cell, arm, found in corpora:
         laws = {name: value.numpy() for name, value in found.tensors("laws").items()}
-        own, count = chosen[cell][1], len(laws["raw"])
+        own, count = labels_of(chosen[cell].corpus.build().documents("train"), "drift"), len(laws["raw"])
         table = pd.DataFrame({"concept": np.arange(count), "real": shares(own, count), **laws})
         paired = pairs.get((cell, arm))
         table["pairs"] = np.nan if paired is None else shares(own[pairs_of(paired, "pairs")[1]], count)
         tables.append(table.assign(arm=arm, **cell.columns))
     return pd.concat(tables, ignore_index=True)
-
-
-def labels(corpus: Corpus.Config) -> Int[np.ndarray, "documents"]:
-    """The concepts of D."""
-    found = corpus.build().documents("train").labels
-    assert found is not None, "a world knows its concepts"
-    return found
 
 
 def shares(concepts: Int[np.ndarray, "_"], count: int) -> Float64[np.ndarray, "count"]:

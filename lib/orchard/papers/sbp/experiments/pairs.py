@@ -9,29 +9,22 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import Study, ran
-from orchard.papers.sbp.experiments.comparison import studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
+from orchard.papers.sbp.experiments.arms import ran
+from orchard.papers.sbp.experiments.comparison import first_cells, studies
+from orchard.papers.sbp.experiments.profiles import PROFILES, world
 from orchard.papers.sbp.runs.pair import Pair
-from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity, same_label
+from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity, same_label, same_of
 from orchard.runs import Finished, Runner, Setting
 
 EMBEDDERS = {"sbp-nn-lm": "states of the repetition model", "sbp-nn-tfidf": "TF-IDF"}
 STAGES = {"nearest_in": "among the k nearest", "both": "both directions", "out": "within the caps"}
 
 
-def first_cells(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
-    """The first cell of every variant, or of the named ones."""
-    first: dict[str, tuple[Cell, Study]] = {}
-    for cell, chosen in studies(setting, run, *variants):
-        first.setdefault(cell.variant, (cell, chosen))
-    return list(first.values())
-
-
 def degrees(setting: Setting, run: Runner) -> pd.DataFrame:
     """How many documents have each degree: variant, world, seed, pairs by, stage (those of `method.pairing.degrees`, in words),
     degree, documents."""
-    wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in first_cells(setting, run) for arm in EMBEDDERS]
+    cells = first_cells(studies(setting, run))
+    wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in cells for arm in EMBEDDERS]
     tables = []
     for cell, arm, done in ran(run, [(cell, arm, cfg) for cell, arm, cfg in wanted if cfg is not None]):
         found = done.tensors("degrees")
@@ -48,7 +41,8 @@ VARIANTS = ("dep", "indep", "hier")  # where pairs can be scored, or must be at 
 
 def _pairs(setting: Setting, run: Runner) -> list[tuple[str, Pair.Config]]:
     """The pairing of the comparison in the first cell of each variant."""
-    found = [(cell.variant, chosen.pairs("sbp-nn-lm")) for cell, chosen in first_cells(setting, run, *VARIANTS)]
+    cells = first_cells(studies(setting, run, *VARIANTS))
+    found = [(cell.variant, chosen.pairs("sbp-nn-lm")) for cell, chosen in cells]
     return [(variant, pairs) for variant, pairs in found if isinstance(pairs, Pair.Config)]
 
 
@@ -87,10 +81,7 @@ def paired(setting: Setting, run: Runner) -> pd.DataFrame:
         rows.append({"variant": variant, "alpha": finished.result["alpha"], **finished.result["pairs"]})
         genres = documents.tokens[documents.offsets[:-1]]  # a body begins with its genre
         for name, labels in (("precision", documents.labels), ("genre", genres)):
-            rows[-1] |= {
-                name: float((labels[first] == labels[second]).mean()),
-                f"{name}, random": same_label(labels),
-            }
+            rows[-1][name], rows[-1][f"{name}, random"] = same_of(labels, first, second), same_label(labels)
     return pd.DataFrame(rows)
 
 

@@ -1,10 +1,8 @@
 """What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners.
 
-    I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
-    rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
-    P(d2)                                                        (iii) the same for random pairs
-
-Both documents are held out and of the test split, which nothing was fitted or stopped on. A random partner is any other document.
+I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
+rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
+P(d2)                                                        (iii) the same for random pairs
 """
 
 from __future__ import annotations
@@ -19,8 +17,6 @@ from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
-
-# -------------------------------------------------------------------------- tables
 
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:

@@ -38,7 +38,7 @@ from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
 from orchard.papers.sbp.runs.synthesise import Draws
 from orchard.papers.sbp.runs.tune import Tune
 from orchard.runs import Finished, Run, Runner, Setting
-from orchard.stats import spearman, wilson_interval
+from orchard.stats import Interval, spearman, wilson_interval
 
 PAPERS = ("repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-copying")
 POSSIBLE = ("non-factual, if possible", "pair-irrelevance, if possible")  # of the possible documents alone
@@ -49,9 +49,6 @@ RELEVANT = 0.5  # P(same concept | d1, d2)
 COPIES, MORE_DUPLICATES = 0.02, 0.01  # bounds of K7
 REAL, RANDOM = "real", "real, random pairs"
 STATES = ("raw", "kept")
-
-
-# -------------------------------------------------------------------------- tables
 
 
 def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
@@ -102,17 +99,13 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
             flags["duplicate"] = values[f"duplicate_{state}"][values[f"duplicate_{state}"] >= 0]
             possible = inside & ~fails["impossible"]
             flags |= {metric: fails[metric.partition(",")[0]][possible] for metric in POSSIBLE}
+            about = {**cell.columns, "source": source, "state": state}
             for metric in PAPERS + OURS:
                 if metric not in PAIRED or (values["seed"] >= 0).any():  # else it has no seeds
-                    rows.append(
-                        cell.columns | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
-                    )
+                    rows.append({**about, "metric": metric, **rate(flags[metric])})
         if source == REAL:
-            anyone = {
-                "pair-irrelevance": values["same_random"] < RELEVANT,
-                "pair-copying": values["copying_random"] > NEAR,
-            }
-            for metric, flag in anyone.items():
+            far, copied = values["same_random"] < RELEVANT, values["copying_random"] > NEAR
+            for metric, flag in (("pair-irrelevance", far), ("pair-copying", copied)):
                 rows.append(cell.columns | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
     return pd.DataFrame(rows)
 
@@ -120,9 +113,7 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
 def rate(flags: np.ndarray) -> dict[str, int | float]:
     """count, total, rate, low and high: a share with its 95 % Wilson interval; NaN of nothing."""
     count, total = int(flags.sum()), len(flags)
-    if not total:
-        return {"count": 0, "total": 0, "rate": np.nan, "low": np.nan, "high": np.nan}
-    found = wilson_interval(count, total)
+    found = wilson_interval(count, total) if total else Interval(np.nan, np.nan, np.nan, 0.95)
     return {"count": count, "total": total, "rate": found.estimate, "low": found.low, "high": found.high}
 
 
@@ -149,11 +140,10 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
                 if not len(value):
                     continue
                 low, middle, high = np.percentile(value, [5, 50, 95])
-                rows.append(
-                    cell.columns
-                    | {"source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean()}
-                    | {"p5": low, "median": middle, "p95": high, "most": value.max()}
-                )
+                rows.append({
+                    **cell.columns, "source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean(),
+                    "p5": low, "median": middle, "p95": high, "most": value.max(),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -231,10 +221,9 @@ def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
         _, fails = judged(found, anchor)
         flops = base.result["training_flops"] + tuning.result["flops"]
         about = {"parameters": base.result["parameters"], "steps": tuned.steps, "flops": flops}
-        rows += [
-            {**cell.columns, **about, "metric": metric, "loss": tuning.result["loss"], **rate(fails[metric])}
-            for metric in METRICS
-        ]
+        for metric in METRICS:
+            loss = tuning.result["loss"]
+            rows.append({**cell.columns, **about, "metric": metric, "loss": loss, **rate(fails[metric])})
     return pd.DataFrame(rows)
 
 

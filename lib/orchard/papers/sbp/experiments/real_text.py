@@ -23,15 +23,13 @@ from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.profiles import TEXT
 from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
 from orchard.papers.sbp.method.documents import Documents
-from orchard.papers.sbp.method.ngrams import hashes
+from orchard.papers.sbp.method.ngrams import at_least, hashes
 from orchard.papers.sbp.runs.mix import kept_documents
 from orchard.papers.sbp.runs.partners import PartnerGap
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.runs.grid import Best, best_of
-
-# --------------------------------------------------------------------- the study
 
 
 def corpus(setting: Setting) -> TextCorpus.Config:
@@ -62,12 +60,11 @@ def seeds(setting: Setting) -> tuple[int, ...]:
 def _tuned(setting: Setting, run: Runner) -> Best:
     """Weight decays of repetition and oracle at the first seed."""
     profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
-
-    def trial(arm: str, value: float) -> Pretrain.Config:
-        return of_trial(start, arm, replace(profile.start, weight_decay=value))
-
     grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
-    return best_of(grids, trial, validation_loss, run, widen=0 if setting.profile == "smoke" else 2)
+    return best_of(
+        grids, lambda arm, value: of_trial(start, arm, replace(profile.start, weight_decay=value)), validation_loss, run,
+        widen=0 if setting.profile == "smoke" else 2,
+    )  # fmt: skip
 
 
 def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -102,9 +99,6 @@ def _bytes(study: Study, count: int) -> Float64[np.ndarray, "documents"]:
     return built.byte_counts(built.documents("test").head(count)).astype(np.float64)
 
 
-# --------------------------------------------------------------------- the tables
-
-
 def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed and test document: ``best`` and ``last`` (bits per byte of the document), ``bytes``."""
     tables = []
@@ -120,14 +114,14 @@ def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def real_text_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed and evaluation: step, tokens, bits_per_byte over all test documents."""
-    rows = []
+    tables = []
     for study, arm, cfg, done in _finished(setting, run):
         scores, size = done.tensors("eval"), _bytes(study, cfg.eval_documents).sum()
-        for step, nats in zip(scores["step"].tolist(), scores["test"].double().sum(dim=1).tolist(), strict=True):
-            tokens = step * cfg.mix.budget / cfg.mix.steps
-            bits = nats / math.log(2) / size
-            rows.append({"arm": arm, "seed": study.seed, "step": step, "tokens": tokens, "bits_per_byte": bits})
-    return pd.DataFrame(rows)
+        step, nats = scores["step"].numpy(), scores["test"].double().sum(dim=1).numpy()
+        tokens, bits = step * cfg.mix.budget / cfg.mix.steps, nats / math.log(2) / size
+        columns = {"arm": arm, "seed": study.seed, "step": step, "tokens": tokens, "bits_per_byte": bits}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def by_arm(table: pd.DataFrame) -> pd.DataFrame:
@@ -199,7 +193,7 @@ def real_text_novelty(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def novelty(documents: Documents, real: Documents, n: int) -> float:
     """The share of n-grams of ``documents`` that do not occur in ``real``; documents shorter than n have none."""
-    long = documents.take(np.flatnonzero(documents.lengths >= n))
+    long = at_least(documents, n)
     return float((~np.isin(hashes(long, n)[0], hashes(real, n)[0])).mean()) if len(long) else math.nan
 
 
@@ -209,9 +203,7 @@ def real_text_samples(setting: Setting, run: Runner, count: int = 6) -> pd.DataF
     built = study.corpus.build()
     real = built.documents("train")
     kept = run([study.filtered(study.sampled("sbp-nn-lm"), "sbp-nn-lm")])[0]
-    documents, seed = kept_documents(kept), kept.tensors("kept")["seed"].numpy()
-    rows = [
-        {"seed document": real.names[seed[i]], "seed": built.text(real[seed[i]]), "sample": built.text(documents[i])}
-        for i in range(min(count, len(documents)))
-    ]
-    return pd.DataFrame(rows)
+    pairs = zip(kept_documents(kept).head(count), kept.tensors("kept")["seed"].tolist(), strict=False)
+    return pd.DataFrame([
+        {"seed document": real.names[seed], "seed": built.text(real[seed]), "sample": built.text(body)} for body, seed in pairs
+    ])  # fmt: skip

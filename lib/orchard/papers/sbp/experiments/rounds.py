@@ -21,6 +21,7 @@ from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.ngrams import at_least, hashes
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.filter import Filter
 from orchard.papers.sbp.runs.mix import kept_documents
@@ -89,10 +90,5 @@ def word_posterior(documents: Documents, world: Any) -> Float64[np.ndarray, "wit
 
 def distinct(documents: Documents, n: int = 3) -> float:
     """Different n-grams / n-grams; those across the end of a document do not count. NaN where there are none."""
-    tokens, lengths = documents.tokens.astype(np.int64), documents.lengths
-    if len(tokens) < n:
-        return float("nan")
-    grams = np.stack([tokens[i : len(tokens) - n + 1 + i] for i in range(n)], axis=1)
-    ends = np.repeat(documents.offsets[1:], lengths)[: len(grams)]
-    inside = grams[ends - np.arange(len(grams)) >= n]
-    return len(np.unique(inside, axis=0)) / len(inside) if len(inside) else float("nan")
+    grams, _ = hashes(at_least(documents, n), n)
+    return len(np.unique(grams)) / len(grams) if len(grams) else float("nan")

@@ -8,13 +8,15 @@ their concepts known and found by EM (`bounds`). Bayes is zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from orchard.papers.sbp.experiments.arms import Study, of_documents, ran
 from orchard.papers.sbp.experiments.comparison import COMPARED, mean_excess, studies
 from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
-from orchard.papers.sbp.runs.bounds import bounds_of
+from orchard.papers.sbp.runs.bounds import Bounds
 from orchard.runs import Runner, Setting
 
 
@@ -27,6 +29,11 @@ def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:
     ]
 
 
+def about(cell: Cell, count: int, chosen: Study) -> dict[str, Any]:
+    """The columns of both tables."""
+    return {**cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool}
+
+
 def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per N, cell and arm: documents, unique_tokens (of D), variant, world, seed, arm, ``last`` and ``best`` (nats above
     Bayes), training_flops, and flops, with embedding, tuning and sampling."""
@@ -34,11 +41,8 @@ def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for cell, count, chosen, arm, finished in ran(run, [(*row, row[2].arm(row[3])) for row in wanted]):
         own = costs_of(chosen.arm(arm), run)
-        rows.append({
-            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
-            **mean_excess(chosen, finished), "training_flops": own["training"],
-            "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
-        })  # fmt: skip
+        flops = {"training_flops": own["training"], "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS)}
+        rows.append({**about(cell, count, chosen), "arm": arm, **mean_excess(chosen, finished), **flops})
     return pd.DataFrame(rows)
 
 
@@ -47,13 +51,11 @@ def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
     per test document above Bayes)."""
     wanted = []
     for cell, count, chosen in _studies(setting, run):
-        corpus = world(setting, cell.variant, cell.world, count)
-        wanted.append((cell, count, chosen, bounds_of(corpus, chosen.profile.held_out, chosen.name)))
+        corpus, label = world(setting, cell.variant, cell.world, count), f"what documents can tell; {chosen.name}"
+        cfg = Bounds.Config(corpus=corpus, held_out=chosen.profile.held_out, label=label)
+        wanted.append((cell, count, chosen, cfg))
     return pd.DataFrame([
-        {
-            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
-            "excess": finished.result[field],
-        }
+        {**about(cell, count, chosen), "line": line, "excess": finished.result[field]}
         for cell, count, chosen, finished in ran(run, wanted)
         for line, field in (("labels known", "labels"), ("EM", "em"))
     ])  # fmt: skip

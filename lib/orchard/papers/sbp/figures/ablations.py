@@ -107,10 +107,8 @@ def round_curves(table: pd.DataFrame) -> Figure:
         line(axes[0], table, "round", name, look, f"{name} checkpoint")
     axes[0].legend(loc="best")
     axes[0].set_ylabel(EXCESS)
-    for panel, column, label in (
-        (axes[1], "distinct", "different trigrams / all"),
-        (axes[2], "entropy", "entropy of concepts (nats)"),
-    ):
+    labels = {"distinct": "different trigrams / all", "entropy": "entropy of concepts (nats)"}
+    for panel, (column, label) in zip(axes[1:], labels.items(), strict=True):
         line(panel, table, "round", column, Look(PALETTE[2], "D"), column)
         panel.set_ylabel(label)
     for panel in axes:
@@ -143,10 +141,8 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     made, (left, right) = plot.figure(WIDE, 2.4, columns=2)
     cells = table.groupby(["arm", "charged", "world", "seed"], sort=False)[["tokens", "flops", checkpoint]].mean()
     points = cells.groupby(["arm", "charged"], sort=False).agg(["mean", "min", "max"])
-    for panel, x, label in (
-        (left, "tokens", "tokens the model reads"),
-        (right, "flops", "FLOPs, all stages charged"),
-    ):
+    labels = {"tokens": "tokens the model reads", "flops": "FLOPs, all stages charged"}
+    for panel, (x, label) in zip((left, right), labels.items(), strict=True):
         for arm in pd.unique(table["arm"]):
             look, own = LOOKS[arm], points.loc[arm]
             at = own[x]["mean"]

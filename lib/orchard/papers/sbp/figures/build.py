@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 
 from orchard import plot
 from orchard.papers.sbp.data.laws import EVERY, World
-from orchard.papers.sbp.data.world import laws
+from orchard.papers.sbp.data.world import ConceptWorld
 from orchard.papers.sbp.figures.parts import BELOW, panels, rows
+from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.bounds import true_pairs
 from orchard.plot.style import GREY, INK, PALETTE
 
@@ -23,7 +24,7 @@ NAMES = {"labels": "concepts known", "em": "EM, best of 4"}
 
 
 def _world(concepts: int, kappa: float, content: int) -> World:
-    return laws("dep", concepts, 256, content, 4, 6, kappa, 0.02, 0.0, 1, 0.0, 1, 1, 0)
+    return ConceptWorld.Config(concepts=concepts, kappa=kappa, content=content).build().world
 
 
 def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -32,7 +33,6 @@ def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> t
     one = _world(concepts, kappa, content)
     document, _ = true_pairs(one, 1, np.random.default_rng(5))
     posterior = one.posterior(document)[0]
-    assert document.labels is not None
     told = []
     for words in sorted({EVERY, *np.linspace(EVERY, content, 6).astype(int) // EVERY * EVERY}):
         world = _world(concepts, kappa, int(words))
@@ -40,7 +40,7 @@ def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> t
         value = float((world.log_conditional(second, first) - world.log_marginal(second)).mean())
         told.append({"words": int(words), "told": value, "entropy": world.entropy()})
     bars = pd.DataFrame({"concept": np.arange(concepts), "share": posterior})
-    return bars.assign(true=bars["concept"] == document.labels[0]), pd.DataFrame(told)
+    return bars.assign(true=bars["concept"] == labels_of(document, "the world")[0]), pd.DataFrame(told)
 
 
 @plot.use_style()
@@ -49,16 +49,12 @@ def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> 
     bars, told = world_tables(concepts, kappa, content)
     made, (left, right) = plot.figure(width=6.8, height=2.2, columns=2)
     left.bar(bars["concept"], bars["share"], color=np.where(bars["true"], PALETTE[1], PALETTE[0]), width=0.9)
-    left.set_ylim(0, 1.02)
-    left.set_xlabel("concept (orange: the true one)")
-    left.set_ylabel("P(c | d)")
+    left.set(ylim=(0, 1.02), xlabel="concept (orange: the true one)", ylabel="P(c | d)")
     right.plot(told["words"], told["told"], marker="o", color=PALETTE[0])
     right.set_xticks(told["words"])
     right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
     right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
-    right.set_ylim(0, 1.15 * told["entropy"].iloc[0])
-    right.set_xlabel("words in a document")
-    right.set_ylabel("I(d1; d2) (nats)")
+    right.set(ylim=(0, 1.15 * told["entropy"].iloc[0]), xlabel="words in a document", ylabel="I(d1; d2) (nats)")
     return made
 
 
@@ -93,8 +89,7 @@ def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
             axes.plot(part["exceedance"], part[what], color=colour, linestyle=line, label=what)
         axes.axhline(part["chance"].iloc[0], color=INK, linewidth=0.9, linestyle=":", label="random pairs")
         axes.axvline(exceedance, color=PALETTE[1], linewidth=0.9, label="threshold taken")
-        axes.set_xscale("log")
-        axes.set_ylim(-0.02, 1.02)
+        axes.set(xscale="log", ylim=(-0.02, 1.02))
         axes.set_title(str(variant) if relation == "concept" else f"{variant}, {relation}")
         axes.set_xlabel("random pairs above alpha")
     all_axes[0].set_ylabel("share")
@@ -113,9 +108,7 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     )  # fmt: skip
     axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
     rows(axes, kinds)
-    axes.set_ylabel("")
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("Jaccard of 5-grams")
+    axes.set(ylabel="", xlim=(-0.03, 1.03), xlabel="Jaccard of 5-grams")
     return made
 
 
@@ -130,8 +123,7 @@ def pair_gain(table: pd.DataFrame) -> Figure:
         style: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "color": colour}
         axes.plot(mean.index, mean, label=str(variant), **style)
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
-    axes.set_xlabel("share of pairs that share their concept (rho)")
-    axes.set_ylabel("gain (nats/document)")
+    axes.set(xlabel="share of pairs that share their concept (rho)", ylabel="gain (nats/document)")
     made.legend(loc="outside lower center", ncols=3)
     return made
 
@@ -148,8 +140,7 @@ def document_bounds(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_ylim(table["excess"].min() / 1.4, table["excess"].max() * 1.4)
-        axes.set_xlabel("documents per concept")
+        axes.set(ylim=(table["excess"].min() / 1.4, table["excess"].max() * 1.4), xlabel="documents per concept")
     first.set_ylabel("above Bayes (nats/document)")
     made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
     return made
@@ -169,8 +160,6 @@ def cloze_accuracy(table: pd.DataFrame) -> Figure:
         axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":", label="chance")
         axes.axvline(ceiling, color=INK, linewidth=0.9, linestyle="--", label="best possible choice")
         rows(axes, arms, axes is first)
-        axes.set_ylabel("")
-        axes.set_xlim(0, 1.02)
-        axes.set_xlabel("share of right answers")
+        axes.set(ylabel="", xlim=(0, 1.02), xlabel="share of right answers")
     made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
     return made

@@ -66,8 +66,7 @@ def text_novelty(table: pd.DataFrame) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(pd.unique(table["n"])), [f"{n}" for n in sorted(pd.unique(table["n"]))], minor=False)
     axes.minorticks_off()
-    axes.set_xlabel("n (tokens)")
-    axes.set_ylabel("share of n-grams that D lacks")
+    axes.set(xlabel="n (tokens)", ylabel="share of n-grams that D lacks")
     axes.legend()
     return figure
 
@@ -84,8 +83,7 @@ def text_partners(table: pd.DataFrame) -> Figure:
         axes.hist(part["gap"], bins, density=True, histtype="step", color=colour, label=str(name))
         axes.axvline(part["gap"].mean(), color=colour, linestyle=("-", "--")[number % 2], linewidth=0.9)
     axes.axvline(0, color=INK, linewidth=0.6)
-    axes.set_xlabel("-log p(d2 | random) + log p(d2 | neighbour) (nats)")
-    axes.set_ylabel("density (1/nat)")
+    axes.set(xlabel="-log p(d2 | random) + log p(d2 | neighbour) (nats)", ylabel="density (1/nat)")
     axes.legend()
     return figure
 
@@ -105,7 +103,6 @@ def paying(
     if np.isfinite(pays):
         axes.axvline(pays, color=INK, linewidth=0.8)
         axes.text(pays + 1, axes.get_ylim()[0] + 0.6, f"pays from {pays:.0f} repeats", va="bottom", fontsize=7)
-    axes.set_xlabel("repeats of D in the budget")
-    axes.set_ylabel("worth (fresh tokens per unique token)")
+    axes.set(xlabel="repeats of D in the budget", ylabel="worth (fresh tokens per unique token)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure

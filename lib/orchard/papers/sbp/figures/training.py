@@ -77,8 +77,7 @@ def ends(table: pd.DataFrame) -> Figure:
     for panel, own in parts:
         ends_of(panel, own, order)
         rows(panel, order, panel is axes[0])
-        panel.set_xlim(left=0)
-        panel.set_xlabel("loss above Bayes (nats/document)")
+        panel.set(xlim=(0, None), xlabel="loss above Bayes (nats/document)")
     return figure
 
 
@@ -92,10 +91,8 @@ def against(table: pd.DataFrame, reference: str = "repetition", column: str = "b
             value = (wide[arm] - wide[reference]).dropna()
             cell = value.index.get_level_values("world") * 1000 + value.index.get_level_values("seed")
             mean = stats.paired_bootstrap(value.to_numpy(), cell.to_numpy())
-            found.append(
-                {"variant": variant, "arm": arm, "estimate": mean.estimate, "low": mean.low, "high": mean.high}
-            )
-    return pd.DataFrame(found)
+            found.append((variant, arm, mean.estimate, mean.low, mean.high))
+    return pd.DataFrame(found, columns=["variant", "arm", "estimate", "low", "high"])
 
 
 @plot.use_style()
@@ -144,8 +141,7 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 found = own.loc[(own["arm"] == arm) & (own["against"] == against), "share"]
                 panel.plot([place + shift] * len(found), found, look.marker, color=look.colour, markerfacecolor=fill)
         panel.set_xticks(range(len(arms)), arms, rotation=90, fontsize=6)
-        panel.set_ylim(top=max(110, panel.get_ylim()[1]))
-        panel.set_xlim(-0.5, len(arms) - 0.5)
+        panel.set(ylim=(None, max(110, panel.get_ylim()[1])), xlim=(-0.5, len(arms) - 0.5))
     axes[0].set_ylabel("share of the oracle's\ngain (%)")
     last, best = "against the last checkpoint of repetition", "against its best"
     handles = [

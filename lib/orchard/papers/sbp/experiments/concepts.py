@@ -69,7 +69,7 @@ def drift(setting: Setting, run: Runner) -> pd.DataFrame:
     tables = []
     for cell, arm, found in corpora:
         laws = {name: value.numpy() for name, value in found.tensors("laws").items()}
-        own, count = labels_of(chosen[cell].corpus.build().documents("train"), "drift"), len(laws["raw"])
+        own, count = labels_of(chosen[cell].corpus.build().documents("train"), "drift needs labels"), len(laws["raw"])
         table = pd.DataFrame({"concept": np.arange(count), "real": shares(own, count), **laws})
         paired = pairs.get((cell, arm))
         table["pairs"] = np.nan if paired is None else shares(own[pairs_of(paired, "pairs")[1]], count)

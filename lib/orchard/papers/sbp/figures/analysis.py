@@ -205,7 +205,8 @@ def concept_drift(
     table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sbp-true", "sbp-random", "uncond")
 ) -> Figure:
     """Left: shares of concepts in D, in the second documents of pairs and in samples. Right: what samples add against what pairs add."""
-    own = table.set_index(["variant", "world", "seed"]).loc[("dep", *table[["world", "seed"]].iloc[0])].reset_index()
+    cell = table.iloc[0]
+    own = table[(table["variant"] == "dep") & (table["world"] == cell["world"]) & (table["seed"] == cell["seed"])]
     first = own[own["arm"] == arms[0]].sort_values("real", ascending=False)
     made, (left, right) = plot.figure(6.8, 2.7, columns=2)
     place = np.arange(len(first))

@@ -40,7 +40,7 @@ def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> t
         value = float((world.log_conditional(second, first) - world.log_marginal(second)).mean())
         told.append({"words": int(words), "told": value, "entropy": world.entropy()})
     bars = pd.DataFrame({"concept": np.arange(concepts), "share": posterior})
-    return bars.assign(true=bars["concept"] == labels_of(document, "the world")[0]), pd.DataFrame(told)
+    return bars.assign(true=bars["concept"] == labels_of(document, "the true one is marked")[0]), pd.DataFrame(told)
 
 
 @plot.use_style()

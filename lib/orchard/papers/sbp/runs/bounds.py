@@ -60,7 +60,7 @@ def known_labels(laws: World, documents: Documents) -> Float64[np.ndarray, "conc
     """The posterior mean of Phi from documents whose labels are their concepts."""
     parsed = laws.parse(documents)
     counts = np.zeros(laws.words.shape)
-    rows = np.repeat(labels_of(documents, "known concepts")[parsed.rows], laws.content)
+    rows = np.repeat(labels_of(documents, "concepts are given")[parsed.rows], laws.content)
     np.add.at(counts, (rows, parsed.words.reshape(-1)), 1.0)
     if one_law(laws):
         counts[:] = counts.sum(axis=0)

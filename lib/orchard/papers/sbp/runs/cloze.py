@@ -42,7 +42,7 @@ def items(laws: World, documents: Documents, seed: int) -> Items:
     parsed = laws.parse(documents)
     given = min(GIVEN, laws.content - 1)
     true = parsed.words[:, given]
-    others = _others(laws, labels_of(documents, "cloze")[parsed.rows])
+    others = _others(laws, labels_of(documents, "distractors are of other concepts")[parsed.rows])
     others *= laws.kinds == laws.kinds[true][:, None]
     others[np.arange(len(true)), true] = 0.0
     wrong = Inversion(others).draw(np.arange(len(true)), CHOICES - 1, np.random.default_rng([seed, 12]))

@@ -126,14 +126,6 @@ def test_the_pipeline_on_lists_from_end_to_end() -> None:
     assert np.abs(shares - law).sum() / 2 < 0.12
     assert float(law @ distance(world, found.synthesizer, every)) < 0.25
     kept = method.sbp(
-        texts,
-        lambda _: [1.0],
-        2_000,
-        0.5,
-        2,
-        0.5,
-        randomness.Random(0),
-        1.0,
-        keep=lambda second, first: second != first,
-    )
+        texts, lambda _: [1.0], 2_000, 0.5, 2, 0.5, randomness.Random(0), 1.0, keep=lambda second, first: second != first
+    )  # fmt: skip
     assert held > sum(map(method.size, kept.synthetic)) >= 1_000

@@ -57,6 +57,21 @@ def model(dropout: float = 0.0) -> Decoder.Config:
     return Decoder.Config(vocab_size=1, dim=16, layers=[layer], tie_embeddings=True)
 
 
+class Thin(DropoutBlock):
+    """A layer without its attention, which PyTorch's compiler takes long to trace."""
+
+    def forward(self, x: Any, cache: Any = None, packed: Any = None) -> Any:
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def thin(layer: Any) -> DropoutBlock.Config:
+    """A layer of :func:`model` without its attention."""
+    made: DropoutBlock.Config = Thin.Config(
+        attention=layer.attention, feed_forward=layer.feed_forward, dropout=layer.dropout
+    )
+    return made
+
+
 def pretrained(dropout: float = 0.0, **mix: Any) -> Pretrain.Config:
     """A few steps on D."""
     fields: dict[str, Any] = {"corpus": Ragged.Config(), "budget": 1200, "steps": 12, **mix}

@@ -29,14 +29,9 @@ def first_configs(slug: str, profile: str) -> dict[str, Run.Config]:
     """The first configs that each experiment asks for, before any result is known, and those inside them, by label."""
     found: dict[str, Run.Config] = {}
 
-    def add(cfg: Run.Config) -> None:
-        found[cfg.label] = cfg
-        for node in inner(cfg).values():
-            add(node)
-
     def runner(cfgs: list[Run.Config]) -> list[Finished]:
         for cfg in cfgs:
-            add(cfg)
+            found.update({node.label: node for node in (cfg, *inner(cfg).values())})
         raise _Stop
 
     for experiment in paper_module(slug, "experiments").EXPERIMENTS.values():

@@ -12,29 +12,9 @@ from test_sbp_data_text import jsonl
 from orchard.cli import main
 
 QUICK = [
-    "--documents",
-    "30",
-    "--cap",
-    "24",
-    "--tokenizer",
-    "bytes",
-    "--pretrain-steps",
-    "6",
-    "--tuning-steps",
-    "4",
-    "--batch",
-    "8",
-    "--k",
-    "3",
-    "--exceedance",
-    "0.3",
-    "--sampling-batch",
-    "128",
-    "--tokens",
-    "200",
-    "--device",
-    "cpu",
-]
+    "--documents", "30", "--cap", "24", "--tokenizer", "bytes", "--pretrain-steps", "6", "--tuning-steps", "4", "--batch", "8",
+    "--k", "3", "--exceedance", "0.3", "--sampling-batch", "128", "--tokens", "200", "--device", "cpu",
+]  # fmt: skip
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -15,7 +15,7 @@ from orchard.papers.sbp.method.naive import CountTable, Document
 from orchard.papers.sbp.method.pairing import kept_pairs
 from orchard.papers.sbp.method.rules import REASONS, Rules
 from orchard.papers.sbp.method.search import ExactSearch
-from orchard.papers.sbp.runs.checks import bodies, convergence_table, distance, embedded, every_body, listed_world
+from orchard.papers.sbp.runs.checks import bodies, convergence_table, distance, embedded, listed_world, possible
 from orchard.papers.sbp.runs.mix import Mix
 from orchard.runs import Store
 
@@ -120,20 +120,12 @@ def test_the_pipeline_on_lists_from_end_to_end() -> None:
     held = sum(map(method.size, found.synthetic))
     assert 20_000 <= held < 20_004
     assert 40_000 <= sum(method.size(text) * count for text, count in found.model.alone.items()) < 40_004
-    every = every_body(world)
+    every = possible(world)
     law = np.exp(world.log_marginal(every))
     shares = np.array([found.synthetic.count(text) / len(found.synthetic) for text in bodies(every)])
     assert np.abs(shares - law).sum() / 2 < 0.12
     assert float(law @ distance(world, found.synthesizer, every)) < 0.25
     kept = method.sbp(
-        texts,
-        lambda _: [1.0],
-        2_000,
-        0.5,
-        2,
-        0.5,
-        randomness.Random(0),
-        1.0,
-        keep=lambda second, first: second != first,
-    )
+        texts, lambda _: [1.0], 2_000, 0.5, 2, 0.5, randomness.Random(0), 1.0, keep=lambda second, first: second != first
+    )  # fmt: skip
     assert held > sum(map(method.size, kept.synthetic)) >= 1_000

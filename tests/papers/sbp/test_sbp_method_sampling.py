@@ -14,7 +14,7 @@ from orchard.nn import Decoder, Sampling
 from orchard.papers.sbp.method import sampling as module
 from orchard.papers.sbp.method.models import Size, decoder
 from orchard.papers.sbp.method.sampling import draw, sample_documents
-from orchard.papers.sbp.runs.speed import sample_without_cache
+from orchard.papers.sbp.runs.speed import without_cache
 
 STOP = 1
 
@@ -74,8 +74,8 @@ def test_documents_do_not_depend_on_batches_order_or_who_ends_first(
 def test_the_naive_loop_without_a_cache_writes_the_same_documents(at_once: int) -> None:
     built, asked = model(11), prompts(9, 11)
     ways = [
-        function(built, asked, 8, Sampling(1.0), torch.Generator().manual_seed(7), STOP, at_once=at_once)
-        for function in (sample_documents, sample_without_cache)
+        sample_documents(built, asked, 8, Sampling(1.0), torch.Generator().manual_seed(7), STOP, at_once, decode)
+        for decode in (None, without_cache)
     ]
     assert [body.tolist() for body in ways[0][0]] == [body.tolist() for body in ways[1][0]]
     assert ways[0][1].tolist() == ways[1][1].tolist()

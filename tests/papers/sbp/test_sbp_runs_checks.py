@@ -9,7 +9,8 @@ import pytest
 
 from orchard.claims import decide, load_claims
 from orchard.papers.sbp.data.world import VARIANTS, ConceptWorld
-from orchard.papers.sbp.experiments.checks import EVIDENCE, above_bayes, equal_counts, within_entropy
+from orchard.papers.sbp.experiments import EVIDENCE
+from orchard.papers.sbp.experiments.checks import above_bayes, equal_counts, within_entropy
 from orchard.papers.sbp.runs import cloze
 from orchard.papers.sbp.runs.bounds import Information, gain, known_labels, log_ratio, true_pairs
 from orchard.papers.sbp.runs.checks import enumeration, tiny_laws

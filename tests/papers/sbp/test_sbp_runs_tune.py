@@ -121,6 +121,6 @@ def test_without_held_out_pairs_tuning_says_so(store: Store) -> None:
         store.compute(tuned(held_out=0), "cpu")
 
 
-def test_two_compiled_steps_of_a_gpu_and_the_pretraining_before_them(tmp_path: Path) -> None:
-    losses = two_steps(tuned(pretrained=pretrained(steps=2, budget=200)), tmp_path).metrics()["loss"]
+def test_two_steps_of_a_gpu_and_the_pretraining_before_them(tmp_path: Path) -> None:
+    losses = two_steps(tuned(pretrained=pretrained(steps=2, budget=200)), tmp_path, compile=False).metrics()["loss"]
     assert losses[1] < losses[0]

@@ -11,6 +11,7 @@ Nothing is downloaded. Each stage is a run in the store: a command that was kill
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from orchard.papers.sbp.experiments import speed
 from orchard.papers.sbp.figures import stages
 from orchard.papers.sbp.runs import search_speed
 
+_say = partial(print, flush=True)
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Synthetic documents from a corpus of your own.")
 
 
@@ -86,22 +88,14 @@ def run(
     _say(f"written: {places[0]} ({made['stages']['filter']['result']['rejections']['kept']} documents), {places[1]}")
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def bench(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
     """Title, file name, table and figure of every part, in order; the search is measured now, on the CPU."""
     times = tables("sampling_speed")
     title = f"sampling on {times['hardware'].iloc[0]}: tokens/s, times slower than batched with a cache (at least 10 for the last)"
     searched = search_speed.search_speed()
+    near = f"neighbours on {search_speed.THREADS} CPU threads: time, memory beside the vectors, recall at 8"
     return [
         (title, "sampling", speed.slower(times), stages.sampling_speed(times)),
-        (
-            f"neighbours on {search_speed.THREADS} CPU threads: time, memory beside the vectors, recall at 8",
-            "pairing",
-            searched,
-            None,
-        ),
+        (near, "pairing", searched, None),
         ("how the search grows with the number of documents", "pairing_growth", search_speed.growth(searched), None),
     ]

@@ -13,7 +13,6 @@ Relations score pairs. Nothing that is trained or paired may read them:
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import json
 import math
@@ -33,7 +32,6 @@ from orchard.runs.code import code_sha256
 
 SHORTEST = 40  # characters
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-ENDS = {"train": 0.8, "validation": 0.9, "test": 1.0}
 RELATIONS = ("none", "same module", "same name", "same class", "override")  # a pair has the last that holds
 
 
@@ -42,9 +40,8 @@ class Docstrings(Source):
 
     class Config(Source.Config):
         packages: list[str] = [STDLIB]  # names to import; "python" is the standard library
-        max_bytes: int | None = (
-            None  # of source, a package: whole top-level modules in the order of a hash, each split its share
-        )
+        # Of source, a package: whole top-level modules in the order of a hash, each split its share.
+        max_bytes: int | None = None
 
     cfg: Config
     machine_bound = True
@@ -85,23 +82,22 @@ class Docstrings(Source):
                 text = "\n".join(text for _, text in documents)
                 whole["documents"] += documents
                 whole["bases"] |= bases
-                whole["sha256"][package] = hashlib.sha256(text.encode()).hexdigest()
+                whole["sha256"][package] = sha256(text)
             (folder / "docstrings.json").write_text(json.dumps(whole), encoding="utf-8")
 
         key = [self.stamp(), self.cfg.max_bytes, code_sha256([__name__])]
         path = cached("docstrings", key, write) / "docstrings.json"
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if not found["documents"]:
-            raise BadInput(
-                f"no docstring was found in {', '.join(self.cfg.packages)}: name packages that are installed"
-            )
+            names = ", ".join(self.cfg.packages)
+            raise BadInput(f"no docstring was found in {names}: name packages that are installed")
         return found
 
 
 def split_of(top: str) -> str:
     """The split of a top-level module or package: a number in [0, 1) from the SHA-256 of its name, cut at 0.8 and 0.9."""
-    position = int.from_bytes(hashlib.sha256(f"split:{top}".encode()).digest()[:8], "big") / 2**64
-    return next(split for split, end in ENDS.items() if position < end)
+    position = int(sha256(f"split:{top}")[:16], 16) / 2**64
+    return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
 
 
 def read_package(
@@ -119,7 +115,10 @@ def read_package(
             if isinstance(node, ast.ClassDef):
                 bases[name + inside] = [_last_name(base) for base in node.bases]
             text = ast.get_docstring(node, clean=False)
-            if text is not None and len(cleaned := inspect.cleandoc(text).strip()) >= SHORTEST and _is_text(cleaned):
+            cleaned = inspect.cleandoc(text or "").strip()
+            if (
+                len(cleaned) >= SHORTEST and cleaned == cleaned.encode(errors="ignore").decode()
+            ):  # no unpaired surrogate
                 documents.append((name + inside, cleaned))
     return documents, bases
 
@@ -146,14 +145,6 @@ def _last_name(base: ast.expr) -> str:
     return base.attr if isinstance(base, ast.Attribute) else base.id if isinstance(base, ast.Name) else ""
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # an unpaired surrogate
-        return False
-    return True
-
-
 def top_level(name: str) -> str:
     """What a document is split by: ``python/json`` for the standard library, ``numpy`` elsewhere."""
     package, _, rest = name.partition("/")
@@ -165,17 +156,12 @@ class Relations:
     """What the code says of two documents."""
 
     def __init__(self, names: list[str], bases: dict[str, list[str]]) -> None:
-        parts = [name.partition("::")[::2] for name in names]
-        self.module = [module for module, _ in parts]
-        self.owner = [inside.rpartition(".")[0] for _, inside in parts]
-        self.function = [inside.rpartition(".")[2] for _, inside in parts]
-        self.inside = [inside for _, inside in parts]
+        self.module, self.inside = zip(*(name.partition("::")[::2] for name in names), strict=True)
+        self.owner = [inside.rpartition(".")[0] for inside in self.inside]
+        self.function = [inside.rpartition(".")[2] for inside in self.inside]
         self.is_class = [name in bases for name in names]
-        by_name: dict[str, set[str]] = {}
-        for (
-            written,
-            found,
-        ) in bases.items():  # classes of one name are taken together: an import may rename, an index may not
+        by_name: dict[str, set[str]] = {}  # of all classes of one name: an import may rename, an index may not
+        for written, found in bases.items():
             by_name.setdefault(written.rpartition("::")[2].rpartition(".")[2], set()).update(filter(None, found))
         self.above = {name: _ancestors(name, by_name) for name in by_name}
 
@@ -190,12 +176,9 @@ class Relations:
         if named_alike and a and b and (b in self.above.get(a, ()) or a in self.above.get(b, ())):
             return RELATIONS.index("override")
         if self.module[i] == self.module[j]:
-            inside = (
-                self.owner[i] == self.owner[j] != ""
-                or self.owner[i] == self.inside[j] != ""
-                or self.owner[j] == self.inside[i] != ""
-            )
-            return RELATIONS.index("same class" if inside else "same module")
+            one, other = {self.owner[i], self.inside[i]}, {self.owner[j], self.inside[j]}
+            siblings = self.owner[i] in other - {""} or self.owner[j] in one - {""}
+            return RELATIONS.index("same class" if siblings else "same module")
         return RELATIONS.index("same name") if named_alike else 0
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class World:
             return f"[genre {token - genre_start}]"
         if token < word_start:
             genre, number = divmod(token - function_start, self.functions.shape[1])
-            return f"{'abcdefghijklmnopqrstuvwxyz'[number % 26]}{genre}"
+            return f"{ascii_lowercase[number % 26]}{genre}"
         return f"w{token - word_start}"
 
     # --------------------------------------------------------------- sampling
@@ -106,22 +107,15 @@ class World:
         return random.choice(len(self.prior), size=count, p=self.prior)
 
     def redraw(
-        self,
-        bodies: Integer[np.ndarray, "documents length"],
-        concepts: Int[np.ndarray, "documents"],
-        count: int,
-        random: np.random.Generator,
-    ) -> Integer[np.ndarray, "documents length"]:
-        """Copies of bodies in which one to ``count`` words are drawn anew from the law of the concept: each copy by itself has
-        the law of a document. Now and then a word comes out as it was."""
-        edited = bodies.copy()
-        places = self.word_places[
-            random.permuted(np.tile(np.arange(self.content), (len(bodies), 1)), axis=1)[:, :count]
-        ]
-        new = self.starts[2] + self._word_law.draw(concepts, count, random)
-        change = np.arange(count) < random.integers(1, count + 1, size=len(bodies))[:, None]
-        rows = np.arange(len(bodies))[:, None]
-        edited[rows, places] = np.where(change, new, edited[rows, places])
+        self, body: Integer[np.ndarray, "length"], concept: int, count: int, random: np.random.Generator
+    ) -> Integer[np.ndarray, "length"]:
+        """A copy in which one to ``count`` words are drawn anew from the law of the concept: by itself it has the law of a document. Now
+        and then a word comes out as it was."""
+        edited = body.copy()
+        places = self.word_places[random.permuted(np.arange(self.content)[None], axis=1)[0, :count]]
+        new = self.starts[2] + self._word_law.draw(np.array([concept]), count, random)[0]
+        change = int(random.integers(1, count + 1, size=1)[0])
+        edited[places[:change]] = new[:change]
         return edited
 
     def _written(
@@ -182,12 +176,7 @@ class World:
 
     def posterior(self, documents: Documents) -> Float64[np.ndarray, "documents concepts"]:
         """P(c | d); NaN rows for what the grammar cannot make."""
-        found = np.empty((len(documents), len(self.prior)))
-        start = 0
-        for part in in_order(documents):
-            found[start : start + len(part)] = np.exp(self._log_posterior(part))
-            start += len(part)
-        return found
+        return np.concatenate([np.exp(self._log_posterior(part)) for part in in_order(documents)])
 
     def log_conditional(self, second: Documents, first: Documents) -> Float64[np.ndarray, "documents"]:
         """log P(d2 | d1) for pairs that share a concept."""
@@ -250,7 +239,7 @@ class FactsWorld(World):
             return f"r{relation}={value}"
         _, relations, templates = self.templates.shape
         rest, template = divmod(token - self._template_start, templates)
-        return f"r{rest % relations}?{'abcdefghijklmnopqrstuvwxyz'[template % 26]}{rest // relations}"
+        return f"r{rest % relations}?{ascii_lowercase[template % 26]}{rest // relations}"
 
     def _written(
         self, concepts: Int[np.ndarray, "documents"], words: Int[np.ndarray, "_ _"], random: np.random.Generator
@@ -293,13 +282,6 @@ class Inversion:
         wanted = rows[:, None] + random.random((len(rows), count))
         place = np.searchsorted(self.flat, wanted, side="right") - rows[:, None] * self.outcomes
         return np.minimum(place, self.outcomes - 1)
-
-
-def draw(
-    laws: Float64[np.ndarray, "rows outcomes"], rows: Int[np.ndarray, "draws"], count: int, random: np.random.Generator
-) -> Int[np.ndarray, "draws count"]:
-    """``count`` outcomes from the law of each given row."""
-    return Inversion(laws).draw(rows, count, random)
 
 
 def word_counts(words: Int[np.ndarray, "documents content"], size: int) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int64, Integer
+from safetensors.numpy import load_file, save_file
 
 from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer, Document, Manifest, Source, Tokenizer
@@ -71,27 +72,25 @@ class TextCorpus(Corpus):
 
     def chosen(self) -> dict[str, list[Document]]:
         """The documents of pool, validation and test as text, in their order."""
-        cfg = self.cfg
-        found = {}
+        cfg, found = self.cfg, []
         for split in ("train", "validation", "test"):
             documents = [d for d in self.source.documents(split) if len(d.text.strip()) >= cfg.shortest]
-            found[split] = sorted(documents, key=lambda d: sha256(f"order:{d.name}"))
-        train = found["train"]
-        moved = min(max(0, cfg.validation_at_least - len(found["validation"])), len(train) // 5)
-        validation = found["validation"] + train[len(train) - moved :]
-        train = train[: len(train) - moved]
+            found.append(sorted(documents, key=lambda d: sha256(f"order:{d.name}")))
+        train, validation, test = found
+        stay = len(train) - min(max(0, cfg.validation_at_least - len(validation)), len(train) // 5)
+        train, validation = train[:stay], validation + train[stay:]
         if not train:
-            raise BadInput(f"{self._name}: no document has {cfg.shortest} characters or more: give longer documents")
+            name = self.source.manifest().name
+            raise BadInput(f"{name}: no document has {cfg.shortest} characters or more: give longer documents")
         limit = None if cfg.documents is None else cfg.documents * cfg.pool
-        return {"pool": train[:limit], "validation": validation[: cfg.held_out], "test": found["test"][: cfg.held_out]}
+        return {"pool": train[:limit], "validation": validation[: cfg.held_out], "test": test[: cfg.held_out]}
 
     def documents(self, split: str) -> Documents:
         """As `Corpus.documents`, from the cache or read, tokenized and cut now. Raises BadInput."""
         if split not in SPLITS:
             raise BadInput(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
         name = "pool" if split == "train" else split
-        tokens, offsets = (np.load(self._folder / f"{name}.{part}.npy") for part in ("tokens", "offsets"))
-        made = Documents(tokens, offsets, None, self.about["names"][name])
+        made = Documents(**load_file(self._folder / f"{name}.safetensors"), names=self.about["names"][name])
         return made if split != "train" or self.cfg.documents is None else made.head(self.cfg.documents)
 
     @cached_property
@@ -107,14 +106,10 @@ class TextCorpus(Corpus):
     def byte_counts(self, documents: Documents) -> Int64[np.ndarray, "documents"]:
         """Bytes of UTF-8 of each body: what bits per byte divide by."""
         if isinstance(self.tokenizer, FolderTokenizer):
-            return np.array([len(self.text(documents[i]).encode()) for i in range(len(documents))], dtype=np.int64)
+            return np.array([len(self.text(body).encode()) for body in documents], dtype=np.int64)
         size = self.tokenizer.token_bytes(np.arange(self.tokenizer.vocab_size))
         sums = np.concatenate([[0], np.cumsum(size[documents.tokens])])
         return np.diff(sums[documents.offsets])
-
-    @property
-    def _name(self) -> str:
-        return self.source.manifest().name
 
     @cached_property
     def _folder(self) -> Path:
@@ -130,8 +125,7 @@ class TextCorpus(Corpus):
             bodies = self.tokenizer.encode_batch([document.text for document in documents])
             whole = [len(body) for body in bodies]
             made = Documents.of([self._cut(body) for body in bodies])
-            np.save(folder / f"{name}.tokens.npy", made.tokens)
-            np.save(folder / f"{name}.offsets.npy", made.offsets)
+            save_file({"tokens": made.tokens, "offsets": made.offsets}, folder / f"{name}.safetensors")
             about["names"][name] = [document.name for document in documents]
             about["cut"][name] = int((made.lengths < whole).sum())
         about["asked"] = None if self.cfg.documents is None else self.cfg.documents * self.cfg.pool
@@ -140,27 +134,17 @@ class TextCorpus(Corpus):
     def _cut(self, body: Int[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
         if len(body) <= self.cap:
             return body
-        places = [i for i in range(self.cap // 2, self.cap) if self._ends(int(body[i]))]
-        return body[: places[-1] + 1 if places else self.cap]
+        ends = (i + 1 for i in range(self.cap - 1, self.cap // 2 - 1, -1) if self._ends(int(body[i])))
+        return body[: next(ends, self.cap)]
 
     def _ends(self, token: int) -> bool:
-        if token not in self._ending:
-            tokenizer = self.tokenizer
-            folder = isinstance(tokenizer, FolderTokenizer)
-            own = tokenizer.decode([token]).encode() if folder else tokenizer.table[token]
-            self._ending[token] = own.endswith(ENDS)
-        return self._ending[token]
-
-    @cached_property
-    def _ending(self) -> dict[int, bool]:
-        return {}
+        folder = isinstance(self.tokenizer, FolderTokenizer)
+        own = self.tokenizer.decode([token]).encode() if folder else self.tokenizer.table[token]
+        return own.endswith(ENDS)
 
 
 class FirstDocuments(Source):
     """D as a source of its own: all that a tokenizer may be trained on."""
-
-    class Config(Source.Config):
-        pass
 
     def __init__(self, corpus: TextCorpus) -> None:
         super().__init__(FirstDocuments.Config())
@@ -214,9 +198,8 @@ class FolderTokenizer(Tokenizer):
             raise BadInput(
                 f"the tokenizer in {self.cfg.folder} has no end token: set eos_token in its tokenizer_config.json"
             )
-        bos, sep, pad = (
-            eos if token is None else token for token in (own.bos_token_id, own.sep_token_id, own.pad_token_id)
-        )
+        others = (own.bos_token_id, own.sep_token_id, own.pad_token_id)
+        bos, sep, pad = (eos if token is None else token for token in others)
         return Symbols(len(own), bos=bos, eos=eos, sep=sep, pad=pad)
 
     def encode_batch(self, texts: Any) -> list[Int[np.ndarray, "_"]]:

@@ -122,19 +122,18 @@ class ConceptWorld(Corpus):
         for i in np.flatnonzero(source >= 0):  # one by one: a copy must not depend on how many follow
             concepts[i] = concepts[source[i]]
             random = np.random.default_rng([self.cfg.corpus_seed, 1, 1, int(i)])
-            bodies[i] = self.world.redraw(bodies[source[i]][None], concepts[i : i + 1], EDITS, random)[0]
+            bodies[i] = self.world.redraw(bodies[source[i]], int(concepts[i]), EDITS, random)
         return bodies, concepts
 
     def relations(self, documents: Documents) -> dict[str, Int[np.ndarray, "documents"]]:
         """What documents can share, by name: a label for each document. Pairs are scored by all of them."""
-        if documents.labels is None:
+        labels = documents.labels
+        if labels is None:
             raise BadInput(
-                "these documents have no labels: only those of a corpus know their concept, synthetic ones do not"
+                "these documents have no labels: only those of a corpus know their concept, not synthetic ones"
             )
-        found = {"concept": documents.labels}
-        if self.cfg.variant == "hier":
-            found = {"subtopic": documents.labels, "topic": documents.labels // self.cfg.subtopics}
-        return found
+        hier = self.cfg.variant == "hier"
+        return {"subtopic": labels, "topic": labels // self.cfg.subtopics} if hier else {"concept": labels}
 
     def text(self, body: Integer[np.ndarray, "_"]) -> str:
         return " ".join(self.world.name(token) for token in body.tolist())

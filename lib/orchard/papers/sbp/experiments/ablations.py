@@ -14,15 +14,16 @@ the same FLOPs give without a synthetic document, in an ensemble (`ensembles`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from orchard.evidence import Evidence, Tables, rows
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.evidence import Tables, rows
+from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.costs import ARM
 from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
@@ -32,78 +33,50 @@ from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import Tune, precision
 from orchard.runs import Run, Runner, Setting
 
-SCRATCH = "from scratch"
 MEMBERS = 2  # of an ensemble: seeds of one world
+ABLATIONS = ("k", "threshold", "temperature", "top-p", "order", "synthesizer")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of an ablation; ``tuned`` is its synthesizer."""
+    """One value of an ablation: its synthesizer and its joint model."""
 
+    ablation: str
     value: str
     tuned: Tune.Config
     model: Pretrain.Config
 
 
-def _point(study: Study, value: str, tuned: Tune.Config, mix: dict[str, Any] | None = None, **sampling: Any) -> Point:
-    return Point(value, tuned, study.joint(study.synthesise(tuned, value, **sampling), value, **(mix or {})))
+def points(study: Study, sizes: Ablations) -> Iterator[Point]:
+    """Every value of every ablation, the comparison's own among them."""
+    own, embedder = study.tune(study.pairs(ARM), ARM), LMEmbedder.Config(pretrained=study.repetition())
 
+    def point(ablation: str, value: str, tuned: Tune.Config = own, order: str = "mixed", **sampling: Any) -> Point:
+        sampled = study.synthesise(tuned, value, **sampling)
+        return Point(ablation, value, tuned, study.joint(sampled, value, order=order))
 
-def _tuned(study: Study) -> Tune.Config:
-    return study.tune(study.pairs(ARM), ARM)
+    def paired(name: str, **changes: Any) -> Tune.Config:
+        return study.tune(study.nearest(embedder, name, **changes), name)
 
-
-def _paired(study: Study, name: str, **changes: Any) -> Tune.Config:
-    embedder = LMEmbedder.Config(pretrained=study.repetition())
-    return study.tune(study.nearest(embedder, name, **changes), name)
-
-
-def neighbours(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """Partners of a document, at most."""
     for k in sorted({study.profile.neighbours, *sizes.neighbours}):
-        yield _point(study, f"{k}", _paired(study, f"k = {k}", k=k))
-
-
-def threshold(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """Share of random pairs that score above alpha."""
+        yield point("k", f"{k}", paired(f"k = {k}", k=k))
     for share in sorted({study.profile.exceedance, *sizes.thresholds}):
-        yield _point(study, f"{share:g}", _paired(study, f"exceedance {share:g}", exceedance=share))
-
-
-def temperature(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """Of sampling."""
+        yield point("threshold", f"{share:g}", paired(f"exceedance {share:g}", exceedance=share))
     for value in sorted({1.0, *sizes.temperatures}):
-        yield _point(study, f"{value:g}", _tuned(study), temperature=value)
-
-
-def top_p(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """Sampling from the likeliest tokens with this probability together; 1 leaves none out."""
-    for value in sorted(sizes.top_ps):
-        yield _point(study, f"{value:g}", _tuned(study), top_p=value)
-    yield _point(study, "1", _tuned(study))
-
-
-def order(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """Of synthetic and real documents."""
-    for value in ("mixed", *sizes.orders):
-        yield _point(study, value.replace("_", " "), _tuned(study), {"order": value})
-
-
-def synthesizer(study: Study, sizes: Ablations) -> Iterator[Point]:
-    """What the synthesizer begins from. New weights learn at the rate of pretraining, and for as many steps as the repetition model
-    and the tuning take together: otherwise they would only be trained less."""
-    yield _point(study, "repetition model", _tuned(study))
-    if not sizes.scratch:
-        return
-    steps = study.steps + study.profile.tuning_steps
-    new = _tuned(study).set(scratch=True, steps=steps, validate_every=-(-steps // 8))
-    new.optim.set(learning_rate=study.regular.learning_rate)
-    yield _point(study, SCRATCH, new)
-
-
-ABLATIONS: dict[str, Callable[[Study, Ablations], Iterator[Point]]] = {
-    "k": neighbours, "threshold": threshold, "temperature": temperature, "top-p": top_p, "order": order, "synthesizer": synthesizer,
-}  # fmt: skip
+        yield point("temperature", f"{value:g}", temperature=value)
+    for mass in sorted(sizes.top_ps):
+        yield point("top-p", f"{mass:g}", top_p=mass)
+    yield point("top-p", "1")  # leaves no token out
+    for order in ("mixed", *sizes.orders):
+        yield point("order", order.replace("_", " "), order=order)
+    yield point("synthesizer", "repetition model")
+    if sizes.scratch:
+        # New weights learn at the rate of pretraining, and for as many steps as the repetition model and the tuning take together:
+        # otherwise they would only be trained less.
+        steps = study.steps + study.profile.tuning_steps
+        new = own.clone().set(scratch=True, steps=steps, validate_every=-(-steps // 8))
+        new.optim.set(learning_rate=study.regular.learning_rate)
+        yield point("synthesizer", "from scratch", new)
 
 
 def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -111,20 +84,17 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
     ``best`` (nats above Bayes), ``pair_loss`` of its synthesizer on held-out pairs (nats per second document, pairs differ between
     values of k and threshold). The rows of ablation "none" are repetition. Ablations of one value alone are left out."""
     sizes = PROFILES[setting.profile].ablations
-    wanted: list[tuple[dict[str, Any], Study, Pretrain.Config, Tune.Config | None]] = []
+    wanted: list[tuple[dict[str, Any], Study, Tune.Config | None, Run.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
-        own = study.arm(ARM).fingerprint()
-        wanted.append(
-            ({**cell.columns, "ablation": "none", "value": "repetition", "own": False}, study, study.repetition(), None)
-        )
-        for name, make in ABLATIONS.items():
-            points = list(make(study, sizes))
-            for point in points if len(points) > 1 else []:
-                row = {**cell.columns, "ablation": name, "value": point.value, "own": point.model.fingerprint() == own}
-                wanted.append((row, study, point.model, point.tuned))
-    done = run([model for *_, model, _ in wanted])
+        base = {**cell.columns, "ablation": "none", "value": "repetition", "own": False}
+        wanted.append((base, study, None, study.repetition()))
+        own, tried = study.arm(ARM).fingerprint(), list(points(study, sizes))
+        values = Counter(point.ablation for point in tried)
+        for point in [point for point in tried if values[point.ablation] > 1]:
+            about = {"ablation": point.ablation, "value": point.value, "own": point.model.fingerprint() == own}
+            wanted.append(({**cell.columns, **about}, study, point.tuned, point.model))
     rows = []
-    for (row, study, _, tuned), finished in zip(wanted, done, strict=True):
+    for row, study, tuned, finished in ran(run, wanted):
         loss = np.nan if tuned is None else run([tuned])[0].result["loss"]
         rows.append({**row, **mean_excess(study, finished), "pair_loss": loss})
     return pd.DataFrame(rows)
@@ -134,20 +104,18 @@ def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell and pairing: variant, world, seed, pairs (drawn, or neighbours), ``truth`` asked for, measured ``precision``,
     ``last`` and ``best`` (nats above Bayes)."""
     sizes = PROFILES[setting.profile].ablations
-    wanted = []
+    wanted: list[tuple[dict[str, Any], Study, Run.Config, Run.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
         for truth in sizes.truths:
-            pairs: Run.Config = study.drawn(truth)
-            name = f"{truth:.0%} true"
+            pairs, name = study.drawn(truth), f"{truth:.0%} true"
             model = study.joint(study.synthesise(study.tune(pairs, name), name), name)
             wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, pairs, model))
         nearest = study.pairs(ARM)
         assert nearest is not None  # an arm that is tuned on pairs
         wanted.append(({**cell.columns, "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
-    done = run([model for *_, model in wanted])
     return pd.DataFrame([
         {**row, "precision": precision(run([pairs])[0], study.corpus.build()), **mean_excess(study, finished)}
-        for (row, study, pairs, model), finished in zip(wanted, done, strict=True)
+        for row, study, pairs, finished in ran(run, wanted)
     ])  # fmt: skip
 
 
@@ -171,10 +139,9 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
             for share in sizes.shares:
                 row = {**cell.columns, "size": size, "share": share}
                 wanted.append((row, sized, at_share(sized, share, max(sizes.shares))))
-    done = run([model for *_, model in wanted])
     return pd.DataFrame([
         {**row, "parameters": finished.result["parameters"], **mean_excess(study, finished)}
-        for (row, study, model), finished in zip(wanted, done, strict=True)
+        for row, study, finished in ran(run, wanted)
     ])  # fmt: skip
 
 
@@ -187,25 +154,16 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
         by_world.setdefault(cell.world, []).append((cell, study))
     wanted: list[tuple[Cell, Study, str, int, Run.Config]] = []
     for found in by_world.values():
-        chosen = found[:MEMBERS]
-        members = [study.repetition() for _, study in chosen]
-        wanted += [(cell, study, "repetition", 1, cfg) for (cell, study), cfg in zip(chosen, members, strict=True)]
-        cell, study = chosen[0]
-        wanted.append((cell, study, ARM, 1, study.arm(ARM)))
-        together = Ensemble.Config(
-            members=members, eval_documents=study.profile.held_out, label=f"ensemble; {study.name}"
-        )
-        wanted.append((cell, study, "ensemble", len(members), together))
-    done = run([cfg for *_, cfg in wanted])
+        members = [study.repetition() for _, study in found[:MEMBERS]]
+        wanted += [(*own, "repetition", 1, cfg) for own, cfg in zip(found[:MEMBERS], members, strict=True)]
+        cell, study = found[0]
+        label, held_out = f"ensemble; {study.name}", study.profile.held_out
+        together = Ensemble.Config(members=members, eval_documents=held_out, label=label)
+        wanted += [(cell, study, ARM, 1, study.arm(ARM)), (cell, study, "ensemble", len(members), together)]
     return pd.DataFrame([
         {**cell.columns, "arm": arm, "trainings": count, **mean_excess(study, finished)}
-        for (cell, study, arm, count, _), finished in zip(wanted, done, strict=True)
+        for cell, study, arm, count, finished in ran(run, wanted)
     ])  # fmt: skip
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "ablations": ablations, "dose_response": dose_response, "share_sweep": share_sweep, "ensembles": ensembles,
-}  # fmt: skip
 
 
 def best_shares(table: pd.DataFrame, column: str = "best") -> pd.DataFrame:
@@ -223,6 +181,3 @@ def interior_share(tables: Tables) -> pd.DataFrame:
     inside = found[["smaller", "larger"]].gt(low).all(axis=1) & found[["smaller", "larger"]].lt(high).all(axis=1)
     holds = inside & (found["larger"] >= found["smaller"])
     return rows("dep", 1000 * found["world"] + found["seed"], "cell", holds.astype(float))
-
-
-EVIDENCE: dict[str, Evidence] = {"K9": interior_share}

@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVarTuple
 
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Profile, Regular, world
 from orchard.papers.sbp.method.documents import Corpus
@@ -29,8 +30,10 @@ from orchard.papers.sbp.runs.pair import DrawnPairs, Pair
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
-from orchard.runs import Run, Setting
+from orchard.runs import Finished, Run, Runner, Setting
 from orchard.train import AdamW
+
+Facts = TypeVarTuple("Facts")
 
 REFERENCES = ("repetition", "oracle")
 NEAREST = ("sbp-nn-lm", "sbp-nn-tfidf")
@@ -55,13 +58,10 @@ class Study:
     budget: int
     steps: int
     oracle_regular: Regular | None = None  # what was tuned for the oracle; None: as everybody
-    options: dict[str, Any] = field(default_factory=dict)
 
     def with_(self, **changes: Any) -> Study:
         """The same study with some fields changed."""
         return replace(self, **changes)
-
-    # ------------------------------------------------------------ training
 
     def pretrain(self, label: str, regular: Regular | None = None, **mix: Any) -> Pretrain.Config:
         """A joint model from scratch on a mixture."""
@@ -69,15 +69,14 @@ class Study:
         every = -(-self.steps // self.profile.evaluations)
         name = f"{label}; {self.name}"
         return Pretrain.Config(
-            model=decoder(self.size, chosen.dropout),
-            mix=Mix.Config(
-                corpus=self.corpus, budget=self.budget, steps=self.steps, seed=self.seed, label=f"mix for {name}", **mix
-            ),
-            optim=AdamW.Config(
-                learning_rate=chosen.learning_rate, weight_decay=chosen.weight_decay, warmup_fraction=0.05
-            ),
+            model=decoder(self.size, chosen.dropout), mix=self.mix(f"mix for {name}", **mix), optim=optimizer(chosen),
             seed=self.seed, validate_every=every, log_every=max(1, every // 2), eval_documents=self.profile.held_out, label=name,
         )  # fmt: skip
+
+    def mix(self, label: str, **fields: Any) -> Mix.Config:
+        """A mixture of the budget of all arms."""
+        sizes: dict[str, Any] = {"budget": self.budget, "steps": self.steps, **fields}
+        return Mix.Config(corpus=self.corpus, seed=self.seed, label=label, **sizes)
 
     def repetition(self) -> Pretrain.Config:
         """D repeated: the baseline, the embedder and what every synthesizer starts from."""
@@ -86,8 +85,6 @@ class Study:
     def oracle(self) -> Pretrain.Config:
         """As many tokens, all of them of documents seen once."""
         return self.pretrain("oracle", self.oracle_regular, real="pool")
-
-    # -------------------------------------------------------- the five stages
 
     def nearest(self, embedder: Embedder.Config, name: str, **changes: Any) -> Pair.Config:
         """Pairs of neighbours."""
@@ -117,11 +114,9 @@ class Study:
         steps = self.profile.tuning_steps
         fields: dict[str, Any] = {"steps": steps, "batch_size": self.profile.tuning_batch, **changes}
         return Tune.Config(
-            pretrained=self.repetition(), pairs=pairs, seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out,
-            optim=AdamW.Config(
-                learning_rate=self.regular.learning_rate / 4, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
-            ),
-            label=f"synthesizer {name}; {self.name}", **fields,
+            pretrained=self.repetition(), pairs=pairs, optim=optimizer(self.regular, rate=self.regular.learning_rate / 4),
+            seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out, label=f"synthesizer {name}; {self.name}",
+            **fields,
         )  # fmt: skip
 
     def needed(self, share: float | None = None) -> int:
@@ -133,10 +128,8 @@ class Study:
         self, tuned: Tune.Config, name: str, share: float | None = None, **changes: Any
     ) -> Synthesise.Config:
         """Documents sampled from a synthesizer, enough for the share."""
-        return Synthesise.Config(
-            tuned=tuned, tokens=self.needed(share), batch_size=self.profile.sampling_batch, seed=self.seed,
-            label=f"samples {name}; {self.name}", **changes,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"tokens": self.needed(share), "label": f"samples {name}; {self.name}", **changes}
+        return Synthesise.Config(tuned=tuned, batch_size=self.profile.sampling_batch, seed=self.seed, **fields)
 
     def filtered(self, sampled: Run.Config, name: str) -> Filter.Config:
         """What the rules keep."""
@@ -145,10 +138,8 @@ class Study:
     def sampled(self, arm: str, share: float | None = None) -> Run.Config:
         """The run that makes an arm's synthetic documents."""
         if arm in ("paraphrase", "exact-posterior"):
-            control = {"paraphrase": Paraphrase, "exact-posterior": ExactPosterior}[arm]
-            return control.Config(
-                corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=f"samples {arm}; {self.name}"
-            )
+            control, label = Paraphrase if arm == "paraphrase" else ExactPosterior, f"samples {arm}; {self.name}"
+            return control.Config(corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=label)
         return self.synthesise(self.tune(self.pairs(arm), arm), arm, share)
 
     def joint(self, sampled: Run.Config, name: str, share: float | None = None, **mix: Any) -> Pretrain.Config:
@@ -167,6 +158,18 @@ class Study:
         return self.joint(self.sampled(name, share), name, share)
 
 
+def optimizer(regular: Regular, rate: float | None = None) -> AdamW.Config:
+    """AdamW as tuned, with another learning rate where one is given."""
+    rate = regular.learning_rate if rate is None else rate
+    return AdamW.Config(learning_rate=rate, weight_decay=regular.weight_decay, warmup_fraction=0.05)
+
+
+def ran(run: Runner, rows: Iterable[tuple[*Facts, Run.Config]]) -> list[tuple[*Facts, Finished]]:
+    """Rows that end with a config, with the finished run in its place; all are one batch of runs."""
+    wanted = list(rows)
+    return [(*row[:-1], done) for row, done in zip(wanted, run([row[-1] for row in wanted]), strict=True)]
+
+
 def study(
     setting: Setting, cell: Cell, regular: Regular, oracle_regular: Regular | None = None, documents: int | None = None
 ) -> Study:
@@ -176,17 +179,8 @@ def study(
     corpus = world(setting, cell.variant, cell.world, documents)
     budget = profile.pool * count * (corpus.build().cap + 1)
     name = cell.name if documents is None else f"{cell.name}, {documents} documents"
-    return Study(
-        profile,
-        corpus,
-        name,
-        cell.seed,
-        regular,
-        profile.size,
-        budget,
-        profile.pool * count // profile.batch,
-        oracle_regular,
-    )
+    steps = profile.pool * count // profile.batch
+    return Study(profile, corpus, name, cell.seed, regular, profile.size, budget, steps, oracle_regular)
 
 
 def of_documents(setting: Setting, cell: Cell, chosen: Study, documents: int | None) -> Study:

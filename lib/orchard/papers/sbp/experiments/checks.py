@@ -8,13 +8,10 @@ enumeration      in a world so small that all documents can be listed, probabili
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
 from orchard.data.published import published as published_numbers
-from orchard.evidence import Evidence, exact
 from orchard.papers.sbp.experiments import comparison
 from orchard.papers.sbp.experiments.bounds import information
 from orchard.papers.sbp.runs.checks import Enumeration, row, violation
@@ -81,9 +78,3 @@ def published_shapes(setting: Setting, run: Runner) -> pd.DataFrame:
 def published(setting: Setting, run: Runner) -> pd.DataFrame:
     """The paper's tables, with the provenance of every number."""
     return published_numbers("sbp")
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "published": published, "paper_shapes": published_shapes, "invariants": invariants,
-}  # fmt: skip
-EVIDENCE: dict[str, Evidence] = {"K11": exact("invariants")}

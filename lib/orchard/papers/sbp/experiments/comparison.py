@@ -7,16 +7,16 @@ The exact law of the world is subtracted document by document. The best checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
+from orchard.evidence import Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
-from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, study
+from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, ran, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of, precision
@@ -35,11 +35,6 @@ def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, S
     return [(cell, study(setting, cell, *best[cell.variant])) for cell in chosen]
 
 
-def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The trials of the references in every variant; see `regularisation.tuning`."""
-    return regularisation.tuning(setting, run, list(dict.fromkeys(cell.variant for cell in cells(setting))))
-
-
 def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
     """All arms in the first cell of `dep`, the compared ones elsewhere (profile gpu: all everywhere)."""
     first = cell == cells(setting, "dep")[0]
@@ -53,46 +48,48 @@ def synthetic_arms(setting: Setting, cell: Cell) -> list[str]:
 
 def analysed(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
     """Every cell of `dep`, about which the claims are, and the first one of every other variant, for comparison."""
-    first: dict[str, Cell] = {}
-    for cell, _ in found:
-        first.setdefault(cell.variant, cell)
-    return [row for row in found if row[0].variant == "dep" or row[0] == first[row[0].variant]]
+    first = first_cells(found)
+    return [row for row in found if row[0].variant == "dep" or row in first]
+
+
+def first_cells(found: list[tuple[Cell, Study]]) -> list[tuple[Cell, Study]]:
+    """The first cell of every variant."""
+    first: dict[str, tuple[Cell, Study]] = {}
+    for row in found:
+        first.setdefault(row[0].variant, row)
+    return list(first.values())
 
 
 def finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Study, Pretrain.Config, Finished]]:
     """Every arm of every cell with its finished run."""
-    wanted = [
-        (cell, arm, chosen, chosen.arm(arm)) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)
-    ]
-    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+    found = [(cell, arm, chosen) for cell, chosen in studies(setting, run) for arm in arms_of(setting, cell)]
+    wanted = [(*row, row[2].arm(row[1])) for row in found]
+    return ran(run, [(*row, row[-1]) for row in wanted])
 
 
 def curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and evaluation: variant, world, seed, arm, step, tokens, excess (nats per test document above Bayes)."""
     tables = []
     for cell, arm, chosen, cfg, done in finished(setting, run):
-        curve = excess_curve(chosen, done)
-        tokens = curve["step"] * cfg.mix.budget / cfg.mix.steps
-        tables.append(curve.assign(arm=arm, tokens=tokens, **cell.columns))
+        step = done.tensors("eval")["step"].numpy()
+        curve = pd.DataFrame({"step": step, "excess": excess(chosen, done).mean(axis=1)})
+        tables.append(curve.assign(arm=arm, tokens=step * cfg.mix.budget / cfg.mix.steps, **cell.columns))
     return pd.concat(tables, ignore_index=True)
 
 
 def documents(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, cell and test document: variant, world, seed, arm, document, ``last`` and ``best`` (nats above Bayes)."""
-    tables = [
-        document_excess(chosen, done).assign(arm=arm, **cell.columns)
-        for cell, arm, chosen, _, done in finished(setting, run)
-    ]
+    found = finished(setting, run)
+    tables = [document_excess(chosen, done).assign(arm=arm, **cell.columns) for cell, arm, chosen, _, done in found]
     return pd.concat(tables, ignore_index=True)
 
 
 def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and cell: what was read, and what it cost in FLOPs beside the training that all arms share."""
-    found = finished(setting, run)
-    mixed = run([cfg.mix for *_, cfg, _ in found])
+    wanted = [(cell, arm, done, cfg.mix) for cell, arm, _, cfg, done in finished(setting, run)]
     return pd.DataFrame([
-        {**cell.columns, "arm": arm, **mix.result, "training_flops": done.result["training_flops"]}
-        for (cell, arm, _, _, done), mix in zip(found, mixed, strict=True)
+        {**cell.columns, "arm": arm, **mixed.result, "training_flops": done.result["training_flops"]}
+        for cell, arm, done, mixed in ran(run, wanted)
     ])  # fmt: skip
 
 
@@ -100,28 +97,19 @@ def stages(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
     after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
     table = []
-    for cell, arm, chosen, cfg, _ in finished(setting, run):
-        if arm not in TUNED:
-            continue
+    for cell, arm, chosen, cfg, _ in [row for row in finished(setting, run) if row[1] in TUNED]:
         sampled: Any = chosen.sampled(arm)
         kept_by: Any = cfg.mix.synthetic
-        pairs = chosen.pairs(arm)
         tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
-        row: dict[str, Any] = {**cell.columns, "arm": arm, "pairs": 0, "true (%)": float("nan")}
-        if pairs is not None:
+        count, true = 0, float("nan")
+        if (pairs := chosen.pairs(arm)) is not None:
             found = run([pairs])[0]
-            row |= {
-                "pairs": len(pairs_of(found, "pairs")[0]),
-                "true (%)": 100 * precision(found, chosen.corpus.build()),
-            }
-        row |= {"loss before": tuned["loss_before"], "loss after": tuned["loss"], "sampled": samples["documents"]}
-        table.append({**row, "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"]})
+            count, true = len(pairs_of(found, "pairs")[0]), precision(found, chosen.corpus.build())
+        table.append({
+            **cell.columns, "arm": arm, "pairs": count, "true (%)": 100 * true, "loss before": tuned["loss_before"],
+            "loss after": tuned["loss"], "sampled": samples["documents"], "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"],
+        })  # fmt: skip
     return pd.DataFrame(table)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "tuning": tuning, "curves": curves, "documents": documents, "ledger": ledger, "stages": stages,
-}  # fmt: skip
 
 
 def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -130,14 +118,16 @@ def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
     return own.assign(seed=1000 * own["world"] + own["seed"])
 
 
-def gap(table: pd.DataFrame, variant: str, first: str, second: str) -> pd.DataFrame:
-    """First minus second arm on each test document of each cell of a variant, best checkpoints."""
-    return paired(by_cell(table, variant), "arm", first, second, units=["document"], value="best", part=variant)
+def gap(tables: Tables, second: str, variant: str = "dep") -> pd.DataFrame:
+    """SBP minus another arm on each test document of each cell of a variant, best checkpoints.
+
+    K1: minus repetition. K3b: neighbours minus random pairs in the world without information between documents."""
+    return gap_in(tables("documents"), second, variant)
 
 
-def beats_repetition(tables: Tables) -> pd.DataFrame:
-    """K1: SBP minus repetition, each at its best checkpoint."""
-    return gap(tables("documents"), "dep", "sbp-nn-lm", "repetition")
+def gap_in(table: pd.DataFrame, second: str, variant: str = "dep") -> pd.DataFrame:
+    """The same from a table with the columns of :func:`documents`."""
+    return paired(by_cell(table, variant), "arm", "sbp-nn-lm", second, units=["document"], value="best", part=variant)
 
 
 def recovered(tables: Tables) -> pd.DataFrame:
@@ -148,14 +138,9 @@ def recovered(tables: Tables) -> pd.DataFrame:
 
 def pair_information(tables: Tables) -> pd.DataFrame:
     """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
-    dep, indep = (gap(tables("documents"), variant, "sbp-nn-lm", "sbp-random") for variant in ("dep", "indep"))
+    dep, indep = (gap(tables, "sbp-random", variant) for variant in ("dep", "indep"))
     where, elsewhere = (found.set_index(["seed", "unit"])["value"] for found in (dep, indep))
     return together([dep, difference(where, elsewhere, "dep - indep")])
-
-
-def no_information(tables: Tables) -> pd.DataFrame:
-    """K3b: neighbours minus random pairs in the world without information between documents."""
-    return gap(tables("documents"), "indep", "sbp-nn-lm", "sbp-random")
 
 
 def crossing(tables: Tables) -> pd.DataFrame:
@@ -168,10 +153,6 @@ def crossing(tables: Tables) -> pd.DataFrame:
         found.append(rows(["early", "end"], seed, "cell", [early, -ahead.iloc[-1]]))
     return together(found)
 
-
-EVIDENCE: dict[str, Evidence] = {
-    "K1": beats_repetition, "K2": recovered, "K3": pair_information, "K3b": no_information, "K6": crossing,
-}  # fmt: skip
 
 _BAYES: dict[tuple[str, int], np.ndarray] = {}
 
@@ -187,11 +168,6 @@ def mean_excess(chosen: Study, done: Finished) -> dict[str, float]:
     """The means of :func:`document_excess`: ``last`` and ``best``."""
     table = document_excess(chosen, done)
     return {name: float(table[name].mean()) for name in ("last", "best")}
-
-
-def excess_curve(chosen: Study, done: Finished) -> pd.DataFrame:
-    """One row per evaluation: step, excess (nats per test document above Bayes)."""
-    return pd.DataFrame({"step": done.tensors("eval")["step"].numpy(), "excess": excess(chosen, done).mean(axis=1)})
 
 
 def excess(chosen: Study, done: Finished) -> Float64[np.ndarray, "evaluations documents"]:

@@ -1,34 +1,29 @@
 """Concepts of what is sampled: from one seed, against its posterior (K5); of a whole corpus, against the degree of pairs (drift).
 
-    q(c) = (sum over samples d2 of P(c | d2) + a P(c)) / (possible samples + a)        a = 1: the prior counts as one sample
-    KL(P(c | d1) || q) = sum_c P(c | d1) log (P(c | d1) / q(c))        nats
-
-A sample that the world cannot make has no posterior and is left out; the prior keeps the divergence finite. The exact row samples from
-the world's own P(d2 | d1) as often: what is left there is the error of so few samples, not of a synthesizer.
+KL(P(c | d1) || q) is that of `runs.concepts`. The exact row samples from the world's own P(d2 | d1) as often: what is left there is the
+error of so few samples, not of a synthesizer.
 
 Seeds are held-out documents: a synthesizer cannot have learned by heart what follows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
-from orchard.evidence import Evidence, Tables, paired
+from orchard.evidence import Tables, paired
+from orchard.papers.sbp.experiments.arms import ran
 from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
-from orchard.papers.sbp.method.documents import Corpus
+from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.concepts import ConceptLaw
 from orchard.papers.sbp.runs.synthesise import Draws
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Runner, Setting
-
-# ------------------------------------------------------------------ one seed (K5)
 
 
 def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
@@ -37,23 +32,15 @@ def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     wanted: list[tuple[Cell, str, ConceptLaw.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         arms = [arm for arm in synthetic_arms(setting, cell) if arm in TUNED]
-        if "uncond" not in arms:
-            continue
-        own: dict[str, Any] = {
-            "seeds": min(sizes.seeds, 2 * chosen.profile.held_out),
-            "each": sizes.each,
-            "seed": cell.seed,
-        }
-        for arm in (EXACT, *arms):
-            name = f"{arm}, chosen seeds; {chosen.name}"
-            drawn = (
-                None if arm == EXACT
-                else Draws.Config(tuned=chosen.tune(chosen.pairs(arm), arm), label=f"samples {name}", **own)
-            )  # fmt: skip
+        seeds = min(sizes.seeds, 2 * chosen.profile.held_out)
+        own: dict[str, Any] = {"seeds": seeds, "each": sizes.each, "seed": cell.seed}
+        for arm in (EXACT, *arms) if "uncond" in arms else ():
+            name, drawn = f"{arm}, chosen seeds; {chosen.name}", None
+            if arm != EXACT:
+                drawn = Draws.Config(tuned=chosen.tune(chosen.pairs(arm), arm), label=f"samples {name}", **own)
             cfg = ConceptLaw.Config(corpus=chosen.corpus, sampled=drawn, label=f"concepts {name}", **own)
             wanted.append((cell, arm, cfg))
-    done = run([cfg for *_, cfg in wanted])
-    return [(cell, arm, found) for (cell, arm, _), found in zip(wanted, done, strict=True)]
+    return ran(run, wanted)
 
 
 def concept_law(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -70,39 +57,24 @@ def concept_law(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-# ---------------------------------------------------------------------- the corpus
-
-
 def drift(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per cell of a world that tells concepts apart, arm and concept, all of them shares.
 
     ``real``: of the documents of D with this concept; ``pairs``: of the arm's pairs whose second document has it (NaN without pairs);
     ``raw`` and ``kept``: the mean posterior of the arm's possible samples, before and after the rules."""
-    chosen = {
-        cell: (found, labels(found.corpus))
-        for cell, found in analysed(studies(setting, run))
-        if cell.variant != "indep"
-    }
+    chosen = {cell: found for cell, found in analysed(studies(setting, run)) if cell.variant != "indep"}
     corpora = [row for row in measured(setting, run) if row[0] in chosen and row[1] != REAL]
-    with_pairs = [(cell, arm, chosen[cell][0].pairs(arm)) for cell, arm, _ in corpora]
-    needed = [(cell, arm, cfg) for cell, arm, cfg in with_pairs if cfg is not None]
-    pairs = dict(zip([row[:2] for row in needed], run([cfg for *_, cfg in needed]), strict=True))
+    with_pairs = [((cell, arm), chosen[cell].pairs(arm)) for cell, arm, _ in corpora]
+    pairs = dict(ran(run, [(key, cfg) for key, cfg in with_pairs if cfg is not None]))
     tables = []
     for cell, arm, found in corpora:
         laws = {name: value.numpy() for name, value in found.tensors("laws").items()}
-        own, count = chosen[cell][1], len(laws["raw"])
+        own, count = labels_of(chosen[cell].corpus.build().documents("train"), "drift needs labels"), len(laws["raw"])
         table = pd.DataFrame({"concept": np.arange(count), "real": shares(own, count), **laws})
         paired = pairs.get((cell, arm))
         table["pairs"] = np.nan if paired is None else shares(own[pairs_of(paired, "pairs")[1]], count)
         tables.append(table.assign(arm=arm, **cell.columns))
     return pd.concat(tables, ignore_index=True)
-
-
-def labels(corpus: Corpus.Config) -> Int[np.ndarray, "documents"]:
-    """The concepts of D."""
-    found = corpus.build().documents("train").labels
-    assert found is not None, "a world knows its concepts"
-    return found
 
 
 def shares(concepts: Int[np.ndarray, "_"], count: int) -> Float64[np.ndarray, "count"]:
@@ -116,28 +88,19 @@ def drift_summary(table: pd.DataFrame) -> pd.DataFrame:
     ``moved``: total variation distance between D and the raw samples, half the sum of |raw - real|; ``by_pairs``: the same between D
     and the second documents of the pairs; ``correlation``: Pearson's of raw - real with pairs - real over concepts, 1 where the
     synthesizer reweights concepts exactly as its pairs do; ``by_rules``: total variation between raw and kept."""
-    rows = []
-    for key, part in table.groupby(["variant", "world", "seed", "arm"], sort=False):
-        moved, pushed = part["raw"] - part["real"], part["pairs"] - part["real"]
+    keys, rows = ["variant", "world", "seed", "arm"], []
+    for key, part in table.groupby(keys, sort=False):
+        moved, pushed, ruled = part["raw"] - part["real"], part["pairs"] - part["real"], part["kept"] - part["raw"]
         constant = pushed.isna().any() or pushed.std() == 0 or moved.std() == 0
-        rows.append(
-            dict(zip(("variant", "world", "seed", "arm"), key, strict=True))
-            | {"moved": moved.abs().sum() / 2, "by_pairs": pushed.abs().sum(skipna=False) / 2}
-            | {"correlation": np.nan if constant else float(np.corrcoef(moved, pushed)[0, 1])}
-            | {"by_rules": (part["kept"] - part["raw"]).abs().sum(skipna=False) / 2}
-        )
+        rows.append({
+            **dict(zip(keys, key, strict=True)), "moved": moved.abs().sum() / 2, "by_pairs": pushed.abs().sum(skipna=False) / 2,
+            "correlation": np.nan if constant else float(np.corrcoef(moved, pushed)[0, 1]),
+            "by_rules": ruled.abs().sum(skipna=False) / 2,
+        })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "concept_law": concept_law, "drift": drift,
-}  # fmt: skip
 
 
 def follows_posterior(tables: Tables) -> pd.DataFrame:
     """K5: the divergence of SBP's samples minus that of samples without a seed, each seed document of each cell of `dep`."""
     laws = by_cell(tables("concept_law"))
     return paired(laws, "arm", "sbp-nn-lm", "uncond", units=["document"], value="kl", part="dep")
-
-
-EVIDENCE: dict[str, Evidence] = {"K5": follows_posterior}

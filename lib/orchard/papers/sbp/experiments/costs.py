@@ -12,23 +12,25 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import pandas as pd
 
-from orchard.evidence import Evidence, Tables
-from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap, studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
+from orchard.evidence import Tables
+from orchard.papers.sbp.experiments.arms import Study, ran
+from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap_in, studies
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Regular
+from orchard.papers.sbp.experiments.regularisation import validation_loss
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
-from orchard.runs import Run, Runner, Setting
+from orchard.runs import Finished, Run, Runner, Setting
 
 STAGES = ("training", "embedding", "tuning", "sampling", "base model")
 SYNTHESIS = ("embedding", "tuning", "sampling")  # what synthesis adds for somebody who has the base model
+CHARGED = {"tokens": ("training",), "without base": ("training", *SYNTHESIS), "with base": STAGES}
 ARM = "sbp-nn-lm"
 
 
@@ -44,42 +46,24 @@ def costs_of(cfg: Pretrain.Config, run: Runner) -> dict[str, float]:
     for kind, (stage, field) in stages.items():
         runs = [node for node in inside.values() if isinstance(node, kind)]
         found[stage] = float(sum(one.result[field] for one in run(runs)))
-    embedders = {
-        node.pretrained.fingerprint(): node.pretrained for node in nodes if isinstance(node, LMEmbedder.Config)
-    }
-    found["embedding"] = sum(
-        (forward_flops(model, run) * unique_tokens(model, run) for model in embedders.values()), 0.0
-    )
+    models = [node.pretrained for node in nodes if isinstance(node, LMEmbedder.Config)]
+    for model in {model.fingerprint(): model for model in models}.values():
+        trained, read = (one.result for one in run([model, model.mix]))
+        forward = float(trained["training_flops"]) / (3 * trained["tokens"])  # per token
+        found["embedding"] += forward * read["unique_real_tokens"]
     return found
-
-
-def forward_flops(cfg: Pretrain.Config, run: Runner) -> float:
-    """FLOPs of a forward pass of a trained model, per token."""
-    result = run([cfg])[0].result
-    return float(result["training_flops"]) / (3 * result["tokens"])
-
-
-def unique_tokens(cfg: Pretrain.Config, run: Runner) -> int:
-    """Tokens of the unique real documents that a training reads."""
-    return int(run([cfg.mix])[0].result["unique_real_tokens"])
 
 
 def costs(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and stage in the first cell of `dep`: arm, stage, flops, and ``times``, in trainings of the arm itself."""
     cell, chosen = studies(setting, run, "dep")[0]
-    names = arms_of(setting, cell)
-    run([chosen.arm(name) for name in names])
-    rows = []
-    for name in names:
-        own = costs_of(chosen.arm(name), run)
-        rows += [
-            {**cell.columns, "arm": name, "stage": stage, "flops": own[stage], "times": own[stage] / own["training"]}
-            for stage in STAGES
-        ]
-    return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------- equal FLOPs
+    arms = {name: chosen.arm(name) for name in arms_of(setting, cell)}
+    run(list(arms.values()))
+    found = {name: costs_of(cfg, run) for name, cfg in arms.items()}
+    return pd.DataFrame([
+        {**cell.columns, "arm": name, "stage": stage, "flops": own[stage], "times": own[stage] / own["training"]}
+        for name, own in found.items() for stage in STAGES
+    ])  # fmt: skip
 
 
 def longer(chosen: Study, factor: float) -> Study:
@@ -103,40 +87,27 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     SBP is the same in all three. The references train for longer, on more passes over what they have, and may choose their weight decay
     anew among the profile's factors, on validation documents.
     """
-    sizes, tables = PROFILES[setting.profile].matched, []
-    chosen_cells = studies(setting, run, "dep")[: sizes.cells]
-    run([study.arm(name) for _, study in chosen_cells for name in ("repetition", "oracle", ARM)])
-    trials: list[tuple[int, str, str, Study, Pretrain.Config]] = []
-    for place, (_, study) in enumerate(chosen_cells):
+    sizes = PROFILES[setting.profile].matched
+    chosen = studies(setting, run, "dep")[: sizes.cells]
+    run([study.arm(name) for _, study in chosen for name in ("repetition", "oracle", ARM)])
+    trials: list[tuple[tuple[Cell, str, str], Study, Pretrain.Config]] = []
+    for cell, study in chosen:
         sbp = study.arm(ARM)
-        trials += [(place, ARM, charge, study, sbp) for charge in ("tokens", *sizes.charged)]
-        trials += [(place, name, "tokens", study, study.arm(name)) for name in ("repetition", "oracle")]
+        trials += [((cell, ARM, charge), study, sbp) for charge in ("tokens", *sizes.charged)]
+        trials += [((cell, name, "tokens"), study, study.arm(name)) for name in ("repetition", "oracle")]
         for charge in sizes.charged:
-            more = longer(study, factors(sbp, run)[charge])
-            trials += [
-                (place, name, charge, more, _regularised(more, name, factor))
-                for name in sizes.longer
-                for factor in sizes.weight_decays
-            ]
-    done = run([cfg for *_, cfg in trials])
-    best: dict[tuple[int, str, str], int] = {}
-    for number, ((place, name, charge, *_), finished) in enumerate(zip(trials, done, strict=True)):
-        known = best.setdefault((place, name, charge), number)
-        if finished.result["best"]["validation_loss"] < done[known].result["best"]["validation_loss"]:
-            best[place, name, charge] = number
-    for (place, name, charge), number in best.items():
-        study, cfg = trials[number][3:]
-        cell = chosen_cells[place][0]
+            more, grid = longer(study, factors(sbp, run)[charge]), product(sizes.longer, sizes.weight_decays)
+            trials += [((cell, name, charge), more, _regularised(more, name, factor)) for name, factor in grid]
+    best: dict[tuple[Cell, str, str], tuple[Study, Pretrain.Config, Finished]] = {}
+    for key, study, cfg, done in ran(run, [(*trial, trial[-1]) for trial in trials]):
+        if key not in best or validation_loss(done) < validation_loss(best[key][-1]):
+            best[key] = study, cfg, done
+    tables = []
+    for (cell, name, charge), (study, cfg, done) in best.items():
         own = costs_of(cfg, run)
-        counted = [
-            "training",
-            *(SYNTHESIS if charge != "tokens" else ()),
-            *(["base model"] if charge == "with base" else []),
-        ]
-        tables.append(document_excess(study, done[number]).assign(
-            **cell.columns, arm=name, charged=charge, tokens=cfg.mix.budget, flops=sum(own[stage] for stage in counted),
-            weight_decay=cfg.optim.weight_decay,
-        ))  # fmt: skip
+        about = {**cell.columns, "arm": name, "charged": charge, "tokens": cfg.mix.budget}
+        about |= {"flops": sum(own[stage] for stage in CHARGED[charge]), "weight_decay": cfg.optim.weight_decay}
+        tables.append(document_excess(study, done).assign(**about))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -150,12 +121,6 @@ def _regularised(study: Study, name: str, factor: float) -> Pretrain.Config:
     return study.with_(regular=scaled(study.regular), oracle_regular=oracle).arm(name)
 
 
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"costs": costs, "flop_matched": flop_matched}
-
-
 def beats_with_equal_flops(tables: Tables) -> pd.DataFrame:
     """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints."""
-    return gap(tables("flop_matched").query("charged == 'without base'"), "dep", ARM, "repetition")
-
-
-EVIDENCE: dict[str, Evidence] = {"K10": beats_with_equal_flops}
+    return gap_in(tables("flop_matched").query("charged == 'without base'"), "repetition")

@@ -6,36 +6,27 @@ A synthesizer would write about them most of the time. Chance is the reference: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import Study
-from orchard.papers.sbp.experiments.comparison import studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
+from orchard.papers.sbp.experiments.arms import ran
+from orchard.papers.sbp.experiments.comparison import first_cells, studies
+from orchard.papers.sbp.experiments.profiles import PROFILES, world
 from orchard.papers.sbp.runs.pair import Pair
-from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity, same_label
+from orchard.papers.sbp.runs.similarity import KnownCopies, Similarity, same_label, same_of
 from orchard.runs import Finished, Runner, Setting
 
 EMBEDDERS = {"sbp-nn-lm": "states of the repetition model", "sbp-nn-tfidf": "TF-IDF"}
 STAGES = {"nearest_in": "among the k nearest", "both": "both directions", "out": "within the caps"}
 
 
-def first_cells(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
-    """The first cell of every variant, or of the named ones."""
-    first: dict[str, tuple[Cell, Study]] = {}
-    for cell, chosen in studies(setting, run, *variants):
-        first.setdefault(cell.variant, (cell, chosen))
-    return list(first.values())
-
-
 def degrees(setting: Setting, run: Runner) -> pd.DataFrame:
     """How many documents have each degree: variant, world, seed, pairs by, stage (those of `method.pairing.degrees`, in words),
     degree, documents."""
-    wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in first_cells(setting, run) for arm in EMBEDDERS]
+    cells = first_cells(studies(setting, run))
+    wanted = [(cell, arm, chosen.pairs(arm)) for cell, chosen in cells for arm in EMBEDDERS]
     tables = []
-    for (cell, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted if cfg is not None]), strict=True):
+    for cell, arm, done in ran(run, [(cell, arm, cfg) for cell, arm, cfg in wanted if cfg is not None]):
         found = done.tensors("degrees")
         for name, stage in STAGES.items():
             degree, count = np.unique(found[name].numpy(), return_counts=True)
@@ -50,14 +41,14 @@ VARIANTS = ("dep", "indep", "hier")  # where pairs can be scored, or must be at 
 
 def _pairs(setting: Setting, run: Runner) -> list[tuple[str, Pair.Config]]:
     """The pairing of the comparison in the first cell of each variant."""
-    found = [(cell.variant, chosen.pairs("sbp-nn-lm")) for cell, chosen in first_cells(setting, run, *VARIANTS)]
+    cells = first_cells(studies(setting, run, *VARIANTS))
+    found = [(cell.variant, chosen.pairs("sbp-nn-lm")) for cell, chosen in cells]
     return [(variant, pairs) for variant, pairs in found if isinstance(pairs, Pair.Config)]
 
 
 def _similarities(setting: Setting, run: Runner) -> list[tuple[str, Finished]]:
     found = _pairs(setting, run)
-    done = run([Similarity.Config(pairs=pairs, label=f"similarity; {pairs.label}") for _, pairs in found])
-    return [(variant, finished) for (variant, _), finished in zip(found, done, strict=True)]
+    return ran(run, [(name, Similarity.Config(pairs=cfg, label=f"similarity; {cfg.label}")) for name, cfg in found])
 
 
 def similarity(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -83,32 +74,22 @@ def thresholds(setting: Setting, run: Runner) -> pd.DataFrame:
 def paired(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant: alpha of the comparison's own pairing, how many pairs each rule left out, and the share of pairs that have
     one concept (``precision``) and one genre (``genre``), beside those of random pairs."""
-    found = _pairs(setting, run)
-    done = run([pairs for _, pairs in found])
     rows = []
-    for (variant, pairs), finished in zip(found, done, strict=True):
+    for variant, pairs, finished in ran(run, [(variant, pairs, pairs) for variant, pairs in _pairs(setting, run)]):
         documents = pairs.corpus.build().documents("train")
         first, second = (finished.tensors("pairs")[name].numpy() for name in ("first", "second"))
         rows.append({"variant": variant, "alpha": finished.result["alpha"], **finished.result["pairs"]})
         genres = documents.tokens[documents.offsets[:-1]]  # a body begins with its genre
         for name, labels in (("precision", documents.labels), ("genre", genres)):
-            shares = {name: float((labels[first] == labels[second]).mean()), f"{name}, random": same_label(labels)}
-            rows[-1] |= shares
+            rows[-1][name], rows[-1][f"{name}, random"] = same_of(labels, first, second), same_label(labels)
     return pd.DataFrame(rows)
 
 
 def near_duplicates(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per pair of the near-dup world: kind (copy with 0, 1 or 2 edits, or a neighbour that is no copy), edits, jaccard."""
     profile = PROFILES[setting.profile]
-    cfg = KnownCopies.Config(
-        corpus=world(setting, "near-dup", profile.worlds[0]), k=profile.neighbours, label="near duplicates"
-    )
+    corpus = world(setting, "near-dup", profile.worlds[0])
+    cfg = KnownCopies.Config(corpus=corpus, k=profile.neighbours, label="near duplicates")
     table = pd.DataFrame(run([cfg])[0].result["rows"])
     words = {-1: "neighbour, no copy", 0: "copy, no edit", 1: "copy, 1 edit", 2: "copy, 2 edits"}
     return table.assign(kind=table["edits"].map(words))
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "degrees": degrees, "similarity": similarity,
-    "thresholds": thresholds, "paired": paired, "near_duplicates": near_duplicates,
-}  # fmt: skip

@@ -1,27 +1,22 @@
 """What a partner tells: -log p(d2 | d1) of the synthesizers and of the exact law, true and random partners.
 
-    I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
-    rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
-    P(d2)                                                        (iii) the same for random pairs
-
-Both documents are held out and of the test split, which nothing was fitted or stopped on. A random partner is any other document.
+I(d1; d2) = E[-log P(d2)] - E[-log P(d2 | d1)] <= H(c)       (i)   what conditioning can give, at most
+rho P(d2 | d1) + (1 - rho) P(d2)                             (ii)  what tuning on pairs that are true with probability rho tends to
+P(d2)                                                        (iii) the same for random pairs
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.evidence import Evidence, Tables, rows
+from orchard.evidence import Tables, rows
+from orchard.papers.sbp.experiments.arms import ran
 from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
-
-# -------------------------------------------------------------------------- tables
 
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
@@ -33,12 +28,9 @@ def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]
         exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
         wanted.append((cell, EXACT, exact))
         for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
-            tuned = chosen.tune(chosen.pairs(arm), arm)
-            wanted.append(
-                (cell, arm, TunedPartners.Config(tuned=tuned, label=f"partners, {arm}; {chosen.name}", **own))
-            )
-    done = run([cfg for *_, cfg in wanted])
-    return [(cell, arm, found) for (cell, arm, _), found in zip(wanted, done, strict=True)]
+            tuned, label = chosen.tune(chosen.pairs(arm), arm), f"partners, {arm}; {chosen.name}"
+            wanted.append((cell, arm, TunedPartners.Config(tuned=tuned, label=label, **own)))
+    return ran(run, wanted)
 
 
 def partners_table(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -82,24 +74,16 @@ def consequences(setting: Setting, run: Runner) -> pd.DataFrame:
     keys = ["variant", "world", "seed", "arm"]
     table = partners_table(setting, run).drop(columns="document")
     means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
-    alone = (
-        means[means["arm"] == "uncond"].set_index(keys[:3])["true"].reindex(pd.MultiIndex.from_frame(means[keys[:3]]))
+    cells, uncond = pd.MultiIndex.from_frame(means[keys[:3]]), means[means["arm"] == "uncond"].set_index(keys[:3])
+    alone, model = uncond["true"].reindex(cells).to_numpy(), means["arm"] != EXACT
+    return means.assign(
+        gain=np.where(model, alone, means["exact_alone"]) - means["true"],
+        limit_gain=means["exact_alone"] - means["limit_true"],
+        information=means["exact_alone"] - means["exact_true"],
+        penalty=means["random"] - means["true"],
+        limit_penalty=means["limit_random"] - means["limit_true"],
+        from_alone=np.where(model, means["random"] - alone, np.nan),
     )
-    model = means["arm"] != EXACT
-    means["gain"] = np.where(model, alone.to_numpy(), means["exact_alone"]) - means["true"]
-    means["limit_gain"] = means["exact_alone"] - means["limit_true"]
-    means["information"] = means["exact_alone"] - means["exact_true"]
-    means["penalty"], means["limit_penalty"] = (
-        means["random"] - means["true"],
-        means["limit_random"] - means["limit_true"],
-    )
-    means["from_alone"] = np.where(model, means["random"] - alone.to_numpy(), np.nan)
-    return means
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "partners": partners_table, "consequences": consequences,
-}  # fmt: skip
 
 
 def _means(tables: Tables) -> pd.DataFrame:
@@ -118,6 +102,3 @@ def not_below_exact(tables: Tables) -> pd.DataFrame:
     """K4b: -log p(d2 | true partner) minus the exact one, mean over documents, every synthesizer that reads a partner, each seed."""
     own = _means(tables).query("arm not in ('exact', 'uncond')")
     return rows(own["arm"], own["seed"], "mean", own["true"] - own["exact_true"])
-
-
-EVIDENCE: dict[str, Evidence] = {"K4": uses_seed, "K4b": not_below_exact}

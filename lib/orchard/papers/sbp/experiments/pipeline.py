@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ import pandas as pd
 
 from orchard.data import BPETokenizer, ByteTokenizer, Tokenizer, text_source
 from orchard.errors import BadInput, closest
-from orchard.files import write
+from orchard.files import to_json, write
 from orchard.papers.sbp.data.text import TextCorpus, folder_tokenizer
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.arms import Study, optimizer
 from orchard.papers.sbp.experiments.profiles import PROFILES, Regular
 from orchard.papers.sbp.integrations.decoder import LocalDecoder, check_length, local_model
 from orchard.papers.sbp.integrations.embedder import local_embedder
@@ -39,8 +39,6 @@ from orchard.papers.sbp.runs.pretrain import Adopt, Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
 from orchard.runs import Finished, Run, Store
-from orchard.runs.store import to_json
-from orchard.train import AdamW
 
 SIZES: dict[str, Size] = {"tiny": TINY, "small": Size(128, 4, 4, 4, 344), "10M": M10, "40M": M40}
 LEARNING_RATES = {"tiny": 1e-2, "small": 4e-3, "10M": 2e-3, "40M": 1e-3}
@@ -82,16 +80,11 @@ class LocalStudy(Study):
     learning_rate: float = 3e-5
 
     def repetition(self) -> Pretrain.Config:
-        mix = Mix.Config(corpus=self.corpus, budget=self.budget, steps=1, seed=self.seed, label=f"D; {self.name}")
-        return Adopt.Config(
-            model=self.model, mix=mix, eval_documents=self.profile.held_out, label=f"the model as it is; {self.name}"
-        )
+        mix, label = self.mix(f"D; {self.name}", steps=1), f"the model as it is; {self.name}"
+        return Adopt.Config(model=self.model, mix=mix, eval_documents=self.profile.held_out, label=label)
 
     def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        optim = AdamW.Config(
-            learning_rate=self.learning_rate, weight_decay=self.regular.weight_decay, warmup_fraction=0.05
-        )
-        return super().tune(pairs, name, **changes).set(optim=optim)
+        return super().tune(pairs, name, **changes).set(optim=optimizer(self.regular, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -108,8 +101,7 @@ class Plan:
 
     def stages(self) -> dict[str, Run.Config]:
         """By name, in order."""
-        own = ("pretrain", "pair", "tune", "synthesise", "filter", "mix")
-        return {name: getattr(self, name) for name in own}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "corpus"}
 
 
 def of_study(study: Study, arm: str = "sbp-nn-lm") -> Plan:
@@ -150,22 +142,17 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
     regular = Regular(options.weight_decay, 0.0, options.learning_rate or LEARNING_RATES[options.size])
     budget = steps * options.batch * tokens // len(real)
     given = (profile, corpus, name, options.seed, regular, SIZES[options.size], budget, steps)
-    study = (
-        Study(*given) if model is None else LocalStudy(*given, model=model, learning_rate=options.learning_rate or 3e-5)
-    )
+    study = Study(*given)
+    if model is not None:
+        study = LocalStudy(*given, model=model, learning_rate=options.learning_rate or 3e-5)
     pair = study.nearest(_embedder(options, study), options.embedder, copies=NearDuplicates.Config())
     tuned = study.tune(pair, "on neighbours")
     wanted = max(tokens, _least(options)) if options.tokens is None else options.tokens
-    sampled = Synthesise.Config(
-        tuned=tuned, tokens=wanted, batch_size=options.sampling_batch, seed=options.seed, temperature=options.temperature,
-        top_p=options.top_p, label=f"samples; {name}",
-    )  # fmt: skip
+    drawing: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p, "label": f"samples; {name}"}
+    sampled = study.synthesise(tuned, options.embedder, tokens=wanted, **drawing)
     kept = study.filtered(sampled, "of the samples")
-    whole = int((wanted - 2 * (corpus.cap + 1)) / options.share) if options.share < 1 else wanted - 2 * (corpus.cap + 1)
-    mix = Mix.Config(
-        corpus=corpus, synthetic=kept, share=options.share, budget=max(whole, corpus.cap + 1), steps=1, seed=options.seed,
-        label=f"mixture; {name}",
-    )  # fmt: skip
+    budget = max(int((wanted - 2 * (corpus.cap + 1)) / options.share), corpus.cap + 1)
+    mix = study.mix(f"mixture; {name}", synthetic=kept, share=options.share, budget=budget, steps=1)
     return Plan(corpus, study.repetition(), pair, tuned, sampled, kept, mix)
 
 
@@ -176,10 +163,8 @@ def _least(options: Options) -> int:
 def _check(options: Options) -> None:
     if options.size not in SIZES:
         raise BadInput(f"size {options.size!r}: {closest(options.size, SIZES)}")
-    if options.tokens is not None and options.tokens < _least(options):
-        raise BadInput(
-            f"tokens = {options.tokens}: ask for at least four documents of the cap, {_least(options)} tokens"
-        )
+    if options.tokens is not None and options.tokens < (least := _least(options)):
+        raise BadInput(f"tokens = {options.tokens}: ask for at least four documents of the cap, {least} tokens")
     if not 0 < options.share <= 1:
         raise BadInput(f"share = {options.share}: the synthetic part of the mixture is above 0 and at most 1")
     if options.k < 1 or options.batch < 1 or options.tuning_steps < 1 or (options.pretrain_steps or 1) < 1:
@@ -188,27 +173,24 @@ def _check(options: Options) -> None:
         )
     if options.exceedance is not None and not 0 < options.exceedance < 1:
         raise BadInput(f"exceedance = {options.exceedance}: a share of random pairs lies between 0 and 1")
-    if not options.temperature > 0 or (options.top_p is not None and not 0 < options.top_p <= 1):
-        raise BadInput(
-            f"temperature {options.temperature}, top_p {options.top_p}: temperature is above 0, top_p in (0, 1]"
-        )
+    temperature, top_p = options.temperature, options.top_p
+    if not temperature > 0 or (top_p is not None and not 0 < top_p <= 1):
+        raise BadInput(f"temperature {temperature}, top_p {top_p}: temperature is above 0, top_p in (0, 1]")
 
 
 def _tokenizer(options: Options) -> Tokenizer.Config:
     name = options.tokenizer or options.model or "bpe"
-    if name == "bytes":
-        chosen: Tokenizer.Config = ByteTokenizer.Config()
-    elif name == "bpe":
-        chosen = BPETokenizer.Config(vocab_size=options.vocabulary)
-    elif Path(name).expanduser().is_dir():
-        chosen = folder_tokenizer(name)
-    else:
-        raise BadInput(f"tokenizer {name!r}: give bytes, bpe, or a folder that exists")
     if options.model is not None and options.tokenizer not in (None, options.model):
         raise BadInput(
             f"tokenizer {name!r} with the model of {options.model}: a local model reads its own tokens alone, leave it out"
         )
-    return chosen
+    if name == "bytes":
+        return ByteTokenizer.Config()
+    if name == "bpe":
+        return BPETokenizer.Config(vocab_size=options.vocabulary)
+    if Path(name).expanduser().is_dir():
+        return folder_tokenizer(name)
+    raise BadInput(f"tokenizer {name!r}: give bytes, bpe, or a folder that exists")
 
 
 def _embedder(options: Options, study: Study) -> Embedder.Config:
@@ -219,9 +201,6 @@ def _embedder(options: Options, study: Study) -> Embedder.Config:
     if Path(options.embedder).expanduser().is_dir():
         return local_embedder(options.embedder)
     raise BadInput(f"embedder {options.embedder!r}: give own, tfidf, or a folder that exists")
-
-
-# ------------------------------------------------------------------- running
 
 
 def run(chosen: Plan, store: Store, device: str = "auto", say: Callable[[str], None] = print) -> dict[str, Finished]:
@@ -250,9 +229,8 @@ def corpus_lines(chosen: Plan) -> list[str]:
         f"D has {len(real)}, {int((real.lengths + 1).sum())} tokens, {len(built.documents('validation'))} are held out"
     ]
     if cut := about["cut"]["pool"]:
-        lines.append(
-            f"{'':10} {cut} of {len(pool)} documents were longer than {chosen.corpus.cap} tokens: their tails are cut"
-        )
+        where = f"{cut} of {len(pool)} documents"
+        lines.append(f"{'':10} {where} were longer than {chosen.corpus.cap} tokens: their tails are cut")
     if chosen.corpus.documents is not None and len(real) < chosen.corpus.documents:
         lines.append(f"{'':10} {chosen.corpus.documents} documents were asked, the text has {len(real)}")
     if about["asked"] is not None and len(real) < len(pool) < about["asked"]:
@@ -300,9 +278,6 @@ def hubs(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:
     count = np.bincount(done["pair"].tensors("pairs")["second"].numpy(), minlength=len(names))
     order = np.argsort(-count, kind="stable")
     return pd.DataFrame({"document": [names[i] for i in order], "pairs": count[order]})
-
-
-# ------------------------------------------------------------------- what comes out
 
 
 def documents(chosen: Plan, done: dict[str, Finished]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from orchard.data import BPETokenizer, Tokenizer
@@ -171,20 +172,17 @@ PROFILES: dict[str, Profile] = {
         ),
         rounds=Rounds(rounds=4, cells=3, judged=5_000), sampling=MANY,
     ),
-    "paper": Profile(  # nothing is trained: shapes, budgets and costs alone
-        concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=B3, other_size=B6, batch=2048,
-        start=Regular(0.1, 0.0, 1e-2), weight_decays=(0.1,), learning_rates=(1e-2,), dropouts=(0.0,),
-        oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,), oracle_learning_rates=(1e-2,),
-        exceedance=1e-3, tuning_steps=500, tuning_batch=2048, sampling_batch=8192, evaluations=20,
-        worlds=(0,), seeds=(0,), seeds_elsewhere=1, variants=("dep",), all_arms=True, per_concept=(), scaling=(32_768,),
-        analysis=Analysis(
-            documents=1_000_000, duplicates_at=1_000_000, partners=2_000, seeds=64, each=64, shares=(1.0,), size_cells=1,
-            size_samples=4_096,
-        ),
-        ablations=Ablations(cells=1, shares=(), share_cells=1, scratch=True),
-        matched=Matched(cells=1, longer=("repetition", "oracle")), rounds=Rounds(rounds=1, cells=1, judged=1), sampling=MANY,
-    ),
 }  # fmt: skip
+PROFILES["paper"] = replace(  # nothing is trained: shapes, budgets and costs alone
+    PROFILES["gpu"], size=B3, other_size=B6, batch=2048, start=Regular(0.1, 0.0, 1e-2), weight_decays=(0.1,), learning_rates=(1e-2,),
+    dropouts=(0.0,), oracle_start=Regular(0.1, 0.0, 1e-2), oracle_weight_decays=(0.1,), oracle_learning_rates=(1e-2,),
+    tuning_batch=2048, worlds=(0,), seeds=(0,), seeds_elsewhere=1, variants=("dep",), per_concept=(), scaling=(32_768,), scaling_cells=1,
+    analysis=Analysis(
+        documents=1_000_000, duplicates_at=1_000_000, partners=2_000, seeds=64, each=64, shares=(1.0,), size_cells=1, size_samples=4_096,
+    ),
+    ablations=Ablations(cells=1, shares=(), share_cells=1, scratch=True),
+    matched=Matched(cells=1, longer=("repetition", "oracle")), rounds=Rounds(rounds=1, cells=1, judged=1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,9 +258,8 @@ def cells(setting: Setting, *variants: str) -> list[Cell]:
     chosen = [v for v in profile.variants if not variants or v in variants]
     seeds = {v: profile.seeds if v == profile.variants[0] else profile.seeds[: profile.seeds_elsewhere] for v in chosen}
     return [
-        Cell(variant, world, seed)
-        for variant in chosen
-        for world in profile.worlds
+        Cell(variant, number, seed)
+        for variant, number in product(chosen, profile.worlds)
         for seed in (seeds[variant] if setting.seeds is None else setting.seeds)
     ]
 

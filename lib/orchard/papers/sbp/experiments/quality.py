@@ -21,25 +21,24 @@ Every synthesizer of the ladder writes equally many documents, one for each of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from orchard.evidence import COLUMNS, Evidence, Tables, of, together
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.evidence import COLUMNS, Tables, of, together
+from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import analysed, by_cell, finished, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
 from orchard.papers.sbp.method.ngrams import NEAR
 from orchard.papers.sbp.method.rules import REASONS
-from orchard.papers.sbp.runs.filter import Filter, RealRules
+from orchard.papers.sbp.runs.filter import RealRules
 from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
 from orchard.papers.sbp.runs.synthesise import Draws
 from orchard.papers.sbp.runs.tune import Tune
-from orchard.runs import Finished, Runner, Setting
-from orchard.stats import spearman, wilson_interval
+from orchard.runs import Finished, Run, Runner, Setting
+from orchard.stats import Interval, spearman, wilson_interval
 
 PAPERS = ("repetition", "duplicate", "non-factual", "pair-irrelevance", "pair-copying")
 POSSIBLE = ("non-factual, if possible", "pair-irrelevance, if possible")  # of the possible documents alone
@@ -52,9 +51,6 @@ REAL, RANDOM = "real", "real, random pairs"
 STATES = ("raw", "kept")
 
 
-# -------------------------------------------------------------------------- tables
-
-
 def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     """Real documents and every synthetic corpus of every cell, measured."""
     wanted: list[tuple[Cell, str, Measure.Config]] = []
@@ -62,8 +58,7 @@ def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
         wanted.append((cell, REAL, measure(chosen, REAL)))
         for arm in synthetic_arms(setting, cell):
             wanted.append((cell, arm, measure(chosen, arm, sampled=chosen.sampled(arm))))
-    done = run([cfg for *_, cfg in wanted])
-    return [(cell, name, found) for (cell, name, _), found in zip(wanted, done, strict=True)]
+    return ran(run, wanted)
 
 
 def measure(chosen: Study, name: str, **fields: Any) -> Measure.Config:
@@ -104,17 +99,13 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
             flags["duplicate"] = values[f"duplicate_{state}"][values[f"duplicate_{state}"] >= 0]
             possible = inside & ~fails["impossible"]
             flags |= {metric: fails[metric.partition(",")[0]][possible] for metric in POSSIBLE}
+            about = {**cell.columns, "source": source, "state": state}
             for metric in PAPERS + OURS:
                 if metric not in PAIRED or (values["seed"] >= 0).any():  # else it has no seeds
-                    rows.append(
-                        cell.columns | {"source": source, "state": state, "metric": metric} | rate(flags[metric])
-                    )
+                    rows.append({**about, "metric": metric, **rate(flags[metric])})
         if source == REAL:
-            anyone = {
-                "pair-irrelevance": values["same_random"] < RELEVANT,
-                "pair-copying": values["copying_random"] > NEAR,
-            }
-            for metric, flag in anyone.items():
+            far, copied = values["same_random"] < RELEVANT, values["copying_random"] > NEAR
+            for metric, flag in (("pair-irrelevance", far), ("pair-copying", copied)):
                 rows.append(cell.columns | {"source": RANDOM, "state": "raw", "metric": metric} | rate(flag))
     return pd.DataFrame(rows)
 
@@ -122,9 +113,7 @@ def quality(setting: Setting, run: Runner) -> pd.DataFrame:
 def rate(flags: np.ndarray) -> dict[str, int | float]:
     """count, total, rate, low and high: a share with its 95 % Wilson interval; NaN of nothing."""
     count, total = int(flags.sum()), len(flags)
-    if not total:
-        return {"count": 0, "total": 0, "rate": np.nan, "low": np.nan, "high": np.nan}
-    found = wilson_interval(count, total)
+    found = wilson_interval(count, total) if total else Interval(np.nan, np.nan, np.nan, 0.95)
     return {"count": count, "total": total, "rate": found.estimate, "low": found.low, "high": found.high}
 
 
@@ -151,11 +140,10 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
                 if not len(value):
                     continue
                 low, middle, high = np.percentile(value, [5, 50, 95])
-                rows.append(
-                    cell.columns
-                    | {"source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean()}
-                    | {"p5": low, "median": middle, "p95": high, "most": value.max()}
-                )
+                rows.append({
+                    **cell.columns, "source": source, "state": state, "measure": measure, "unit": unit, "mean": value.mean(),
+                    "p5": low, "median": middle, "p95": high, "most": value.max(),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -177,24 +165,20 @@ def rejections(setting: Setting, run: Runner) -> pd.DataFrame:
 
     The arm `REAL_HELD_OUT` is held-out documents under the same rules, as if they had been sampled: what the rules cost the innocent.
     """
-    rows = []
-    for cell, arm, _, cfg, _ in finished(setting, run):
-        if isinstance(cfg.mix.synthetic, Filter.Config):
-            rows += _shares(cell, arm, run([cfg.mix.synthetic])[0].result["rejections"])
-    held_out, chosen = PROFILES[setting.profile].held_out, cells(setting)
-    cfgs = [
-        RealRules.Config(corpus=world(setting, cell.variant, cell.world), held_out=held_out, label=f"rules on real; {cell.name}")
-        for cell in chosen
+    wanted: list[tuple[Cell, str, Run.Config]] = [
+        (cell, arm, cfg.mix.synthetic) for cell, arm, _, cfg, _ in finished(setting, run) if cfg.mix.synthetic is not None
     ]  # fmt: skip
-    for cell, done in zip(chosen, run(cfgs), strict=True):
-        rows += _shares(cell, REAL_HELD_OUT, done.result["rejections"])
+    held_out = PROFILES[setting.profile].held_out
+    for cell in cells(setting):
+        corpus, label = world(setting, cell.variant, cell.world), f"rules on real; {cell.name}"
+        wanted.append((cell, REAL_HELD_OUT, RealRules.Config(corpus=corpus, held_out=held_out, label=label)))
+    rows = []
+    for cell, arm, done in ran(run, wanted):
+        about, counts = {**cell.columns, "arm": arm}, done.result["rejections"]
+        for reason in [name for name in REASONS if name in counts]:
+            share = counts[reason] / sum(counts.values())
+            rows.append({**about, "reason": reason, "documents": counts[reason], "share": share})
     return pd.DataFrame(rows)
-
-
-def _shares(cell: Cell, arm: str, counts: dict[str, int]) -> list[dict[str, Any]]:
-    about, total = {**cell.columns, "arm": arm}, sum(counts.values())
-    order = [name for name in REASONS if name in counts]
-    return [{**about, "reason": name, "documents": counts[name], "share": counts[name] / total} for name in order]
 
 
 ARM = "sbp-nn-lm"
@@ -209,64 +193,45 @@ def ladder(setting: Setting, chosen: Study) -> list[Tune.Config]:
     pairs, most = chosen.pairs(ARM), chosen.profile.tuning_steps
     small = [chosen.with_(size=size, name=f"{chosen.name}, width {size.dim}") for size in sizes.smaller]
     steps = [max(1, round(share * most)) for share in sizes.shares]
-    return [
-        *(other.tune(pairs, f"of width {other.size.dim}") for other in small),
-        *(
-            chosen.tune(pairs, ARM if count == most else f"{ARM}, {count} steps", steps=count)
-            for count in steps
-        ),
-    ]  # fmt: skip
+    names = [ARM if count == most else f"{ARM}, {count} steps" for count in steps]
+    longer = [chosen.tune(pairs, name, steps=count) for name, count in zip(names, steps, strict=True)]
+    return [*(other.tune(pairs, f"of width {other.size.dim}") for other in small), *longer]
 
 
 def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and metric: ``parameters``, ``steps`` of tuning, ``flops`` (pretraining and tuning), ``loss`` on
     held-out pairs (nats per document), and ``rate`` of raw samples with its Wilson interval."""
     sizes = PROFILES[setting.profile].analysis
-    wanted: list[tuple[dict[str, Any], Tune.Config, Measure.Config, Measure.Config]] = []
+    count = sizes.size_samples
+    wanted: list[tuple[Cell, Study, Tune.Config, Run.Config]] = []
     for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
+        seeds = min(chosen.profile.documents, count)
         for tuned in ladder(setting, chosen):
-            name = tuned.label
-            seeds = min(chosen.profile.documents, sizes.size_samples)
             drawn = Draws.Config(
-                tuned=tuned, split="train", seeds=seeds, each=-(-sizes.size_samples // seeds), seed=cell.seed,
-                label=f"samples of {name}",
+                tuned=tuned, split="train", seeds=seeds, each=-(-count // seeds), seed=cell.seed, label=f"samples of {tuned.label}"
             )  # fmt: skip
             own = Measure.Config(
-                corpus=chosen.corpus, sampled=drawn, documents=sizes.size_samples, duplicates_at=sizes.size_samples,
-                seed=cell.seed, label=f"quality of {name}",
+                corpus=chosen.corpus, sampled=drawn, documents=count, duplicates_at=count, seed=cell.seed,
+                label=f"quality of {tuned.label}",
             )  # fmt: skip
-            wanted.append((cell.columns, tuned, own, measure(chosen, REAL)))
+            wanted.append((cell, chosen, tuned, own))
     rows = []
-    measured, real = run([row[2] for row in wanted]), run([row[3] for row in wanted])
-    tunings, bases = run([row[1] for row in wanted]), run([row[1].pretrained for row in wanted])
-    for (cell_row, tuned, *_), found, anchor, tuning, base in zip(wanted, measured, real, tunings, bases, strict=True):
+    for cell, chosen, tuned, found in ran(run, wanted):
+        anchor, tuning, base = run([measure(chosen, REAL), tuned, tuned.pretrained])
         _, fails = judged(found, anchor)
         flops = base.result["training_flops"] + tuning.result["flops"]
+        about = {"parameters": base.result["parameters"], "steps": tuned.steps, "flops": flops}
         for metric in METRICS:
-            rows.append(
-                cell_row
-                | {"parameters": base.result["parameters"], "steps": tuned.steps, "flops": flops, "metric": metric}
-                | {"loss": tuning.result["loss"], **rate(fails[metric])}
-            )
+            loss = tuning.result["loss"]
+            rows.append({**cell.columns, **about, "metric": metric, "loss": loss, **rate(fails[metric])})
     return pd.DataFrame(rows)
 
 
 def better_with_size(tables: Tables) -> pd.DataFrame:
     """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
-    cells = by_cell(tables("quality_by_size")).groupby(["metric", "seed"])
-    sized = cells.filter(lambda part: len(part) >= 3).groupby(["metric", "seed"])
-    rho = {
-        cell: spearman(part["flops"], part["rate"]).rho for cell, part in sized
-    }  # NaN, where rates are all equal, counts
-    found = pd.DataFrame([{"part": metric, "seed": seed, "value": value} for (metric, seed), value in rho.items()])
-    return found.assign(unit="cell")[COLUMNS] if len(found) else together([])
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "quality": quality, "rejections": rejections, "novelty": novelty, "quality_by_size": quality_by_size,
-}  # fmt: skip
-
-
-EVIDENCE: dict[str, Evidence] = {
-    "K7": few_copies, "K8": better_with_size,
-}  # fmt: skip
+    found = []
+    for (metric, seed), part in by_cell(tables("quality_by_size")).groupby(["metric", "seed"]):
+        if len(part) >= 3:
+            rho = spearman(part["flops"], part["rate"]).rho  # NaN, where rates are all equal, counts
+            found.append({"part": metric, "seed": seed, "unit": "cell", "value": rho})
+    return pd.DataFrame(found, columns=COLUMNS)

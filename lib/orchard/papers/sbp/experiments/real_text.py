@@ -10,7 +10,6 @@ Repetition and oracle are regularised apart, in-run; the synthetic arms take wha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +19,11 @@ from jaxtyping import Float64
 from orchard.data import Source, text_source
 from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
 from orchard.papers.sbp.data.text import TextCorpus
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.profiles import TEXT
 from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
 from orchard.papers.sbp.method.documents import Documents
-from orchard.papers.sbp.method.ngrams import hashes
+from orchard.papers.sbp.method.ngrams import at_least, hashes
 from orchard.papers.sbp.runs.mix import kept_documents
 from orchard.papers.sbp.runs.partners import PartnerGap
 from orchard.papers.sbp.runs.pretrain import Pretrain
@@ -32,20 +31,15 @@ from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.runs.grid import Best, best_of
 
-# --------------------------------------------------------------------- the study
-
 
 def corpus(setting: Setting) -> TextCorpus.Config:
     """The corpus of a setting: docstrings, or what ``setting.data`` names."""
     size = TEXT[setting.profile]
-    source: Source.Config = (
-        Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
-        if setting.data == "embedded"
-        else text_source(setting.data)
-    )
-    return TextCorpus.Config(
-        source=source, tokenizer=size.tokenizer, documents=size.sizes.documents, pool=size.sizes.pool, cap=size.cap
-    )
+    source: Source.Config = Docstrings.Config(packages=list(size.packages), max_bytes=size.max_bytes)
+    if setting.data != "embedded":
+        source = text_source(setting.data)
+    count, pool = size.sizes.documents, size.sizes.pool
+    return TextCorpus.Config(source=source, tokenizer=size.tokenizer, documents=count, pool=pool, cap=size.cap)
 
 
 def base(setting: Setting, seed: int) -> Study:
@@ -66,12 +60,11 @@ def seeds(setting: Setting) -> tuple[int, ...]:
 def _tuned(setting: Setting, run: Runner) -> Best:
     """Weight decays of repetition and oracle at the first seed."""
     profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
-
-    def trial(arm: str, value: float) -> Pretrain.Config:
-        return of_trial(start, arm, replace(profile.start, weight_decay=value))
-
     grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
-    return best_of(grids, trial, validation_loss, run, widen=0 if setting.profile == "smoke" else 2)
+    return best_of(
+        grids, lambda arm, value: of_trial(start, arm, replace(profile.start, weight_decay=value)), validation_loss, run,
+        widen=0 if setting.profile == "smoke" else 2,
+    )  # fmt: skip
 
 
 def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -98,15 +91,12 @@ def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Study, str, Pretrain.Config, Finished]]:
     wanted = [(study, arm, study.arm(arm)) for study in studies(setting, run) for arm in TEXT[setting.profile].arms]
-    return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
+    return ran(run, [(*row, row[-1]) for row in wanted])
 
 
 def _bytes(study: Study, count: int) -> Float64[np.ndarray, "documents"]:
     built = study.corpus.build()
     return built.byte_counts(built.documents("test").head(count)).astype(np.float64)
-
-
-# --------------------------------------------------------------------- the tables
 
 
 def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -117,24 +107,21 @@ def real_text(setting: Setting, run: Runner) -> pd.DataFrame:
         best = int(scores["validation"].double().mean(dim=1).argmin())
         size = _bytes(study, cfg.eval_documents)
         bits = scores["test"].double().numpy() / math.log(2) / size
-        tables.append(
-            pd.DataFrame(
-                {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
-            ).assign(arm=arm, seed=study.seed)
-        )
+        columns = {"document": np.arange(len(size)), "bytes": size, "best": bits[best], "last": bits[-1]}
+        tables.append(pd.DataFrame(columns).assign(arm=arm, seed=study.seed))
     return pd.concat(tables, ignore_index=True)
 
 
 def real_text_curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, seed and evaluation: step, tokens, bits_per_byte over all test documents."""
-    rows = []
+    tables = []
     for study, arm, cfg, done in _finished(setting, run):
         scores, size = done.tensors("eval"), _bytes(study, cfg.eval_documents).sum()
-        for step, nats in zip(scores["step"].tolist(), scores["test"].double().sum(dim=1).tolist(), strict=True):
-            tokens = step * cfg.mix.budget / cfg.mix.steps
-            bits = nats / math.log(2) / size
-            rows.append({"arm": arm, "seed": study.seed, "step": step, "tokens": tokens, "bits_per_byte": bits})
-    return pd.DataFrame(rows)
+        step, nats = scores["step"].numpy(), scores["test"].double().sum(dim=1).numpy()
+        tokens, bits = step * cfg.mix.budget / cfg.mix.steps, nats / math.log(2) / size
+        columns = {"arm": arm, "seed": study.seed, "step": step, "tokens": tokens, "bits_per_byte": bits}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def by_arm(table: pd.DataFrame) -> pd.DataFrame:
@@ -175,14 +162,14 @@ def _shares(relation: np.ndarray) -> np.ndarray:
 def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and held-out pair of neighbours: nats of the second document after its neighbour, after a random
     document, and alone. Every synthesizer is scored on the same pairs, those of the language model's own states."""
-    wanted = [
-        (study, arm, PartnerGap.Config(tuned=study.tune(pairs, arm), pairs=paired(setting, study)["sbp-nn-lm"], seed=study.seed,
-                                       label=f"partners of {arm}; {study.name}"))
-        for study in studies(setting, run)
-        for arm, pairs in paired(setting, study).items()
-    ]  # fmt: skip
-    tables = []
-    for (study, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
+    wanted, tables = [], []
+    for study in studies(setting, run):
+        own = paired(setting, study)
+        for arm, pairs in own.items():
+            tuned, label = study.tune(pairs, arm), f"partners of {arm}; {study.name}"
+            cfg = PartnerGap.Config(tuned=tuned, pairs=own["sbp-nn-lm"], seed=study.seed, label=label)
+            wanted.append((study, arm, cfg))
+    for study, arm, done in ran(run, wanted):
         values = {name: value.numpy() for name, value in done.tensors("nll").items()}
         tables.append(pd.DataFrame(values).assign(synthesizer=arm, seed=study.seed))
     return pd.concat(tables, ignore_index=True)
@@ -206,7 +193,7 @@ def real_text_novelty(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def novelty(documents: Documents, real: Documents, n: int) -> float:
     """The share of n-grams of ``documents`` that do not occur in ``real``; documents shorter than n have none."""
-    long = documents.take(np.flatnonzero(documents.lengths >= n))
+    long = at_least(documents, n)
     return float((~np.isin(hashes(long, n)[0], hashes(real, n)[0])).mean()) if len(long) else math.nan
 
 
@@ -216,16 +203,7 @@ def real_text_samples(setting: Setting, run: Runner, count: int = 6) -> pd.DataF
     built = study.corpus.build()
     real = built.documents("train")
     kept = run([study.filtered(study.sampled("sbp-nn-lm"), "sbp-nn-lm")])[0]
-    documents, seed = kept_documents(kept), kept.tensors("kept")["seed"].numpy()
-    rows = [
-        {"seed document": real.names[seed[i]], "seed": built.text(real[seed[i]]), "sample": built.text(documents[i])}
-        for i in range(min(count, len(documents)))
-    ]
-    return pd.DataFrame(rows)
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "real_text_tuning": regularisation, "real_text": real_text, "real_text_curves": real_text_curves,
-    "real_text_pairs": real_text_pairs, "real_text_gap": real_text_gap, "real_text_novelty": real_text_novelty,
-    "real_text_samples": real_text_samples,
-}  # fmt: skip
+    pairs = zip(kept_documents(kept).head(count), kept.tensors("kept")["seed"].tolist(), strict=False)
+    return pd.DataFrame([
+        {"seed document": real.names[seed], "seed": built.text(real[seed]), "sample": built.text(body)} for body, seed in pairs
+    ])  # fmt: skip

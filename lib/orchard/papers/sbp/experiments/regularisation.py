@@ -29,10 +29,10 @@ def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, t
     return {variant: (best[variant, "repetition"], best[variant, "oracle"]) for variant in variants}
 
 
-def tuning(setting: Setting, run: Runner, variants: Sequence[str]) -> pd.DataFrame:
-    """One row per trial: variant, arm, weight_decay, dropout, learning_rate, loss and validation_loss (nats per document) at the best
-    and the last checkpoint, and whether the trial was chosen."""
-    best, trials = _search(setting, run, variants)
+def tuning(setting: Setting, run: Runner, variants: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per trial: variant (of all of the profile, or of those named), arm, weight_decay, dropout, learning_rate, loss and
+    validation_loss (nats per document) at the best and the last checkpoint, and whether the trial was chosen."""
+    best, trials = _search(setting, run, variants or PROFILES[setting.profile].variants)
     return pd.DataFrame([
         {"variant": variant, "arm": arm, **asdict(regular), **losses(done), "chosen": best[variant, arm] == regular}
         for (variant, arm, regular), done in trials.items()
@@ -88,8 +88,7 @@ def losses(done: Finished) -> dict[str, Any]:
 
 def _grid(profile: Profile, arm: str, stage: str) -> tuple[float, ...]:
     """The values of a stage; the oracle repeats nothing and has no dropout."""
-    grids: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-        "weight_decay": (profile.weight_decays, profile.oracle_weight_decays),
-        "learning_rate": (profile.learning_rates, profile.oracle_learning_rates), "dropout": (profile.dropouts, ()),
-    }  # fmt: skip
-    return grids[stage][arm == "oracle"]
+    if stage == "dropout":
+        return () if arm == "oracle" else profile.dropouts
+    grid: tuple[float, ...] = getattr(profile, f"oracle_{stage}s" if arm == "oracle" else f"{stage}s")
+    return grid

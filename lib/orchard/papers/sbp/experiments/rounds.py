@@ -9,7 +9,6 @@ documents of S_r differ from those of D: fewer different n-grams, fewer concepts
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,11 @@ import pandas as pd
 from jaxtyping import Float64
 
 from orchard.papers.sbp.data.laws import logsumexp
-from orchard.papers.sbp.experiments.arms import Study
+from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES
 from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.ngrams import at_least, hashes
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.filter import Filter
 from orchard.papers.sbp.runs.mix import kept_documents
@@ -45,9 +45,8 @@ def rounds_of(study: Study, count: int) -> list[Round]:
         before = found[-1].model
         name = f"of round {number}"
         pairs = study.nearest(LMEmbedder.Config(pretrained=before), f"states {name}")
-        tuned = study.tune(pairs, name).set(pretrained=before)
-        model = study.joint(study.synthesise(tuned, name), f"joint model {name}")
-        found.append(Round(number, model, study.filtered(study.synthesise(tuned, name), name)))
+        sampled = study.synthesise(study.tune(pairs, name).set(pretrained=before), name)
+        found.append(Round(number, study.joint(sampled, f"joint model {name}"), study.filtered(sampled, name)))
     return found
 
 
@@ -57,9 +56,8 @@ def rounds(setting: Setting, run: Runner) -> pd.DataFrame:
     sizes = PROFILES[setting.profile].rounds
     rows = []
     chosen = studies(setting, run, "dep")[: sizes.cells]
-    wanted = [(cell, study, one) for cell, study in chosen for one in rounds_of(study, sizes.rounds)]
-    done = run([one.model for *_, one in wanted])
-    for (cell, study, one), finished in zip(wanted, done, strict=True):
+    wanted = [(cell, study, one, one.model) for cell, study in chosen for one in rounds_of(study, sizes.rounds)]
+    for cell, study, one, finished in ran(run, wanted):
         corpus: Any = study.corpus.build()
         made = corpus.documents("pool") if one.kept is None else kept_documents(run([one.kept])[0])
         rows.append({
@@ -92,15 +90,5 @@ def word_posterior(documents: Documents, world: Any) -> Float64[np.ndarray, "wit
 
 def distinct(documents: Documents, n: int = 3) -> float:
     """Different n-grams / n-grams; those across the end of a document do not count. NaN where there are none."""
-    tokens, lengths = documents.tokens.astype(np.int64), documents.lengths
-    if len(tokens) < n:
-        return float("nan")
-    grams = np.stack([tokens[i : len(tokens) - n + 1 + i] for i in range(n)], axis=1)
-    left = np.repeat(documents.offsets[1:], lengths)[: len(grams)] - np.arange(
-        len(grams)
-    )  # tokens up to the end of the document
-    inside = grams[left >= n]
-    return len(np.unique(inside, axis=0)) / len(inside) if len(inside) else float("nan")
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"rounds": rounds}
+    grams, _ = hashes(at_least(documents, n), n)
+    return len(np.unique(grams)) / len(grams) if len(grams) else float("nan")

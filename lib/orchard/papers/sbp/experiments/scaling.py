@@ -8,15 +8,15 @@ their concepts known and found by EM (`bounds`). Bayes is zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import Study, of_documents
+from orchard.papers.sbp.experiments.arms import Study, of_documents, ran
 from orchard.papers.sbp.experiments.comparison import COMPARED, mean_excess, studies
 from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, world
-from orchard.papers.sbp.runs.bounds import bounds_of
+from orchard.papers.sbp.runs.bounds import Bounds
 from orchard.runs import Runner, Setting
 
 
@@ -29,40 +29,33 @@ def _studies(setting: Setting, run: Runner) -> list[tuple[Cell, int, Study]]:
     ]
 
 
+def about(cell: Cell, count: int, chosen: Study) -> dict[str, Any]:
+    """The columns of both tables."""
+    return {**cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool}
+
+
 def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per N, cell and arm: documents, unique_tokens (of D), variant, world, seed, arm, ``last`` and ``best`` (nats above
     Bayes), training_flops, and flops, with embedding, tuning and sampling."""
     wanted = [(cell, count, chosen, arm) for cell, count, chosen in _studies(setting, run) for arm in COMPARED]
-    done = run([chosen.arm(arm) for _, _, chosen, arm in wanted])
     rows = []
-    for (cell, count, chosen, arm), finished in zip(wanted, done, strict=True):
+    for cell, count, chosen, arm, finished in ran(run, [(*row, row[2].arm(row[3])) for row in wanted]):
         own = costs_of(chosen.arm(arm), run)
-        rows.append({
-            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "arm": arm,
-            **mean_excess(chosen, finished), "training_flops": own["training"],
-            "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS),
-        })  # fmt: skip
+        flops = {"training_flops": own["training"], "flops": own["training"] + sum(own[stage] for stage in SYNTHESIS)}
+        rows.append({**about(cell, count, chosen), "arm": arm, **mean_excess(chosen, finished), **flops})
     return pd.DataFrame(rows)
 
 
 def learnable(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per N, cell and line: documents, unique_tokens (of D), variant, world, seed, line (``labels known``, ``EM``), excess (nats
     per test document above Bayes)."""
-    wanted = _studies(setting, run)
-    worlds = [world(setting, cell.variant, cell.world, count) for cell, count, _ in wanted]
-    done = run(
-        [bounds_of(cfg, chosen.profile.held_out, chosen.name) for cfg, (*_, chosen) in zip(worlds, wanted, strict=True)]
-    )
+    wanted = []
+    for cell, count, chosen in _studies(setting, run):
+        corpus, label = world(setting, cell.variant, cell.world, count), f"what documents can tell; {chosen.name}"
+        cfg = Bounds.Config(corpus=corpus, held_out=chosen.profile.held_out, label=label)
+        wanted.append((cell, count, chosen, cfg))
     return pd.DataFrame([
-        {
-            **cell.columns, "documents": count, "unique_tokens": chosen.budget // chosen.profile.pool, "line": line,
-            "excess": finished.result[field],
-        }
-        for (cell, count, chosen), finished in zip(wanted, done, strict=True)
+        {**about(cell, count, chosen), "line": line, "excess": finished.result[field]}
+        for cell, count, chosen, finished in ran(run, wanted)
         for line, field in (("labels known", "labels"), ("EM", "em"))
     ])  # fmt: skip
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "scaling": scaling, "learnable": learnable,
-}  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from orchard.papers.sbp.experiments.comparison import studies
@@ -26,10 +24,5 @@ def slower(times: pd.DataFrame) -> pd.DataFrame:
     """Tokens per second of every way, and how many times as long as `FAST` a token takes, medians over rounds: columns way,
     tokens_per_s, times_slower."""
     per_token = times.assign(per_token=times["seconds"] / times["tokens"])
-    median = medians(times, ["way"], "tokens_per_s")
-    return median.assign(
-        times_slower=median["way"].map(ratios(per_token, FAST, "way", value="per_token").median()).fillna(1.0)
-    )
-
-
-EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {"sampling_speed": sampling_speed}
+    median, slower = medians(times, ["way"], "tokens_per_s"), ratios(per_token, FAST, "way", value="per_token").median()
+    return median.assign(times_slower=median["way"].map(slower).fillna(1.0))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,10 +18,10 @@ from matplotlib.patches import Patch
 
 from orchard import plot
 from orchard.nn import Decoder, Sampling
+from orchard.papers.sbp.experiments.arms import ran
 from orchard.papers.sbp.experiments.comparison import studies, synthetic_arms
 from orchard.papers.sbp.method.documents import Documents
-from orchard.papers.sbp.method.sampling import sample_documents
-from orchard.papers.sbp.runs.synthesise import prompts, seed_numbers
+from orchard.papers.sbp.runs.synthesise import seed_numbers, written
 from orchard.papers.sbp.runs.tune import load_synthesizer
 from orchard.plot.style import INK, PALETTE
 from orchard.runs import Runner, Setting
@@ -45,8 +44,7 @@ class Live:
     @property
     def names(self) -> list[str]:
         """The seed documents as they stand in the menu: their number and concept."""
-        labels = [None] * len(self.seeds) if self.seeds.labels is None else self.seeds.labels.tolist()
-        return [f"{i}" if label is None else f"{i} (concept {label})" for i, label in enumerate(labels)]
+        return [f"{i} (concept {label})" for i, label in enumerate(self.corpus.relations(self.seeds)["concept"])]
 
 
 def live(setting: Setting, run: Runner) -> Live:
@@ -54,11 +52,8 @@ def live(setting: Setting, run: Runner) -> Live:
     cell, chosen = studies(setting, run, "dep")[0]
     arms = [arm for arm in SYNTHESIZERS if arm in synthetic_arms(setting, cell)]
     tuned = [chosen.tune(chosen.pairs(arm), arm) for arm in arms]
-    device = choose("auto").device
-    models = {
-        arm: load_synthesizer(found, cfg).to(device)
-        for arm, cfg, found in zip(arms, tuned, run(tuned), strict=True)
-    }  # fmt: skip
+    device, done = choose("auto").device, ran(run, zip(arms, tuned, tuned, strict=True))
+    models = {arm: load_synthesizer(found, cfg).to(device) for arm, cfg, found in done}
     corpus = chosen.corpus.build()
     held_out = corpus.documents("test")
     return Live(models, corpus, held_out.take(seed_numbers(held_out, SEEDS, cell.seed)), cell.seed)
@@ -76,19 +71,17 @@ def browse(model: Live) -> tuple[Callable[..., Figure], dict[str, Any]]:
 
 def page(model: Live, number: int, synthesizer: str, temperature: float) -> Page:
     """A seed document and what a synthesizer writes after it."""
-    decoder, corpus = model.models[synthesizer], model.corpus
-    first, symbols = model.seeds.take([number]), corpus.symbols
-    chosen = np.random.default_rng([model.seed, 15, number, round(100 * temperature)])
-    generator = torch.Generator(decoder.embedding.weight.device).manual_seed(int(chosen.integers(2**62)))
-    asked = prompts(first, np.zeros(SAMPLES, np.int64), symbols, alone=synthesizer == "uncond")
-    bodies, _ = sample_documents(decoder, asked, corpus.cap + 1, Sampling(temperature), generator, symbols.eos)
-    documents = first + Documents.of(bodies)
+    decoder, corpus, first = model.models[synthesizer], model.corpus, model.seeds.take([number])
+    chosen = int(np.random.default_rng([model.seed, 15, number, round(100 * temperature)]).integers(2**62))
+    seeds, alone = np.zeros(SAMPLES, np.int64), synthesizer == "uncond"
+    documents = first + written(decoder, corpus, first, seeds, alone, Sampling(temperature), chosen)[0]
     posterior = corpus.world.posterior(documents)
     rows = [
         Row([corpus.text(body[i : i + 1]) for i in range(len(body))], shared(body, first[0]) if place else None, law)
-        for place, (body, law) in enumerate(zip((documents[i] for i in range(len(documents))), posterior, strict=True))
+        for place, (body, law) in enumerate(zip(documents, posterior, strict=True))
     ]
-    return Page(rows[0], rows[1:], synthesizer, temperature, same(posterior))
+    same = np.nan_to_num(posterior[1:] @ posterior[0]).tolist()  # 0 for an impossible one
+    return Page(rows[0], rows[1:], f"{synthesizer}, temperature {temperature:g}", same)
 
 
 def shared(body: Integer[np.ndarray, "_"], seed: Integer[np.ndarray, "_"], least: int = 2) -> Bool[np.ndarray, "_"]:
@@ -99,11 +92,6 @@ def shared(body: Integer[np.ndarray, "_"], seed: Integer[np.ndarray, "_"], least
         if tuple(body[i : i + least].tolist()) in known:
             inside[i : i + least] = True
     return inside
-
-
-def same(posterior: Float64[np.ndarray, "documents concepts"]) -> list[float]:
-    """P(same concept as the first) of every later document; 0 for an impossible one."""
-    return np.nan_to_num(posterior[1:] @ posterior[0]).tolist()
 
 
 LINE, LINES = 14, 3  # tokens in a line, lines of a document that are shown
@@ -127,8 +115,7 @@ class Page:
 
     seed: Row
     samples: list[Row]
-    synthesizer: str
-    temperature: float
+    title: str
     same: list[float]
 
 
@@ -151,11 +138,9 @@ def browsed(page: Page) -> Figure:
         left.text(0, place - 0.5 + ROW / 2 / height, name, fontsize=6.5, color=colour, va="center", weight="bold")
         _words(left, row, place - 0.5, lines, height)
         _bar(right, row.law, place, top)
-    right.set_xlim(0, 1)
-    right.set_yticks([])
+    right.set(xlim=(0, 1), yticks=[], xlabel="P(c | d)")
     right.grid(False)
-    right.set_xlabel("P(c | d)")
-    left.set_title(f"{page.synthesizer}, temperature {page.temperature:g}", fontsize=8)
+    left.set_title(page.title, fontsize=8)
     left.get_subplotspec().get_gridspec().set_width_ratios([4.2, 1])  # type: ignore[union-attr]
     handles = [Patch(color=PALETTE[i], label=f"concept {c}") for i, c in enumerate(top)]
     handles += [
@@ -174,13 +159,9 @@ def _words(axes: Axes, row: Row, top: float, lines: int, height: float) -> None:
         cut = i == room - 1 and len(row.words) > room
         inside = row.marked is not None and bool(row.marked[i])
         axes.text(
-            column + 0.5, top + ROW * (line + 1.5) / height, "…" if cut else _short(word), fontsize=6.2, color=INK,
-            ha="center", va="center", bbox={"facecolor": MARKED, "edgecolor": "none", "pad": 1.2} if inside else None,
+            column + 0.5, top + ROW * (line + 1.5) / height, "…" if cut else word.replace("[genre ", "G").rstrip("]"), fontsize=6.2,
+            color=INK, ha="center", va="center", bbox={"facecolor": MARKED, "edgecolor": "none", "pad": 1.2} if inside else None,
         )  # fmt: skip
-
-
-def _short(word: str) -> str:
-    return word.replace("[genre ", "G").rstrip("]")
 
 
 def _bar(axes: Axes, law: Float64[np.ndarray, "concepts"], place: int, top: np.ndarray) -> None:

@@ -9,7 +9,8 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLoc
 
 from orchard import plot
 from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
-from orchard.papers.sbp.figures.parts import EXCESS, WIDE, line, rows, y_of
+from orchard.papers.sbp.figures.looks import LOOKS
+from orchard.papers.sbp.figures.parts import BELOW, EXCESS, WIDE, line, rows, y_of
 from orchard.plot.style import GREY, PALETTE, Look, check_columns
 
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
@@ -106,10 +107,8 @@ def round_curves(table: pd.DataFrame) -> Figure:
         line(axes[0], table, "round", name, look, f"{name} checkpoint")
     axes[0].legend(loc="best")
     axes[0].set_ylabel(EXCESS)
-    for panel, column, label in (
-        (axes[1], "distinct", "different trigrams / all"),
-        (axes[2], "entropy", "entropy of concepts (nats)"),
-    ):
+    labels = {"distinct": "different trigrams / all", "entropy": "entropy of concepts (nats)"}
+    for panel, (column, label) in zip(axes[1:], labels.items(), strict=True):
         line(panel, table, "round", column, Look(PALETTE[2], "D"), column)
         panel.set_ylabel(label)
     for panel in axes:
@@ -139,14 +138,13 @@ def cost_bars(table: pd.DataFrame) -> Figure:
 def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     """Loss against tokens read and against FLOPs spent: hollow at equal tokens, filled at equal FLOPs, lines join what one arm reaches."""
     check_columns(table, {"y": checkpoint, "hue": "arm", "charged": "charged"}, "flop_matched")
-    made, panels = plot.figure(WIDE, 2.4, columns=2)
+    made, (left, right) = plot.figure(WIDE, 2.4, columns=2)
     cells = table.groupby(["arm", "charged", "world", "seed"], sort=False)[["tokens", "flops", checkpoint]].mean()
     points = cells.groupby(["arm", "charged"], sort=False).agg(["mean", "min", "max"])
-    for panel, x, label in zip(
-        panels, ("tokens", "flops"), ("tokens the model reads", "FLOPs, all stages charged"), strict=True
-    ):
+    labels = {"tokens": "tokens the model reads", "flops": "FLOPs, all stages charged"}
+    for panel, (x, label) in zip((left, right), labels.items(), strict=True):
         for arm in pd.unique(table["arm"]):
-            look, own = plot.looks([arm])[arm], points.loc[arm]
+            look, own = LOOKS[arm], points.loc[arm]
             at = own[x]["mean"]
             panel.vlines(at, own[checkpoint]["min"], own[checkpoint]["max"], color=look.colour, linewidth=1)
             panel.plot(at, own[checkpoint]["mean"], color=look.colour, linewidth=0.8, label="_")
@@ -160,10 +158,10 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.margins(x=0.1, y=0.1)
-    y_of(panels[0], checkpoint)
-    handles, names = panels[1].get_legend_handles_labels()
+    y_of(left, checkpoint)
+    handles, names = right.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
-    made.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+    made.legend(unique.values(), unique.keys(), loc=BELOW, ncols=3)
     return made
 
 

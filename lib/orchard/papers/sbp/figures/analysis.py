@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.experiments.comparison import TUNED
+from orchard.papers.sbp.figures.looks import LOOKS
 from orchard.papers.sbp.figures.parts import rows
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
@@ -24,9 +24,7 @@ METRICS = (
 )  # fmt: skip
 PAPER = "paper (another scale)"
 REAL = PALETTE[2]  # documents of the world
-ARM_COLOURS = {arm: look.colour for arm, look in plot.looks([*TUNED, "paraphrase", "exact-posterior"]).items()} | {
-    "exact": INK, "real": REAL, "real, random pairs": REAL
-}  # fmt: skip
+COLOURS = {arm: look.colour for arm, look in LOOKS.items()} | {"exact": INK, "real": REAL, "real, random pairs": REAL}
 
 
 def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -34,9 +32,8 @@ def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
     own = table[(table["variant"] == variant) & (table["total"] > 0)]
     sums = own.groupby(["source", "state", "metric"], sort=False)[["count", "total"]].sum().reset_index()
     found = [wilson_interval(int(count), int(total)) for count, total in sums[["count", "total"]].to_numpy()]
-    return sums.assign(
-        rate=[100 * f.estimate for f in found], low=[100 * f.low for f in found], high=[100 * f.high for f in found]
-    )
+    ends = [(100 * one.estimate, 100 * one.low, 100 * one.high) for one in found]
+    return sums.assign(**dict(zip(("rate", "low", "high"), zip(*ends, strict=True), strict=True)))
 
 
 @plot.use_style()
@@ -47,10 +44,8 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
         for row in rates[rates["metric"] == metric].to_dict("records"):
-            place, colour = (
-                sources.index(row["source"]) + 0.17 * (1 if row["state"] == "kept" else -1),
-                ARM_COLOURS[row["source"]],
-            )
+            colour, shift = COLOURS[row["source"]], 0.17 if row["state"] == "kept" else -0.17
+            place = sources.index(row["source"]) + shift
             panel.hlines(place, row["low"], row["high"], color=colour, linewidth=1)
             face = colour if row["state"] == "raw" else "white"
             panel.plot(row["rate"], place, "o", color=colour, markerfacecolor=face, markersize=3.5)
@@ -65,12 +60,8 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             panel.set_xlabel("documents (%)")
     shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
               ("|", GREY, GREY, "paper, real")]  # fmt: skip
-    made.legend(
-        handles=[
-            Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="none", label=name) for m, c, f, name in shapes
-        ],
-        loc="outside lower center", ncols=4,
-    )  # fmt: skip
+    shown = [Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="", label=name) for m, c, f, name in shapes]
+    made.legend(handles=shown, loc="outside lower center", ncols=4)
     return made
 
 
@@ -85,11 +76,10 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
         part = own[(own["source"] == source) & own["measure"].str.startswith("novel")]
         panels[0].plot(
             part["measure"].str.removeprefix("novel_").astype(int), 100 * part["mean"], ("-", "--", ":")[number % 3],
-            color=ARM_COLOURS[source], marker="o", markersize=3, label=source,
+            color=COLOURS[source], marker="o", markersize=3, label=source,
         )  # fmt: skip
     panels[0].set_xticks([2, 3, 4, 5])
-    panels[0].set_xlabel("n")
-    panels[0].set_ylabel("n-grams not in D (%)")
+    panels[0].set(xlabel="n", ylabel="n-grams not in D (%)")
     labels = {
         "distance": "distance to the nearest document of D\n(1 − Jaccard of bigrams)", "span": "longest run found in D (tokens)",
         "length": "length (tokens)",
@@ -105,7 +95,7 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
 def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
     """A row for each name: a line from the first to the last value, a point at the middle one."""
     for place, (name, row) in enumerate(zip(names, values, strict=True)):
-        colour = ARM_COLOURS[name]
+        colour = COLOURS[name]
         axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
         axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
     rows(axes, names)
@@ -127,11 +117,9 @@ def partner_scatter(table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sb
                 label=f"{kind} partner",
             )  # fmt: skip
         panel.plot([low, high], [low, high], color=INK, linewidth=0.8, label="model = exact law")
-        panel.set_xlim(low, high)
-        panel.set_ylim(low, high)
+        panel.set(xlim=(low, high), ylim=(low, high))
         panel.set_aspect("equal")
-        panel.set_title(arm)
-        panel.set_xlabel("exact −log P(d₂ | d₁) (nats)")
+        panel.set(title=arm, xlabel="exact −log P(d₂ | d₁) (nats)")
     panels[0].set_ylabel("model −log p(d₂ | d₁) (nats)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
@@ -144,7 +132,7 @@ def consequences(table: pd.DataFrame) -> Figure:
     arms = [arm for arm in dict.fromkeys(own["arm"]) if arm != "exact"]
     made, (left, right) = plot.figure(6.8, 0.95 + 0.2 * (len(arms) + 2), columns=2)
     for place, arm in enumerate(arms):
-        part, colour = own[own["arm"] == arm], ARM_COLOURS[arm]
+        part, colour = own[own["arm"] == arm], COLOURS[arm]
         left.plot(part["limit_gain"], [place] * len(part), "D", color=INK, markerfacecolor="white", markersize=4.5)
         left.plot(part["gain"], [place] * len(part), "o", color=colour)
         for column, marker, face in (("true", "o", colour), ("random", "s", "white")):
@@ -174,13 +162,11 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
     made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
-    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": ARM_COLOURS, "legend": False, "ax": axes}
+    shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": COLOURS, "legend": False, "ax": axes}
     sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
     rows(axes, arms)
-    axes.set_xlim(left=0)
-    axes.set_ylabel("")
-    axes.set_xlabel("KL(P(c | d₁) ‖ concepts of samples) (nats)")
+    axes.set(xlim=(0, None), ylabel="", xlabel="KL(P(c | d₁) ‖ concepts of samples) (nats)")
     return made
 
 
@@ -188,37 +174,28 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
 def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Non-factual and irrelevant raw samples against the FLOPs of the synthesizer; right, in grey, the paper's three scales."""
     made, (left, right) = plot.figure(6.8, 2.5, columns=2)
+    theirs = published.query("table == 'quality' and arm != 'real'")
     looks = {"non-factual": (PALETTE[0], "o", "-"), "pair-irrelevance": (PALETTE[1], "s", "--")}
     for metric, (colour, marker, line) in looks.items():
-        for number, (_, part) in enumerate(
-            table[table["metric"] == metric].sort_values("flops").groupby(["world", "seed"])
-        ):
+        cells = table[table["metric"] == metric].sort_values("flops").groupby(["world", "seed"])
+        for number, (_, part) in enumerate(cells):
             error = 100 * np.abs(part[["low", "high"]].to_numpy().T - part["rate"].to_numpy())
             left.errorbar(
                 part["flops"], 100 * part["rate"], error, color=colour, marker=marker, linestyle=line, linewidth=1, elinewidth=0.8,
                 label=metric if number == 0 else None,
             )  # fmt: skip
-        paper = published[
-            (published["table"] == "quality")
-            & published["metric"].str.startswith(metric)
-            & (published["arm"] != "real")
-        ]
-        right.plot(
-            paper["scale"], paper["value"], line, color=GREY, marker=marker, markerfacecolor="white", label=metric
-        )
+        paper = theirs[theirs["metric"].str.startswith(metric)]
+        x, y = paper["scale"], paper["value"]
+        right.plot(x, y, line, color=GREY, marker=marker, markerfacecolor="white", label=metric)
     if table["flops"].max() > 4 * table["flops"].min():
         left.set_xscale("log")
     else:
         left.xaxis.set_major_locator(MaxNLocator(4))
     left.xaxis.set_major_formatter(EngFormatter(sep=""))
-    left.set_ylim(bottom=0)
-    left.set_xlabel("FLOPs of the synthesizer, all training")
-    left.set_ylabel("raw samples (%)")
-    left.legend(loc="best")
-    right.set_ylim(0, 30)
+    left.set(xlabel="FLOPs of the synthesizer, all training", ylabel="raw samples (%)", ylim=(0, None))
+    right.set(xlabel="budget and model", ylabel="documents (%)", ylim=(0, 30))
     right.set_title("paper, other scales and an LLM as judge")
-    right.set_xlabel("budget and model")
-    right.set_ylabel("documents (%)")
+    left.legend(loc="best")
     right.legend(loc="best")
     return made
 
@@ -228,32 +205,23 @@ def concept_drift(
     table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sbp-true", "sbp-random", "uncond")
 ) -> Figure:
     """Left: shares of concepts in D, in the second documents of pairs and in samples. Right: what samples add against what pairs add."""
-    own = table[
-        (table["variant"] == "dep")
-        & (table["seed"] == table["seed"].iloc[0])
-        & (table["world"] == table["world"].iloc[0])
-    ]
+    cell = table.iloc[0]
+    own = table[(table["variant"] == "dep") & (table["world"] == cell["world"]) & (table["seed"] == cell["seed"])]
     first = own[own["arm"] == arms[0]].sort_values("real", ascending=False)
     made, (left, right) = plot.figure(6.8, 2.7, columns=2)
     place = np.arange(len(first))
     left.fill_between(place, 100 * first["real"], step="mid", color="#d9d9d9", linewidth=0, label="D")
-    left.step(
-        place, 100 * first["pairs"], where="mid", color=PALETTE[1], linewidth=1, label="second documents of pairs"
-    )
-    left.step(place, 100 * first["raw"], where="mid", color=PALETTE[0], linewidth=1.3, label=f"samples of {arms[0]}")
-    left.set_xlabel("concept, by its share of D")
-    left.set_ylabel("share (%)")
-    left.set_ylim(bottom=0)
+    pairs, samples = "second documents of pairs", f"samples of {arms[0]}"
+    left.step(place, 100 * first["pairs"], where="mid", color=PALETTE[1], linewidth=1, label=pairs)
+    left.step(place, 100 * first["raw"], where="mid", color=PALETTE[0], linewidth=1.3, label=samples)
+    left.set(xlabel="concept, by its share of D", ylabel="share (%)", ylim=(0, None))
     left.legend(loc="best")
     for arm in arms:
         part = own[own["arm"] == arm]
-        if not part["pairs"].isna().all():
-            right.plot(
-                100 * (part["pairs"] - part["real"]), 100 * (part["raw"] - part["real"]), "o", color=ARM_COLOURS[arm], markersize=3,
-                alpha=0.7, markeredgewidth=0, label=arm,
-            )  # fmt: skip
+        x, y = (100 * (part[what] - part["real"]) for what in ("pairs", "raw"))
+        if not x.isna().all():
+            right.plot(x, y, "o", color=COLOURS[arm], markersize=3, alpha=0.7, markeredgewidth=0, label=arm)
     right.axline((0, 0), slope=1, color=INK, linewidth=0.8)
-    right.set_xlabel("pairs − D (points)")
-    right.set_ylabel("samples − D (points)")
+    right.set(xlabel="pairs − D (points)", ylabel="samples − D (points)")
     right.legend(loc="best")
     return made

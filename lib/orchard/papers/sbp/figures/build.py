@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from orchard import plot
 from orchard.papers.sbp.data.laws import EVERY, World
-from orchard.papers.sbp.data.world import laws
-from orchard.papers.sbp.figures.parts import rows
+from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.figures.parts import BELOW, panels, rows
+from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.bounds import true_pairs
 from orchard.plot.style import GREY, INK, PALETTE
 
@@ -24,7 +24,7 @@ NAMES = {"labels": "concepts known", "em": "EM, best of 4"}
 
 
 def _world(concepts: int, kappa: float, content: int) -> World:
-    return laws("dep", concepts, 256, content, 4, 6, kappa, 0.02, 0.0, 1, 0.0, 1, 1, 0)
+    return ConceptWorld.Config(concepts=concepts, kappa=kappa, content=content).build().world
 
 
 def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -33,7 +33,6 @@ def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> t
     one = _world(concepts, kappa, content)
     document, _ = true_pairs(one, 1, np.random.default_rng(5))
     posterior = one.posterior(document)[0]
-    assert document.labels is not None
     told = []
     for words in sorted({EVERY, *np.linspace(EVERY, content, 6).astype(int) // EVERY * EVERY}):
         world = _world(concepts, kappa, int(words))
@@ -41,7 +40,7 @@ def world_tables(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> t
         value = float((world.log_conditional(second, first) - world.log_marginal(second)).mean())
         told.append({"words": int(words), "told": value, "entropy": world.entropy()})
     bars = pd.DataFrame({"concept": np.arange(concepts), "share": posterior})
-    return bars.assign(true=bars["concept"] == document.labels[0]), pd.DataFrame(told)
+    return bars.assign(true=bars["concept"] == labels_of(document, "the true one is marked")[0]), pd.DataFrame(told)
 
 
 @plot.use_style()
@@ -50,27 +49,21 @@ def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> 
     bars, told = world_tables(concepts, kappa, content)
     made, (left, right) = plot.figure(width=6.8, height=2.2, columns=2)
     left.bar(bars["concept"], bars["share"], color=np.where(bars["true"], PALETTE[1], PALETTE[0]), width=0.9)
-    left.set_ylim(0, 1.02)
-    left.set_xlabel("concept (orange: the true one)")
-    left.set_ylabel("P(c | d)")
+    left.set(ylim=(0, 1.02), xlabel="concept (orange: the true one)", ylabel="P(c | d)")
     right.plot(told["words"], told["told"], marker="o", color=PALETTE[0])
     right.set_xticks(told["words"])
     right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
     right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
-    right.set_ylim(0, 1.15 * told["entropy"].iloc[0])
-    right.set_xlabel("words in a document")
-    right.set_ylabel("I(d1; d2) (nats)")
+    right.set(ylim=(0, 1.15 * told["entropy"].iloc[0]), xlabel="words in a document", ylabel="I(d1; d2) (nats)")
     return made
 
 
 @plot.use_style()
 def similarity(table: pd.DataFrame) -> Figure:
     """Density of cosines of random, nearest and true pairs, a panel per variant."""
-    variants = list(pd.unique(table["variant"]))
-    made, panels = plot.figure(width=2.3 * len(variants) + 0.4, height=2.3, columns=len(variants))
+    made, (first, *_), parts = panels(table, 2.3, each=2.3, margin=0.4)
     low = table.loc[table["density"] > 0, "low"].min()
-    for variant, axes in zip(variants, panels, strict=True):
-        own = table[table["variant"] == variant]
+    for axes, own in parts:
         for pairs, colour in PAIRS.items():
             part = own[own["pairs"] == pairs]
             edges = np.append(part["low"], part["high"].iloc[-1])
@@ -78,11 +71,10 @@ def similarity(table: pd.DataFrame) -> Figure:
             axes.stairs(part["density"], edges, color=colour)
         axes.set_xlim(low, 1.0)
         axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if tick >= low])
-        axes.set_title(variant)
         axes.set_xlabel("cosine of two documents")
-    panels[0].set_ylabel("density")
+    first.set_ylabel("density")
     handles = [Line2D([], [], color=colour, label=f"{pairs} pairs") for pairs, colour in PAIRS.items()]
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    made.legend(handles=handles, loc=BELOW, ncols=3)
     return made
 
 
@@ -91,18 +83,17 @@ def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
     """Precision and recall of the nearest against the share of random pairs above the threshold; a panel per variant and relation.
     ``exceedance``: the one that the comparison takes."""
     shown = list(table.groupby(["variant", "relation"], sort=False))
-    made, panels = plot.figure(width=2.3 * len(shown) + 0.4, height=2.3, columns=len(shown))
-    for ((variant, relation), part), axes in zip(shown, panels, strict=True):
+    made, all_axes = plot.figure(width=2.3 * len(shown) + 0.4, height=2.3, columns=len(shown))
+    for ((variant, relation), part), axes in zip(shown, all_axes, strict=True):
         for what, colour, line in (("precision", PALETTE[0], "-"), ("recall", PALETTE[3], "--")):
             axes.plot(part["exceedance"], part[what], color=colour, linestyle=line, label=what)
         axes.axhline(part["chance"].iloc[0], color=INK, linewidth=0.9, linestyle=":", label="random pairs")
         axes.axvline(exceedance, color=PALETTE[1], linewidth=0.9, label="threshold taken")
-        axes.set_xscale("log")
-        axes.set_ylim(-0.02, 1.02)
+        axes.set(xscale="log", ylim=(-0.02, 1.02))
         axes.set_title(str(variant) if relation == "concept" else f"{variant}, {relation}")
         axes.set_xlabel("random pairs above alpha")
-    panels[0].set_ylabel("share")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    all_axes[0].set_ylabel("share")
+    made.legend(*all_axes[0].get_legend_handles_labels(), loc=BELOW, ncols=4)
     return made
 
 
@@ -117,9 +108,7 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     )  # fmt: skip
     axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
     rows(axes, kinds)
-    axes.set_ylabel("")
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("Jaccard of 5-grams")
+    axes.set(ylabel="", xlim=(-0.03, 1.03), xlabel="Jaccard of 5-grams")
     return made
 
 
@@ -127,16 +116,14 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
 def pair_gain(table: pd.DataFrame) -> Figure:
     """What the best synthesizer gains on true pairs, against the share of its pairs that are true; a line per variant."""
     made, (axes,) = plot.figure(height=2.5)
-    looks = zip(
-        PALETTE, "osD^v", (9, 4, 7, 5, 3), strict=False
-    )  # lines may lie on one another: small markers on large ones
-    for (variant, part), (colour, marker, size) in zip(table.groupby("variant", sort=False), looks, strict=False):
+    sizes = (9, 4, 7, 5, 3)  # lines may lie on one another: small markers on large ones
+    looks = zip(table.groupby("variant", sort=False), PALETTE, "osD^v", sizes, strict=False)
+    for (variant, part), colour, marker, size in looks:
         mean = part.groupby("precision")["gain"].mean()
         style: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "color": colour}
         axes.plot(mean.index, mean, label=str(variant), **style)
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
-    axes.set_xlabel("share of pairs that share their concept (rho)")
-    axes.set_ylabel("gain (nats/document)")
+    axes.set(xlabel="share of pairs that share their concept (rho)", ylabel="gain (nats/document)")
     made.legend(loc="outside lower center", ncols=3)
     return made
 
@@ -144,49 +131,35 @@ def pair_gain(table: pd.DataFrame) -> Figure:
 @plot.use_style()
 def document_bounds(table: pd.DataFrame) -> Figure:
     """Excess over Bayes of the two bounds against documents of D per concept; a panel per variant."""
-    variants = list(pd.unique(table["variant"]))
-    made, panels = plot.figure(width=1.7 * len(variants) + 0.6, height=2.2, columns=len(variants))
-    for variant, axes in zip(variants, panels, strict=True):
-        _bound_lines(axes, table[table["variant"] == variant])
-        axes.set_title(variant)
-    low, high = table["excess"].min(), table["excess"].max()
-    for axes in panels:
-        axes.set_ylim(low / 1.4, high * 1.4)
-    panels[0].set_ylabel("above Bayes (nats/document)")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    made, (first, *_), parts = panels(table, 2.2, each=1.7, margin=0.6)
+    for axes, own in parts:
+        for bound, colour, marker, line in (("em", PALETTE[1], "s", "--"), ("labels", PALETTE[0], "o", "-")):
+            mean = own[own["bound"] == bound].groupby("per_concept")["excess"].mean()
+            axes.plot(mean.index, mean, marker=marker, color=colour, linestyle=line, label=NAMES[bound])
+        ticks = sorted(pd.unique(own["per_concept"]))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(ylim=(table["excess"].min() / 1.4, table["excess"].max() * 1.4), xlabel="documents per concept")
+    first.set_ylabel("above Bayes (nats/document)")
+    made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
     return made
-
-
-def _bound_lines(axes: Axes, table: pd.DataFrame) -> None:
-    for bound, colour, marker, line in (("em", PALETTE[1], "s", "--"), ("labels", PALETTE[0], "o", "-")):
-        mean = table[table["bound"] == bound].groupby("per_concept")["excess"].mean()
-        axes.plot(mean.index, mean, marker=marker, color=colour, linestyle=line, label=NAMES[bound])
-    ticks = sorted(pd.unique(table["per_concept"]))
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("documents per concept")
 
 
 @plot.use_style()
 def cloze_accuracy(table: pd.DataFrame) -> Figure:
     """Accuracy of each arm in the four-way cloze, a panel per variant, with chance and the ceiling; a point per seed."""
-    variants = list(pd.unique(table["variant"]))
     arms = sorted((arm for arm in pd.unique(table["arm"]) if arm != "Bayes"), key=lambda arm: arm != "exact law")
-    made, panels = plot.figure(width=2.2 * len(variants) + 1.0, height=0.9 + 0.25 * len(arms), columns=len(variants))
-    for variant, axes in zip(variants, panels, strict=True):
-        own = table[table["variant"] == variant]
-        colours = [GREY if arm == "exact law" else PALETTE[0] for arm in arms]
+    colours = [GREY if arm == "exact law" else PALETTE[0] for arm in arms]
+    made, (first, *_), parts = panels(table, 0.9 + 0.25 * len(arms), each=2.2, margin=1.0)
+    for axes, own in parts:
         sns.stripplot(
             own, x="accuracy", y="arm", hue="arm", order=arms, hue_order=arms, palette=colours, size=4, legend=False, ax=axes
         )  # fmt: skip
         ceiling = own.loc[own["arm"] == "Bayes", "accuracy"].mean()
         axes.axvline(0.25, color=INK, linewidth=0.9, linestyle=":", label="chance")
         axes.axvline(ceiling, color=INK, linewidth=0.9, linestyle="--", label="best possible choice")
-        rows(axes, arms, axes is panels[0])
-        axes.set_ylabel("")
-        axes.set_xlim(0, 1.02)
-        axes.set_title(variant)
-        axes.set_xlabel("share of right answers")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        rows(axes, arms, axes is first)
+        axes.set(ylabel="", xlim=(0, 1.02), xlabel="share of right answers")
+    made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
     return made

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
+from orchard.papers.sbp.figures.looks import looks
 from orchard.plot.style import COLUMN
 
 CHECKPOINTS = ("best", "last")
 EXCESS = "loss above Bayes\n(nats/document)"
 WIDE = 2 * COLUMN
+BELOW: Final = "outside lower center"  # where a legend of several panels stands
+
+
+def panels(
+    table: pd.DataFrame, height: float, each: float = 0.0, margin: float = WIDE, names: Mapping[str, str] | None = None
+) -> tuple[Figure, list[Axes], list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each variant of a table, named, and each with its rows; ``each`` inches wide, and a ``margin`` for all.
+
+    Variants come in the order of ``names`` (what a title says of each), or else of the table.
+    """
+    found = [name for name in names or pd.unique(table["variant"]) if (table["variant"] == name).any()]
+    made, axes = plot.figure(each * len(found) + margin, height, columns=len(found))
+    for panel, variant in zip(axes, found, strict=True):
+        panel.set_title(names[variant] if names else variant)
+    return made, axes, [(panel, table[table["variant"] == name]) for panel, name in zip(axes, found, strict=True)]
 
 
 def rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
@@ -27,9 +45,9 @@ def rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
 
 def ends(axes: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
     """``best`` (filled) and ``last`` (hollow) of every training of an arm, joined by a line; a row per arm."""
-    looks = plot.looks(order)
+    known = looks(order)
     for arm, part in table.groupby("arm"):
-        look = looks[str(arm)]
+        look = known[str(arm)]
         place = order.index(str(arm)) + np.linspace(-0.15, 0.15, len(part))
         axes.hlines(place, part["best"], part["last"], color=look.colour, linewidth=0.8)
         axes.plot(part["last"], place, look.marker, color=look.colour, markerfacecolor="white")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.papers.sbp.data.docstrings import RELATIONS
 from orchard.papers.sbp.experiments.real_text import by_arm
+from orchard.papers.sbp.figures.looks import LOOKS, looks
 from orchard.papers.sbp.figures.parts import ends, rows
 from orchard.papers.sbp.method.costs import break_even, pays_from
 from orchard.plot.style import INK, PALETTE
@@ -32,7 +33,7 @@ def text_ends(table: pd.DataFrame) -> Figure:
 def text_learning(table: pd.DataFrame) -> Figure:
     """Bits per byte of held-out documents along the training."""
     return plot.learning_curves(
-        table, x="tokens", y="bits_per_byte", x_label="tokens", y_label="test loss (bits per byte)"
+        table, x="tokens", y="bits_per_byte", x_label="tokens", y_label="test loss (bits per byte)", known=LOOKS
     )
 
 
@@ -43,10 +44,10 @@ def text_relations(table: pd.DataFrame) -> Figure:
     mean = table.groupby(["relation", "pairing"])["lift"].mean().unstack()
     shown = [name for name in RELATIONS if name in mean.index and mean.loc[name].notna().any()]
     figure, (axes,) = plot.figure(height=0.9 + 0.32 * len(shown))
-    looks, height = plot.looks(ways), 0.8 / len(ways)
-    for number, way in enumerate(ways):
+    height = 0.8 / len(ways)
+    for number, (way, look) in enumerate(looks(ways).items()):
         at = np.arange(len(shown)) + (number - (len(ways) - 1) / 2) * height
-        axes.barh(at, mean.loc[shown, way], height, color=looks[way].colour, label=way)
+        axes.barh(at, mean.loc[shown, way], height, color=look.colour, label=way)
     axes.axvline(1, color=INK, linewidth=0.8)
     rows(axes, ["no relation" if name == "none" else name for name in shown])
     axes.set_xlabel("times as frequent as among all pairs of D")
@@ -59,15 +60,13 @@ def text_novelty(table: pd.DataFrame) -> Figure:
     """The share of n-grams that D does not have, against n."""
     figure, (axes,) = plot.figure()
     texts = list(pd.unique(table["text"]))
-    looks = plot.looks([name for name in texts if name not in TEXTS]) | TEXTS
-    for name in texts:
+    for name, look in plot.looks(texts, LOOKS | TEXTS).items():
         points = table[table["text"] == name].groupby("n")["novel"].mean()
-        axes.plot(points.index, points, color=looks[name].colour, marker=looks[name].marker, label=name)
+        axes.plot(points.index, points, color=look.colour, marker=look.marker, label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(pd.unique(table["n"])), [f"{n}" for n in sorted(pd.unique(table["n"]))], minor=False)
     axes.minorticks_off()
-    axes.set_xlabel("n (tokens)")
-    axes.set_ylabel("share of n-grams that D lacks")
+    axes.set(xlabel="n (tokens)", ylabel="share of n-grams that D lacks")
     axes.legend()
     return figure
 
@@ -79,14 +78,12 @@ def text_partners(table: pd.DataFrame) -> Figure:
     gap = table.assign(gap=table["random"] - table["neighbour"])
     low, high = np.quantile(gap["gap"], [0.005, 0.995])
     bins = np.linspace(low, high, 40).tolist()
-    looks = plot.looks(pd.unique(gap["synthesizer"]))
     for number, (name, part) in enumerate(gap.groupby("synthesizer", sort=False)):
-        colour = looks[str(name)].colour
+        colour = LOOKS[str(name)].colour
         axes.hist(part["gap"], bins, density=True, histtype="step", color=colour, label=str(name))
         axes.axvline(part["gap"].mean(), color=colour, linestyle=("-", "--")[number % 2], linewidth=0.9)
     axes.axvline(0, color=INK, linewidth=0.6)
-    axes.set_xlabel("-log p(d2 | random) + log p(d2 | neighbour) (nats)")
-    axes.set_ylabel("density (1/nat)")
+    axes.set(xlabel="-log p(d2 | random) + log p(d2 | neighbour) (nats)", ylabel="density (1/nat)")
     axes.legend()
     return figure
 
@@ -106,7 +103,6 @@ def paying(
     if np.isfinite(pays):
         axes.axvline(pays, color=INK, linewidth=0.8)
         axes.text(pays + 1, axes.get_ylim()[0] + 0.6, f"pays from {pays:.0f} repeats", va="bottom", fontsize=7)
-    axes.set_xlabel("repeats of D in the budget")
-    axes.set_ylabel("worth (fresh tokens per unique token)")
+    axes.set(xlabel="repeats of D in the budget", ylabel="worth (fresh tokens per unique token)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from orchard import plot
+from orchard.papers.sbp.figures.looks import LOOKS
 from orchard.papers.sbp.figures.parts import WIDE, line, y_of
 from orchard.plot.style import INK, check_columns
 
@@ -40,7 +41,7 @@ def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, chec
 def _arms(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
     for arm in pd.unique(table["arm"]):
         part = table[table["arm"] == arm]
-        line(axes, part.assign(at=part.groupby("documents")[x].transform("mean")), "at", y, plot.looks([arm])[arm], arm)
+        line(axes, part.assign(at=part.groupby("documents")[x].transform("mean")), "at", y, LOOKS[arm], arm)
 
 
 @plot.use_style()

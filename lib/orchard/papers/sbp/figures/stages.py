@@ -34,11 +34,9 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
         mean, count = np.average(before["degree"], weights=before["documents"]), before["documents"].sum()
         degrees = np.arange(int(poisson.isf(1 / count, mean)) + 1)
         axes.step(degrees, poisson.sf(degrees, mean), where="post", color=GREY, label="by chance (Poisson)")
-        axes.set_xlabel("")
-        axes.set_yscale("log")
+        axes.set(xlabel="", yscale="log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("share of documents")
-        axes.set_title(str(kind))
+        axes.set(ylabel="share of documents", title=str(kind))
     panels[-1].set_xlabel("more than so many pairs")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made
@@ -60,8 +58,7 @@ def sampling_speed(times: pd.DataFrame) -> Figure:
             f"{median:,.0f}", (max(median, float(rates.max())), place), (4, 0), textcoords="offset points", va="center", fontsize=7
         )  # fmt: skip
     axes.set_yticks(range(len(ways)), list(reversed(ways)))
-    axes.set_xscale("log")
-    axes.set_xlim(10 ** np.floor(np.log10(least)), 6 * float(times["tokens_per_s"].max()))
+    axes.set(xscale="log", xlim=(10 ** np.floor(np.log10(least)), 6 * float(times["tokens_per_s"].max())))
     axes.set_xlabel(f"sampled tokens per second ({times['device'].iloc[0]})")
     axes.grid(False, axis="y")
     return made
@@ -88,8 +85,7 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     for place, total in zip(places, left, strict=True):
         axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(places, list(wide.index))
-    axes.set_xlim(0, max(float(left.max()) * 1.18, 1.0))
-    axes.set_xlabel(f"sampled documents rejected (%), world {chosen!r}")
+    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected (%), world {chosen!r}")
     axes.grid(False, axis="y")
     if len(wide.columns):
         made.legend(loc="outside lower center", ncols=3)

@@ -19,7 +19,7 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.errors import BadInput, closest
 from orchard.papers.sbp.method.documents import Corpus, Documents
-from orchard.papers.sbp.method.embedding import Embedder, unit
+from orchard.papers.sbp.method.embedding import Embedder, centred
 from orchard.pretrained.folder import BASE, load_model, load_tokenizer, model_folder, tokenizer_sha256
 from orchard.runs import Workspace
 from orchard.train import choose
@@ -51,18 +51,13 @@ class LocalEmbedder(Embedder):
         """Raises BadInput if the model is gone, has changed, or cannot be loaded."""
         folder = self.cfg.folder
         if model_folder(folder).sha256 != self.cfg.sha256:
-            raise BadInput(
-                f"the model in {folder} is not the one this run was asked for: its files have changed, ask again"
-            )
+            why = "its files have changed, ask again"
+            raise BadInput(f"the model in {folder} is not the one this run was asked for: {why}")
         device = choose(work.device).device
         model, tokenizer = load_model(folder, BASE), load_tokenizer(folder, split_special_tokens=False)
         model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
-        rows = {
-            name: self.states(model, tokenizer, [corpus.text(documents[i]) for i in range(len(documents))])
-            for name, documents in splits.items()
-        }
-        centre = rows["train"].mean(axis=0)
-        return {name: unit(found - centre) for name, found in rows.items()}
+        texts = {name: [corpus.text(body) for body in documents] for name, documents in splits.items()}
+        return centred({name: self.states(model, tokenizer, found) for name, found in texts.items()})
 
     @torch.no_grad()
     def states(self, model: Any, tokenizer: Any, texts: list[str]) -> Float32[np.ndarray, "texts dim"]:

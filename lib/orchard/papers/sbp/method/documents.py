@@ -11,7 +11,7 @@ and `test` are disjoint from both. Tokenizers, thresholds and embedders are fitt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,8 +55,7 @@ class Documents:
     ) -> Documents:
         """Documents from bodies of any lengths."""
         arrays = [np.asarray(body, dtype=np.int32) for body in bodies]
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(body) for body in arrays], out=offsets[1:])
+        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return cls(np.concatenate([np.empty(0, np.int32), *arrays]), offsets, labels, list(names))
 
     def __len__(self) -> int:
@@ -64,6 +63,9 @@ class Documents:
 
     def __getitem__(self, i: int | np.integer) -> Integer[np.ndarray, "_"]:
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[Integer[np.ndarray, "_"]]:
+        return (self[i] for i in range(len(self)))
 
     @property
     def lengths(self) -> Int64[np.ndarray, "documents"]:
@@ -74,8 +76,7 @@ class Documents:
         """The documents with these numbers, in this order."""
         index = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[index]
-        offsets = np.zeros(len(index) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         tokens = self.tokens[np.repeat(self.offsets[index], lengths) + within]
         labels = None if self.labels is None else self.labels[index]
@@ -104,9 +105,6 @@ class Documents:
 
 class Corpus(Configurable):
     """Base of the corpora. ``cap`` is the greatest number of tokens in a body; longer documents were cut when they were read."""
-
-    class Config(Configurable.Config):
-        pass
 
     symbols: Symbols
     cap: int
@@ -159,6 +157,13 @@ def pair_batch(first: Documents, second: Documents, symbols: Symbols, both: bool
     if both:
         counts |= target <= before[:, None]
     return Batch(torch.from_numpy(rows), torch.from_numpy(counts))
+
+
+def labels_of(documents: Documents, what: str) -> Int[np.ndarray, "documents"]:
+    """The labels of documents. Raises ``BadInput`` where nobody knows them; ``what`` says what asks for them."""
+    if documents.labels is None:
+        raise BadInput(f"{what}, but nobody knows which documents of this corpus belong together")
+    return documents.labels
 
 
 def check_enough(documents: Documents, least: int, what: str) -> None:

@@ -23,9 +23,6 @@ from orchard.papers.sbp.method.documents import Corpus, Documents
 class Embedder(Configurable):
     """Base of the embedders."""
 
-    class Config(Configurable.Config):
-        pass
-
     def embed(self, corpus: Corpus, splits: dict[str, Documents], work: Any) -> dict[str, Float32[np.ndarray, "_ dim"]]:
         """Unit rows for the documents of every split; what is fitted is fitted on the split `train`.
 
@@ -40,6 +37,12 @@ def unit(rows: Float[np.ndarray, "_ dim"]) -> Float32[np.ndarray, "_ dim"]:
     return (rows / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
+def centred(rows: dict[str, Float32[np.ndarray, "_ dim"]]) -> dict[str, Float32[np.ndarray, "_ dim"]]:
+    """Rows of length one around the mean of the split `train`."""
+    centre = rows["train"].mean(axis=0)
+    return {name: unit(found - centre) for name, found in rows.items()}
+
+
 class TfidfEmbedder(Embedder):
     """TF-IDF of the tokens, from scikit-learn: sublinear term frequencies, inverse document frequencies of D, truncated SVD."""
 
@@ -48,25 +51,19 @@ class TfidfEmbedder(Embedder):
 
     cfg: Config
 
-    def __init__(self, cfg: TfidfEmbedder.Config) -> None:
-        self.cfg = cfg
-
     def embed(self, corpus: Corpus, splits: dict[str, Documents], work: Any) -> dict[str, Any]:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         def words(documents: Documents) -> list[list[int]]:
-            return [documents[i].tolist() for i in range(len(documents))]
+            return [body.tolist() for body in documents]
 
         weights = TfidfVectorizer(analyzer=lambda body: body, sublinear_tf=True)
         distinct = len(np.unique(splits["train"].tokens))
         if distinct < 2 or len(splits["train"]) < 2:
-            raise BadInput(
-                f"TF-IDF cannot tell {len(splits['train'])} documents of {distinct} different tokens apart: give another corpus or embedder"
-            )
+            told = f"{len(splits['train'])} documents of {distinct} different tokens"
+            raise BadInput(f"TF-IDF cannot tell {told} apart: give another corpus or embedder")
         fitted = weights.fit_transform(words(splits["train"]))
         components = min(self.cfg.components, min(fitted.shape) - 1)
         reduced = TruncatedSVD(components, algorithm="arpack", random_state=0).fit(fitted)
-        return {
-            name: unit(reduced.transform(weights.transform(words(documents)))) for name, documents in splits.items()
-        }
+        return {name: unit(reduced.transform(weights.transform(words(one)))) for name, one in splits.items()}

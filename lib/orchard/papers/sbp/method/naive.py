@@ -81,12 +81,8 @@ def pair(
 ) -> list[Scored]:
     """Pairs of near but not equal documents, both directions, best score first; at most k with the same first, and k with the same
     second document."""
-    scores = {
-        (min(i, j), max(i, j)): score
-        for i, found in enumerate(neighbours(vectors, k))
-        for j, score in found
-        if score > alpha
-    }
+    found = [(i, j, score) for i, near in enumerate(neighbours(vectors, k)) for j, score in near if score > alpha]
+    scores = {(min(i, j), max(i, j)): score for i, j, score in found}
     kept = {ends: s for ends, s in scores.items() if jaccard(documents[ends[0]], documents[ends[1]]) <= near_duplicate}
     both = [(i, j, s) for (i, j), s in kept.items()] + [(j, i, s) for (i, j), s in kept.items()]
     firsts: Counter[int] = Counter()

@@ -42,19 +42,13 @@ def hashes(
     lengths = documents.lengths
     reach = np.minimum(lengths, n)
     counts = np.where(lengths > 0, lengths - reach + 1, 0)
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
+    offsets = np.concatenate([[0], np.cumsum(counts)])
     owner = np.repeat(np.arange(len(documents)), counts)
     starts = documents.offsets[owner] + np.arange(offsets[-1]) - offsets[owner]
     found = np.full(len(starts), 0xCBF29CE484222325, dtype=np.uint64)
     for step in range(n):
         inside = step < reach[owner]
-        token = (
-            np.where(inside, tokens[np.minimum(starts + step, max(len(tokens) - 1, 0))], np.uint64(0))
-            if len(tokens)
-            else found
-        )
-        found = mixed(found ^ token)
+        found = mixed(found ^ np.where(inside, tokens[np.minimum(starts + step, len(tokens) - 1)], np.uint64(0)))
     return found, offsets
 
 
@@ -71,10 +65,8 @@ def jaccard(
     """Jaccard_n of the documents ``a[first]`` and ``b[second]``, pair by pair."""
     found = []
     for start in range(0, len(first), 50_000):
-        left, right = (
-            _sets(part, n) for part in (a.take(first[start : start + 50_000]), b.take(second[start : start + 50_000]))
-        )
-        count = min(50_000, len(first) - start)
+        one, other = (ends[start : start + 50_000] for ends in (first, second))
+        left, right, count = distinct(a.take(one), n), distinct(b.take(other), n), len(one)
         sizes = np.bincount(left[0], minlength=count) + np.bincount(right[0], minlength=count)
         both = np.concatenate([np.stack(left), np.stack(right)], axis=1)
         order = np.lexsort((both[1], both[0]))
@@ -84,7 +76,7 @@ def jaccard(
     return np.concatenate(found) if found else np.empty(0)
 
 
-def _sets(documents: Documents, n: int) -> tuple[np.ndarray, np.ndarray]:
+def distinct(documents: Documents, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Document number and hash of each distinct shingle of each document."""
     values, offsets = hashes(documents, n)
     owner = np.repeat(np.arange(len(documents), dtype=np.uint64), np.diff(offsets))
@@ -129,10 +121,8 @@ class NearDuplicates(Configurable):
         values, offsets = hashes(documents, self.cfg.shingle)
         numbers = np.flatnonzero(np.diff(offsets)).tolist()
         shingles = (values[offsets[i] : offsets[i + 1]].tolist() for i in numbers)
-        made = _datasketch().MinHash.generator(
-            shingles, num_perm=self.cfg.bands * self.cfg.rows, seed=self.cfg.seed + 1, hashfunc=int, scheme="affine64"
-        )
-        return zip(numbers, made, strict=True)
+        options = {"num_perm": self.cfg.bands * self.cfg.rows, "seed": self.cfg.seed + 1, "scheme": "affine64"}
+        return zip(numbers, _datasketch().MinHash.generator(shingles, hashfunc=int, **options), strict=True)
 
     def groups(self, documents: Documents) -> Int64[np.ndarray, "documents"]:
         """For every document the first of its group: itself, unless a chain of near-duplicates leads to an earlier one.
@@ -169,11 +159,16 @@ NEAR = 0.6  # Jaccard_5 above which two documents are the same
 
 def novel_rate(documents: Documents, real: Documents, n: int) -> Float64[np.ndarray, "documents"]:
     """The share of a document's n-grams that D does not have; NaN for a document shorter than n."""
+    found, total = known_grams(documents, real, n)
+    return np.where(documents.lengths >= n, (total - found) / np.maximum(total, 1), np.nan)
+
+
+def known_grams(documents: Documents, real: Documents, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many n-grams of each document D has too, and how many there are."""
     values, offsets = hashes(documents, n)
-    known = hashes(_at_least(real, n), n)[0]
     owner = np.repeat(np.arange(len(documents)), np.diff(offsets))
-    new = np.bincount(owner[~np.isin(values, known)], minlength=len(documents))
-    return np.where(documents.lengths >= n, new / np.maximum(np.diff(offsets), 1), np.nan)
+    known = np.isin(values, hashes(at_least(real, n), n)[0])
+    return np.bincount(owner[known], minlength=len(documents)), np.diff(offsets)
 
 
 def longest_span(documents: Documents, real: Documents) -> Int64[np.ndarray, "documents"]:
@@ -183,10 +178,7 @@ def longest_span(documents: Documents, real: Documents) -> Int64[np.ndarray, "do
     n = 1
     while len(alive):
         alive = alive[documents.lengths[alive] >= n]
-        values, offsets = hashes(documents.take(alive), n)
-        found = np.isin(values, hashes(_at_least(real, n), n)[0])
-        owner = np.repeat(np.arange(len(alive)), np.diff(offsets))
-        alive = alive[np.bincount(owner[found], minlength=len(alive)) > 0]
+        alive = alive[known_grams(documents.take(alive), real, n)[0] > 0]
         longest[alive] = n
         n += 1
     return longest
@@ -208,7 +200,7 @@ def duplicates(documents: Documents, bound: float = NEAR) -> Bool[np.ndarray, "d
     return found
 
 
-def _at_least(documents: Documents, n: int) -> Documents:
+def at_least(documents: Documents, n: int) -> Documents:
     """Documents that have an n-gram: a shorter one would count as one shingle of its own."""
     return documents if (documents.lengths >= n).all() else documents.take(np.flatnonzero(documents.lengths >= n))
 
@@ -232,10 +224,8 @@ def _incidences(a: Documents, b: Documents, n: int) -> tuple[Any, Any]:
     known, column = np.unique(np.concatenate([values for values, _ in found]), return_inverse=True)
     matrices, start = [], 0
     for values, offsets in found:
-        ones = np.ones(len(values), dtype=np.int32)
-        matrix = sparse.csr_matrix(
-            (ones, column[start : start + len(values)], offsets), shape=(len(offsets) - 1, len(known))
-        )
+        content = np.ones(len(values), dtype=np.int32), column[start : start + len(values)], offsets
+        matrix = sparse.csr_matrix(content, shape=(len(offsets) - 1, len(known)))
         matrix.sum_duplicates()
         matrix.data[:] = 1
         matrices.append(matrix)

@@ -64,11 +64,7 @@ def kept_pairs(
     copies = jaccard(documents, documents, both[0], both[1]) > near_duplicate
     counts["near_duplicates"] = int(copies.sum())
     both, value = both[:, ~copies], value[~copies]
-    first, second, value = (
-        np.concatenate([both[0], both[1]]),
-        np.concatenate([both[1], both[0]]),
-        np.concatenate([value, value]),
-    )
+    (first, second), value = np.concatenate([both, both[::-1]], axis=1), np.tile(value, 2)
     order = np.lexsort((second, first, -value))
     first, second, value = first[order], second[order], value[order]
     keep = within_degree(first, cap) & within_degree(second, cap)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from orchard.config import Configurable
 from orchard.papers.sbp.method.documents import Corpus, Documents
-from orchard.papers.sbp.method.ngrams import hashes, jaccard
+from orchard.papers.sbp.method.ngrams import distinct, hashes, jaccard
 
 REASONS = ("kept", "unfinished", "empty", "control", "repetitive", "copy", "duplicate")
 
@@ -36,7 +36,7 @@ class Rules(Configurable):
     def __init__(self, cfg: Rules.Config, *, real: Documents, corpus: Corpus) -> None:
         self.cfg, self.real, self.corpus = cfg, real, corpus
         self.bound = float(np.percentile(repetition(real), cfg.percentile))
-        self.seen: set[bytes] = {_bytes(real[i]) for i in range(len(real))}
+        self.seen: set[bytes] = {_bytes(body) for body in real}
 
     def judge(
         self, documents: Documents, ended: np.ndarray, seeds: Int64[np.ndarray, "documents"]
@@ -77,10 +77,6 @@ def _bytes(body: np.ndarray) -> bytes:
 
 def repetition(documents: Documents, n: int = 2) -> Float64[np.ndarray, "documents"]:
     """The share of a document's n-grams that repeat an earlier one of it."""
-    values, offsets = hashes(documents, n)
-    owner = np.repeat(np.arange(len(documents)), np.diff(offsets))
-    order = np.lexsort((values, owner))
-    owner, values = owner[order], values[order]
-    again = np.zeros(len(owner), dtype=bool)
-    again[1:] = (owner[1:] == owner[:-1]) & (values[1:] == values[:-1])
-    return np.bincount(owner[again], minlength=len(documents)) / np.maximum(np.diff(offsets), 1)
+    counts = np.diff(hashes(documents, n)[1])
+    different = np.bincount(distinct(documents, n)[0].astype(np.int64), minlength=len(documents))
+    return (counts - different) / np.maximum(counts, 1)

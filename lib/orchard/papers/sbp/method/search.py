@@ -39,30 +39,21 @@ class Neighbours:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-class Search(Configurable):
-    """Base of the searches."""
+class ExactSearch(Configurable):
+    """All inner products, block by block; on a GPU if the run is on one."""
 
     class Config(Configurable.Config):
-        pass
+        """Of every search."""
 
     def neighbours(
         self, vectors: Float32[np.ndarray, "documents dim"], k: int, device: str = "cpu", threads: int = 1
     ) -> Neighbours:
         """The k best others of every row. ``k`` must be smaller than the number of documents."""
-        raise NotImplementedError
-
-
-class ExactSearch(Search):
-    """All inner products, block by block; on a GPU if the run is on one."""
-
-    def neighbours(
-        self, vectors: Float32[np.ndarray, "documents dim"], k: int, device: str = "cpu", threads: int = 1
-    ) -> Neighbours:
         near, score = exact_neighbours(vectors, k, device=device)
         return Neighbours(near, score, {"search": "exact", "recall": 1.0})
 
 
-class FaissSearch(Search):
+class FaissSearch(ExactSearch):
     """An inverted file of FAISS, with its recall measured on every use.
 
     One seed, one thread, the same neighbours. More threads share out the documents asked, and the sums of k-means may then differ in
@@ -72,7 +63,7 @@ class FaissSearch(Search):
     ``probes`` was not chosen on, ``wanted``.
     """
 
-    class Config(Search.Config):
+    class Config(ExactSearch.Config):
         cells: int | None = None  # None: 4 sqrt(documents), fewer if cells would get fewer than 39 documents
         probes: int = 8  # at first
         recall: float = 0.95  # at k, below which probes is doubled
@@ -96,11 +87,9 @@ class FaissSearch(Search):
         faiss = _faiss()
         faiss.omp_set_num_threads(threads)
         cfg, count = self.cfg, len(vectors)
-        cells = cfg.cells or max(1, min(round(4 * count**0.5), count // PER_CELL))
-        cells = min(cells, count)
-        index = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT
-        )
+        cells = min(cfg.cells or max(1, min(round(4 * count**0.5), count // PER_CELL)), count)
+        dim = vectors.shape[1]
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed, index.cp.niter = cfg.seed + 1, cfg.rounds
         index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, PER_CELL
         rows = np.ascontiguousarray(vectors)
@@ -119,9 +108,7 @@ class FaissSearch(Search):
             index.nprobe *= 2
         near, score = _ask(index, rows, np.arange(count), k)
         found = recall(score[fresh], exact_neighbours(vectors, k, fresh)[1])
-        report = {
-            "search": "faiss", "cells": cells, "probes": int(index.nprobe), "recall": found, "wanted": cfg.recall
-        }  # fmt: skip
+        report = {"search": "faiss", "cells": cells, "probes": int(index.nprobe), "recall": found, "wanted": cfg.recall}
         return Neighbours(near, score, report)
 
 

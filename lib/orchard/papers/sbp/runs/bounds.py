@@ -36,7 +36,7 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.papers.sbp.data.laws import World, word_counts
 from orchard.papers.sbp.data.world import ConceptWorld
-from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.method.documents import Documents, labels_of
 from orchard.runs import Run, Workspace
 from orchard.train import choose
 
@@ -59,10 +59,8 @@ def one_law(laws: World) -> bool:
 def known_labels(laws: World, documents: Documents) -> Float64[np.ndarray, "concepts words"]:
     """The posterior mean of Phi from documents whose labels are their concepts."""
     parsed = laws.parse(documents)
-    assert documents.labels is not None
-    concepts, size = laws.words.shape
-    counts = np.zeros((concepts, size))
-    rows = np.repeat(documents.labels[parsed.rows], laws.content)
+    counts = np.zeros(laws.words.shape)
+    rows = np.repeat(labels_of(documents, "concepts are given")[parsed.rows], laws.content)
     np.add.at(counts, (rows, parsed.words.reshape(-1)), 1.0)
     if one_law(laws):
         counts[:] = counts.sum(axis=0)
@@ -119,27 +117,6 @@ def excess(laws: World, estimated: World, documents: Documents) -> Float64[np.nd
     return laws.log_marginal(documents) - estimated.log_marginal(documents)
 
 
-def known_labels_excess(corpus_cfg: ConceptWorld.Config, held_out: int | None = None) -> float:
-    """Nats per test document above Bayes when the concept of every document of D is known."""
-    corpus: ConceptWorld = corpus_cfg.build()
-    found = replace(corpus.world, words=known_labels(corpus.world, corpus.documents("train")))
-    return float(excess(corpus.world, found, _test(corpus, held_out)).mean())
-
-
-def em_excess(
-    corpus_cfg: ConceptWorld.Config, held_out: int | None = None, seed: int = 0, device: str = "cpu"
-) -> float:
-    """Nats per test document above Bayes when the concepts are learned from D by EM."""
-    corpus: ConceptWorld = corpus_cfg.build()
-    phi, prior, _ = em(corpus.world, corpus.documents("train"), seed=seed, device=device)
-    return float(excess(corpus.world, replace(corpus.world, words=phi, prior=prior), _test(corpus, held_out)).mean())
-
-
-def _test(corpus: ConceptWorld, held_out: int | None) -> Documents:
-    documents = corpus.documents("test")
-    return documents if held_out is None else documents.head(held_out)
-
-
 class Bounds(Run):
     """Both bounds for one corpus. Result: ``bayes`` (nats per test document), ``labels`` and ``em`` (excess over it), ``documents``,
     ``per_concept``, ``tokens`` of D."""
@@ -154,20 +131,16 @@ class Bounds(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         cfg = self.cfg
         corpus: ConceptWorld = cfg.corpus.build()
-        documents = corpus.documents("train")
+        world, documents, test = corpus.world, corpus.documents("train"), corpus.documents("test").head(cfg.held_out)
         device = "cuda" if choose(work.device).device == "cuda" else "cpu"  # others have no float64
+        known = replace(world, words=known_labels(world, documents))
+        phi, prior, _ = em(world, documents, seed=cfg.seed, device=device)
+        learned = replace(world, words=phi, prior=prior)
         return {
-            "bayes": float(-corpus.world.log_marginal(_test(corpus, cfg.held_out)).mean()),
-            "labels": known_labels_excess(cfg.corpus, cfg.held_out),
-            "em": em_excess(cfg.corpus, cfg.held_out, cfg.seed, device),
-            "documents": len(documents), "per_concept": len(documents) / len(corpus.world.prior),
-            "tokens": int((documents.lengths + 1).sum()),
+            "bayes": float(-world.log_marginal(test).mean()), "labels": float(excess(world, known, test).mean()),
+            "em": float(excess(world, learned, test).mean()), "documents": len(documents),
+            "per_concept": len(documents) / len(world.prior), "tokens": int((documents.lengths + 1).sum()),
         }  # fmt: skip
-
-
-def bounds_of(corpus_cfg: ConceptWorld.Config, held_out: int, name: str) -> Bounds.Config:
-    """The run that gives both bounds of a corpus."""
-    return Bounds.Config(corpus=corpus_cfg, held_out=held_out, label=f"what documents can tell; {name}")
 
 
 PRECISIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from orchard.papers.sbp.data.laws import EVERY, SPECIAL, World
-from orchard.papers.sbp.data.world import VARIANTS, laws
+from orchard.papers.sbp.data.world import VARIANTS, ConceptWorld
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.embedding import unit
 from orchard.papers.sbp.method.naive import CountTable, Document
@@ -39,32 +39,30 @@ def violation(amount: float) -> float:
     return 0.0 if amount <= ROUNDING else float(amount)
 
 
-# ---------------------------------------------------------------- enumeration
-
-
 def tiny_laws(variant: str) -> World:
     """Four concepts, four words of two or one statement of four: a few dozen documents have a probability."""
-    words = 4 if variant == "facts" else 2
-    return laws(variant, 4, words, EVERY, 2, 2, 0.5, 0.1, 0.0, 2, 0.5, 2, 2, 0)
+    return ConceptWorld.Config(
+        variant=variant, concepts=4, words=4 if variant == "facts" else 2, content=EVERY, genres=2, functions=2, kappa=0.5,
+        background=0.1, subtopics=2, relations=2, templates=2,
+    ).build().world  # fmt: skip
 
 
-def every_document(world: World) -> Documents:
-    """All sequences of a body's length that begin with a genre and hold no genre and no special token after it, whatever the
-    grammar says: those that it cannot make must have no probability."""
+def possible(world: World) -> Documents:
+    """The documents that have a probability, of all sequences of a body's length that begin with a genre and hold no genre and no special
+    token after it, whatever the grammar says."""
     genres = range(SPECIAL, world.starts[1])
     others = range(world.starts[1], world.symbols.vocab_size)
-    return Documents.of([[genre, *rest] for genre in genres for rest in product(others, repeat=world.length - 1)])
+    bodies = [[genre, *rest] for genre in genres for rest in product(others, repeat=world.length - 1)]
+    documents = Documents.of(bodies)
+    return documents.take(np.flatnonzero(np.isfinite(world.log_marginal(documents))))
 
 
 def enumeration(world: World, name: str) -> Iterator[Row]:
     """Sums over all documents, and the information between two documents, exactly."""
-    documents = every_document(world)
+    documents = possible(world)
     marginal = world.log_marginal(documents)
-    documents, marginal = documents.take(np.flatnonzero(np.isfinite(marginal))), marginal[np.isfinite(marginal)]
     posterior = world.posterior(documents)
-    count = len(documents)
-    first, second = np.divmod(np.arange(count * count), count)
-    conditional = world.log_conditional(documents.take(second), documents.take(first)).reshape(count, count)
+    conditional = conditionals(world, documents)
     told = float(np.exp(marginal) @ (np.exp(conditional) * (conditional - marginal)).sum(axis=1))
     gaps = {
         "sum of P(d)": abs(np.exp(marginal).sum() - 1),
@@ -78,18 +76,20 @@ def enumeration(world: World, name: str) -> Iterator[Row]:
         yield row("enumeration", (name, 0, 0), what, violation(float(gap)))
 
 
+def conditionals(world: World, documents: Documents) -> Float64[np.ndarray, "first second"]:
+    """log P(d2 | d1) of every pair of the documents."""
+    first, second = np.divmod(np.arange(len(documents) ** 2), len(documents))
+    found = world.log_conditional(documents.take(second), documents.take(first))
+    return found.reshape(len(documents), len(documents))
+
+
 class Enumeration(Run):
     """`enumeration` of the tiny world of every variant; a run, so that it is done once."""
-
-    class Config(Run.Config):
-        pass
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Rows part, seed, unit, value."""
         return {"rows": [row for variant in VARIANTS for row in enumeration(tiny_laws(variant), variant)]}
 
-
-# ---------------------------------------------------------------- convergence
 
 K = 8  # neighbours
 
@@ -103,7 +103,7 @@ def listed_world(seed: int = 0, concepts: int = 3, words: int = 4, content: int 
 
 def bodies(documents: Documents) -> list[Document]:
     """Documents as tuples."""
-    return [tuple(documents[i].tolist()) for i in range(len(documents))]
+    return [tuple(body.tolist()) for body in documents]
 
 
 def embedded(labels: np.ndarray, concepts: int, random: np.random.Generator) -> np.ndarray:
@@ -128,24 +128,15 @@ def counted(world: World, documents: int, seed: int) -> tuple[CountTable, int]:
 
 def distance(world: World, table: CountTable, every: Documents) -> Float64[np.ndarray, "documents"]:
     """Total variation between the table's p(. | d1) and P(. | d1), for every document d1 that can be."""
-    texts, count = bodies(every), len(every)
-    first, second = np.divmod(np.arange(count * count), count)
-    exact = np.exp(world.log_conditional(every.take(second), every.take(first))).reshape(count, count)
+    texts = bodies(every)
     found = np.array([[table.conditional(b, a) for b in texts] for a in texts])
-    return np.abs(found - exact).sum(axis=1) / 2
-
-
-def every_body(world: World) -> Documents:
-    """All documents that a world with one genre and no function tokens can make."""
-    genre, _, start = world.starts
-    grid = np.indices((world.words.shape[1],) * world.content).reshape(world.content, -1).T
-    return Documents.of(np.concatenate([np.full((len(grid), 1), genre), start + grid], axis=1))
+    return np.abs(found - np.exp(conditionals(world, every))).sum(axis=1) / 2
 
 
 def convergence_table(counts: tuple[int, ...] = (250, 1000, 4000)) -> pd.DataFrame:
     """One row per size of D: documents, pairs, distance (mean over d1 as they occur, of total variation)."""
     world = listed_world()
-    every = every_body(world)
+    every = possible(world)
     weight = np.exp(world.log_marginal(every))
     rows = []
     for number in counts:

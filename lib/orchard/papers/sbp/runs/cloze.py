@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float64, Int
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.data.laws import World, draw, logsumexp, word_counts
-from orchard.papers.sbp.method.documents import Documents
+from orchard.papers.sbp.data.laws import Inversion, World, logsumexp, word_counts
+from orchard.papers.sbp.method.documents import Documents, labels_of
 from orchard.papers.sbp.runs.pretrain import Pretrain, load_pretrained
 from orchard.runs import Run, Workspace
 
@@ -42,11 +42,10 @@ def items(laws: World, documents: Documents, seed: int) -> Items:
     parsed = laws.parse(documents)
     given = min(GIVEN, laws.content - 1)
     true = parsed.words[:, given]
-    assert documents.labels is not None
-    others = _others(laws, documents.labels[parsed.rows])
+    others = _others(laws, labels_of(documents, "distractors are of other concepts")[parsed.rows])
     others *= laws.kinds == laws.kinds[true][:, None]
     others[np.arange(len(true)), true] = 0.0
-    wrong = draw(others, np.arange(len(true)), CHOICES - 1, np.random.default_rng([seed, 12]))
+    wrong = Inversion(others).draw(np.arange(len(true)), CHOICES - 1, np.random.default_rng([seed, 12]))
     candidates = np.concatenate([true[:, None], wrong], axis=1)
     return Items(parsed.rows, parsed.words[:, :given], candidates, int(laws.word_places[given]))
 

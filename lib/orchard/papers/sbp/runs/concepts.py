@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
-from orchard.papers.sbp.data.laws import draw
+from orchard.papers.sbp.data.laws import Inversion
 from orchard.papers.sbp.method.documents import Corpus, Documents
 from orchard.papers.sbp.runs.synthesise import Draws, sampled_documents, seed_numbers
 from orchard.runs import Run, Workspace
@@ -50,7 +50,7 @@ class ConceptLaw(Run):
         posterior = world.posterior(first)
         if cfg.sampled is None:
             random = np.random.default_rng([cfg.seed, 13])
-            concepts = draw(posterior, np.repeat(np.arange(len(first)), cfg.each), 1, random)[:, 0]
+            concepts = Inversion(posterior).draw(np.repeat(np.arange(len(first)), cfg.each), 1, random)[:, 0]
             made = Documents.of(world.sample(concepts, random))
         else:
             made = sampled_documents(work.result_of(cfg.sampled))[0]

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.data.laws import draw
+from orchard.papers.sbp.data.laws import Inversion
 from orchard.papers.sbp.data.world import ConceptWorld
 from orchard.papers.sbp.method.documents import Corpus, Documents, check_enough
 from orchard.runs import Run, Workspace
@@ -53,13 +53,8 @@ class _Control(Run):
             "ended": np.ones(count, bool), "sampling_seed": np.array([self.cfg.seed]),
         }  # fmt: skip
         save_file(tensors, work.folder / "synthetic.safetensors")
-        return {
-            "documents": count,
-            "batches": 1,
-            "tokens": int((made.lengths + 1).sum()),
-            "prompt_tokens": 0,
-            "flops": 0.0,
-        }
+        tokens = int((made.lengths + 1).sum())
+        return {"documents": count, "batches": 1, "tokens": tokens, "prompt_tokens": 0, "flops": 0.0}
 
 
 class Paraphrase(_Control):
@@ -78,8 +73,7 @@ class Paraphrase(_Control):
         tokens = np.where(fate < self.cfg.dropped + self.cfg.replaced, instead, copied.tokens)
         kept = fate >= self.cfg.dropped
         owner = np.repeat(np.arange(len(copied)), copied.lengths)[kept]
-        offsets = np.zeros(len(copied) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(owner, minlength=len(copied)), out=offsets[1:])
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(copied)))])
         return Documents(tokens[kept].astype(np.int32), offsets)
 
 
@@ -93,7 +87,5 @@ class ExactPosterior(_Control):
             raise BadInput(
                 f"ExactPosterior samples from the law of a ConceptWorld, and this is a {type(corpus).__name__}: nobody knows its law"
             )
-        posterior = corpus.world.posterior(real)
-        concepts = draw(posterior, seeds, 1, random)[:, 0]
-        bodies = corpus.world.sample(concepts, random)
-        return Documents.of(bodies)
+        concepts = Inversion(corpus.world.posterior(real)).draw(seeds, 1, random)[:, 0]
+        return Documents.of(corpus.world.sample(concepts, random))

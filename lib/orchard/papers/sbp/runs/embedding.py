@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Corpus, Documents, Symbols, document_batch
-from orchard.papers.sbp.method.embedding import Embedder, unit
+from orchard.papers.sbp.method.embedding import Embedder, centred
 from orchard.papers.sbp.runs.pretrain import Pretrain, in_parts, load_pretrained
 from orchard.runs import Workspace
 from orchard.train import choose
@@ -28,14 +28,9 @@ class LMEmbedder(Embedder):
 
     cfg: Config
 
-    def __init__(self, cfg: LMEmbedder.Config) -> None:
-        self.cfg = cfg
-
     def embed(self, corpus: Corpus, splits: dict[str, Documents], work: Workspace) -> dict[str, Any]:
         model = load_pretrained(work.result_of(self.cfg.pretrained), self.cfg.pretrained).to(choose(work.device).device)
-        states = {name: mean_states(model, documents, corpus.symbols) for name, documents in splits.items()}
-        centre = states["train"].mean(axis=0)
-        return {name: unit(rows - centre) for name, rows in states.items()}
+        return centred({name: mean_states(model, found, corpus.symbols) for name, found in splits.items()})
 
 
 @torch.no_grad()

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64
-from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
 from orchard.papers.sbp.method.documents import Documents, Symbols, document_batch
-from orchard.papers.sbp.runs.pretrain import Pretrain, in_parts, load_pretrained
+from orchard.papers.sbp.runs.pretrain import Pretrain, held_out_documents, in_parts, load_pretrained, save_scores
 from orchard.runs import Run, Workspace
 from orchard.train import choose
 from orchard.train.losses import counted_losses
@@ -43,10 +42,9 @@ class Ensemble(Run):
         corpus = cfg.members[0].mix.corpus.build()
         done = [work.result_of(member) for member in cfg.members]
         models = [load_pretrained(run, member).to(device) for run, member in zip(done, cfg.members, strict=True)]
-        held_out = {name: corpus.documents(name).head(cfg.eval_documents) for name in ("validation", "test")}
+        held_out = held_out_documents(corpus, cfg.eval_documents)
         nll = {name: ensemble_nll(models, documents, corpus.symbols)[None] for name, documents in held_out.items()}
-        scores = {name: values.astype(np.float32) for name, values in nll.items()}
-        save_file({"step": np.array([cfg.members[0].mix.steps]), **scores}, work.folder / "eval.safetensors")
+        save_scores(work, np.array([cfg.members[0].mix.steps]), nll)
         return {"members": len(models), "training_flops": sum(run.result["training_flops"] for run in done)}
 
 

@@ -75,7 +75,7 @@ def provenance_table(corpus: Corpus, sampled: Finished, kept: Finished) -> pd.Da
     starts = np.searchsorted(made["batch"], np.arange(len(made["sampling_seed"])))
     return pd.DataFrame({
         "document": np.arange(len(documents)),
-        "text": [corpus.text(documents[i]) for i in range(len(documents))],
+        "text": [corpus.text(body) for body in documents],
         "seed_document": found["seed"],
         "seed_name": [names[i] if names and i >= 0 else "" for i in found["seed"]],
         "synthesizer": sampled.provenance.get("synthesizer", sampled.id),

@@ -23,9 +23,6 @@ from orchard.papers.sbp.runs.pair import drawn
 from orchard.papers.sbp.runs.synthesise import sampled_documents
 from orchard.runs import Run, Workspace
 
-AT_ONCE = 4096  # documents of one evaluation of the exact law: [documents, concepts] in float64
-
-
 NOVEL = (2, 3, 4, 5)  # n of the n-grams
 NEAREST = 2  # n of the distance to the nearest training document
 
@@ -65,14 +62,9 @@ class Measure(Run):
             others = drawn(documents, 0.0, 1, random)[1]
             kept = np.ones(len(documents), dtype=bool)
         else:
-            documents, seeds, _, ended = sampled_documents(work.result_of(cfg.sampled))
-            documents, first, seeds, ended = (
-                documents.head(cfg.documents),
-                real,
-                seeds[: cfg.documents],
-                ended[: cfg.documents],
-            )
-            kept = rules.judge(documents, ended, seeds) == 0
+            made, seeds, _, ended = sampled_documents(work.result_of(cfg.sampled))
+            documents, first, seeds = made.head(cfg.documents), real, seeds[: cfg.documents]
+            kept = rules.judge(documents, ended[: cfg.documents], seeds) == 0
         measured = surface(documents, real, first, seeds)
         log_p, posterior = exact(corpus.world, documents)
         measured |= {"kept": kept, "log_p": log_p, "seed": seeds}

@@ -184,12 +184,8 @@ class MixBatches:
         if synthetic is not None:
             self.documents = self.documents + kept_documents(synthetic)
         order = {name: tensor.numpy() for name, tensor in mixed.tensors("order").items()}
-        self.document, self.partner, self.ends, self.last = (
-            order["document"],
-            order["partner"],
-            order["ends"],
-            int(order["last"]),
-        )
+        self.document, self.partner, self.ends = order["document"], order["partner"], order["ends"]
+        self.last = int(order["last"])
         self.length = cfg.budget // cfg.steps  # tokens of a step, about
 
     def __len__(self) -> int:
@@ -210,9 +206,8 @@ class MixBatches:
     def _neighbours(self, first: np.ndarray, partner: np.ndarray) -> Batch:
         """Pairs, and documents alone where there is no partner, in the order of the step."""
         paired = partner >= 0
-        pairs = pair_batch(
-            self.documents.take(first[paired]), self.documents.take(partner[paired]), self.symbols, both=True
-        )
+        one, other = (self.documents.take(numbers[paired]) for numbers in (first, partner))
+        pairs = pair_batch(one, other, self.symbols, both=True)
         alone = document_batch(self.documents.take(first[~paired]), self.symbols)
         width = pairs.tokens.shape[1]
         tokens = torch.full((len(first), width), self.symbols.pad)
@@ -225,5 +220,4 @@ class MixBatches:
 
     def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
         """The one step that ``indices`` names; see `orchard.data.OrderedLoader`."""
-        batch = self.step(int(indices[0]))
-        return {"tokens": batch.tokens, "counts": batch.counts}
+        return vars(self.step(int(indices[0])))

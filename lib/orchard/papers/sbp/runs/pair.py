@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.method.documents import Corpus, Documents, check_enough
+from orchard.papers.sbp.method.documents import Corpus, Documents, check_enough, labels_of
 from orchard.papers.sbp.method.embedding import Embedder
 from orchard.papers.sbp.method.ngrams import NearDuplicates
 from orchard.papers.sbp.method.pairing import degrees, kept_pairs, random_scores, threshold
-from orchard.papers.sbp.method.search import ExactSearch, Search
+from orchard.papers.sbp.method.search import ExactSearch
 from orchard.runs import Run, Workspace
 from orchard.train import choose
 
@@ -31,21 +31,18 @@ class Pair(Run):
 
     Result: ``alpha``; ``pairs`` and what was left out and why (``below``, ``near_duplicates``, ``capped``), for D and held-out;
     ``search`` with its recall; ``copies``, the documents of D that were left out as near-duplicates of an earlier one.
-    Files: ``pairs.safetensors`` and ``held_out.safetensors``: ``first``, ``second`` [pairs], ``score`` [pairs];
-    ``random.safetensors``: ``score`` of random pairs of D, ``near`` (numbers) and ``nearest`` (scores) [searched, k] of all candidates,
-    ``searched``: their numbers in D; ``degrees.safetensors``: see :func:`degrees`.
+    Files: ``pairs.safetensors`` and ``held_out.safetensors``: ``first``, ``second``, ``score`` [pairs]; ``degrees.safetensors``: see
+    :func:`degrees`.
     """
 
     class Config(Run.Config):
         corpus: Corpus.Config = REQUIRED
         embedder: Embedder.Config = REQUIRED
-        search: Search.Config = ExactSearch.Config()
+        search: ExactSearch.Config = ExactSearch.Config()
         k: int = 8
         exceedance: float = 1e-3
         near_duplicate: float = 0.6  # Jaccard of 5-grams above which a pair is the same document twice
-        copies: NearDuplicates.Config | None = (
-            None  # how near-duplicates of earlier documents are found and left out of D before
-        )
+        copies: NearDuplicates.Config | None = None  # how those of earlier documents are found and left out of D before
         held_out: int = 500  # documents of the validation split
         seed: int = 0
 
@@ -68,16 +65,14 @@ class Pair(Run):
         kept = np.arange(len(splits["train"]))
         if cfg.copies is not None:
             kept = np.flatnonzero(cfg.copies.build().groups(splits["train"]) == kept)
-            check_enough(
-                splits["train"].take(kept), cfg.k + 1, f"pairing with k = {cfg.k} after near-duplicates are left out"
-            )
+            what = f"pairing with k = {cfg.k} after near-duplicates are left out"
+            check_enough(splits["train"].take(kept), cfg.k + 1, what)
         vectors = cfg.embedder.build().embed(corpus, splits, work)
         check_vectors(vectors, splits, cfg.embedder.owner.__name__)
         vectors["train"] = vectors["train"][kept]
         random = np.random.default_rng([cfg.seed, 4])
-        scores = random_scores(vectors["train"], random)
-        alpha = threshold(scores, cfg.exceedance)
-        search: Search = cfg.search.build()
+        alpha = threshold(random_scores(vectors["train"], random), cfg.exceedance)
+        search: ExactSearch = cfg.search.build()
         result: dict[str, Any] = {"alpha": alpha, "copies": len(splits["train"]) - len(kept)}
         for split, documents in splits.items():
             k = min(cfg.k, len(vectors[split]) - 1)
@@ -93,13 +88,10 @@ class Pair(Run):
                         f"{found.report['wanted']:.0%} were wanted: raise FaissSearch.Config.sample or probes, or use ExactSearch"
                     )
                 near = np.where(found.near < 0, -1, numbers[found.near])
-                found_near = {"score": scores, "near": near, "nearest": found.score, "searched": numbers}
-                save_file(found_near, work.folder / "random.safetensors")
                 counted = degrees(near, found.score, alpha, pairs, len(documents))
                 save_file(counted, work.folder / "degrees.safetensors")
             name = "pairs" if split == "train" else split
-            kept_ones = {field: pairs[field] for field in ("first", "second", "score")}
-            save_file(kept_ones, work.folder / f"{name}.safetensors")
+            save_file({end: pairs[end] for end in ("first", "second", "score")}, work.folder / f"{name}.safetensors")
             result[name] = counts
         return result
 
@@ -128,13 +120,11 @@ def check_vectors(
             )
     rows, documents = vectors["train"], splits["train"]
     if np.abs(rows - rows[0]).max() < SAME:
-        body = documents[0]
-        if all(np.array_equal(documents[i], body) for i in range(1, len(documents))):
-            raise BadInput(
-                f"all {len(documents)} documents are the same, so that none is a partner of another: give different ones"
-            )
+        all_of_them = f"all {len(documents)} documents"
+        if all(np.array_equal(body, documents[0]) for body in documents):
+            raise BadInput(f"{all_of_them} are the same, so that none is a partner of another: give different ones")
         raise BadInput(
-            f"{embedder} gives all {len(documents)} documents the same vector: it does not tell them apart, give another embedder"
+            f"{embedder} gives {all_of_them} the same vector: it does not tell them apart, give another embedder"
         )
 
 
@@ -175,10 +165,8 @@ class DrawnPairs(Run):
         splits = {"pairs": corpus.documents("train"), "held_out": corpus.documents("validation").head(cfg.held_out)}
         check_enough(splits["pairs"], cfg.k + 1, f"drawing k = {cfg.k} partners")
         check_enough(splits["held_out"], 2, "drawing pairs of held-out documents")
-        if cfg.truth > 0 and splits["pairs"].labels is None:
-            raise BadInput(
-                f"DrawnPairs.Config.truth is {cfg.truth:g}, but nobody knows which documents of this corpus belong together"
-            )
+        if cfg.truth > 0:
+            labels_of(splits["pairs"], f"DrawnPairs.Config.truth is {cfg.truth:g}")
         result = {}
         for number, (name, documents) in enumerate(splits.items()):
             first, second = drawn(documents, cfg.truth, cfg.k, np.random.default_rng([cfg.seed, 5, number]))

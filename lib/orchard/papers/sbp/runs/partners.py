@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from safetensors.numpy import save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.papers.sbp.method.documents import Corpus, Documents
+from orchard.papers.sbp.method.documents import Corpus, Documents, labels_of
 from orchard.papers.sbp.runs.pair import drawn
 from orchard.papers.sbp.runs.pretrain import document_nll, pair_nll
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer, pairs_of, precision
@@ -24,72 +24,58 @@ from orchard.runs import Run, Workspace
 from orchard.train import choose
 
 
-class _Partners(Run):
-    """Held-out documents, each with a true and a random partner."""
+class ExactPartners(Run):
+    """The exact law. Result: ``entropy``, H(c) in nats. Files: ``nll.safetensors``: ``true``, ``random``, ``alone``."""
 
     class Config(Run.Config):
+        corpus: Corpus.Config = REQUIRED
         documents: int = REQUIRED  # at most: only those of the test split whose concept another one shares
         seed: int = 0
 
-    cfg: Any
-
-    def save(self, work: Workspace, **nll: Float64[np.ndarray, "documents"]) -> None:
-        """``nll.safetensors``: nats per document."""
-        save_file(nll, work.folder / "nll.safetensors")
-
-
-class ExactPartners(_Partners):
-    """The exact law. Result: ``entropy``, H(c) in nats. Files: ``nll.safetensors``: ``true``, ``random``, ``alone``."""
-
-    class Config(_Partners.Config):
-        corpus: Corpus.Config = REQUIRED
+    cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
-        corpus = self.cfg.corpus.build()
+        corpus: Any = self.cfg.corpus.build()
         second, true, random = partners(corpus.documents("test"), self.cfg.documents, self.cfg.seed)
         world = corpus.world
-        self.save(
-            work, alone=-world.log_marginal(second), true=-world.log_conditional(second, true),
-            random=-world.log_conditional(second, random),
-        )  # fmt: skip
+        nll = {name: -world.log_conditional(second, first) for name, first in (("true", true), ("random", random))}
+        save_file({**nll, "alone": -world.log_marginal(second)}, work.folder / "nll.safetensors")
         return {"entropy": float(world.entropy())}
 
 
-class TunedPartners(_Partners):
+class TunedPartners(Run):
     """A synthesizer. Result: ``precision``, the share of its pairs that share their concept (None: it was tuned on no pairs).
 
     Files: ``nll.safetensors``: ``true``, ``random``; without pairs both are -log p(d2).
     """
 
-    class Config(_Partners.Config):
+    class Config(Run.Config):
         tuned: Tune.Config = REQUIRED
+        documents: int = REQUIRED  # as of `ExactPartners`
+        seed: int = 0
 
     preload = "orchard.papers.sbp.runs.tune"
+    cfg: Config
 
     def compute(self, work: Workspace) -> dict[str, Any]:
-        tuned: Tune.Config = self.cfg.tuned
+        tuned = self.cfg.tuned
         corpus = tuned.pretrained.mix.corpus.build()
         second, true, random = partners(corpus.documents("test"), self.cfg.documents, self.cfg.seed)
         model = load_synthesizer(work.result_of(tuned), tuned).to(choose(work.device).device)
         if tuned.pairs is None:
-            alone = document_nll(model, second, corpus.symbols)
-            self.save(work, true=alone, random=alone.copy())
-            return {"precision": None}
-        self.save(
-            work,
-            true=pair_nll(model, true, second, corpus.symbols),
-            random=pair_nll(model, random, second, corpus.symbols),
-        )
-        return {"precision": precision(work.result_of(tuned.pairs), corpus)}
+            found = [document_nll(model, second, corpus.symbols)] * 2
+        else:
+            found = [pair_nll(model, first, second, corpus.symbols) for first in (true, random)]
+        save_file({"true": found[0], "random": found[1].copy()}, work.folder / "nll.safetensors")
+        return {"precision": None if tuned.pairs is None else precision(work.result_of(tuned.pairs), corpus)}
 
 
 def partners(documents: Documents, count: int, seed: int) -> tuple[Documents, Documents, Documents]:
     """``count`` documents that share their label with another, a true partner of each, and a random one.
 
     Raises BadInput where no two documents share a label, or nobody knows."""
-    if documents.labels is None:
-        raise BadInput("true partners need labels, and nobody knows which documents of this corpus belong together")
-    shared = np.flatnonzero(np.bincount(documents.labels)[documents.labels] > 1)
+    labels = labels_of(documents, "true partners need labels")
+    shared = np.flatnonzero(np.bincount(labels)[labels] > 1)
     if not len(shared):
         raise BadInput(f"none of {len(documents)} held-out documents shares its concept with another: hold out more")
     random = np.random.default_rng([seed, 12])
@@ -124,12 +110,8 @@ class PartnerGap(Run):
         count = int(max(first.max(initial=0), second.max(initial=0))) + 1
         anyone = (second + np.random.default_rng([cfg.seed, 9]).integers(1, count, size=len(second))) % count
         model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned)
-        after = documents.take(second)
-        nll = {
-            "neighbour": pair_nll(model, documents.take(first), after, symbols),
-            "random": pair_nll(model, documents.take(anyone), after, symbols),
-            "alone": document_nll(model, after, symbols),
-            "second": second,
-        }
+        after, before = documents.take(second), {"neighbour": first, "random": anyone}
+        nll = {name: pair_nll(model, documents.take(one), after, symbols) for name, one in before.items()}
+        nll |= {"alone": document_nll(model, after, symbols), "second": second}
         save_file(nll, work.folder / "nll.safetensors")
         return {"pairs": len(first)}

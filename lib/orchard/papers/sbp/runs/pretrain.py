@@ -21,7 +21,7 @@ from orchard.config import REQUIRED
 from orchard.data import OrderedLoader
 from orchard.errors import BadInput
 from orchard.nn import Decoder
-from orchard.papers.sbp.method.documents import Batch, Documents, Symbols, document_batch, pair_batch
+from orchard.papers.sbp.method.documents import Batch, Corpus, Documents, Symbols, document_batch, pair_batch
 from orchard.papers.sbp.runs.mix import Mix, MixBatches
 from orchard.runs import Finished, Workspace
 from orchard.train import choose
@@ -67,7 +67,7 @@ class Pretrain(TrainingRun):
         symbols = corpus.symbols
         synthetic = None if cfg.mix.synthetic is None else work.result_of(cfg.mix.synthetic)
         steps = MixBatches(cfg.mix, work.result_of(cfg.mix), synthetic)
-        held_out = {name: corpus.documents(name).head(cfg.eval_documents) for name in ("validation", "test")}
+        held_out = held_out_documents(corpus, cfg.eval_documents)
         seed_everything(cfg.seed)
         model: Decoder = cfg.model.set(vocab_size=symbols.vocab_size).build()
         flops = model.flops_per_token(corpus.cap + 2)
@@ -84,8 +84,7 @@ class Pretrain(TrainingRun):
         scores = [np.load(file) for file in files]
         curves = {name: np.stack([score[name] for score in scores]) for name in held_out}
         step = np.array([int(file.stem.partition("_")[2]) for file in files])
-        tensors = {name: curve.astype(np.float32) for name, curve in curves.items()}
-        save_file({"step": step, **tensors}, work.folder / "eval.safetensors")
+        save_scores(work, step, curves)
         save_weights(model, work.folder / "model.safetensors")
         best = int(curves["validation"].mean(axis=1).argmin())
         return {
@@ -98,6 +97,17 @@ def _scores(curves: dict[str, np.ndarray], step: np.ndarray, at: int) -> dict[st
     return {
         "step": int(step[at]), "loss": float(curves["test"][at].mean()), "validation_loss": float(curves["validation"][at].mean())
     }  # fmt: skip
+
+
+def held_out_documents(corpus: Corpus, count: int) -> dict[str, Documents]:
+    """The documents that a model is scored on, ``count`` of each split at most."""
+    return {name: corpus.documents(name).head(count) for name in ("validation", "test")}
+
+
+def save_scores(work: Workspace, step: Int64[np.ndarray, "evaluations"], curves: dict[str, np.ndarray]) -> None:
+    """``eval.safetensors``: nats [evaluations, documents] of both splits, and the step of each evaluation."""
+    scores = {name: curve.astype(np.float32) for name, curve in curves.items()}
+    save_file({"step": step, **scores}, work.folder / "eval.safetensors")
 
 
 @torch.no_grad()
@@ -148,20 +158,16 @@ class Adopt(Pretrain):
     none: they are those of the folder.
     """
 
-    class Config(Pretrain.Config):
-        pass
-
     preload = "torch"
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         cfg = self.cfg
         corpus = cfg.mix.corpus.build()
         model: Decoder = cfg.model.set(vocab_size=corpus.symbols.vocab_size).build().to(choose(work.device).device)
-        held_out = {name: corpus.documents(name).head(cfg.eval_documents) for name in ("validation", "test")}
+        held_out, step = held_out_documents(corpus, cfg.eval_documents), np.zeros(1, np.int64)
         nll = {name: document_nll(model, documents, corpus.symbols)[None] for name, documents in held_out.items()}
-        scores = {name: values.astype(np.float32) for name, values in nll.items()}
-        save_file({"step": np.zeros(1, np.int64), **scores}, work.folder / "eval.safetensors")
+        save_scores(work, step, nll)
         save_file({}, work.folder / "model.safetensors")
-        loss = _scores(nll, np.zeros(1, np.int64), 0)
+        loss = _scores(nll, step, 0)
         count = model.num_parameters()
         return {"last": loss, "best": loss, "tokens": 0, "steps": 0, "parameters": count, "training_flops": 0.0}

@@ -27,11 +27,11 @@ import psutil
 import torch
 from jaxtyping import Float32
 
-from orchard.papers.sbp.method.search import ExactSearch, FaissSearch, Search
+from orchard.papers.sbp.method.search import ExactSearch, FaissSearch
 
 K, DIM, PER_CONCEPT = 8, 256, 50
 COUNTS, THREADS = (10_000, 30_000, 100_000), 2  # of `orchard bench sbp`
-SEARCHES: dict[str, Search.Config] = {"exact": ExactSearch.Config(), "FAISS": FaissSearch.Config()}
+SEARCHES: dict[str, ExactSearch.Config] = {"exact": ExactSearch.Config(), "FAISS": FaissSearch.Config()}
 
 
 def vectors_of(count: int, dim: int, random: np.random.Generator) -> Float32[np.ndarray, "documents dim"]:
@@ -74,19 +74,16 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
     ends = table.sort_values("documents").groupby("search", sort=False)
     least, most = ends.first(), ends.last()
     times = most[["documents", "processor_seconds", "peak_mib"]] / least[["documents", "processor_seconds", "peak_mib"]]
-    found = times.add_prefix("times the ").assign(
-        exponent=np.log(times["processor_seconds"]) / np.log(times["documents"])
-    )
+    exponent = np.log(times["processor_seconds"]) / np.log(times["documents"])
+    found = times.add_prefix("times the ").assign(exponent=exponent)
     return pd.concat([least["documents"].rename("from"), most["documents"].rename("to"), found], axis=1).reset_index()
 
 
 @contextmanager
 def grown() -> Iterator[Callable[[], int]]:
     """Gives a function: the most bytes that resident memory grew by inside the block, looked at every five milliseconds."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # or what malloc keeps of an earlier search would be memory that this one does not need
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":  # or what malloc keeps of an earlier search
+        ctypes.CDLL(None).malloc_trim(0)  # would be memory that this one does not need
     process, over = psutil.Process(), threading.Event()
     seen = [process.memory_info().rss]
 

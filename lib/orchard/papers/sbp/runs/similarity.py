@@ -77,13 +77,15 @@ def reachable(labels: Int[np.ndarray, "documents"], k: int) -> int:
     return int((sizes * np.minimum(sizes - 1, k)).sum())
 
 
+def same_of(labels: Int[np.ndarray, "documents"], first: np.ndarray, second: np.ndarray) -> float:
+    """The share of the pairs whose documents have one label."""
+    return float((labels[first] == labels[second]).mean())
+
+
 def same_label(labels: Int[np.ndarray, "documents"]) -> float:
     """The share of pairs of two documents that have one label."""
     sizes, count = np.unique(labels, return_counts=True)[1], len(labels)
     return float((sizes * (sizes - 1)).sum() / (count * (count - 1)))
-
-
-# -------------------------------------------------------------- near duplicates
 
 
 class KnownCopies(Run):

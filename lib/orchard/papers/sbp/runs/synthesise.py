@@ -27,8 +27,8 @@ from safetensors.numpy import load_file, save_file
 
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
-from orchard.nn import Sampling
-from orchard.papers.sbp.method.documents import Documents, Symbols, check_enough
+from orchard.nn import Decoder, Sampling
+from orchard.papers.sbp.method.documents import Corpus, Documents, Symbols, check_enough
 from orchard.papers.sbp.method.rules import REASONS, Rules
 from orchard.papers.sbp.method.sampling import sample_documents
 from orchard.papers.sbp.runs.tune import Tune, load_synthesizer
@@ -68,7 +68,7 @@ class Synthesise(Run):
             raise BadInput(f"Synthesise.Config: tokens {cfg.tokens}, batch_size {cfg.batch_size}: each is at least 1")
         hardware = choose(work.device)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
-        symbols, real = corpus.symbols, corpus.documents("train")
+        real = corpus.documents("train")
         check_enough(real, 1, "synthesis")
         tuned = work.result_of(cfg.tuned)
         model = load_synthesizer(tuned, cfg.tuned).to(hardware.device)
@@ -87,10 +87,7 @@ class Synthesise(Run):
                 count, alone = _size(cfg, kept, int(reasons.sum())), cfg.tuned.pairs is None
                 seeds = np.full(count, -1) if alone else random.integers(len(real), size=count)
                 sampling_seed = int(random.integers(2**62))
-                generator = torch.Generator(hardware.device).manual_seed(sampling_seed)
-                asked = prompts(real, seeds, symbols, alone)
-                bodies, ended = sample_documents(model, asked, corpus.cap + 1, sampling, generator, symbols.eos)
-                made = Documents.of(bodies)
+                made, ended = written(model, corpus, real, seeds, alone, sampling, sampling_seed)
                 part = {
                     "tokens": made.tokens, "offsets": made.offsets, "seed": seeds, "ended": ended,
                     "sampling_seed": np.array([sampling_seed]), "seconds": np.array([time.perf_counter() - start]),
@@ -160,14 +157,10 @@ def _write(file: Path, tensors: dict[str, np.ndarray]) -> None:
 def parts_together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Batches as one, with the number of each document's batch."""
     names = ("tokens", "seed", "ended", "sampling_seed")
-    tokens, seed, ended, sampling_seed = (np.concatenate([part[name] for part in parts]) for name in names)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
     lengths = np.concatenate([np.diff(part["offsets"]) for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     batch = np.repeat(np.arange(len(parts)), [len(part["seed"]) for part in parts])
-    return {
-        "tokens": tokens, "offsets": offsets, "seed": seed, "batch": batch, "ended": ended,
-        "sampling_seed": sampling_seed,
-    }  # fmt: skip
+    return {**joined, "offsets": np.concatenate([[0], np.cumsum(lengths)]), "batch": batch}
 
 
 def sampled_documents(run: Finished) -> tuple[Documents, np.ndarray, np.ndarray, np.ndarray]:
@@ -197,26 +190,29 @@ class Draws(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Sample all of them; small enough to begin anew after a kill."""
         cfg = self.cfg
-        hardware = choose(work.device)
         corpus = cfg.tuned.pretrained.mix.corpus.build()
-        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(hardware.device)
+        model = load_synthesizer(work.result_of(cfg.tuned), cfg.tuned).to(choose(work.device).device)
         documents = corpus.documents(cfg.split)
         seeds = np.repeat(seed_numbers(documents, cfg.seeds, cfg.seed), cfg.each)
-        alone = cfg.tuned.pairs is None
-        generator = torch.Generator(hardware.device).manual_seed(
-            int(np.random.default_rng([cfg.seed, 9]).integers(2**62))
-        )
-        bodies, ended = sample_documents(
-            model, prompts(documents, seeds, corpus.symbols, alone), corpus.cap + 1, Sampling(cfg.temperature), generator,
-            corpus.symbols.eos,
-        )  # fmt: skip
-        made = Documents.of(bodies)
+        alone, sampling = cfg.tuned.pairs is None, Sampling(cfg.temperature)
+        sampling_seed = int(np.random.default_rng([cfg.seed, 9]).integers(2**62))
+        made, ended = written(model, corpus, documents, seeds, alone, sampling, sampling_seed)
         tensors = {
             "tokens": made.tokens, "offsets": made.offsets, "seed": np.full(len(made), -1) if alone else seeds,
             "batch": np.zeros(len(made), np.int64), "ended": ended,
         }  # fmt: skip
         save_file(tensors, work.folder / "synthetic.safetensors")
         return {"documents": len(made), "tokens": int((made.lengths + ended).sum())}
+
+
+def written(
+    model: Decoder, corpus: Corpus, first: Documents, seeds: Int64[np.ndarray, "samples"], alone: bool, sampling: Sampling, number: int
+) -> tuple[Documents, np.ndarray]:  # fmt: skip
+    """A document for every seed, and whether it ended; the generator is seeded with ``number``."""
+    generator = torch.Generator(model.embedding.weight.device).manual_seed(number)
+    asked = prompts(first, seeds, corpus.symbols, alone)
+    bodies, ended = sample_documents(model, asked, corpus.cap + 1, sampling, generator, corpus.symbols.eos)
+    return Documents.of(bodies), ended
 
 
 def seed_numbers(documents: Documents, count: int, seed: int) -> Int64[np.ndarray, "seeds"]:

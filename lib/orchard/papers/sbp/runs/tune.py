@@ -22,12 +22,14 @@ from orchard.data import ResumableLoader
 from orchard.errors import BadInput
 from orchard.files import write
 from orchard.nn import Decoder
-from orchard.papers.sbp.method.documents import Batch, Corpus, Documents, Symbols, document_batch, pair_batch
+from orchard.papers.sbp.method.documents import Corpus, Documents, Symbols, document_batch, labels_of, pair_batch
 from orchard.papers.sbp.runs.pretrain import Pretrain, document_nll, load_pretrained, pair_nll
 from orchard.runs import Finished, Run, Workspace
 from orchard.train.losses import counted_loss
 from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
+
+Pairs = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]  # numbers of first and second documents
 
 
 class Tune(TrainingRun):
@@ -39,9 +41,7 @@ class Tune(TrainingRun):
     """
 
     class Config(TrainingRun.Config):  # steps: at most, since the best weights are kept
-        pretrained: Pretrain.Config = (
-            REQUIRED  # the repetition model: architecture, corpus and, unless scratch, weights
-        )
+        pretrained: Pretrain.Config = REQUIRED  # gives architecture, corpus and, unless scratch, weights
         pairs: Run.Config | None = None  # a run of pairs; None: documents of D alone, the unconditional control
         scratch: bool = False  # begin with new weights
         batch_size: int = REQUIRED  # pairs per step
@@ -81,9 +81,7 @@ class Tune(TrainingRun):
         def validate() -> dict[str, float]:
             step, loss = module.global_step, check.nll(model)
             known = json.loads(log.read_text("utf-8")) if log.exists() else {}
-            known = {
-                key: value for key, value in known.items() if int(key) < step
-            }  # later ones: of an attempt that was killed
+            known = {key: value for key, value in known.items() if int(key) < step}  # not of an attempt that was killed
             if loss < min(known.values(), default=float("inf")):
                 save_weights(model, part)
                 os.replace(part, best)
@@ -104,7 +102,7 @@ class Tune(TrainingRun):
         }  # fmt: skip
 
 
-def pairs_of(run: Finished, name: str) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
+def pairs_of(run: Finished, name: str) -> Pairs:
     """First and second document of the pairs of a finished run, of D (``pairs``) or of held-out documents (``held_out``)."""
     found = run.tensors(name)
     return found["first"].numpy(), found["second"].numpy()
@@ -112,11 +110,7 @@ def pairs_of(run: Finished, name: str) -> tuple[Int64[np.ndarray, "pairs"], Int6
 
 def precision(run: Finished, corpus: Corpus) -> float:
     """The share of the pairs of a finished run whose documents of D have the same label. Raises BadInput where nobody knows labels."""
-    labels = corpus.documents("train").labels
-    if labels is None:
-        raise BadInput(
-            "the precision of pairs needs labels, and nobody knows which documents of this corpus belong together"
-        )
+    labels = labels_of(corpus.documents("train"), "the precision of pairs needs labels")
     first, second = pairs_of(run, "pairs")
     return float((labels[first] == labels[second]).mean())
 
@@ -124,12 +118,7 @@ def precision(run: Finished, corpus: Corpus) -> float:
 class TuningSequences:
     """Pairs, or documents alone, as numbered sequences for the loader."""
 
-    def __init__(
-        self,
-        documents: Documents,
-        pairs: tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]] | None,
-        symbols: Symbols,
-    ) -> None:
+    def __init__(self, documents: Documents, pairs: Pairs | None, symbols: Symbols) -> None:
         self.documents, self.pairs, self.symbols = documents, pairs, symbols
         lengths = documents.lengths + 2
         used = lengths if pairs is None else lengths[pairs[0]] + lengths[pairs[1]]
@@ -147,14 +136,10 @@ class TuningSequences:
 
     def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
         """The sequences with these numbers, padded to the longest."""
-        batch = self._batch(indices)
-        return {"tokens": batch.tokens, "counts": batch.counts}
-
-    def _batch(self, indices: Int64[np.ndarray, "batch"]) -> Batch:
         if self.pairs is None:
-            return document_batch(self.documents.take(indices), self.symbols)
-        first, second = self.pairs[0][indices], self.pairs[1][indices]
-        return pair_batch(self.documents.take(first), self.documents.take(second), self.symbols)
+            return vars(document_batch(self.documents.take(indices), self.symbols))
+        first, second = (self.documents.take(ends[indices]) for ends in self.pairs)
+        return vars(pair_batch(first, second, self.symbols))
 
     def nll(self, model: Decoder) -> float:
         """Mean nats per (second) document."""
@@ -166,7 +151,4 @@ class TuningSequences:
 
 def load_synthesizer(run: Finished, cfg: Tune.Config) -> Decoder:
     """The tuned decoder of a finished run, on the CPU, in evaluation mode."""
-    symbols = cfg.pretrained.mix.corpus.build().symbols
-    model: Decoder = cfg.clone().pretrained.model.set(vocab_size=symbols.vocab_size).build()
-    model.load_state_dict(run.tensors("model"))
-    return model.eval()
+    return load_pretrained(run, cfg.pretrained)

@@ -58,10 +58,12 @@ def test_the_palette_is_seaborns_colour_blind_one() -> None:
 
 
 def test_a_family_always_looks_the_same_and_others_never_share_its_colour() -> None:
-    first, second = plot.looks(["rattn@16", "swa@8", "x@1", "y"]), plot.looks(["x@2", "RAttn@512", "rattn@16"])
-    assert first["rattn@16"] == second["RAttn@512"] == second["rattn@16"]
+    known = {"pear": plot.Look(style.PALETTE[0], "o"), "plum": plot.Look(style.PALETTE[3], "v")}
+    first = plot.looks(["pear@16", "plum@8", "x@1", "y"], known)
+    second = plot.looks(["x@2", "Pear@512", "pear@16"], known)
+    assert first["pear@16"] == second["Pear@512"] == second["pear@16"] == known["pear"]
     assert len({look.colour for look in first.values()}) == 4
-    assert first == plot.looks(["rattn@16", "swa@8", "x@1", "y"])
+    assert first == plot.looks(["pear@16", "plum@8", "x@1", "y"], known)
 
 
 def test_learning_curves_are_means_with_bands_over_seeds() -> None:

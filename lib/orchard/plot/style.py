@@ -67,50 +67,12 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one family of arms is drawn, in every figure of the project."""
+    """How one family of arms is drawn, in every figure of a paper; its ``figures/looks.py`` says which looks how."""
 
     colour: str
     marker: str
 
 
-FAMILIES: dict[str, Look] = {
-    "full": Look(PALETTE[2], "D"),
-    "full_rope": Look(PALETTE[2], "D"),
-    "full_rnope": Look(PALETTE[9], "X"),
-    "swa": Look(PALETTE[1], "s"),
-    "swa_mem": Look(PALETTE[3], "v"),
-    "swa_flops": Look(PALETTE[5], "P"),
-    "ratt": Look(PALETTE[0], "o"),
-    "rattn": Look(PALETTE[0], "o"),
-    "la": Look(PALETTE[4], "^"),
-    "repetition": Look(PALETTE[1], "s"),
-    "oracle": Look(PALETTE[2], "D"),
-    "sbp-nn-lm": Look(PALETTE[0], "o"),
-    "sbp-nn-tfidf": Look(PALETTE[9], "X"),
-    "sbp-random": Look(PALETTE[3], "v"),
-    "sbp-true": Look(PALETTE[4], "^"),
-    "uncond": Look(PALETTE[5], "P"),
-    "paraphrase": Look(PALETTE[8], "*"),
-    "icp": Look(PALETTE[6], "<"),
-    "exact-posterior": Look(INK, "h"),
-    "dense_k": Look(INK, "D"),
-    "dense_k_long": Look(INK, "p"),
-    "dense_d": Look(PALETTE[2], "h"),
-    "static": Look(PALETTE[5], "P"),
-    "static_kd": Look(PALETTE[5], "X"),
-    "ifp": Look(PALETTE[0], "o"),
-    "ifp_st": Look(PALETTE[9], "s"),
-    "ifp_contrast": Look(PALETTE[9], "*"),
-    "ifp_sft_only": Look(PALETTE[0], "<"),
-    "ifp_sft_short": Look(PALETTE[0], ">"),
-    "ifp_unread": Look(PALETTE[3], "x"),
-    "rand_mask": Look(PALETTE[1], "s"),
-    "rand_lsh": Look(PALETTE[1], "v"),
-    "film_k": Look(PALETTE[4], "^"),
-    "prefix_cond": Look(PALETTE[4], "<"),
-    "moe": Look(PALETTE[3], "v"),
-    "moe_seq": Look(PALETTE[3], "P"),
-}
 _SPARE = tuple(Look(PALETTE[i], marker) for i, marker in zip((0, 1, 2, 3, 4, 5, 9, 8), "osD^vPX*", strict=True))
 
 
@@ -120,7 +82,7 @@ def looks(arms: Iterable[str], known: Mapping[str, Look] | None = None) -> dict[
     Families in ``known`` (a paper's own, by name) always look the same; others take what is left over, in the order in
     which they come.
     """
-    arms, always = list(dict.fromkeys(arms)), FAMILIES | dict(known or {})
+    arms, always = list(dict.fromkeys(arms)), known or {}
     families = list(dict.fromkeys(_family(arm) for arm in arms))
     given = {family: always[family] for family in families if family in always}
     used = {look.colour for look in given.values()}

@@ -1,5 +1,7 @@
 """The battery and how answers are read: who is asked about, likelihoods and generation against the slow way, outcomes, ranks."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -126,6 +128,7 @@ def test_ranks_share_the_middle_place_of_ties() -> None:
     scores = torch.tensor([-3.0, -1.0, -1.0, -2.0])
     assert [rank(scores, true) for true in range(4)] == [4.0, 1.5, 1.5, 3.0]
     assert rank(torch.zeros(39), 7) == 20.0
+    assert math.isnan(rank(torch.tensor([0.5, float("nan")]), 0))  # a broken model is not always right
 
 
 def test_one_row_per_item_and_statements_are_not_generated(model: Decoder) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -122,6 +123,13 @@ def test_m6_is_the_paired_difference_where_both_were_measured(tables):
     rows = strategies.EVIDENCE["M6"](tables.__getitem__)
     value = rows.loc[(rows["part"] == "random") & (rows["unit"] == 5), "value"].item()
     assert value == pytest.approx(at["lottery"] - at["one_shot_tokens"], abs=1e-12)
+
+
+def test_a_loss_that_is_not_a_number_is_shown(tables):
+    units = tables["strategies_units"].copy()
+    units.loc[(units["strategy"] == "lottery") & (units["draw"] == 1) & (units["unit"] == 5), "loss"] = np.nan
+    rows = strategies.EVIDENCE["M6"](lambda name: units)
+    assert rows.loc[rows["value"].isna(), ["part", "unit"]].values.tolist() == [["random", 5]]
 
 
 def test_m8_is_the_share_of_the_last_doubling(tables):

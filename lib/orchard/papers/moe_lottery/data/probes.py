@@ -146,7 +146,9 @@ def _by_length(rows: dict[tuple[int, str], Tensor]) -> list[list[tuple[int, str]
 
 
 def rank(scores: Float[Tensor, "options"], true: int) -> float:
-    """Place of the true option from the top, 1 is best; equal scores share the middle place."""
+    """Place of the true option from the top, 1 is best; equal scores share the middle place. NaN where a score is NaN."""
+    if scores.isnan().any():
+        return float("nan")
     others = torch.cat([scores[:true], scores[true + 1 :]])
     return 1.0 + float((others > scores[true]).sum()) + 0.5 * float((others == scores[true]).sum())
 

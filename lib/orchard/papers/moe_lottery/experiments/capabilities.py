@@ -218,11 +218,13 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def _ean(units: pd.DataFrame, help: str, column: str) -> pd.DataFrame:
+def _ean(units: pd.DataFrame, help: str, column: str) -> tuple[pd.Series, pd.Series]:
     """`column` of the full model and of the one with half of its experts dropped by EAN, per question (mean over wordings and tasks)."""
     own = units[(units["help"] == help) & ((units["arm"] == FULL) | ((units["arm"] == EAN) & (units["s"] == HALF)))]
-    table = own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean")
-    return table.reindex(columns=[FULL, EAN]).dropna()
+    full, small = (
+        own[own["arm"] == arm].groupby(["seed", "task", "unit"])[column].mean(skipna=False) for arm in (FULL, EAN)
+    )
+    return full.align(small, join="inner")
 
 
 def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
@@ -233,9 +235,9 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
     for tasks, column, guess in (([STATE], "rank_score", None), (INSTRUCTIONS, "correct", "options")):
         own = units[units["task"].isin(tasks)]
         level = own.groupby(["seed", "task"])["options"].mean().rdiv(1.0) if guess else 0.5
-        pair = _ean(own, NO_HELP, column)
-        above = pair[FULL].groupby(["seed", "task"]).mean().sub(level).groupby("seed").mean()
-        lost = pair[FULL].sub(pair[EAN]).groupby(["seed", "unit"]).mean()
+        full, small = _ean(own, NO_HELP, column)
+        above = full.groupby(["seed", "task"]).mean().sub(level).groupby("seed").mean()
+        lost = (full - small).groupby(["seed", "unit"]).mean(skipna=False)
         parts.append(lost.div(above[above > 0], level="seed"))
     return difference(parts[0], parts[1], "EAN")
 
@@ -264,13 +266,13 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
     asked = _by_task(_gated(units[units["task"].isin(INSTRUCTIONS)]))
 
     def gap(help: str) -> pd.Series:
-        pair = _ean(asked, help, "correct").droplevel("task")
-        return pair[FULL] - pair[EAN]
+        full, small = _ean(asked, help, "correct")
+        return (full - small).droplevel("task")
 
     without = gap(NO_HELP)
     counts = [help for help in units["help"].unique() if "example" in help]
     helped = {
-        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(),
+        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(skipna=False),
         SFT: gap(SFT),
     }
     return together(difference(own, without, part) for part, own in helped.items())

@@ -113,7 +113,7 @@ def saturation(setting: Setting, run: Runner) -> pd.DataFrame:
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     by = table.groupby(["model", "strategy"])["loss"]
-    start, end = by.transform("first"), by.transform("last")
+    start, end = by.transform("first", skipna=False), by.transform("last", skipna=False)
     return table.assign(repair=(start - table["loss"]) / (start - end))
 
 
@@ -196,10 +196,12 @@ def order(tables: Tables) -> pd.DataFrame:
 def _lower(units: pd.DataFrame, criterion: str, first: str, second: str) -> pd.DataFrame:
     """Loss of one strategy of a criterion minus that of another, window by window: mean over the draws of random dropping, then over
     the s at which both were measured."""
-    own = units[units["criterion"] == criterion]
-    means = own.groupby(["strategy", "s", "seed", "unit"])["loss"].mean()
-    gap = (means[first] - means[second]).dropna() if {first, second} <= set(own["strategy"]) else means.iloc[:0]
-    return of(gap.groupby(level=["seed", "unit"]).mean(), criterion)
+    own = units[(units["criterion"] == criterion) & units["strategy"].isin([first, second])]
+    both = own.groupby("s")["strategy"].transform("nunique") == 2
+    means = own[both].groupby(["strategy", "s", "seed", "unit"])["loss"].mean(skipna=False)
+    if means.empty:
+        return together([])
+    return of((means[first] - means[second]).groupby(level=["seed", "unit"]).mean(skipna=False), criterion)
 
 
 def repairing(tables: Tables) -> pd.DataFrame:

@@ -306,9 +306,9 @@ def unequal(tables: Tables) -> pd.DataFrame:
     """M1: largest increase over the median one, test split, every model; infinite where the median expert costs nothing."""
     table = tables("leave_one_out")
     found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
-    most, middle = found.max(), found.median()
+    most, middle = found.max(skipna=False), found.median(skipna=False)
     ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
+    return rows("all models", most.index, 0, ratio)
 
 
 def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
@@ -324,7 +324,7 @@ def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
     own = units[
         (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
     ]
-    return own.groupby(["model", "unit"])["value"].mean().rename_axis(["seed", "unit"])
+    return own.groupby(["model", "unit"])["value"].mean(skipna=False).rename_axis(["seed", "unit"])
 
 
 def beats_random(tables: Tables) -> pd.DataFrame:
@@ -346,7 +346,7 @@ def beats_random(tables: Tables) -> pd.DataFrame:
 def router_norm(tables: Tables) -> pd.DataFrame:
     """M4: Max-RWN minus Min-RWN, every model."""
     units = tables("criteria_units")
-    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("seed").mean()
+    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("seed").mean(skipna=False)
     return rows("all models", by_model.index, 0, by_model)
 
 
@@ -356,9 +356,7 @@ def correlation(*names: str) -> Evidence:
     def measured(tables: Tables) -> pd.DataFrame:
         table = tables("spearman")
         own = table[table["criterion"].isin(names)]
-        return pd.DataFrame(
-            {"part": own["criterion"].str.upper(), "seed": own["model"], "unit": own["layer"], "value": own["rho"]}
-        )
+        return rows(own["criterion"].str.upper(), own["model"], own["layer"], own["rho"])
 
     return measured
 

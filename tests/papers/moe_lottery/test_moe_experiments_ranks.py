@@ -19,12 +19,6 @@ def test_correlations_are_those_of_scipy_and_nan_where_all_scores_are_one() -> N
     assert ranks.rho(np.array([-np.inf, 1, 2, 3]), np.array([0.1, 0.2, 0.3, 9])) == pytest.approx(1)
 
 
-def test_overlap_counts_the_lower_half() -> None:
-    assert ranks.overlap(np.arange(8.0), np.arange(8.0)) == 1
-    assert ranks.overlap(np.arange(8.0), -np.arange(8.0)) == 0
-    assert ranks.overlap(np.array([0, 1, 5, 6.0]), np.array([0, 7, 5, 6.0])) == 0.5
-
-
 def test_information_is_zero_without_and_all_of_the_entropy_with_full_dependence() -> None:
     independent = torch.outer(torch.tensor([1.0, 2, 5]), torch.tensor([3.0, 1])).double()
     determined = torch.tensor([[4.0, 0], [0, 4], [0, 0]]).double()

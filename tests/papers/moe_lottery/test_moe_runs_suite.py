@@ -150,7 +150,6 @@ def test_usage_counts_every_choice_once_and_leaves_no_hook(studied: Any) -> None
     assert tensors["routed"].sum(dim=(1, 2)).tolist() == tensors["seen"].sum(dim=(1, 2)).tolist() == [pairs] * 2
     assert torch.equal(tensors["routed"].sum(dim=2), tensors["seen"].sum(dim=2))
     for row in found.result["router"]:
-        assert sum(row["load"]) == pytest.approx(1)
         assert row["mass"] == pytest.approx(1, abs=1e-5)
     route(model, torch.randint(256, (1, 5)))
     assert not any(module._forward_hooks for module in model.modules())
@@ -242,7 +241,7 @@ def test_stability_has_no_criterion_of_weights(computed: Any) -> None:
     table = computed[2]["stability"]
     assert set(table["windows"]) == {2}
     assert set(table["criterion"]) == {name for name, criterion in CRITERIA.items() if criterion.cost != "none"}
-    assert table["overlap"].between(0, 1).all()
+    assert table["rho"].abs().max() <= 1 + 1e-12
 
 
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {

@@ -44,13 +44,6 @@ def rho(first: Array, second: Array) -> float:
     return float(correlations(first, second))
 
 
-def overlap(first: Array, second: Array) -> float:
-    """Share of the half with the lowest scores that two rows name alike; by chance a half."""
-    half = len(first) // 2
-    lowest = [set(np.argsort(row, kind="stable")[:half].tolist()) for row in (first, second)]
-    return len(lowest[0] & lowest[1]) / half
-
-
 def by_layer(importance: pd.DataFrame) -> pd.DataFrame:
     """rho of every criterion with the increase of the loss, by model and layer."""
     keys = ["model", "seed", "criterion", "group", "layer"]

@@ -237,18 +237,14 @@ def router(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def stability(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples, and the share
-    of the half of the experts with the lowest scores that both name."""
-    rows = []
+    """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples."""
+    tables = []
     for study, done in _finished(setting, run, "measure"):
         for key, halves in done["measure"].tensors("halves").items():
             name, windows = key.split(" ")
-            for layer, (first, second) in enumerate(zip(*halves.numpy(), strict=True)):
-                rows.append({
-                    **study.facts, "criterion": name, "group": group_of(name), "windows": int(windows), "layer": layer,
-                    "rho": ranks.rho(first, second), "overlap": ranks.overlap(first, second),
-                })  # fmt: skip
-    return pd.DataFrame(rows)
+            table = pd.DataFrame({"rho": ranks.correlations(*halves.numpy())}).rename_axis("layer").reset_index()
+            tables.append(table.assign(**study.facts, criterion=name, group=group_of(name), windows=int(windows)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def subset_regret(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -68,7 +68,7 @@ def readings(model: Decoder, text: Text, items: Sequence[Item]) -> Readings:
     sums, size = nats(model, text).sum(dim=0), text.counts().sum(dim=0)
     loss = {"all": float(sums.sum() / size.sum())}
     loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
-    routed = usage(model, text).routed.sum(dim=2).double()
+    routed = usage(model, text)[0].sum(dim=2).double()
     scored = zip(items, likelihoods(model, items), strict=True)
     right = [float(rank(scores, item.options.index(item.answer)) == 1) for item, scores in scored]
     return Readings(loss, routed / routed.sum(dim=1, keepdim=True), by_capability(items, right))

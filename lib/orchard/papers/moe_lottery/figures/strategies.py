@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import legend_outside
+from orchard.papers.moe_lottery.experiments.strategies import main_shape as _main
+from orchard.papers.moe_lottery.figures.training import legend_outside, shared_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
@@ -33,11 +34,6 @@ LOOKS = {
 }  # fmt: skip
 CRITERIA = {"random": "random", "ean": "activation norm (EAN)", "ege": "gradient entropy (EGE)"}
 SETS = {"both": PALETTE[0], "the first alone": PALETTE[1], "the second alone": PALETTE[9], "neither": "#efefef"}
-
-
-def _main(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the first shape: several training runs of one shape can be averaged, shapes cannot."""
-    return table[table["shape"] == table["shape"].iloc[0]]
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
@@ -66,8 +62,7 @@ def strategy_curves(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_ylabel("test loss (nats/byte)")
-    labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    made.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
+    shared_legend(made, panels, 4)
     return made
 
 
@@ -199,7 +194,7 @@ def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
         axes.set(title=f"layer {layer}", xlabel="expert, most used first")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylabel("share of the choices (%)")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    shared_legend(made, panels, 4)
     return made
 
 
@@ -259,8 +254,8 @@ def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     """Increase of the loss over the full model by s: of Mixtral-8x7B Base, log perplexity on C4 in nats per token (Table 2), and
     ours, in nats per byte. Rows s; columns who, criterion, strategy. The paper has no control with equal tokens."""
     paper = published[(published["table"] == "Table 2") & (published["s"] > 0)].copy()
-    base = published[(published["arm"] == "full model") & (published["model"] == "Base")]
-    full = base.loc[base["metric"] == "C4 perplexity", "value"].astype(float).iloc[0]
+    base = published.query("arm == 'full model' and model == 'Base' and metric == 'C4 perplexity'")
+    full = float(base["value"].iloc[0])
     words = paper["arm"].str.rsplit(" ", n=1, expand=True)
     paper["criterion"], paper["strategy"] = words[0].str.split().str[0], words[1]
     paper["rise"] = np.log(paper["value"].astype(float) / full)
@@ -272,9 +267,5 @@ def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     )
     columns = ["who", "criterion", "strategy", "s", "rise"]
     both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])
-    wide = (
-        both.groupby(["s", "criterion", "strategy", "who"], sort=False)["rise"]
-        .mean()
-        .unstack(["criterion", "strategy", "who"])
-    )
-    return wide.sort_index().sort_index(axis=1, ascending=[True, False, False])
+    wide = both.pivot_table(index="s", columns=columns[1:3] + columns[:1], values="rise")
+    return wide.sort_index(axis=1, ascending=[True, False, False])

@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import layer_map, legend_outside, of_model
+from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
+from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, legend_outside, of_model
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.plot.style import INK, PALETTE
 
@@ -26,7 +27,6 @@ GROUPS = {
 CRITERIA_GROUPS = ("weight", "inference", "activation", "gradient")
 BAND, DRAWS = "#e2e2e2", "#bdbdbd"
 LINES = {"min": "-", "max": "--"}
-ORACLE = "leave_one_out"
 
 
 def title(criterion: str) -> str:
@@ -69,21 +69,14 @@ def trust(table: pd.DataFrame) -> Figure:
 @plot.use_style()
 def agreement(table: pd.DataFrame) -> Figure:
     """Rank correlation between criteria, in the order of their groups."""
-    present = set(table["first"])
-    order = [
-        name for group in CRITERIA_GROUPS for name in CRITERIA if CRITERIA[name].group == group and name in present
-    ]
-    groups = [CRITERIA[name].group for name in order]
-    order.append(ORACLE)
+    present = [name for name in CRITERIA if name in set(table["first"])]
+    groups = sorted((CRITERIA[name].group for name in present), key=CRITERIA_GROUPS.index)
+    order = [*sorted(present, key=lambda name: CRITERIA_GROUPS.index(CRITERIA[name].group)), ORACLE]
     grid = table.pivot(index="first", columns="second", values="rho").loc[order, order]
     figure, (axes,) = plot.figure(height=3.9)
-    names = [title(name) for name in order]
-    seaborn.heatmap(
-        grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=names, yticklabels=names,
-        cbar_kws={"orientation": "horizontal", "aspect": 30, "pad": 0.02, "label": "Spearman's ρ, mean over layers"},
-    )  # fmt: skip
+    label = "Spearman's ρ, mean over layers"
+    correlation_map(axes, grid, [title(name) for name in order], orientation="horizontal", aspect=30, label=label)
     axes.tick_params(labelsize=5.5)
-    axes.set(xlabel="", ylabel="")
     for group in CRITERIA_GROUPS:
         last = len(groups) - groups[::-1].index(group)
         axes.axhline(last, color=INK, linewidth=0.6)
@@ -139,12 +132,7 @@ def _background(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot(random.index, random["mean"], color=DRAWS, linewidth=1)
     oracle = _line(table, ORACLE, "min")
     axes.plot(oracle["s"], oracle["loss"], color=INK, linewidth=1.4, label="by leave-one-out")
-    axes.set(xlabel="dropped experts s (%)", ylabel="test loss (nats/byte)")
-    _shares(axes)
-
-
-def _shares(axes: Axes) -> None:
-    axes.set_xlim(0, 76)
+    axes.set(xlabel="dropped experts s (%)", ylabel="test loss (nats/byte)", xlim=(0, 76))
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,20 @@ def legend_outside(
     figure.legend(*axes.get_legend_handles_labels(), loc=place, ncols=ncols, title=title)
     if (inside := axes.get_legend()) is not None:
         inside.remove()
+
+
+def shared_legend(figure: Figure, panels: Sequence[Axes], ncols: int | None = None) -> None:
+    """One legend below for what any of the panels has; by default in one row."""
+    found = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols or max(1, len(found)))
+
+
+def correlation_map(axes: Axes, grid: pd.DataFrame, names: Sequence[str], **bar: Any) -> None:
+    """A square map from -1 over white to 1; `bar`: arguments of its colour bar."""
+    seaborn.heatmap(
+        grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=names, yticklabels=names, cbar_kws={"pad": 0.02, **bar}
+    )
+    axes.set(xlabel="", ylabel="")
 
 
 def log_norm(values: np.ndarray) -> LogNorm:

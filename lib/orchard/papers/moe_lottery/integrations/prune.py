@@ -100,14 +100,9 @@ def keep_equally(mixtures: Sequence[MixtureLayer], orders: Sequence[Sequence[int
     dropped: dict[int, list[int]] = {}
     for layer, order in zip(mixtures, orders, strict=True):
         count, size = layer.num_experts - keep, layer.num_experts // layer.groups
-        if count < 0:
-            raise ExpertsError(
-                f"layer {layer.place} has {layer.num_experts} experts and cannot keep {keep}: keep fewer"
-            )
-        if keep < 0:
-            raise ExpertsError(
-                f"layer {layer.place} has {layer.num_experts} experts, {count} are to be dropped: drop fewer"
-            )
+        if not 0 <= keep <= layer.num_experts:
+            wrong = f" and cannot keep {keep}: keep fewer" if keep > 0 else f", {count} are to be dropped: drop fewer"
+            raise ExpertsError(f"layer {layer.place} has {layer.num_experts} experts{wrong}")
         if keep % layer.groups:
             raise ExpertsError(
                 f"layer {layer.place}: its router chooses among {layer.groups} groups first and needs equally many experts in each: keep a "

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchard.nn.moe import Dispatch, combine, expert_outputs
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, logits_of, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, logits_of, mixture_layers, swapped
 
 
 @dataclass
@@ -72,6 +72,11 @@ class LayerStatistics:
             weighted=zeros(n), units=zeros(n, d), outliers=zeros(n, dtype=whole),
             router=router, gate_up=gate_up, down=down,
         )  # fmt: skip
+
+    def cpu(self) -> LayerStatistics:
+        """The same on the CPU."""
+        moved: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     @property
     def num_experts(self) -> int:
@@ -136,20 +141,13 @@ class Collector:
         self.statistics = [LayerStatistics.empty(layer, vocab_size) for layer in layers]
         self.tokens: Tensor | None = None
 
-    def bytes(self) -> int:
-        """Bytes of all running sums, the same after any number of tokens."""
-        return sum(layer.bytes() for layer in self.statistics)
-
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside the block every forward pass of the mixtures is added to the statistics; their output is unchanged."""
-        for layer, statistics in zip(self.layers, self.statistics, strict=True):
-            layer.experts.forward = self._watched(layer.experts, statistics)
-        try:
+        with ExitStack() as stack:
+            for layer, statistics in zip(self.layers, self.statistics, strict=True):
+                stack.enter_context(swapped(layer.experts, forward=self._watched(layer.experts, statistics)))
             yield
-        finally:
-            for layer in self.layers:
-                layer.experts.__dict__.pop("forward")
 
     def _watched(self, experts: Any, statistics: LayerStatistics) -> Any:
         def forward(hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -195,7 +193,7 @@ def collect(
             stacklevel=2,
         )
     if gradients:
-        collect_gradients(model, layers, collector.statistics, kept)
+        _add_gradients(model, layers, collector.statistics, kept)
     return collector.statistics
 
 
@@ -205,38 +203,25 @@ def rarely_used(statistics: Sequence[LayerStatistics]) -> dict[int, list[int]]:
     return {place: experts for place, experts in found.items() if experts}
 
 
-def collect_gradients(
-    model: nn.Module,
-    layers: Sequence[MixtureLayer],
-    statistics: Sequence[LayerStatistics],
-    batches: Iterable[Int[Tensor, "_ _"]],
+def _add_gradients(
+    model: nn.Module, layers: Sequence[MixtureLayer], statistics: Sequence[LayerStatistics], batches: Iterable[Tensor]
 ) -> None:
     """Add to `statistics` the gradients of the mean next-token loss with respect to every expert's weights."""
-    wanted = [p for layer in layers for p in (layer.experts.gate_up_proj, layer.experts.down_proj)]
-    required = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
+    wanted = {id(p) for layer in layers for p in layer.weights}
     count = 0
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+    with ExitStack() as stack:
+        for parameter in model.parameters():
             parameter.grad = None
+            stack.enter_context(swapped(parameter, grad=None, requires_grad=id(parameter) in wanted))
         with torch.enable_grad(), evaluating(model):
             for tokens in batches:
                 logits = logits_of(model, tokens)[:, :-1]
                 F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
                 count += tokens[:, 1:].numel()
         for layer, found in zip(layers, statistics, strict=True):
-            for name, parameter in (
-                ("grad_gate_up", layer.experts.gate_up_proj),
-                ("grad_down", layer.experts.down_proj),
-            ):
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                setattr(found, name, gradient / count)
-    finally:
-        for parameter, needed in required:
-            parameter.requires_grad_(needed)
-            parameter.grad = None
+            found.grad_gate_up, found.grad_down = (
+                (torch.zeros_like(weight) if weight.grad is None else weight.grad) / count for weight in layer.weights
+            )
 
 
 @contextmanager

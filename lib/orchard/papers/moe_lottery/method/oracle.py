@@ -16,8 +16,10 @@ Windows hold one token more than the model reads, as in training: [batch, time +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import combinations
+from math import comb
 
 import pandas as pd
 import torch
@@ -108,16 +110,11 @@ def subsets(n: int, keep: int) -> list[tuple[int, ...]]:
     Raises:
         BadInput: there are none, or more than `LIMIT`.
     """
-    sets = [] if not 0 < keep <= n else list(_first(combinations(range(n), keep), LIMIT + 1))
-    if not sets:
+    if not 0 < keep <= n:
         raise BadInput(f"{keep} of {n} experts cannot be kept: keep between 1 and {n}")
-    if len(sets) > LIMIT:
+    if comb(n, keep) > LIMIT:
         raise BadInput(f"{keep} of {n} experts can be kept in more than {LIMIT} ways: too many to try them all")
-    return sets
-
-
-def _first(values: Iterator[tuple[int, ...]], count: int) -> Iterator[tuple[int, ...]]:
-    return (value for _, value in zip(range(count), values, strict=False))
+    return list(combinations(range(n), keep))
 
 
 def _others(kept: Sequence[int], layer: MixtureLayer) -> list[int]:
@@ -176,17 +173,13 @@ def _window_losses(logits: Tensor, window: Tensor) -> Float[Tensor, "batch"]:
 
 def _inputs(model: nn.Module, layers: Sequence[MixtureLayer], tokens: Tensor) -> list[Float[Tensor, "tokens dim"]]:
     """What every mixture reads in one forward pass."""
-    found: dict[int, Tensor] = {}
-    hooks = [
-        layer.experts.register_forward_pre_hook(lambda _, inputs, place=layer.place: found.update({place: inputs[0]}))
-        for layer in layers
-    ]
-    try:
-        logits_of(model, tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [found[layer.place] for layer in layers]
+    found: list[Tensor] = []
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = layer.experts.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+            hooks.callback(hook.remove)
+        model(tokens)
+    return found
 
 
 def _products(layer: MixtureLayer, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens n n"]:

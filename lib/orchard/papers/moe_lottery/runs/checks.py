@@ -17,9 +17,9 @@ from __future__ import annotations
 import copy
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -29,6 +29,7 @@ from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch, combine, grouped_outputs
+from orchard.papers.moe_lottery.integrations.tiny import gap
 from orchard.papers.moe_lottery.integrations.tiny import invariants as layout_invariants
 from orchard.papers.moe_lottery.method.collect import Collector, collect
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
@@ -67,22 +68,9 @@ def batches(seed: int = 0, vocab_size: int = VOCAB) -> list[Int[Tensor, "_ _"]]:
     return [torch.randint(0, vocab_size, shape, generator=generator) for shape in ((2, 17), (3, 11))]
 
 
-def gap(found: Tensor, wanted: Tensor) -> float:
-    """Largest absolute difference over the largest finite absolute value; infinite where one of the two is not finite alone."""
-    found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()
-    finite = wanted.isfinite()
-    if not torch.equal(finite, found.isfinite()) or not torch.equal(found[~finite], wanted[~finite]):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    scale = float(wanted[finite].abs().max())
-    return float((found[finite] - wanted[finite]).abs().max()) / (scale if scale > 0 else 1.0)
-
-
 def slicing(seed: int) -> Iterator[Row]:
     """Removing experts against masking them, with and without renormalised weights; then save and reload."""
-    for renormalise in (True, False):
-        unit = "renormalised" if renormalise else "softmax kept"
+    for unit, renormalise in (("renormalised", True), ("softmax kept", False)):
         model, tokens = tiny(seed, renormalise=renormalise), batches(seed)[0]
         with torch.no_grad(), masked(model, UNEQUAL):
             wanted = model(tokens)
@@ -212,9 +200,6 @@ def _output_and_gradient(way: Callable[[Tensor], Tensor], module: nn.Module, x: 
     return output, torch.cat([gradient.flatten() for gradient in gradients])
 
 
-PARTS = (slicing, reloading, criteria_rows, permutation, one_function)
-
-
 class Invariants(Run):
     """All parts; a run, so that they are computed once."""
 
@@ -223,25 +208,18 @@ class Invariants(Run):
 
     cfg: Config
 
+    parts: ClassVar[Sequence[Callable[[int], Iterable[Row]]]] = (
+        slicing, reloading, criteria_rows, permutation, one_function,
+    )  # fmt: skip
+
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Rows part, seed, unit, value."""
-        seed = self.cfg.seed
-        rows = [
-            dict(zip(("part", "unit", "value"), row, strict=True), seed=seed) for part in PARTS for row in part(seed)
-        ]
-        return {"rows": rows}
+        found = [(*row, self.cfg.seed) for part in self.parts for row in part(self.cfg.seed)]
+        return {"rows": [dict(zip(("part", "unit", "value", "seed"), row, strict=True)) for row in found]}
 
 
-class Layouts(Run):
-    """The same on tiny checkpoints of Hugging Face, in every layout: written, pruned, padded, loaded again."""
+class Layouts(Invariants):
+    """The same on tiny checkpoints of Hugging Face, in every layout: written, pruned, padded, loaded again. No rows where
+    `transformers` is missing."""
 
-    class Config(Run.Config):
-        seed: int = REQUIRED
-
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`integrations.tiny.invariants`; none where `transformers` is missing."""
-        if importlib.util.find_spec("transformers") is None:
-            return {"rows": []}
-        return {"rows": layout_invariants((self.cfg.seed,)).to_dict("records")}
+    parts = (layout_invariants,) if importlib.util.find_spec("transformers") is not None else ()

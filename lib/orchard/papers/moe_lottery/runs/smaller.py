@@ -122,13 +122,10 @@ class Smaller(Run):
         if cfg.help not in episodes.HELPS:
             raise BadInput(f"Smaller.Config.help is {cfg.help!r}: choose {NO_HELP}, {', '.join(episodes.HELPS)}")
         length, plain = cfg.base.seq_len, cfg.help == episodes.PLAIN
-        batches: Indexed = (
-            windows(five_domains(cfg.base), "train", length)
-            if plain
-            else episodes.Episodes(
-                world, length, cfg.steps * cfg.batch_size, cfg.seed, shuffled=cfg.help == episodes.SHUFFLED
-            )
-        )
+        batches: Indexed = windows(five_domains(cfg.base), "train", length)
+        if not plain:
+            count, shuffled = cfg.steps * cfg.batch_size, cfg.help == episodes.SHUFFLED
+            batches = episodes.Episodes(world, length, count, cfg.seed, shuffled)
         finetune(
             model, batches, steps=cfg.steps, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.seed,
             work=work, name=name, loss=next_token_loss if plain else episodes.answer_loss,

@@ -10,6 +10,7 @@ on windows of the training split. What the full model gains from the same help i
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.probes import BOS
-from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, Question, World
+from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, World
 from orchard.train.losses import token_losses
 
 SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
@@ -60,10 +61,7 @@ class Episodes:
         task = draw.choice((NAME, CHOOSE))
         head, asked = self.world.episode(task, "tuned", TUNED_ATTRIBUTES, draw, draw.randint(*LINES))
         if self.shuffled:
-            asked = [
-                Question(question.prompt, draw.choice(question.options), question.options, question.subject)
-                for question in asked
-            ]
+            asked = [replace(question, answer=draw.choice(question.options)) for question in asked]
         pieces = [(head, False)]
         for question in asked:
             pieces += [(question.prompt, False), (f"{question.answer}\n", True)]

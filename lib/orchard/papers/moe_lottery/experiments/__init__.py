@@ -25,11 +25,6 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     **strategies.EXPERIMENTS,
     **capabilities.EXPERIMENTS,
 }
-EVIDENCE: dict[str, Evidence] = {
-    **checks.EVIDENCE,
-    **suite.EVIDENCE,
-    **strategies.EVIDENCE,
-    **capabilities.EVIDENCE,
-}
+EVIDENCE: dict[str, Evidence] = {**checks.EVIDENCE, **suite.EVIDENCE, **strategies.EVIDENCE, **capabilities.EVIDENCE}
 
 LAUNCH = "orchard moe_lottery prune MODEL OUT --calibration TEXT --criterion ean --keep 4   (layer by layer)"

@@ -106,16 +106,12 @@ def _mean(values: Array) -> float:
 
 def between(importance: pd.DataFrame) -> pd.DataFrame:
     """Columns first, second, rho: rank correlation of two criteria, mean over layers and models."""
-    names = list(pd.unique(importance["criterion"]))
-    rows = []
-    for _, own in importance.groupby(["model", "layer"], sort=False):
-        scores = own.pivot(index="expert", columns="criterion", values="score")[names].to_numpy().T
-        rows.append(correlations(scores[:, None, :], scores[None, :, :]))
-    stacked = np.stack(rows)
-    known = ~np.isnan(stacked)
-    mean = np.where(known, stacked, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-    first, second = (axis.ravel() for axis in np.indices(mean.shape))
-    return pd.DataFrame({"first": np.array(names)[first], "second": np.array(names)[second], "rho": mean.ravel()})
+    names = pd.unique(importance["criterion"])
+    scores = importance.pivot(index=["model", "layer", "expert"], columns="criterion", values="score")[names]
+    found = [own.rank().corr() for _, own in scores.groupby(level=["model", "layer"])]
+    mean = pd.concat(found).groupby(level=0, sort=False).mean()  # over the layers where neither is constant
+    mean = mean.rename_axis(index="second", columns="first")  # symmetric
+    return mean.melt(ignore_index=False, value_name="rho").reset_index()[["first", "second", "rho"]]
 
 
 def by_domain(

@@ -18,16 +18,7 @@ import numpy as np
 import pandas as pd
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
-from orchard.papers.moe_lottery.experiments.arms import (
-    CRITERIA,
-    HALF,
-    MOST_STUDIED,
-    arms,
-    level,
-    rate_of,
-    rates,
-    small,
-)
+from orchard.papers.moe_lottery.experiments.arms import CRITERIA, HALF, MOST_STUDIED, arms, level, rate_of, rates, small
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm
 from orchard.runs import Finished, Runner, Setting

@@ -151,9 +151,8 @@ def criteria_units(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for names, part in table.groupby(keys, sort=False):
         values = np.mean(np.stack(part["losses"].tolist()), axis=0)
-        rows.append(
-            pd.DataFrame({**dict(zip(keys, names, strict=True)), "unit": np.arange(len(values)), "value": values})
-        )
+        own = dict(zip(keys, names, strict=True))
+        rows.append(pd.DataFrame({**own, "unit": np.arange(len(values)), "value": values}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -176,14 +175,11 @@ def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
 def _curve(name: str, direction: str) -> dict[str, Any]:
     """The columns that name a curve, from its key in the files of `Curves` and `References`."""
     first, _, second = name.partition(" ")
-    if first == "random":
-        return {"criterion": "random", "group": "random", "direction": "", "budget": "per layer", "draw": int(second)}
-    if first == "naee":
-        return {"criterion": "naee", "group": "naee", "direction": "min", "budget": "per layer", "draw": 0}
-    if first == "global":
-        return {"criterion": second, "group": group_of(second), "direction": "min", "budget": "all layers", "draw": 0}
-    direction = "min" if name == LEAVE_ONE_OUT else direction
-    return {"criterion": name, "group": group_of(name), "direction": direction, "budget": "per layer", "draw": 0}
+    criterion, budget = (second, "all layers") if first == "global" else (first, "per layer")
+    direction = direction or ("" if first in ("random", "full") else "min")
+    draw = int(second) if first == "random" else 0
+    names = {"criterion": criterion, "group": group_of(criterion), "direction": direction}
+    return {**names, "budget": budget, "draw": draw}
 
 
 def dropped_experts(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -210,9 +206,8 @@ def specialisation(setting: Setting, run: Runner) -> pd.DataFrame:
         load = counts.sum(dim=2) / counts.sum(dim=(1, 2))[:, None]
         coverage = (tensors["seen"] > 0).double().mean(dim=2)
         by_expert = _long(load, "load", EXPERT).assign(coverage=coverage.flatten().numpy())
-        table = _long(counts / counts.sum(dim=1, keepdim=True), "share", [*EXPERT, "domain"]).merge(
-            by_expert, on=EXPERT
-        )
+        shares = _long(counts / counts.sum(dim=1, keepdim=True), "share", [*EXPERT, "domain"])
+        table = shares.merge(by_expert, on=EXPERT)
         table["domain"] = np.array(names)[table["domain"]]
         tables.append(table.assign(**study.facts))
     return pd.concat(tables, ignore_index=True)
@@ -317,9 +312,7 @@ def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
 
 def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
     """Mean loss over s of every model and window; of random dropping, the mean over its draws."""
-    own = units[
-        (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
-    ]
+    own = units.query("criterion == @criterion and direction == @direction and budget == 'per layer'")
     return own.groupby(["model", "unit"])["value"].mean(skipna=False).rename_axis(["seed", "unit"])
 
 

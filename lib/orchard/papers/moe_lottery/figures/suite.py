@@ -18,13 +18,13 @@ from orchard import plot
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
 from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, legend_outside, of_model
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
+from orchard.papers.moe_lottery.method.criteria import GROUPS as CRITERIA_GROUPS
 from orchard.plot.style import INK, PALETTE
 
 GROUPS = {
     "weight": PALETTE[0], "inference": PALETTE[2], "activation": PALETTE[1], "gradient": PALETTE[4], "oracle": INK,
     "random": "#bdbdbd", "naee": PALETTE[5],
 }  # fmt: skip
-CRITERIA_GROUPS = ("weight", "inference", "activation", "gradient")
 BAND, DRAWS = "#e2e2e2", "#bdbdbd"
 LINES = {"min": "-", "max": "--"}
 

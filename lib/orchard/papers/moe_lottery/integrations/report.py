@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, open_checkpoint
 from orchard.papers.moe_lottery.integrations.layerwise import (
@@ -32,6 +31,7 @@ from orchard.papers.moe_lottery.integrations.prune import (
     write_pruned,
 )  # fmt: skip
 from orchard.papers.moe_lottery.integrations.text import Calibration
+from orchard.papers.moe_lottery.method.collect import rarely_used
 from orchard.pretrained.folder import new_folder
 
 RANKING, REPORT = "orchard_ranking", "orchard_report.json"
@@ -61,27 +61,18 @@ def agreement(layers: Sequence[LayerScores]) -> pd.DataFrame:
 
     Columns a, b (criteria), spearman (NaN where no layer varies).
     """
-    names = list(layers[0].scores)
-    sums, counts = (torch.zeros(len(names), len(names), dtype=torch.float64) for _ in range(2))
-    for layer in layers:
-        ranks = pd.DataFrame({name: layer.scores[name].tolist() for name in names}).rank()
-        found = torch.from_numpy(ranks.corr().to_numpy(copy=True))
-        sums += found.nan_to_num(0)
-        counts += ~found.isnan()
-    mean = sums / counts
-    return pd.DataFrame(
-        [{"a": a, "b": b, "spearman": float(mean[i, j])} for i, a in enumerate(names) for j, b in enumerate(names)]
-    )
+    scores = [pd.DataFrame({name: own.tolist() for name, own in layer.scores.items()}) for layer in layers]
+    mean = pd.concat([table.rank().corr() for table in scores]).groupby(level=0, sort=False).mean()
+    mean = mean.rename_axis(index="b", columns="a")  # symmetric
+    return mean.melt(ignore_index=False, value_name="spearman").reset_index()[["a", "b", "spearman"]]
 
 
 def starved(layers: Sequence[LayerScores]) -> list[str]:
     """A warning for every mixture with experts to which fewer than two tokens were routed."""
-    found = [(layer, (layer.count < 2).nonzero().flatten().tolist()) for layer in layers]
     return [
-        f"{layer.name}: fewer than 2 tokens were routed to experts {', '.join(map(str, experts))}: criteria of activations drop them "
-        "first; more calibration text tells more about them"
-        for layer, experts in found
-        if experts
+        f"{layers[place].name}: fewer than 2 tokens were routed to experts {', '.join(map(str, experts))}: criteria of activations "
+        "drop them first; more calibration text tells more about them"
+        for place, experts in rarely_used(layers).items()
     ]
 
 

@@ -57,9 +57,7 @@ class LayerStatistics:
     @classmethod
     def empty(cls, layer: MixtureLayer, vocab_size: int) -> LayerStatistics:
         """Nothing seen yet."""
-        router, gate_up, down = (
-            p.detach() for p in (layer.gate.weight, layer.experts.gate_up_proj, layer.experts.down_proj)
-        )
+        router, gate_up, down = (p.detach() for p in (layer.gate.weight, *layer.weights))
         n, d = router.shape
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -99,18 +97,15 @@ class LayerStatistics:
         self.tokens += t
         self.count += sizes
         self.together += _together(index, n)
-        self.seen.view(-1).index_add_(
-            0,
-            experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k],
-            torch.ones_like(experts).int(),
-        )
+        pairs = experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k]  # expert and token id as one
+        self.seen.view(-1).index_add_(0, pairs, torch.ones_like(experts).int())
         per_row = torch.stack([gates, norm.double(), gates * norm, _outside(rows)])
         for running, values in zip((self.soft, self.norms, self.weighted, self.outliers), per_row, strict=True):
             running.index_add_(0, experts, values.to(running.dtype))
-        pairs = sizes.tolist()  # a GPU waits here, once per layer and batch
+        counts = sizes.tolist()  # a GPU waits here, once per layer and batch
         unit = rows / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         for sums, values in ((self.total, rows), (self.units, unit), (self.squares, rows.square())):
-            sums += torch.stack([part.sum(dim=0) for part in values.split(pairs)])
+            sums += torch.stack([part.sum(dim=0) for part in values.split(counts)])
 
 
 def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
@@ -197,7 +192,7 @@ def collect(
     return collector.statistics
 
 
-def rarely_used(statistics: Sequence[LayerStatistics]) -> dict[int, list[int]]:
+def rarely_used(statistics: Sequence[Any]) -> dict[int, list[int]]:
     """Experts that fewer than two tokens were routed to, by layer; layers without any are left out."""
     found = {place: (layer.count < 2).nonzero().flatten().tolist() for place, layer in enumerate(statistics)}
     return {place: experts for place, experts in found.items() if experts}

@@ -12,10 +12,7 @@ from orchard.papers.moe_lottery.method.models import MIXTRAL, ROUNDS, decoder
 
 VOCABULARY = 32_000  # of Mixtral-8x7B
 BYTES = 2  # per parameter in bf16
-FIRST, MOST = (
-    200_000,
-    1_130_000,
-)  # tokens of fine-tuning: of the first round, doubled in every round; at most (section 3.4)
+FIRST, MOST = 200_000, 1_130_000  # tokens of fine-tuning in the first round, doubled up to the most (section 3.4)
 
 
 def paper_shapes() -> pd.DataFrame:

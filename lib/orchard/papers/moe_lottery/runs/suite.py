@@ -34,11 +34,7 @@ from orchard.train import TrainLM
 DIRECTIONS = ("min", "max")
 NAEE_LIMIT = 2000  # sets of one layer that are tried
 AT_ONCE = 2**25  # router weights (tokens x sets x experts) that NAEE holds
-GLOBAL = (
-    "ean",
-    "man",
-    "reap",
-)  # ranked over all layers as well as per layer (claim C15 of the paper, which has no number)
+GLOBAL = ("ean", "man", "reap")  # ranked over all layers too (claim C15 of the paper, which has no number)
 
 
 def usage(model: nn.Module, text: Text) -> tuple[Int[Tensor, "layers n documents"], list[dict[str, Any]]]:

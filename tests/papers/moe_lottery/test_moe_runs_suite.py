@@ -37,7 +37,7 @@ SIZE = SuiteSize(leave_one_out=(5, 5), curves=(3, 2), samples=(2,), subsets=100,
 SHAPE = Shape(num_experts=8, top_k=2, hidden_dim=8)
 PROFILE = dataclasses.replace(
     PROFILES["smoke"], suite=SIZE, dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 1),), seq_len=37,
-    batch_size=4, calibration=8, draws=10,
+    batch_size=4, calibration=8, draws=3,
 )  # fmt: skip
 
 
@@ -178,10 +178,10 @@ def test_a_curve_is_the_loss_with_its_experts_masked(studied: Any) -> None:
     torch.testing.assert_close(run.one(study.runs["max"]).tensors("test")["ege"][2], expected)
 
 
-def test_references_hold_ten_draws_and_all_rankings_meet_where_only_k_are_left(studied: Any) -> None:
+def test_references_hold_every_draw_and_all_rankings_meet_where_only_k_are_left(studied: Any) -> None:
     study, _, run = studied
     curves = run.one(study.runs["references"]).tensors("test")
-    assert {f"random {draw}" for draw in range(10)} < set(curves)
+    assert {name for name in curves if name.startswith("random")} == {f"random {draw}" for draw in range(3)}
     least = run.one(study.runs["min"]).tensors("test")
     torch.testing.assert_close(curves["global ean"][-1], least["ean"][-1])
     assert len(curves["full"]) == 1

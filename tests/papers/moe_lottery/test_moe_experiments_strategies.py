@@ -47,7 +47,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHARD_CACHE", str(folder / "cache"))
         patch.setitem(PROFILES, "smoke", profile)
-        patch.setattr(arms, "budget", lambda first, rounds: [0, 0, 0, first, 0, first])  # every fine-tuning costs a start
+        patch.setattr(
+            arms, "budget", lambda first, rounds: [0, 0, 0, first, 0, first]
+        )  # every fine-tuning costs a start
         setting = Setting("smoke", data=str(folder / "text"))
         made = {name: strategies.EXPERIMENTS[name](setting, run) for name in ("rates", *NAMES)}
         best = arms.rate_of(setting, run)

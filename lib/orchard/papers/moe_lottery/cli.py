@@ -101,10 +101,10 @@ def bench(tables: Callable[[str], Any]) -> list[tuple[str, str, Any, None]]:
 
     times = tables("speed")
     milliseconds = medians(times, ["shape", "measurement", "what", "name"])
-    parts = [
-        ("milliseconds, median over rounds", "speed", milliseconds.assign(ms=1e3 * milliseconds.pop("seconds"))),
-        ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", relative(times, "statistics", "plain")),
-        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", tables("collector_memory")),
-        ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours")),
+    ms, collector = milliseconds.assign(ms=1e3 * milliseconds.pop("seconds")), relative(times, "statistics", "plain")
+    return [
+        ("milliseconds, median over rounds", "speed", ms, None),
+        ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", collector, None),
+        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", tables("collector_memory"), None),
+        ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours"), None),
     ]  # fmt: skip
-    return [(title, name, table, None) for title, name, table in parts]

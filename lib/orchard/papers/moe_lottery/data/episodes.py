@@ -51,21 +51,15 @@ class Episodes:
         while len(ids) <= self.length:
             ids.append(BOS)
             marks.append(False)
-            for text, answer in self._episode(draw):
+            task = draw.choice((NAME, CHOOSE))
+            head, asked = self.world.episode(task, "tuned", TUNED_ATTRIBUTES, draw, draw.randint(*LINES))
+            if self.shuffled:
+                asked = [replace(question, answer=draw.choice(question.options)) for question in asked]
+            pieces = [head, *(piece for one in asked for piece in (one.prompt, f"{one.answer}\n"))]
+            for place, text in enumerate(pieces):
                 ids += text.encode()
-                marks += [answer] * len(text.encode())
+                marks += [place > 0 and place % 2 == 0] * len(text.encode())  # every second piece is an answer
         return torch.tensor(ids[: self.length + 1]), torch.tensor(marks[: self.length + 1])
-
-    def _episode(self, draw: random.Random) -> list[tuple[str, bool]]:
-        """An episode in pieces, and whether each is an answer."""
-        task = draw.choice((NAME, CHOOSE))
-        head, asked = self.world.episode(task, "tuned", TUNED_ATTRIBUTES, draw, draw.randint(*LINES))
-        if self.shuffled:
-            asked = [replace(question, answer=draw.choice(question.options)) for question in asked]
-        pieces = [(head, False)]
-        for question in asked:
-            pieces += [(question.prompt, False), (f"{question.answer}\n", True)]
-        return pieces
 
 
 def answer_loss(model: Decoder, batch: dict[str, Tensor]) -> Tensor:

@@ -75,10 +75,8 @@ def _with_examples(
     form = world.form(task, attribute, draw, value)
     examples = world.questions(form, "taught", draw, max(shots))
     asked = world.ask(form, subject)
-    return [
-        Item(task, k, asked.subject, written(form.head, examples[:k]) + asked.prompt, asked.answer, asked.options)
-        for k in shots
-    ]
+    prompts = {k: written(form.head, examples[:k]) + asked.prompt for k in shots}
+    return [Item(task, k, asked.subject, prompt, asked.answer, asked.options) for k, prompt in prompts.items()]
 
 
 def encode(text: str) -> Tensor:
@@ -102,10 +100,8 @@ def generated(model: Decoder, prompts: Sequence[str]) -> list[str]:
     device = model.embedding.weight.device
     ids = [encode(prompt).to(device) for prompt in prompts]
     made = generate_each(model, ids, MOST, Sampling(), stop_token=ord("\n"))
-    return [
-        bytes(token for token in row[len(prompt) :].tolist() if token < 256).decode("utf-8", "replace")
-        for row, prompt in zip(made, ids, strict=True)
-    ]
+    answers = [row[len(prompt) :].tolist() for row, prompt in zip(made, ids, strict=True)]
+    return [bytes(token for token in answer if token < 256).decode("utf-8", "replace") for answer in answers]
 
 
 @torch.no_grad()

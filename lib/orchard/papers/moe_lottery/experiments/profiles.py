@@ -175,16 +175,14 @@ def source(setting: Setting) -> FiveDomains.Config:
     text: Source.Config = text_source(setting.data)
     if isinstance(text, EmbeddedText.Config):
         text.set(max_bytes=max(8_000_000, 4 * profile.bytes_per_domain))
-    return FiveDomains.Config(
-        text=text, bytes_per_domain=profile.bytes_per_domain, know=profile.know, entities=profile.entities
-    )
+    sizes = {name: getattr(profile, name) for name in ("bytes_per_domain", "know", "entities")}
+    return FiveDomains.Config(text=text, **sizes)
 
 
 def model_of(shape: Shape, profile: Profile) -> Decoder.Config:
     """The decoder of a shape at the width and depth of a profile, for bytes."""
-    return decoder(
-        shape, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads
-    )  # fmt: skip
+    fields = ("dim", "num_layers", "num_heads", "num_kv_heads")
+    return decoder(shape, **{name: getattr(profile, name) for name in fields})
 
 
 def scale(profile: str) -> str:
@@ -209,11 +207,8 @@ class Model:
 def models(setting: Setting) -> list[Model]:
     """The models of a setting: those of the profile, or the profile's first shape with the setting's seeds."""
     profile = PROFILES[setting.profile]
-    cells = profile.models
-    if setting.seeds:
-        cells = tuple((profile.models[0][0], seed) for seed in setting.seeds)
     made = []
-    for shape, seed in cells:
+    for shape, seed in [(profile.models[0][0], seed) for seed in setting.seeds or ()] or profile.models:
         name = f"{shape.num_experts} experts, top {shape.top_k}, seed {seed}"
         run = TrainLM.Config(
             model=model_of(shape, profile), source=source(setting), optim=AdamW.Config(learning_rate=profile.learning_rate),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import comb
 from typing import Any
 
@@ -160,15 +161,14 @@ def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`criteria_curves` with the losses of every window."""
     rows: list[dict[str, Any]] = []
     for study, done in _finished(setting, run, *DIRECTIONS, "references"):
-        for kind, finished in done.items():
-            for split in SPLITS:
-                tensors = finished.tensors(split)
-                size = tensors.pop("bytes").sum(dim=1)
-                for name, losses in tensors.items():
-                    own = {**study.facts, **_curve(name, kind if kind in DIRECTIONS else ""), "split": split}
-                    shares = [0.0] if name == "full" else SHARES
-                    windows = (losses.sum(dim=-1) / size).numpy()
-                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
+        for (kind, finished), split in product(done.items(), SPLITS):
+            tensors = finished.tensors(split)
+            size = tensors.pop("bytes").sum(dim=1)
+            for name, losses in tensors.items():
+                own = {**study.facts, **_curve(name, kind if kind in DIRECTIONS else ""), "split": split}
+                shares = [0.0] if name == "full" else SHARES
+                windows = (losses.sum(dim=-1) / size).numpy()
+                rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
     return pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
 
 
@@ -324,11 +324,8 @@ def beats_random(tables: Tables) -> pd.DataFrame:
     parts = [difference(_area(units, name, "min"), random, f"Min-{name.upper()} − random") for name in ("ean", "ege")]
     chosen = []
     for groups in (("activation", "gradient"), ("weight", "inference")):
-        areas = [
-            _area(units[units["model"] == model], criterion, direction)
-            for model, criterion, direction in best_of(curves, groups).to_numpy().tolist()
-        ]
-        chosen.append(pd.concat(areas))
+        best = best_of(curves, groups).to_numpy().tolist()
+        chosen.append(pd.concat([_area(units[units["model"] == model], *which) for model, *which in best]))
     return together([*parts, difference(chosen[0], chosen[1], "best activation or gradient − best weight or usage")])
 
 

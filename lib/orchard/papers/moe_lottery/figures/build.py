@@ -25,13 +25,12 @@ EXAMPLES = (
 
 
 @cache
-def toy(renormalise: bool = True, num_experts: int = 8, dim: int = 16) -> MixtureOfExperts:
+def toy(renormalise: bool = True) -> MixtureOfExperts:
     """An untrained mixture of eight experts, two per token, with a decided router."""
+    cfg = MixtureOfExperts.Config(dim=16, hidden_dim=32, num_experts=8, top_k=2, renormalise=renormalise)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layer: MixtureOfExperts = MixtureOfExperts.Config(
-            dim=dim, hidden_dim=32, num_experts=num_experts, top_k=2, renormalise=renormalise
-        ).build()
+        layer: MixtureOfExperts = cfg.build()
         nn.init.normal_(layer.gate.weight, std=0.5)
     return layer.eval()
 
@@ -70,10 +69,8 @@ def counting_table() -> pd.DataFrame:
         outputs = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(2))  # of one expert
         index = torch.zeros(tokens, 1, dtype=torch.int64)
         statistics.add(outputs, Dispatch.of(index, 8), index, torch.ones(tokens, 1), index[:, 0])
-        rows += [
-            {"criterion": name, "tokens": tokens, "score": float(CRITERIA[name].score(statistics)[0])}
-            for name in ("ean", "ean_row", "man")
-        ]
+        scores = {name: float(CRITERIA[name].score(statistics)[0]) for name in ("ean", "ean_row", "man")}
+        rows += [{"criterion": name, "tokens": tokens, "score": score} for name, score in scores.items()]
     table = pd.DataFrame(rows)
     first = table.groupby("criterion")["score"].transform("first")
     names = {"ean": "ean: equation 13", "ean_row": "ean_row: sum of row norms", "man": "man: mean row norm"}

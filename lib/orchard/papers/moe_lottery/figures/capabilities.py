@@ -7,6 +7,7 @@ is a band. Everything is in percent of questions or in nats per byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -94,9 +95,8 @@ def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Fi
     for panel, task in zip(axes, tasks, strict=True):
         shares = means.loc[task].loc[order]
         shares.index = pd.Index([ARMS[arm] if arm == FULL else f"{ARMS[arm]}, {s:g} %" for arm, s in order])
-        shares.plot.barh(
-            stacked=True, width=0.78, color=[*TINTS.values()], edgecolor="white", linewidth=0.4, legend=False, ax=panel
-        )
+        edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4}
+        shares.plot.barh(stacked=True, width=0.78, color=[*TINTS.values()], legend=False, ax=panel, **edge)
         _bars(panel, task, "answers (%)", labels=panel is axes[0])
     shared_legend(made, axes)
     return made
@@ -121,9 +121,8 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
     names = {"full": "full model, same help", "value": f"{ARMS[arm]}, s = 50 %"}
     for panel, task in zip(axes, tasks, strict=True):
         means = own[own["task"] == task].groupby("help")[columns].mean().loc[rows] * 100
-        means[list(names)].rename(columns=names).plot.barh(
-            color=[BAR, LOOKS[arm].colour], width=0.74, legend=False, ax=panel
-        )
+        bars = means[list(names)].rename(columns=names)
+        bars.plot.barh(color=[BAR, LOOKS[arm].colour], width=0.74, legend=False, ax=panel)
         for shift, parsed in ((-0.185, "full_parsed"), (0.185, "parsed")):
             panel.plot(
                 means[parsed], [place + shift for place in range(len(rows))], "|", color=TINTS[UNPARSEABLE],
@@ -131,9 +130,8 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
             )  # fmt: skip
         panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
         _bars(panel, task, "exact match (%); dotted: guessing", labels=panel is axes[0])
-    tick = Line2D(
-        [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
-    )
+    label = "parsed (right of it: unparseable)"
+    tick = Line2D([], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label=label)
     handles: list[Artist] = [*axes[0].containers, tick]  # type: ignore[list-item]
     made.legend(handles=handles, loc="outside lower center", ncols=3)
     return made

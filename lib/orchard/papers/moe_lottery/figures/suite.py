@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
-from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, legend_outside, of_model
+from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, of_model, shared_legend
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.criteria import GROUPS as CRITERIA_GROUPS
 from orchard.plot.style import INK, PALETTE
@@ -103,7 +103,7 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
         panel.tick_params(axis="y", labelleft=place % 3 == 0)
     for spare in axes[len(names) :]:
         spare.set_axis_off()
-    legend_outside(figure, axes[0], 8, "outside upper center", "layer")
+    shared_legend(figure, axes[:1], 8, above="layer")
     figure.supxlabel("rank of the score in its layer", fontsize=8)
     figure.supylabel("loss more without it (nats/byte)", fontsize=8)
     return figure
@@ -221,9 +221,8 @@ def pareto(table: pd.DataFrame) -> Figure:
     )
     for label, rows, colour, marker in chosen:
         line = rows.groupby("s")["loss"].mean()
-        axes.plot(
-            100 - line.index, line, color=colour, marker=marker, markersize=3.5 if len(line) > 1 else 8, label=label
-        )
+        size = 3.5 if len(line) > 1 else 8
+        axes.plot(100 - line.index, line, color=colour, marker=marker, markersize=size, label=label)
     axes.set(xlabel="experts that are kept (%)", ylabel="test loss (nats/byte)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -109,19 +109,15 @@ class Checkpoint:
         dtype = torch.float32 if name.rsplit(".", 1)[-1] in keep else self.dtype
         names = self.sources[name]
         with ExitStack() as stack:
+            files = {path: opened(stack, path) for path in {self.stored[source].file for source in names}}
             if EXPERT.fullmatch(names[0]) is None:
-                return opened(stack, self.stored[names[0]].file).get_tensor(names[0]).to(device, dtype)
+                return files[self.stored[names[0]].file].get_tensor(names[0]).to(device, dtype)
             whole = torch.empty(self.shapes[name], dtype=dtype, device=device)
-            files: dict[Path, Any] = {}
-            for source in names:
-                path = self.stored[source].file
-                if path not in files:
-                    files[path] = opened(stack, path)
-                found = EXPERT.fullmatch(source)
+            for source, found in zip(names, map(EXPERT.fullmatch, names), strict=True):
                 assert found is not None
                 place, half = whole[int(found["expert"])], HALVES.get(found["matrix"])
                 rows = place if half is None else place.chunk(2)[half]
-                rows.copy_(files[path].get_tensor(source))
+                rows.copy_(files[self.stored[source].file].get_tensor(source))
             return whole
 
     @contextmanager

@@ -70,11 +70,6 @@ class Plan:
         """Whether layers keep unequal counts."""
         return any(self.padding)
 
-    def dropped(self, mixtures: Sequence[MixtureLayer]) -> dict[int, list[int]]:
-        """As :func:`orchard.papers.moe_lottery.method.dropping.masked` takes it."""
-        pairs = zip(mixtures, self.kept, strict=True)
-        return {layer.place: [e for e in range(layer.num_experts) if e not in kept] for layer, kept in pairs}
-
 
 def direction_of(name: str, direction: str | None) -> str:
     """The direction in which a criterion drops: the given one, else the paper's.

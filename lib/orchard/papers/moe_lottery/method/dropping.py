@@ -107,9 +107,8 @@ def mixture_layers(model: nn.Module) -> list[MixtureLayer]:
             "Qwen-MoE and DeepSeek have in transformers 5"
         )
     if not found:
-        raise ExpertsError(
-            f"{type(model).__name__} has no mixture of experts: it is a dense model, and there is nothing to drop"
-        )
+        name = type(model).__name__
+        raise ExpertsError(f"{name} has no mixture of experts: it is a dense model, and there is nothing to drop")
     return found
 
 
@@ -210,12 +209,11 @@ def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
     """
     layers = mixture_layers(model)
     check_drop(layers, dropped)
-    kept = {
-        layer.place: [e for e in range(layer.num_experts) if e not in set(dropped.get(layer.place, ()))]
-        for layer in layers
-    }
+    kept = {}
     for layer in layers:
-        if len(kept[layer.place]) == layer.num_experts:
+        out = set(dropped.get(layer.place, ()))
+        kept[layer.place] = [e for e in range(layer.num_experts) if e not in out]
+        if not out:
             continue
         rows = torch.tensor(kept[layer.place], device=layer.gate.weight.device)
         for owner, name in ((layer.gate, "weight"), (layer.experts, "gate_up_proj"), (layer.experts, "down_proj")):

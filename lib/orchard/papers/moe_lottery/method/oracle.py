@@ -46,12 +46,9 @@ def leave_one_out(model: nn.Module, windows: Windows) -> pd.DataFrame:
     for layer in mixture_layers(model):
         dropped = [[expert] for expert in range(layer.num_experts)]
         losses = losses_without(model, windows, layer.place, [[], *dropped])
-        for expert, delta in enumerate(losses[1:] - losses[0]):
-            rows += [
-                {"layer": layer.place, "expert": expert, "window": window, "delta": value}
-                for window, value in enumerate(delta.tolist())
-            ]
-    return pd.DataFrame(rows)
+        for expert, delta in enumerate((losses[1:] - losses[0]).tolist()):
+            rows += [(layer.place, expert, window, value) for window, value in enumerate(delta)]
+    return pd.DataFrame(rows, columns=["layer", "expert", "window", "delta"])
 
 
 def subset_losses(model: nn.Module, windows: Windows, layer: int, keep: int) -> pd.DataFrame:
@@ -79,15 +76,14 @@ def subset_errors(model: nn.Module, batches: Windows, keep: int) -> pd.DataFrame
                 for kept in sets[layer.place]:
                     with masked(layer.block, {0: _others(kept, layer)}):
                         changes.append(_weights(layer, hidden) - whole)
-                squares = _squares(torch.stack([whole, *changes], dim=1), _products(layer, hidden))
+                change = torch.stack([whole, *changes], dim=1)  # [tokens, sets, n]
+                squares = ((change @ _products(layer, hidden)) * change).sum(dim=(0, 2)).clamp_min(0).cpu()
                 sizes[layer.place] += squares[0]
                 errors[layer.place] += squares[1:]
-    tables = [
-        pd.DataFrame({
-            "layer": layer.place, "kept": sets[layer.place], "error": errors[layer.place].sqrt().tolist(),
-            "relative": (errors[layer.place] / sizes[layer.place]).sqrt().tolist(),
-        }) for layer in layers
-    ]  # fmt: skip
+    tables = []
+    for place, (own, squares, size) in enumerate(zip(sets, errors, sizes, strict=True)):
+        found = {"error": squares.sqrt().tolist(), "relative": (squares / size).sqrt().tolist()}
+        tables.append(pd.DataFrame({"layer": place, "kept": own, **found}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -194,8 +190,3 @@ def _weights(layer: MixtureLayer, hidden: Float[Tensor, "tokens dim"]) -> Float[
     _, weights, index = layer.gate(hidden)
     dense = torch.zeros(len(hidden), layer.num_experts, dtype=torch.float64, device=hidden.device)
     return dense.scatter_(1, index, weights.double())
-
-
-def _squares(change: Float[Tensor, "tokens sets n"], products: Float[Tensor, "tokens n n"]) -> Float[Tensor, "sets"]:
-    """Sum over tokens of change^T products change, on the CPU; rounding can leave a hair below zero."""
-    return ((change @ products) * change).sum(dim=(0, 2)).clamp_min(0).cpu()

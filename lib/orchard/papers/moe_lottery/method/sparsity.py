@@ -118,14 +118,10 @@ def masks(
         elif norms is None or kind == MAGNITUDE:
             scores = [w.abs() for w in weights]
         else:
-            scores = [w.abs() * _usable(norm)[:, None, :] for w, norm in zip(weights, norms[place], strict=True)]
+            used = [torch.where((norm > 0).any(dim=1, keepdim=True), norm, 1.0) for norm in norms[place]]
+            scores = [w.abs() * norm[:, None, :] for w, norm in zip(weights, used, strict=True)]
         found.append(Mask(*(two_of_four(score).to(w.device) for score, w in zip(scores, weights, strict=True))))
     return found
-
-
-def _usable(norms: Float[Tensor, "n inner"]) -> Float[Tensor, "n inner"]:
-    """Ones for an expert that no token reached."""
-    return torch.where((norms > 0).any(dim=1, keepdim=True), norms, 1.0)
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def permuted(model: Decoder, order: list[int]) -> Decoder:
     model = copy.deepcopy(model)
     with torch.no_grad():
         for layer in mixture_layers(model):
-            for parameter in (layer.gate.weight, layer.experts.gate_up_proj, layer.experts.down_proj):
+            for parameter in (layer.gate.weight, *layer.weights):
                 parameter.copy_(parameter[order].clone())
     return model
 
@@ -134,20 +134,17 @@ def one_function(seed: int) -> Iterator[Row]:
     model = tiny(seed)
     grouped: Any = model.layers[0].feed_forward
     x = torch.randn(2, 17, DIM, generator=torch.Generator().manual_seed(seed))
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "sorted": grouped, "grouped product": _grouped_product(grouped), "watched": _watched(grouped, x)
-    }  # fmt: skip
-    parameters: dict[str, nn.Module] = dict.fromkeys(ways, grouped)
+    ours = {"sorted": grouped, "grouped product": _grouped_product(grouped), "watched": _watched(grouped, x)}
+    ways: dict[str, tuple[Callable[[Tensor], Tensor], nn.Module]] = {name: (way, grouped) for name, way in ours.items()}
     if importlib.util.find_spec("transformers") is not None:
         for implementation in ("eager", "grouped_mm", "batched_mm"):
             block = mixtral_block(grouped, implementation)
-            ways[f"transformers, {implementation}"] = block
-            parameters[f"transformers, {implementation}"] = block
+            ways[f"transformers, {implementation}"] = (block, block)
     loop = MixtureOfExperts.Config(dim=DIM, hidden_dim=HIDDEN, num_experts=EXPERTS, top_k=TOP_K, backend="loop").build()
     loop.load_state_dict(grouped.state_dict())
     wanted = _output_and_gradient(loop.eval(), loop, x)
-    for name, way in ways.items():
-        found = _output_and_gradient(way, parameters[name], x)
+    for name, (way, module) in ways.items():
+        found = _output_and_gradient(way, module, x)
         for what, a, b in zip(("output", "gradients"), found, wanted, strict=True):
             yield "one function", f"{name}: {what}", gap(a, b)
 

@@ -135,9 +135,8 @@ class Smaller(Run):
 def five_domains(base: TrainLM.Config) -> FiveDomains.Config:
     """The corpus that a model was trained on. Raises BadInput for another one: it has no facts to ask about."""
     if not isinstance(base.source, FiveDomains.Config):
-        raise BadInput(
-            f"the model was trained on {type(base.source).__qualname__}: the probes ask about the facts of FiveDomains"
-        )
+        name = type(base.source).__qualname__
+        raise BadInput(f"the model was trained on {name}: the probes ask about the facts of FiveDomains")
     return base.source
 
 
@@ -159,13 +158,10 @@ def dropped(
     found = {}
     draw = random.Random(f"random experts {seed}")
     for layer in mixture_layers(model):
-        count = round(share * layer.num_experts)
-        if removal == FULL:
-            found[layer.place] = list[int]()
-        elif removal == RANDOM:
+        count = 0 if removal == FULL else round(share * layer.num_experts)
+        if statistics is None:
             found[layer.place] = draw.sample(range(layer.num_experts), count)
         else:
-            assert statistics is not None
             found[layer.place] = chosen(statistics[layer.place], removal, count, criterion(removal).drop or "min")
     return found
 

@@ -90,10 +90,8 @@ class Speed(Measurement):
                 sums.append(sum(layer.bytes() for layer in found))
                 return found
 
-            peak = peak_bytes(read, device)
-            rows.append(
-                {"shape": label(shape), "tokens": sum(map(torch.numel, batches)), "bytes": peak, "sums": sums[0]}
-            )
+            peak, tokens = peak_bytes(read, device), sum(map(torch.numel, batches))
+            rows.append({"shape": label(shape), "tokens": tokens, "bytes": peak, "sums": sums[0]})
         return rows
 
     def batches(self, count: int, device: str) -> list[Tensor]:

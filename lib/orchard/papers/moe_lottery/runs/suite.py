@@ -103,9 +103,8 @@ class Measure(Run):
         found: dict[str, Tensor] = {}
         for size in self.cfg.sizes:
             samples = [pool[order[:size]], pool[order[len(pool) // 2 :][:size]]]
-            tables = [
-                score_table(gathered(model, list(sample.split(self.cfg.model.batch_size))), names) for sample in samples
-            ]
+            batches = [list(sample.split(self.cfg.model.batch_size)) for sample in samples]
+            tables = [score_table(gathered(model, sample), names) for sample in batches]
             for name in names:
                 found[f"{name} {size}"] = torch.stack([torch.stack(table[name]) for table in tables])
         return found
@@ -224,9 +223,8 @@ def random_order(layers: int, n: int, draw: int) -> list[list[int]]:
 
 def per_layer(orders: Sequence[Sequence[int]], size: int) -> list[Drop]:
     """The experts that are gone after every round of `size` per layer, from the order in which they go."""
-    return [
-        {place: list(order[: size * level]) for place, order in enumerate(orders)} for level in range(1, ROUNDS + 1)
-    ]
+    levels = range(1, ROUNDS + 1)
+    return [{place: list(order[: size * level]) for place, order in enumerate(orders)} for level in levels]
 
 
 def evaluate(

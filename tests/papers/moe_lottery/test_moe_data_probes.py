@@ -167,8 +167,8 @@ def test_episodes_ask_tuned_entities_about_attributes_that_are_never_tested_and_
         assert not marks[0]
     batch = episodes.batch(torch.arange(3).numpy())
     assert batch["tokens"].shape == (3, 121)
-    assert batch["answers"].shape == (3, 120)
-    assert torch.equal(batch["answers"][1], episodes.row(1)[1][1:])
+    assert batch["counts"].shape == (3, 120)
+    assert torch.equal(batch["counts"][1], episodes.row(1)[1][1:])
 
 
 def test_shuffled_answers_have_the_format_and_not_the_facts() -> None:

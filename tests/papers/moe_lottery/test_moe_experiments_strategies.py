@@ -18,6 +18,7 @@ from orchard.papers.moe_lottery.figures import strategies as figures
 from orchard.papers.moe_lottery.method.models import Shape
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting, Store
+from orchard.runs.grid import Best
 
 NAMES = ("strategies", "strategies_units", "scratch", "trainable", "saturation", "load", "dropped_sets", "agreement")
 
@@ -88,6 +89,11 @@ def test_the_rate_is_the_one_with_the_lowest_mean_validation_loss(tables):
     assert sorted(rates["strategy"].unique()) == ["full_tokens", "one_shot_tokens"]
     assert len(rates) == 4
     assert tables["best"]["rate"].item() == rates.groupby("learning_rate")["loss"].mean().idxmin()
+
+
+def test_a_rate_that_diverged_has_no_row(monkeypatch):
+    monkeypatch.setattr(arms, "tuned", lambda setting, run: Best(pd.DataFrame(), {"a": 1e-3}, {("a", 1.0): []}))
+    assert arms.rates(Setting("smoke"), lambda cfgs: []).empty
 
 
 def test_agreement_is_counted_from_the_dropped_sets(tables):

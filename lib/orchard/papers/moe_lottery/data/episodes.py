@@ -17,10 +17,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.probes import BOS
 from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, World
-from orchard.train.losses import token_losses
 
 SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
 TUNED_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in TESTED_ATTRIBUTES)
@@ -39,9 +37,9 @@ class Episodes:
         return self.count
 
     def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
-        """`tokens` [batch, length + 1] and `answers` [batch, length]: whether the predicted byte belongs to an answer."""
+        """`tokens` [batch, length + 1] and `counts` [batch, length]: whether the predicted byte belongs to an answer."""
         rows = [self.row(int(index)) for index in indices]
-        return {"tokens": torch.stack([t for t, _ in rows]), "answers": torch.stack([a[1:] for _, a in rows])}
+        return {"tokens": torch.stack([t for t, _ in rows]), "counts": torch.stack([a[1:] for _, a in rows])}
 
     def row(self, index: int) -> tuple[Int64[Tensor, "bytes"], Bool[Tensor, "bytes"]]:
         """Row `index`: its bytes, and which of them are answers."""
@@ -60,9 +58,3 @@ class Episodes:
                 ids += text.encode()
                 marks += [place > 0 and place % 2 == 0] * len(text.encode())  # every second piece is an answer
         return torch.tensor(ids[: self.length + 1]), torch.tensor(marks[: self.length + 1])
-
-
-def answer_loss(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats per byte of the answers in the batch."""
-    nats = token_losses(model, batch["tokens"])
-    return (nats * batch["answers"]).sum() / batch["answers"].sum()

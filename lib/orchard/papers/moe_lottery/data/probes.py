@@ -123,10 +123,8 @@ def likelihoods(model: Decoder, items: Sequence[Item]) -> list[Float[Tensor, "op
         for key, own, last in zip(keys, inside, scores[:, -1], strict=True):
             size = len(key[1].encode())
             found[key] = (own[most - size :].sum() + last).double().cpu()
-    return [
-        torch.stack([found[place, option[:-1]][ord(option[-1])] for option in item.options])
-        for place, item in enumerate(items)
-    ]
+    wanted = [[(place, option[:-1], ord(option[-1])) for option in item.options] for place, item in enumerate(items)]
+    return [torch.stack([found[place, stem][last] for place, stem, last in options]) for options in wanted]
 
 
 def _by_length(rows: dict[tuple[int, str], Tensor]) -> list[list[tuple[int, str]]]:

@@ -65,11 +65,9 @@ def published() -> dict[str, Checkpoint]:
 
 def memory(found: Mapping[str, Checkpoint], batch_size: int, length: int) -> pd.DataFrame:
     """Bound of the memory of a pass, term by term in GiB, beside the size of the whole model."""
-    rows = []
-    for name, one in found.items():
-        terms = {term: value / 2**30 for term, value in memory_bound(one, batch_size, length, DEFAULT).items()}
-        rows.append({"checkpoint": name, "model": one.bytes("") / 2**30, **terms})
-    return pd.DataFrame(rows)
+    whole = {name: {"model": one.bytes("")} for name, one in found.items()}
+    terms = {name: whole[name] | memory_bound(one, batch_size, length, DEFAULT) for name, one in found.items()}
+    return (pd.DataFrame(terms).T / 2**30).rename_axis("checkpoint").reset_index()
 
 
 @torch.no_grad()

@@ -17,10 +17,8 @@ def importance_table(ranking: pd.DataFrame, criteria: list[str]) -> pd.DataFrame
     rows = ranking[ranking["criterion"].isin(criteria)]
     rows = rows[rows["direction"] == rows.groupby("criterion")["direction"].transform("first")]
     last = rows.groupby(["criterion", "layer"])["rank"].transform("max")
-    number = rows["layer"].str.split(".").str[2].astype(int)
-    table = rows.assign(
-        importance=(rows["rank"] - 1) / (last - 1), layer=number, order=rows["criterion"].map(criteria.index)
-    )
+    number, order = rows["layer"].str.split(".").str[2].astype(int), rows["criterion"].map(criteria.index)
+    table = rows.assign(importance=(rows["rank"] - 1) / (last - 1), layer=number, order=order)
     table = table.sort_values(["order", "layer", "expert"], ignore_index=True)
     return table[["criterion", "layer", "expert", "importance"]]
 

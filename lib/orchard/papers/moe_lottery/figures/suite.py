@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -255,20 +256,18 @@ def regret(table: pd.DataFrame) -> Figure:
     mean = table.groupby(["criterion", "group", "direction"])["regret"].mean().reset_index()
     order = list(mean.groupby("criterion")["regret"].min().sort_values().index)
     figure, axes = _rows(order)
-    for direction, marker in (("min", "o"), ("max", "s")):
+    handles: list[Patch | Line2D] = [Patch(color=GROUPS[name], label=name) for name in CRITERIA_GROUPS]
+    look: dict[str, Any] = {"color": INK, "linestyle": "", "markersize": 4}
+    for direction, marker, face, label in (("min", "o", INK, "smallest first"), ("max", "s", "white", "largest first")):
         own = mean[mean["direction"] == direction]
         colours = own["group"].map(GROUPS).tolist()
         faces = colours if direction == "min" else "white"
         places = own["criterion"].map(order.index)
         axes.scatter(own["regret"], places, marker=marker, s=16, edgecolors=colours, facecolors=faces, zorder=3)
+        handles.append(Line2D([], [], marker=marker, markerfacecolor=face, label=label, **look))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axvline(1, color="#8c8c8c", linewidth=0.8, linestyle="--")
     axes.set_xlabel("regret (0: the best set, 1: random dropping)")
-    handles: list[Patch | Line2D] = [Patch(color=GROUPS[name], label=name) for name in CRITERIA_GROUPS]
-    handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle="", markersize=4, markerfacecolor=face, label=label)
-        for marker, face, label in (("o", INK, "smallest first"), ("s", "white", "largest first"))
-    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
     return figure
 

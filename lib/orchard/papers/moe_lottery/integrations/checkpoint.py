@@ -221,15 +221,12 @@ def opened(stack: ExitStack, path: Path) -> Any:
 
 def _parameters(model: Any, layers: list[nn.Module]) -> dict[str, Tensor]:
     """Parameters and buffers that a checkpoint holds, by name, without an output matrix that is tied to the embedding."""
-    outside = {name: value for name, value in model.state_dict().items() if not LAYER.match(name)}
+    found = {name: value for name, value in model.state_dict().items() if not LAYER.match(name)}
     if model.config.tie_word_embeddings:
-        outside.pop("lm_head.weight", None)
-    inside = {
-        f"model.layers.{number}.{name}": value
-        for number, layer in enumerate(layers)
-        for name, value in layer.state_dict().items()
-    }
-    return outside | inside
+        found.pop("lm_head.weight", None)
+    for number, layer in enumerate(layers):
+        found |= {f"model.layers.{number}.{name}": value for name, value in layer.state_dict().items()}
+    return found
 
 
 def in_model(name: str) -> str:

@@ -257,7 +257,8 @@ def _scores(
         scores[name] = _score(stats, name).cpu()
         for direction in ("max", "min") if found.drop == "max" else ("min", "max"):  # the paper's first
             if found.pairs is not None:  # looks at one number after the other: not on a GPU
-                orders[name, direction] = chosen(stats.cpu(), name, stats.num_experts, direction)
+                counts = replace(stats, count=stats.count.cpu(), together=stats.together.cpu(), seen=stats.seen.cpu())
+                orders[name, direction] = chosen(counts, name, stats.num_experts, direction)
             else:
                 orders[name, direction] = _order(layer, name, scores[name], direction)
     mass = float(stats.soft.sum() / stats.tokens)

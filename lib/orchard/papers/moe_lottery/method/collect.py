@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -71,11 +71,6 @@ class LayerStatistics:
             router=router, gate_up=gate_up, down=down,
         )  # fmt: skip
 
-    def cpu(self) -> LayerStatistics:
-        """The same on the CPU."""
-        moved: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
-
     @property
     def num_experts(self) -> int:
         return len(self.count)
@@ -96,7 +91,8 @@ class LayerStatistics:
         sizes = torch.diff(dispatch.offsets, prepend=dispatch.offsets.new_zeros(1))
         self.tokens += t
         self.count += sizes
-        self.together += _together(index, n)
+        chosen = torch.zeros(t, n, device=index.device).scatter_(1, index, 1.0)
+        self.together += (chosen.T @ chosen).round().long().fill_diagonal_(0)
         pairs = experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k]  # expert and token id as one
         self.seen.view(-1).index_add_(0, pairs, torch.ones_like(experts).int())
         per_row = torch.stack([gates, norm.double(), gates * norm, _outside(rows)])
@@ -113,12 +109,6 @@ def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
     centred = rows - rows.mean(dim=1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) * rows.shape[1] ** -0.5
     return centred.abs_().gt_(3 * spread).sum(dim=1)
-
-
-def _together(index: Int[Tensor, "tokens k"], n: int) -> Int[Tensor, "n n"]:
-    """How many tokens went to both of two experts; the diagonal is zero."""
-    chosen = torch.zeros(len(index), n, device=index.device).scatter_(1, index, 1.0)
-    return (chosen.T @ chosen).round().long().fill_diagonal_(0)
 
 
 class Collector:

@@ -131,10 +131,13 @@ def losses_without(
         for window in windows:
             inputs = window[:, :-1]
             rest = _rest(model, layer, inputs)
-            losses = []
+            losses, targets = [], window[:, 1:]
             for experts in dropped:
                 with masked(model, {layer: experts}):
-                    losses.append(_window_losses(rest(), window))
+                    logits = rest()
+                flat, wanted = logits.flatten(0, 1).float(), targets.flatten().to(logits.device)
+                own = F.cross_entropy(flat, wanted, reduction="none").view(targets.shape)
+                losses.append(own.double().mean(dim=1).cpu())
             found.append(torch.stack(losses))
     return torch.cat(found, dim=1)
 
@@ -159,12 +162,6 @@ def _rest(model: nn.Module, layer: int, tokens: Tensor) -> Callable[[], Tensor]:
         return model.logits(model.norm(y))
 
     return rest
-
-
-def _window_losses(logits: Tensor, window: Tensor) -> Float[Tensor, "batch"]:
-    targets = window[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device), reduction="none")
-    return losses.view(targets.shape).double().mean(dim=1).cpu()
 
 
 def _inputs(model: nn.Module, layers: Sequence[MixtureLayer], tokens: Tensor) -> list[Float[Tensor, "tokens dim"]]:

@@ -100,11 +100,9 @@ def criteria_rows(seed: int) -> Iterator[Row]:
     model, text = tiny(seed), batches(seed)
     exact, found = stored(model, text, VOCAB, gradients=True), collect(model, text, VOCAB, gradients=True)
     for name, criterion in CRITERIA.items():
-        gaps = [
-            gap(criterion.score(stats), torch.tensor(NAIVE[name](rows), dtype=torch.float64))
-            for stats, rows in zip(found, exact, strict=True)
-        ]
-        yield "criteria against loops", name, max(gaps)
+        wanted = [torch.tensor(NAIVE[name](rows), dtype=torch.float64) for rows in exact]
+        pairs = zip(map(criterion.score, found), wanted, strict=True)
+        yield "criteria against loops", name, max(gap(scores, loops) for scores, loops in pairs)
 
 
 def permuted(model: Decoder, order: list[int]) -> Decoder:

@@ -35,7 +35,7 @@ from orchard.papers.moe_lottery.runs.finetune import finetune
 from orchard.papers.moe_lottery.runs.scoring import Text, nats
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import TrainLM, choose, load_model
-from orchard.train.losses import next_token_loss
+from orchard.train.losses import counted_loss, next_token_loss
 
 FULL, RANDOM, NO_HELP = "full", "random", "none"
 SPARSE = {f"2:4 {kind}": kind for kind in sparsity.KINDS}
@@ -128,7 +128,7 @@ class Smaller(Run):
             batches = episodes.Episodes(world, length, count, cfg.seed, shuffled)
         finetune(
             model, batches, steps=cfg.steps, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.seed,
-            work=work, name=name, loss=next_token_loss if plain else episodes.answer_loss,
+            work=work, name=name, loss=next_token_loss if plain else counted_loss,
         )  # fmt: skip
 
 

@@ -112,7 +112,11 @@ class Measure(Run):
 
 def gathered(model: Decoder, batches: Sequence[Int[Tensor, "_ _"]]) -> list[LayerStatistics]:
     """Statistics with gradients, on the CPU."""
-    return [layer.cpu() for layer in collect(model, batches, model.vocab_size, gradients=True)]
+    moved = []
+    for layer in collect(model, batches, model.vocab_size, gradients=True):
+        values: dict[str, Any] = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in vars(layer).items()}
+        moved.append(LayerStatistics(**values))
+    return moved
 
 
 class LeaveOneOut(Run):
@@ -271,12 +275,9 @@ class Subsets(Run):
         losses = subset_losses(model, test.on(model), cfg.layer, keep)
         errors = subset_errors(model, pieces(model, Text.calibration(cfg.model, cfg.reconstruction), keep), keep)
         own = errors[errors["layer"] == cfg.layer].set_index("kept")["relative"]
-        tensors = {
-            "kept": torch.tensor(losses["kept"].tolist()),
-            "losses": torch.tensor(losses["loss"].tolist(), dtype=torch.float64),
-            "errors": torch.tensor([own[kept] for kept in losses["kept"]], dtype=torch.float64),
-        }
-        save_file(tensors, work.folder / "sets.safetensors")
+        values = {"losses": losses["loss"].tolist(), "errors": [own[kept] for kept in losses["kept"]]}
+        tensors = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in values.items()}
+        save_file(tensors | {"kept": torch.tensor(losses["kept"].tolist())}, work.folder / "sets.safetensors")
         return {}
 
 

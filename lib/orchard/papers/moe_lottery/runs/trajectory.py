@@ -156,20 +156,16 @@ class Arm(Run):
         held_out = Text.spread(base, "validation", cfg.calibration)
         self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
         self.scored = Text.spread(base, cfg.split, base.eval_windows)
-        self.first = self._first()
+        count, scored = cfg.per_round * len(cfg.steps), cfg.criterion not in (RANDOM, NOTHING)
+        statistics = self._statistics(self.full) if scored else []
+        self.first: Kept = [
+            chosen(layer, cfg.criterion, count, "min") for layer in statistics
+        ]  # by the full model's scores
         for draw in cfg.draws:
             for name in cfg.strategies:
                 self._trajectory(name, draw)
         save_file({"loss": torch.stack(self.losses)}, work.folder / "units.safetensors")
         return self.found
-
-    def _first(self) -> Kept | None:
-        """The order in which the scores of the full model would drop its experts, as far as the rounds go."""
-        cfg = self.cfg
-        if cfg.criterion in (RANDOM, NOTHING):
-            return None
-        count = cfg.per_round * len(cfg.steps)
-        return [chosen(stats, cfg.criterion, count, "min") for stats in self._statistics(self.full)]
 
     def _statistics(self, model: Decoder) -> list[LayerStatistics]:
         gradients = criterion(self.cfg.criterion).cost == "backward"

@@ -3,6 +3,8 @@
 A part is a window, a model size, a variant; a unit is an evaluation document, a task, a repetition; the value is what the claim compares
 with its threshold. Arms are paired: a difference is taken unit by unit, and a unit that one of them lacks is left out.
 
+A value that was measured and is not a number stays: a claim must not be decided by the rest. What was not to be measured is no row.
+
     EVIDENCE = {
         "C1": exact("checks", claim="C1"),
         "C8": lambda tables: paired(tables("units"), "arm", "ours", "full", units=["unit"], value="bits", part="ours - full"),
@@ -27,24 +29,24 @@ Evidence = Callable[[Tables], pd.DataFrame]
 
 
 def rows(part: Any, seed: Any, unit: Any, value: npt.ArrayLike) -> pd.DataFrame:
-    """Evidence from a column of values; the other three are columns too, or one name for all rows. Missing values are left out."""
+    """Evidence from a column of values; the other three are columns too, or one name for all rows. NaN stays."""
     columns = {"part": part, "seed": seed, "unit": unit, "value": value}
     plain = {
         name: column.to_numpy() if isinstance(column, pd.Series | pd.Index) else column
         for name, column in columns.items()
     }
-    return pd.DataFrame(plain, columns=COLUMNS).dropna(subset=["value"]).reset_index(drop=True)
+    return pd.DataFrame(plain, columns=COLUMNS)
 
 
 def of(values: pd.Series, part: str | None = None, unit: str | None = None, seed: int | None = None) -> pd.DataFrame:
     """Evidence from a series whose index has the levels ``seed``, ``part`` and, under any names, what makes a unit.
 
     A level that is missing is given as an argument, which also wins over one that is there. Several levels of a unit are joined by
-    commas. Values that are missing are left out.
+    commas. NaN stays.
     """
     arguments: dict[str, Any] = {"part": part, "unit": unit, "seed": seed}
     given = {name: value for name, value in arguments.items() if value is not None}
-    frame = values.dropna().rename("value").reset_index()
+    frame = values.rename("value").reset_index()
     levels = [name for name in frame.columns if name not in ("part", "seed", "value")]
     if "unit" not in given and levels:
         cells = frame[levels].itertuples(index=False)
@@ -56,8 +58,9 @@ def of(values: pd.Series, part: str | None = None, unit: str | None = None, seed
 
 
 def difference(first: pd.Series, second: pd.Series, part: str | None = None) -> pd.DataFrame:
-    """``first`` - ``second``, row by row of their common index (seed, part if not given, what makes a unit)."""
-    return of((first - second).dropna(), part)
+    """``first`` - ``second``, row by row of their common index (seed, part if not given, what makes a unit); NaN stays."""
+    gap = first - second
+    return of(gap[gap.index.isin(first.index) & gap.index.isin(second.index)], part)
 
 
 def paired(
@@ -70,14 +73,15 @@ def paired(
             sizes) are averaged before the difference is taken.
         part: the name of the only part.
 
-    An arm that was not measured gives no rows.
+    An arm that was not measured gives no rows; a unit with NaN among its rows has NaN.
     """
-    keys = ["seed", *units]
-    means = table[table[by].isin([first, second])].groupby([by, *keys], sort=False, observed=True)[value].mean()
+    keys, own = ["seed", *units], table[table[by].isin([first, second])]
+    means = own.groupby([by, *keys], sort=False, observed=True)[value].mean(skipna=False)
     arms = means.index.get_level_values(by)
     if not {first, second} <= set(arms):
         return together([])
     ours, theirs = (means[arms == name].droplevel(by) for name in (first, second))
+    ours = ours[ours.index.isin(theirs.index)]
     return difference(ours, theirs.reindex(ours.index), part)
 
 

@@ -18,10 +18,27 @@ UNITS = pd.DataFrame([
 ])  # fmt: skip
 
 
-def test_rows_take_columns_and_names_and_leave_out_what_is_missing() -> None:
-    index = pd.Index(["a", "b", "c"])
-    found = evidence.rows("T = 8", 0, index, pd.Series([1.0, math.nan, 3.0], index=[7, 8, 9]))
-    assert found.to_dict("list") == {"part": ["T = 8"] * 2, "seed": [0, 0], "unit": ["a", "c"], "value": [1.0, 3.0]}
+def test_rows_take_columns_and_names() -> None:
+    index = pd.Index(["a", "b"])
+    found = evidence.rows("T = 8", 0, index, pd.Series([1.0, 3.0], index=[7, 9]))
+    assert found.to_dict("list") == {"part": ["T = 8"] * 2, "seed": [0, 0], "unit": ["a", "b"], "value": [1.0, 3.0]}
+
+
+def test_a_value_that_is_not_a_number_is_not_decided_by_the_rest() -> None:
+    """Of two seeds one failed; of two draws of a unit one did."""
+    values = pd.Series([1.0, math.nan], index=pd.Index([0, 1], name="seed"))
+    both = values.rename_axis("unit").to_frame("value").assign(seed=0).set_index("seed", append=True)["value"]
+    units = UNITS.assign(
+        bits=UNITS["bits"].where((UNITS["document"] != 2) | (UNITS["draw"] != 0) | (UNITS["seed"] != 0))
+    )
+    for found, failed in (
+        (evidence.rows("a", values.index, "u", values), 1),
+        (evidence.of(values, "a", "u"), 1),
+        (evidence.difference(both, both + 1, "a"), 1),
+        (evidence.paired(units, "arm", "ours", "theirs", units=["world", "document"], value="bits", part="a"), 2),
+    ):
+        assert found["value"].isna().sum() == failed
+        assert math.isnan(evidence.interval(found).low)
 
 
 def test_a_series_says_by_its_index_what_its_values_are() -> None:

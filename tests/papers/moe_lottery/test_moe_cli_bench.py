@@ -15,7 +15,7 @@ from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.runs.speed import Speed
 from orchard.runs import Runner, Setting, execute
 
-SMALL = replace(PROFILES["smoke"].speed, shapes=((64, 4, 8, 2),), batch=2, length=8, rounds=2)
+SMALL = PROFILES["smoke"].speed.clone().set(shapes=[[64, 4, 8, 2]], batch=2, length=8, rounds=2)
 
 
 def runner() -> Runner:

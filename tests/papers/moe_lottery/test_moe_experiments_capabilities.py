@@ -94,13 +94,13 @@ def test_drawn_experts_are_as_many_as_asked_and_new_in_every_draw(base: TrainLM.
 
 def test_the_explorer_gives_what_the_battery_gives(done: dict[str, Finished], base: TrainLM.Config) -> None:
     examination = Examination(Smaller.Config(base=base, calibration=4, windows=4, sums=1), done["base"])
-    fact = examination.facts()[0]
+    fact = questions(World.of(8), [0], 0)[0].unit
     items = examination.items(fact, "name", 1)
     full, smaller = examination.answers(items, "ege", 75)
     own = items_of(done["ege"])
     row = own[(own["s"] == 75) & (own["unit"] == fact) & (own["task"] == "name") & (own["shots"] == 1)].iloc[0]
     assert (smaller.text, smaller.outcome) == (row["text"], row["outcome"])
-    assert sum(full.statement) == pytest.approx(1)
+    assert [sum(chances) for chances in full.chances] == pytest.approx([1, 1])
     assert [axes.get_title(loc="left") for axes in examination.draw(fact).axes[1:]] == [
         "after the arrow",
         "in a statement",

@@ -19,12 +19,6 @@ def test_correlations_are_those_of_scipy_and_nan_where_all_scores_are_one() -> N
     assert ranks.rho(np.array([-np.inf, 1, 2, 3]), np.array([0.1, 0.2, 0.3, 9])) == pytest.approx(1)
 
 
-def test_overlap_counts_the_lower_half() -> None:
-    assert ranks.overlap(np.arange(8.0), np.arange(8.0)) == 1
-    assert ranks.overlap(np.arange(8.0), -np.arange(8.0)) == 0
-    assert ranks.overlap(np.array([0, 1, 5, 6.0]), np.array([0, 7, 5, 6.0])) == 0.5
-
-
 def test_information_is_zero_without_and_all_of_the_entropy_with_full_dependence() -> None:
     independent = torch.outer(torch.tensor([1.0, 2, 5]), torch.tensor([3.0, 1])).double()
     determined = torch.tensor([[4.0, 0], [0, 4], [0, 0]]).double()
@@ -89,6 +83,7 @@ def test_m1_divides_the_largest_cost_by_the_median_one() -> None:
     assert evidence(lambda name: costs(0.1, 0.2, 0.3, 0.9, 0.2))["value"].tolist() == pytest.approx([4.5])
     assert evidence(lambda name: costs(-0.1, -0.2, 0.0, 0.9, -0.2))["value"].tolist() == [np.inf]
     assert np.isnan(evidence(lambda name: costs(-0.1, -0.2, -0.3))["value"].iloc[0])
+    assert np.isnan(evidence(lambda name: costs(0.1, 0.2, np.nan, 0.9))["value"].iloc[0])
 
 
 def curves() -> dict[str, pd.DataFrame]:
@@ -131,6 +126,16 @@ def test_m2_compares_with_the_mean_of_the_draws_window_by_window() -> None:
 
 def test_m4_is_max_minus_min_for_every_model() -> None:
     assert EVIDENCE["M4"](curves().__getitem__)["value"].tolist() == pytest.approx([0.25, -0.75])
+
+
+def test_a_window_that_is_not_a_number_is_shown() -> None:
+    tables = curves()
+    units = tables["criteria_units"]
+    units.loc[(units["model"] == "a") & (units["criterion"] == "rwn") & (units["unit"] == 1), "value"] = np.nan
+    assert EVIDENCE["M4"](tables.__getitem__)["value"].isna().tolist() == [True, False]
+    units.loc[(units["criterion"] == "random") & (units["draw"] == 3) & (units["unit"] == 2), "value"] = np.nan
+    found = EVIDENCE["M2"](tables.__getitem__)
+    assert found.loc[found["part"] == "Min-EAN − random", "value"].isna().sum() == 2
 
 
 def test_correlations_become_a_part_for_each_criterion() -> None:

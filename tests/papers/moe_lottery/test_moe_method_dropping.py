@@ -40,6 +40,18 @@ def test_removing_is_masking(dropped: dict[int, list[int]], renormalise: bool) -
         assert layer.num_experts == layer.experts.num_experts == layer.gate.num_experts == len(kept[layer.place])
 
 
+def test_a_mask_inside_a_mask_adds_to_it_and_leaves_it_alone() -> None:
+    model, tokens = tiny(), batches()[0]
+    with masked(model, {0: [1]}):
+        outer = logits_of(model, tokens)
+        with masked(model, {0: [4]}):
+            both = logits_of(model, tokens)
+        assert torch.equal(logits_of(model, tokens), outer)
+    with masked(model, {0: [1, 4]}):
+        assert torch.equal(logits_of(model, tokens), both)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 def test_a_mask_after_the_softmax_is_another_function() -> None:
     """What the head comment warns of: where weights are kept as they are, masking late leaves them too small."""
     model, tokens = tiny(renormalise=False), batches()[0]

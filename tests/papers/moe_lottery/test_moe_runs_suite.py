@@ -37,7 +37,7 @@ SIZE = SuiteSize(leave_one_out=(5, 5), curves=(3, 2), samples=(2,), subsets=100,
 SHAPE = Shape(num_experts=8, top_k=2, hidden_dim=8)
 PROFILE = dataclasses.replace(
     PROFILES["smoke"], suite=SIZE, dim=16, num_layers=2, num_heads=2, num_kv_heads=2, models=((SHAPE, 1),), seq_len=37,
-    batch_size=4, calibration=8, draws=10,
+    batch_size=4, calibration=8, draws=3,
 )  # fmt: skip
 
 
@@ -150,7 +150,6 @@ def test_usage_counts_every_choice_once_and_leaves_no_hook(studied: Any) -> None
     assert tensors["routed"].sum(dim=(1, 2)).tolist() == tensors["seen"].sum(dim=(1, 2)).tolist() == [pairs] * 2
     assert torch.equal(tensors["routed"].sum(dim=2), tensors["seen"].sum(dim=2))
     for row in found.result["router"]:
-        assert sum(row["load"]) == pytest.approx(1)
         assert row["mass"] == pytest.approx(1, abs=1e-5)
     route(model, torch.randint(256, (1, 5)))
     assert not any(module._forward_hooks for module in model.modules())
@@ -179,10 +178,10 @@ def test_a_curve_is_the_loss_with_its_experts_masked(studied: Any) -> None:
     torch.testing.assert_close(run.one(study.runs["max"]).tensors("test")["ege"][2], expected)
 
 
-def test_references_hold_ten_draws_and_all_rankings_meet_where_only_k_are_left(studied: Any) -> None:
+def test_references_hold_every_draw_and_all_rankings_meet_where_only_k_are_left(studied: Any) -> None:
     study, _, run = studied
     curves = run.one(study.runs["references"]).tensors("test")
-    assert {f"random {draw}" for draw in range(10)} < set(curves)
+    assert {name for name in curves if name.startswith("random")} == {f"random {draw}" for draw in range(3)}
     least = run.one(study.runs["min"]).tensors("test")
     torch.testing.assert_close(curves["global ean"][-1], least["ean"][-1])
     assert len(curves["full"]) == 1
@@ -242,7 +241,7 @@ def test_stability_has_no_criterion_of_weights(computed: Any) -> None:
     table = computed[2]["stability"]
     assert set(table["windows"]) == {2}
     assert set(table["criterion"]) == {name for name, criterion in CRITERIA.items() if criterion.cost != "none"}
-    assert table["overlap"].between(0, 1).all()
+    assert table["rho"].abs().max() <= 1 + 1e-12
 
 
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {

@@ -9,24 +9,24 @@ Nothing is downloaded. An error leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Rank and drop the experts of a local Hugging Face checkpoint."
-)
+ABOUT = "Rank and drop the experts of a local Hugging Face checkpoint."
+KINDS = "folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3"
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=ABOUT)
 
-Model = Annotated[
-    Path, typer.Argument(help="folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3")
-]
+Model = Annotated[Path, typer.Argument(help=KINDS)]
 Out = Annotated[Path, typer.Argument(help="folder to write, new or empty")]
 Text = Annotated[Path, typer.Option("--calibration", help="text: a file or folder of .txt, .md, .jsonl or .parquet")]
 Sequences = Annotated[int, typer.Option("--sequences", help="sequences of calibration text at most")]
 Length = Annotated[int, typer.Option("--length", help="tokens per sequence")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="sequences that pass together")]
 Tokenizer = Annotated[str, typer.Option("--tokenizer", help="model: the checkpoint's own; bytes: for models of bytes")]
+_say = partial(print, flush=True)
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 
 
@@ -88,10 +88,6 @@ def _opened(model: Path, out: Path, text: Path, sequences: int, length: int, tok
     return checkpoint, calibration(checkpoint, text, sequences, length, tokenizer)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _end(out: Path, report: dict[str, Any]) -> None:
     for warning in report["warnings"]:
         _say(f"warning: {warning}")
@@ -105,10 +101,10 @@ def bench(tables: Callable[[str], Any]) -> list[tuple[str, str, Any, None]]:
 
     times = tables("speed")
     milliseconds = medians(times, ["shape", "measurement", "what", "name"])
-    parts = [
-        ("milliseconds, median over rounds", "speed", milliseconds.assign(ms=1e3 * milliseconds.pop("seconds"))),
-        ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", relative(times, "statistics", "plain")),
-        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", tables("collector_memory")),
-        ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours")),
+    ms, collector = milliseconds.assign(ms=1e3 * milliseconds.pop("seconds")), relative(times, "statistics", "plain")
+    return [
+        ("milliseconds, median over rounds", "speed", ms, None),
+        ("collector over a plain forward pass, no gradients (at most 1.5)", "collector", collector, None),
+        ("peak memory of the collector, bytes (no growth with tokens)", "collector_memory", tables("collector_memory"), None),
+        ("time over ours, above 1 where ours is faster", "mixtures", relative(times, "block", "ours"), None),
     ]  # fmt: skip
-    return [(title, name, table, None) for title, name, table in parts]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from orchard.data import ByteTokenizer, EmbeddedText, Source, TokenCorpus, Windows, tokens
+from orchard.data import ByteTokenizer, EmbeddedText, Source, Windows, tokens
 from orchard.data.docstrings import code_and_docstrings
 from orchard.data.source import SHARES, SPLITS, Document, Row
 from orchard.papers.moe_lottery.data.world import World, arithmetic_documents, know_documents, record_documents
@@ -123,12 +123,7 @@ def domains(names: list[str]) -> tuple[list[str], Integer[np.ndarray, "documents
     return found, np.array([found.index(name) for name in own])
 
 
-def corpus(cfg: Source.Config, split: str) -> TokenCorpus:
-    """The bytes of a split."""
-    return tokens(cfg, ByteTokenizer.Config(), split)
-
-
 def windows(cfg: Source.Config, split: str, length: int) -> Windows:
     """Windows over a split. Calibration reads validation windows, evaluation test windows, fine-tuning train windows: no two of
     the three share a document, and every criterion is calibrated on the same windows."""
-    return Windows(corpus(cfg, split), length)
+    return Windows(tokens(cfg, ByteTokenizer.Config(), split), length)

@@ -10,16 +10,15 @@ on windows of the training split. What the full model gains from the same help i
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.probes import BOS
-from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, Question, World
-from orchard.train.losses import token_losses
+from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, World
 
 SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
 TUNED_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in TESTED_ATTRIBUTES)
@@ -38,9 +37,9 @@ class Episodes:
         return self.count
 
     def batch(self, indices: Int64[np.ndarray, "batch"]) -> dict[str, Tensor]:
-        """`tokens` [batch, length + 1] and `answers` [batch, length]: whether the predicted byte belongs to an answer."""
+        """`tokens` [batch, length + 1] and `counts` [batch, length]: whether the predicted byte belongs to an answer."""
         rows = [self.row(int(index)) for index in indices]
-        return {"tokens": torch.stack([t for t, _ in rows]), "answers": torch.stack([a[1:] for _, a in rows])}
+        return {"tokens": torch.stack([t for t, _ in rows]), "counts": torch.stack([a[1:] for _, a in rows])}
 
     def row(self, index: int) -> tuple[Int64[Tensor, "bytes"], Bool[Tensor, "bytes"]]:
         """Row `index`: its bytes, and which of them are answers."""
@@ -50,27 +49,12 @@ class Episodes:
         while len(ids) <= self.length:
             ids.append(BOS)
             marks.append(False)
-            for text, answer in self._episode(draw):
+            task = draw.choice((NAME, CHOOSE))
+            head, asked = self.world.episode(task, "tuned", TUNED_ATTRIBUTES, draw, draw.randint(*LINES))
+            if self.shuffled:
+                asked = [replace(question, answer=draw.choice(question.options)) for question in asked]
+            pieces = [head, *(piece for one in asked for piece in (one.prompt, f"{one.answer}\n"))]
+            for place, text in enumerate(pieces):
                 ids += text.encode()
-                marks += [answer] * len(text.encode())
+                marks += [place > 0 and place % 2 == 0] * len(text.encode())  # every second piece is an answer
         return torch.tensor(ids[: self.length + 1]), torch.tensor(marks[: self.length + 1])
-
-    def _episode(self, draw: random.Random) -> list[tuple[str, bool]]:
-        """An episode in pieces, and whether each is an answer."""
-        task = draw.choice((NAME, CHOOSE))
-        head, asked = self.world.episode(task, "tuned", TUNED_ATTRIBUTES, draw, draw.randint(*LINES))
-        if self.shuffled:
-            asked = [
-                Question(question.prompt, draw.choice(question.options), question.options, question.subject)
-                for question in asked
-            ]
-        pieces = [(head, False)]
-        for question in asked:
-            pieces += [(question.prompt, False), (f"{question.answer}\n", True)]
-        return pieces
-
-
-def answer_loss(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
-    """Mean nats per byte of the answers in the batch."""
-    nats = token_losses(model, batch["tokens"])
-    return (nats * batch["answers"]).sum() / batch["answers"].sum()

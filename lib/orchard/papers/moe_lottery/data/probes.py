@@ -75,10 +75,8 @@ def _with_examples(
     form = world.form(task, attribute, draw, value)
     examples = world.questions(form, "taught", draw, max(shots))
     asked = world.ask(form, subject)
-    return [
-        Item(task, k, asked.subject, written(form.head, examples[:k]) + asked.prompt, asked.answer, asked.options)
-        for k in shots
-    ]
+    prompts = {k: written(form.head, examples[:k]) + asked.prompt for k in shots}
+    return [Item(task, k, asked.subject, prompt, asked.answer, asked.options) for k, prompt in prompts.items()]
 
 
 def encode(text: str) -> Tensor:
@@ -102,10 +100,8 @@ def generated(model: Decoder, prompts: Sequence[str]) -> list[str]:
     device = model.embedding.weight.device
     ids = [encode(prompt).to(device) for prompt in prompts]
     made = generate_each(model, ids, MOST, Sampling(), stop_token=ord("\n"))
-    return [
-        bytes(token for token in row[len(prompt) :].tolist() if token < 256).decode("utf-8", "replace")
-        for row, prompt in zip(made, ids, strict=True)
-    ]
+    answers = [row[len(prompt) :].tolist() for row, prompt in zip(made, ids, strict=True)]
+    return [bytes(token for token in answer if token < 256).decode("utf-8", "replace") for answer in answers]
 
 
 @torch.no_grad()
@@ -127,10 +123,8 @@ def likelihoods(model: Decoder, items: Sequence[Item]) -> list[Float[Tensor, "op
         for key, own, last in zip(keys, inside, scores[:, -1], strict=True):
             size = len(key[1].encode())
             found[key] = (own[most - size :].sum() + last).double().cpu()
-    return [
-        torch.stack([found[place, option[:-1]][ord(option[-1])] for option in item.options])
-        for place, item in enumerate(items)
-    ]
+    wanted = [[(place, option[:-1], ord(option[-1])) for option in item.options] for place, item in enumerate(items)]
+    return [torch.stack([found[place, stem][last] for place, stem, last in options]) for options in wanted]
 
 
 def _by_length(rows: dict[tuple[int, str], Tensor]) -> list[list[tuple[int, str]]]:
@@ -146,7 +140,9 @@ def _by_length(rows: dict[tuple[int, str], Tensor]) -> list[list[tuple[int, str]
 
 
 def rank(scores: Float[Tensor, "options"], true: int) -> float:
-    """Place of the true option from the top, 1 is best; equal scores share the middle place."""
+    """Place of the true option from the top, 1 is best; equal scores share the middle place. NaN where a score is NaN."""
+    if scores.isnan().any():
+        return float("nan")
     others = torch.cat([scores[:true], scores[true + 1 :]])
     return 1.0 + float((others > scores[true]).sum()) + 0.5 * float((others == scores[true]).sum())
 

@@ -7,6 +7,7 @@ import pandas as pd
 from orchard.data.published import published
 
 GUESSING = 25.0  # per cent, of MMLU's four choices
+BEST = ("ean min", "ege min")
 
 
 def inconsistencies() -> pd.DataFrame:
@@ -19,10 +20,10 @@ def inconsistencies() -> pd.DataFrame:
     tasks = [f"{task} (%)" for task in ("ARC-c", "ARC-e", "HellaSwag", "MMLU", "WinoGrande")]
     wanda = sum(value("Table 4", "Wanda 2:4", 50, task) for task in tasks) / len(tasks)
     drop = value("Table 4", "full model", 0, "mean (%)") - value("Table 4", "ean min lottery", 50, "mean (%)")
-    ratios = [
-        value("Table 2", f"{c} one-shot", 75, "C4 perplexity") / value("Table 2", f"{c} lottery", 75, "C4 perplexity")
-        for c in ("ean min", "ege min")
-    ]
+    perplexity = {
+        arm: value("Table 2", arm, 75, "C4 perplexity") for c in BEST for arm in (f"{c} one-shot", f"{c} lottery")
+    }
+    ratios = [perplexity[f"{c} one-shot"] / perplexity[f"{c} lottery"] for c in BEST]
     mmlu = {s: value("Table 3", "ean min one-shot", s, "MMLU (%)") for s in (12.5, 25, 37.5, 50, 62.5, 75)}
     below = min(s for s, score in mmlu.items() if score < GUESSING)
     rows: list[tuple[str, object, object, str]] = [

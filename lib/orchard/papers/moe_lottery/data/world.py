@@ -99,9 +99,7 @@ class World:
             if name not in names:
                 names.append(name)
                 endings.pop()
-        group = {
-            name: GROUPS[0 if i < entities // 2 else 1 if i < 3 * entities // 4 else 2] for i, name in enumerate(names)
-        }
+        group = {name: GROUPS[(i >= entities // 2) + (i >= 3 * entities // 4)] for i, name in enumerate(names)}
         options = {a: all_of if entities >= SMALL else all_of[:FEWER] for a, all_of in ATTRIBUTES.items()}
         values: dict[str, dict[str, str]] = {name: {} for name in names}
         for own, attribute in itertools.product(GROUPS, options):

@@ -18,18 +18,9 @@ from orchard.runs import Runner, Setting
 __all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    **checks.EXPERIMENTS,
-    **models.EXPERIMENTS,
-    **speed.EXPERIMENTS,
-    **suite.EXPERIMENTS,
-    **strategies.EXPERIMENTS,
+    **checks.EXPERIMENTS, **models.EXPERIMENTS, **speed.EXPERIMENTS, **suite.EXPERIMENTS, **strategies.EXPERIMENTS,
     **capabilities.EXPERIMENTS,
-}
-EVIDENCE: dict[str, Evidence] = {
-    **checks.EVIDENCE,
-    **suite.EVIDENCE,
-    **strategies.EVIDENCE,
-    **capabilities.EVIDENCE,
-}
+}  # fmt: skip
+EVIDENCE: dict[str, Evidence] = {**checks.EVIDENCE, **suite.EVIDENCE, **strategies.EVIDENCE, **capabilities.EVIDENCE}
 
 LAUNCH = "orchard moe_lottery prune MODEL OUT --calibration TEXT --criterion ean --keep 4   (layer by layer)"

@@ -63,12 +63,13 @@ def _tokens_loss(done: Finished) -> float:
 
 
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The grid of learning rates: model, strategy, learning_rate, loss (nats/byte, validation). Empty for a grid of one."""
+    """The grid of learning rates: model, strategy, learning_rate, loss (nats/byte, validation). Empty for a grid of one; without the
+    rates at which a trial diverged."""
     rows = [
         {"model": name, "strategy": strategy, "learning_rate": rate, "loss": _tokens_loss(done)}
-        for (name, rate), both in tuned(setting, run).runs.items()
+        for (name, rate), both in tuned(setting, run).runs.items() if both
         for strategy, done in zip(("full_tokens", "one_shot_tokens"), both, strict=True)
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=["model", "strategy", "learning_rate", "loss"])
 
 
@@ -86,9 +87,8 @@ def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:
     def of(criterion: str, strategies: Sequence[str], **fields: Any) -> Arm.Config:
         return arm(setting, model, rate, criterion, strategies, **fields)
 
-    draws = [
-        list(range(profile.draws))[i : i + sizes.draws_per_run] for i in range(0, profile.draws, sizes.draws_per_run)
-    ]
+    size = sizes.draws_per_run
+    draws = [list(range(profile.draws))[i : i + size] for i in range(0, profile.draws, size)]
     return [
         *(of(name, ["one_shot", "iterative", "lottery"], saturation=list(sizes.saturation) if name == MOST_STUDIED else [])
           for name in CRITERIA),

@@ -64,10 +64,8 @@ def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], Finished]
     """Every finished run with the columns that name it."""
     chosen = list(cells(setting))
     place = {model.name: number for number, model in enumerate(models(setting))}
-    return [
-        ({"model": model.name, "seed": place[model.name], "arm": cfg.removal, "help": cfg.help}, done)
-        for (model, cfg), done in zip(chosen, run([cfg for _, cfg in chosen]), strict=True)
-    ]
+    names = [{"model": m.name, "seed": place[m.name], "arm": cfg.removal, "help": cfg.help} for m, cfg in chosen]
+    return list(zip(names, run([cfg for _, cfg in chosen]), strict=True))
 
 
 def helped_by(shots: int, help: str) -> str:
@@ -83,12 +81,8 @@ def capability_units(setting: Setting, run: Runner) -> pd.DataFrame:
     table["help"] = [helped_by(shots, help) for shots, help in zip(table["shots"], table["help"], strict=True)]
     table["capability"] = table["task"].map(CAPABILITY)
     table["correct"] = (table["outcome"] == CORRECT).astype(float).where(table["outcome"].notna())
-    return table[
-        [
-            *CELL, "capability", "task", "unit", "wording", "options", "rank", "rank_score", "first", "text",
-            "outcome", "correct",
-        ]
-    ]  # fmt: skip
+    own = ["wording", "options", "rank", "rank_score", "first", "text", "outcome", "correct"]
+    return table[[*CELL, "capability", "task", "unit", *own]]
 
 
 def losses(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -195,14 +189,11 @@ def sparsity(setting: Setting, run: Runner) -> pd.DataFrame:
     """Half of the experts' weights gone in different ways: model, seed, arm, help (none, or plain text for all alike), `loss`
     (nats/byte), `exact match` of zero-shot instructions, `likeliest` of the statements, `parsed`, `draws`."""
     keys = ["model", "seed", "arm", "help"]
-    windows = _halved(sparsity_units(setting, run))
+    windows = sparsity_units(setting, run)
     loss = windows.groupby(keys, sort=False).agg(loss=("loss", "mean"), draws=("draw", "nunique"))
     table = _halved(capabilities(setting, run))
-    kept = table[
-        table["capability"].isin(["knowledge", "instructions"])
-        & table["metric"].isin(["exact match", "likeliest", "parsed"])
-    ]
-    kept = kept[(kept["metric"] == "likeliest") == (kept["capability"] == "knowledge")]
+    wanted = (("knowledge", "likeliest"), ("instructions", "exact match"), ("instructions", "parsed"))
+    kept = table[[cell in wanted for cell in zip(table["capability"], table["metric"], strict=True)]]
     return loss.join(kept.groupby([*keys, "metric"], sort=False)["value"].mean().unstack()).reset_index()
 
 
@@ -218,11 +209,12 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def _ean(units: pd.DataFrame, help: str, column: str) -> pd.DataFrame:
+def _ean(units: pd.DataFrame, help: str, column: str) -> tuple[pd.Series, pd.Series]:
     """`column` of the full model and of the one with half of its experts dropped by EAN, per question (mean over wordings and tasks)."""
     own = units[(units["help"] == help) & ((units["arm"] == FULL) | ((units["arm"] == EAN) & (units["s"] == HALF)))]
-    table = own.pivot_table(index=["seed", "task", "unit"], columns="arm", values=column, aggfunc="mean")
-    return table.reindex(columns=[FULL, EAN]).dropna()
+    means = own.groupby(["arm", "seed", "task", "unit"])[column].mean(skipna=False)
+    full, small = (means[means.index.get_level_values("arm") == arm].droplevel("arm") for arm in (FULL, EAN))
+    return full.align(small, join="inner")
 
 
 def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
@@ -233,9 +225,9 @@ def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
     for tasks, column, guess in (([STATE], "rank_score", None), (INSTRUCTIONS, "correct", "options")):
         own = units[units["task"].isin(tasks)]
         level = own.groupby(["seed", "task"])["options"].mean().rdiv(1.0) if guess else 0.5
-        pair = _ean(own, NO_HELP, column)
-        above = pair[FULL].groupby(["seed", "task"]).mean().sub(level).groupby("seed").mean()
-        lost = pair[FULL].sub(pair[EAN]).groupby(["seed", "unit"]).mean()
+        full, small = _ean(own, NO_HELP, column)
+        above = full.groupby(["seed", "task"]).mean().sub(level).groupby("seed").mean()
+        lost = (full - small).groupby(["seed", "unit"]).mean(skipna=False)
         parts.append(lost.div(above[above > 0], level="seed"))
     return difference(parts[0], parts[1], "EAN")
 
@@ -264,16 +256,13 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
     asked = _by_task(_gated(units[units["task"].isin(INSTRUCTIONS)]))
 
     def gap(help: str) -> pd.Series:
-        pair = _ean(asked, help, "correct").droplevel("task")
-        return pair[FULL] - pair[EAN]
+        full, small = _ean(asked, help, "correct")
+        return (full - small).droplevel("task")
 
     without = gap(NO_HELP)
     counts = [help for help in units["help"].unique() if "example" in help]
-    helped = {
-        "examples": pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(),
-        SFT: gap(SFT),
-    }
-    return together(difference(own, without, part) for part, own in helped.items())
+    shown = pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(skipna=False)
+    return together([difference(shown, without, "examples"), difference(gap(SFT), without, SFT)])
 
 
 def against_sparsity(tables: Tables) -> pd.DataFrame:
@@ -286,8 +275,5 @@ def against_sparsity(tables: Tables) -> pd.DataFrame:
 
 
 EVIDENCE: dict[str, Evidence] = {
-    "M11": knowledge_and_instructions,
-    "M11b": new_errors,
-    "M12": closed_gaps,
-    "M13": against_sparsity,
-}
+    "M11": knowledge_and_instructions, "M11b": new_errors, "M12": closed_gaps, "M13": against_sparsity,
+}  # fmt: skip

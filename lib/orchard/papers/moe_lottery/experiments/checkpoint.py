@@ -12,11 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orchard.data import Source
-from orchard.papers.moe_lottery.integrations.checkpoint import (
-    Checkpoint,
-    of_config,
-    open_checkpoint,
-)
+from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, of_config, open_checkpoint
 from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, memory_bound
 from orchard.papers.moe_lottery.integrations.prune import load_pruned
 from orchard.papers.moe_lottery.integrations.tiny import save_tiny
@@ -69,11 +65,9 @@ def published() -> dict[str, Checkpoint]:
 
 def memory(found: Mapping[str, Checkpoint], batch_size: int, length: int) -> pd.DataFrame:
     """Bound of the memory of a pass, term by term in GiB, beside the size of the whole model."""
-    rows = []
-    for name, one in found.items():
-        terms = {term: value / 2**30 for term, value in memory_bound(one, batch_size, length, DEFAULT).items()}
-        rows.append({"checkpoint": name, "model": one.bytes("") / 2**30, **terms})
-    return pd.DataFrame(rows)
+    whole = {name: {"model": one.bytes("")} for name, one in found.items()}
+    terms = {name: whole[name] | memory_bound(one, batch_size, length, DEFAULT) for name, one in found.items()}
+    return (pd.DataFrame(terms).T / 2**30).rename_axis("checkpoint").reset_index()
 
 
 @torch.no_grad()
@@ -82,9 +76,7 @@ def largest_differences(
 ) -> dict[str, float]:
     """Largest difference of a logit from the masked full model: of what stock `transformers` loads from the pruned folder, and
     of what `load_pruned` loads. All three models are built: only for those that fit in memory."""
-    dropped = {
-        layer.place: [e for e in range(layer.num_experts) if e not in kept[layer.name]] for layer in full.mixtures
-    }
+    dropped = {one.place: [e for e in range(one.num_experts) if e not in kept[one.name]] for one in full.mixtures}
     with masked(whole := load_model(full.folder), dropped):
         want = logits_of(whole, tokens)
     found = {"transformers": load_model(pruned), "load_pruned": load_pruned(pruned)}

@@ -31,8 +31,6 @@ def invariants(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "published": published,
-    "paper_shapes": published_shapes,
-    "invariants": invariants,
-}
+    "published": published, "paper_shapes": published_shapes, "invariants": invariants,
+}  # fmt: skip
 EVIDENCE: dict[str, Evidence] = {"M15": exact("invariants")}

@@ -22,12 +22,10 @@ def training(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def training_facts(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per model: parameters, FLOPs per token, tokens, test loss, bits per byte."""
-    columns = ("parameters", "flops_per_token", "tokens", "validation_loss", "loss", "bits_per_byte")
+    columns = ["parameters", "flops_per_token", "tokens", "validation_loss", "loss", "bits_per_byte"]
     chosen = models(setting)
-    return pd.DataFrame([
-        {"model": model.name, **{column: done.result[column] for column in columns}}
-        for model, done in zip(chosen, run([model.run for model in chosen]), strict=True)
-    ])  # fmt: skip
+    table = pd.DataFrame([done.result for done in run([model.run for model in chosen])])[columns]
+    return table.assign(model=[model.name for model in chosen])[["model", *columns]]
 
 
 EXPERIMENTS = {"training": training, "training_facts": training_facts}

@@ -15,6 +15,7 @@ from orchard.data.embedded import EmbeddedText
 from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data.domains import FiveDomains
 from orchard.papers.moe_lottery.method.models import MIXTRAL, Shape, decoder
+from orchard.papers.moe_lottery.runs.speed import Speed
 from orchard.runs import Setting
 from orchard.train import AdamW, TrainLM
 
@@ -60,17 +61,6 @@ class CapabilitySize:
 
 
 @dataclass(frozen=True)
-class SpeedSize:
-    """What is timed."""
-
-    gpu: bool
-    shapes: tuple[tuple[int, int, int, int], ...]  # dim, experts, hidden_dim, top_k
-    batch: int
-    length: int
-    rounds: int
-
-
-@dataclass(frozen=True)
 class CheckpointSize:
     """Calibration text of a checkpoint."""
 
@@ -101,13 +91,14 @@ class Profile:
     suite: SuiteSize
     arms: ArmSize
     capabilities: CapabilitySize
-    speed: SpeedSize
+    speed: Speed.Config  # shapes: dim, experts, hidden_dim, top_k
     checkpoint: CheckpointSize
 
 
 TINY = Shape(num_experts=8, top_k=2, hidden_dim=64)
 FEW, MANY = Shape(num_experts=16, top_k=2, hidden_dim=512), Shape(num_experts=64, top_k=8, hidden_dim=128)
 SHARES = (0.25, 0.5, 0.75)
+SPEED = "speed of mixtures and collector"
 
 SMOKE = Profile(
     dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0),), bytes_per_domain=60_000, know=4, entities=16, seq_len=128,
@@ -122,7 +113,7 @@ SMOKE = Profile(
         sums=6, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=4, batch_size=8,
         answers_rate=1e-4, text_rate=1e-3,
     ),
-    speed=SpeedSize(gpu=False, shapes=((64, 8, 64, 2), (256, 16, 128, 2)), batch=8, length=128, rounds=3),
+    speed=Speed.Config(gpu=False, shapes=[[64, 8, 64, 2], [256, 16, 128, 2]], batch=8, length=128, rounds=3, label=SPEED),
     checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
 )  # fmt: skip
 LAPTOP = Profile(  # about 100 core-minutes: bases 15, MC-Suite 14, arms 31, capabilities 28
@@ -139,8 +130,8 @@ LAPTOP = Profile(  # about 100 core-minutes: bases 15, MC-Suite 14, arms 31, cap
         sums=64, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=150, batch_size=8,
         answers_rate=1e-4, text_rate=3e-4,
     ),
-    speed=SpeedSize(
-        gpu=False, shapes=((64, 8, 64, 2), (512, 16, 512, 2), (256, 64, 128, 8)), batch=16, length=128, rounds=5
+    speed=Speed.Config(
+        gpu=False, shapes=[[64, 8, 64, 2], [512, 16, 512, 2], [256, 64, 128, 8]], batch=16, length=128, rounds=5, label=SPEED
     ),
     checkpoint=CheckpointSize(sequences=64, length=128, batch_size=4),
 )  # fmt: skip
@@ -158,8 +149,8 @@ GPU = Profile(
         sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES, steps=150,
         batch_size=32, answers_rate=1e-4, text_rate=1e-4,
     ),
-    speed=SpeedSize(
-        gpu=True, shapes=((512, 16, 512, 2), (512, 64, 128, 8), (2048, 64, 1024, 8)), batch=32, length=512, rounds=10
+    speed=Speed.Config(
+        gpu=True, shapes=[[512, 16, 512, 2], [512, 64, 128, 8], [2048, 64, 1024, 8]], batch=32, length=512, rounds=10, label=SPEED
     ),
     checkpoint=CheckpointSize(sequences=256, length=256, batch_size=16),
 )  # fmt: skip
@@ -172,7 +163,7 @@ PAPER = replace(
         saturation=(16, 31, 69, 138), draws_per_run=1,
     ),
     capabilities=replace(GPU.capabilities, steps=2500, batch_size=8),
-    speed=SpeedSize(gpu=True, shapes=((4096, 8, 14336, 2),), batch=8, length=2048, rounds=10),
+    speed=Speed.Config(gpu=True, shapes=[[4096, 8, 14336, 2]], batch=8, length=2048, rounds=10, label=SPEED),
     checkpoint=CheckpointSize(sequences=256, length=2048, batch_size=4),
 )  # fmt: skip
 PROFILES: dict[str, Profile] = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": GPU, "paper": PAPER}
@@ -184,16 +175,14 @@ def source(setting: Setting) -> FiveDomains.Config:
     text: Source.Config = text_source(setting.data)
     if isinstance(text, EmbeddedText.Config):
         text.set(max_bytes=max(8_000_000, 4 * profile.bytes_per_domain))
-    return FiveDomains.Config(
-        text=text, bytes_per_domain=profile.bytes_per_domain, know=profile.know, entities=profile.entities
-    )
+    sizes = {name: getattr(profile, name) for name in ("bytes_per_domain", "know", "entities")}
+    return FiveDomains.Config(text=text, **sizes)
 
 
 def model_of(shape: Shape, profile: Profile) -> Decoder.Config:
     """The decoder of a shape at the width and depth of a profile, for bytes."""
-    return decoder(
-        shape, dim=profile.dim, num_layers=profile.num_layers, num_heads=profile.num_heads, num_kv_heads=profile.num_kv_heads
-    )  # fmt: skip
+    fields = ("dim", "num_layers", "num_heads", "num_kv_heads")
+    return decoder(shape, **{name: getattr(profile, name) for name in fields})
 
 
 def scale(profile: str) -> str:
@@ -218,11 +207,8 @@ class Model:
 def models(setting: Setting) -> list[Model]:
     """The models of a setting: those of the profile, or the profile's first shape with the setting's seeds."""
     profile = PROFILES[setting.profile]
-    cells = profile.models
-    if setting.seeds:
-        cells = tuple((profile.models[0][0], seed) for seed in setting.seeds)
     made = []
-    for shape, seed in cells:
+    for shape, seed in [(profile.models[0][0], seed) for seed in setting.seeds or ()] or profile.models:
         name = f"{shape.num_experts} experts, top {shape.top_k}, seed {seed}"
         run = TrainLM.Config(
             model=model_of(shape, profile), source=source(setting), optim=AdamW.Config(learning_rate=profile.learning_rate),

@@ -9,6 +9,7 @@ score has no rho there (NaN).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,21 +45,11 @@ def rho(first: Array, second: Array) -> float:
     return float(correlations(first, second))
 
 
-def overlap(first: Array, second: Array) -> float:
-    """Share of the half with the lowest scores that two rows name alike; by chance a half."""
-    half = len(first) // 2
-    lowest = [set(np.argsort(row, kind="stable")[:half].tolist()) for row in (first, second)]
-    return len(lowest[0] & lowest[1]) / half
-
-
 def by_layer(importance: pd.DataFrame) -> pd.DataFrame:
     """rho of every criterion with the increase of the loss, by model and layer."""
-    keys = ["model", "seed", "criterion", "group", "layer"]
-    rows = [
-        {**dict(zip(keys, names, strict=True)), "rho": rho(part["score"].to_numpy(), part["increase"].to_numpy())}
-        for names, part in importance.groupby(keys, sort=False)
-    ]
-    return pd.DataFrame(rows)
+    groups = importance.groupby(["model", "seed", "criterion", "group", "layer"], sort=False)[["score", "increase"]]
+    found = groups.apply(lambda own: rho(own["score"].to_numpy(), own["increase"].to_numpy()))
+    return found.rename("rho").reset_index()
 
 
 def pooled(importance: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -69,60 +60,45 @@ def pooled(importance: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     generator = np.random.default_rng(seed)
     criteria = list(pd.unique(importance["criterion"]))
-    real: dict[str, list[float]] = {name: [] for name in criteria}
-    again: dict[str, list[Array]] = {name: [] for name in criteria}
-    chance = []
+    real, again, chance = list[Array](), list[Array](), list[Array]()  # by model; [criteria, resamples]
     for _, own in importance.groupby("model", sort=False):
-        scores = own.pivot(index=["layer", "expert"], columns="criterion", values="score")
+        scores = own.pivot(index=["layer", "expert"], columns="criterion", values="score")[criteria]
         cost = own.drop_duplicates(["layer", "expert"]).set_index(["layer", "expert"])["increase"]
-        found: dict[str, list[Array]] = {name: [] for name in criteria}
-        exact: dict[str, list[float]] = {name: [] for name in criteria}
-        null = []
+        exact, found, null = list[Array](), list[Array](), list[Array]()
         for layer, costs in cost.groupby("layer"):
-            values, table = costs.to_numpy(), scores.loc[layer]
+            values, table = costs.to_numpy(), scores.loc[layer].to_numpy().T
             drawn = generator.integers(len(values), size=(RESAMPLES, len(values)))
-            for name in criteria:
-                score = table[name].to_numpy()
-                exact[name].append(rho(score, values))
-                found[name].append(correlations(score[drawn], values[drawn]))
+            exact.append(correlations(table, values))
+            found.append(correlations(table[:, drawn], values[drawn]))
             null.append(correlations(generator.random((RESAMPLES, len(values))), np.broadcast_to(values, drawn.shape)))
-        for name in criteria:
-            real[name].append(_mean(np.array(exact[name])))
-            again[name].append(np.apply_along_axis(_mean, 0, np.stack(found[name])))
+        real.append(_mean(exact))
+        again.append(_mean(found))
         chance.append(np.mean(null, axis=0))
     drawn = generator.integers(len(chance), size=(RESAMPLES, len(chance)))
-    rows = []
-    for name in criteria:
-        resamples = np.stack(again[name])[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-        known = resamples[~np.isnan(resamples)]
+    resamples = np.stack(again)[drawn, :, np.arange(RESAMPLES)[:, None]].mean(axis=1).T
+    by_chance, rows = np.mean(chance, axis=0), []
+    means = [*np.mean(real, axis=0), by_chance.mean()]
+    for name, value, sample in zip([*criteria, "random"], means, [*resamples, by_chance], strict=True):
+        known = sample[~np.isnan(sample)]
         low, high = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
-        rows.append(
-            {"criterion": name, "group": group_of(name), "rho": float(np.mean(real[name])), "low": low, "high": high}
-        )
-    by_chance = np.mean(chance, axis=0)
-    low, high = np.quantile(by_chance, [0.025, 0.975])
-    rows.append({"criterion": "random", "group": "random", "rho": float(by_chance.mean()), "low": low, "high": high})
+        rows.append({"criterion": name, "group": group_of(name), "rho": float(value), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def _mean(values: Array) -> float:
+def _mean(layers: Sequence[Array]) -> Array:
     """Mean over the layers in which a criterion tells experts apart; NaN where there is none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    known = ~np.isnan(layers)
+    return np.nansum(layers, axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
 
 
 def between(importance: pd.DataFrame) -> pd.DataFrame:
     """Columns first, second, rho: rank correlation of two criteria, mean over layers and models."""
-    names = list(pd.unique(importance["criterion"]))
-    rows = []
-    for _, own in importance.groupby(["model", "layer"], sort=False):
-        scores = own.pivot(index="expert", columns="criterion", values="score")[names].to_numpy().T
-        rows.append(correlations(scores[:, None, :], scores[None, :, :]))
-    stacked = np.stack(rows)
-    known = ~np.isnan(stacked)
-    mean = np.where(known, stacked, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-    first, second = (axis.ravel() for axis in np.indices(mean.shape))
-    return pd.DataFrame({"first": np.array(names)[first], "second": np.array(names)[second], "rho": mean.ravel()})
+    names = pd.unique(importance["criterion"])
+    scores = importance.pivot(index=["model", "layer", "expert"], columns="criterion", values="score")[names]
+    found = [own.rank().corr() for _, own in scores.groupby(level=["model", "layer"])]
+    mean = pd.concat(found).groupby(level=0, sort=False).mean()  # over the layers where neither is constant
+    mean = mean.rename_axis(index="second", columns="first")  # symmetric
+    return mean.melt(ignore_index=False, value_name="rho").reset_index()[["first", "second", "rho"]]
 
 
 def by_domain(

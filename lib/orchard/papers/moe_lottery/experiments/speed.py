@@ -5,30 +5,20 @@ from __future__ import annotations
 import pandas as pd
 
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
-from orchard.papers.moe_lottery.runs.speed import Speed
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Runner, Setting
 from orchard.runs.measurement import ratios, with_machine
 
 
 def speed(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns measurement, what, name, shape, round, seconds, device, hardware."""
-    return with_machine(_measured(setting, run))
+    return with_machine(run([PROFILES[setting.profile].speed])[0])
 
 
 def collector_memory(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns shape, tokens, bytes (peak of live ones), sums (of the statistics), and both relative to the fewest tokens of the shape."""
-    table = pd.DataFrame(_measured(setting, run).result["memory"])
+    table = pd.DataFrame(run([PROFILES[setting.profile].speed])[0].result["memory"])
     least = table.groupby("shape")[["tokens", "bytes"]].transform("min")
     return table.assign(**{f"times the {name}": table[name] / least[name] for name in ("tokens", "bytes")})
-
-
-def _measured(setting: Setting, run: Runner) -> Finished:
-    sizes = PROFILES[setting.profile].speed
-    cfg = Speed.Config(
-        gpu=sizes.gpu, shapes=[list(shape) for shape in sizes.shapes], batch=sizes.batch, length=sizes.length, rounds=sizes.rounds,
-        label="speed of mixtures and collector",
-    )  # fmt: skip
-    return run([cfg])[0]
 
 
 def relative(times: pd.DataFrame, measurement: str, base: str) -> pd.DataFrame:

@@ -18,16 +18,7 @@ import numpy as np
 import pandas as pd
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
-from orchard.papers.moe_lottery.experiments.arms import (
-    CRITERIA,
-    HALF,
-    MOST_STUDIED,
-    arms,
-    level,
-    rate_of,
-    rates,
-    small,
-)
+from orchard.papers.moe_lottery.experiments.arms import CRITERIA, HALF, MOST_STUDIED, arms, level, rate_of, rates, small
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm
 from orchard.runs import Finished, Runner, Setting
@@ -47,11 +38,8 @@ def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Droppe
     chosen = models(setting)
     whole = [(model, t, small(setting, model, t) if t else model.run) for model in chosen for t in (*sizes.scratch, 0)]
     fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best[model.name])]
-    done = run([*(cfg for *_, cfg in whole), *(cfg for _, cfg in fewer)])  # in one batch, the longest first
-    return (
-        [(*cell, finished) for cell, finished in zip(whole, done[: len(whole)], strict=True)],
-        [(*cell, finished) for cell, finished in zip(fewer, done[len(whole) :], strict=True)],
-    )
+    done = iter(run([*(cfg for *_, cfg in whole), *(cfg for _, cfg in fewer)]))  # in one batch, the longest first
+    return [(*cell, next(done)) for cell in whole], [(*cell, next(done)) for cell in fewer]
 
 
 def _about(model: Model, criterion: str) -> dict[str, Any]:
@@ -107,13 +95,11 @@ def trainable(setting: Setting, run: Runner) -> pd.DataFrame:
 def saturation(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns model, strategy, tokens after the last drop, loss at s = 75 % (nats/byte), and `repair`, the share of what the most
     tokens repair: (loss at 0 - loss) / (loss at 0 - loss at the end)."""
-    rows = [
-        {**_about(model, cfg.criterion), **row}
-        for model, cfg, done in _finished(setting, run)[1] for row in done.result["saturation"]
-    ]  # fmt: skip
+    arms = _finished(setting, run)[1]
+    rows = [{**_about(model, cfg.criterion), **row} for model, cfg, done in arms for row in done.result["saturation"]]
     table = pd.DataFrame(rows)
     by = table.groupby(["model", "strategy"])["loss"]
-    start, end = by.transform("first"), by.transform("last")
+    start, end = by.transform("first", skipna=False), by.transform("last", skipna=False)
     return table.assign(repair=(start - table["loss"]) / (start - end))
 
 
@@ -196,10 +182,12 @@ def order(tables: Tables) -> pd.DataFrame:
 def _lower(units: pd.DataFrame, criterion: str, first: str, second: str) -> pd.DataFrame:
     """Loss of one strategy of a criterion minus that of another, window by window: mean over the draws of random dropping, then over
     the s at which both were measured."""
-    own = units[units["criterion"] == criterion]
-    means = own.groupby(["strategy", "s", "seed", "unit"])["loss"].mean()
-    gap = (means[first] - means[second]).dropna() if {first, second} <= set(own["strategy"]) else means.iloc[:0]
-    return of(gap.groupby(level=["seed", "unit"]).mean(), criterion)
+    own = units[(units["criterion"] == criterion) & units["strategy"].isin([first, second])]
+    both = own.groupby("s")["strategy"].transform("nunique") == 2
+    means = own[both].groupby(["strategy", "s", "seed", "unit"])["loss"].mean(skipna=False)
+    if means.empty:
+        return together([])
+    return of((means[first] - means[second]).groupby(level=["seed", "unit"]).mean(skipna=False), criterion)
 
 
 def repairing(tables: Tables) -> pd.DataFrame:
@@ -226,10 +214,7 @@ def closer(tables: Tables) -> pd.DataFrame:
     """M10: Jaccard index of iterative and lottery minus that of one-shot and lottery, every layer; a part per criterion."""
     table = main_shape(tables("agreement")).rename(columns={"criterion": "part"})
     table = table[table["second"] == "lottery"]
-    return together(
-        paired(own, "first", "iterative", "one_shot", units=["layer"], value="jaccard", part=str(part))
-        for part, own in table.groupby("part", sort=False)
-    )
+    return paired(table, "first", "iterative", "one_shot", units=["part", "layer"], value="jaccard")
 
 
 def above_chance(tables: Tables) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import comb
 from typing import Any
 
@@ -151,9 +152,8 @@ def criteria_units(setting: Setting, run: Runner) -> pd.DataFrame:
     rows = []
     for names, part in table.groupby(keys, sort=False):
         values = np.mean(np.stack(part["losses"].tolist()), axis=0)
-        rows.append(
-            pd.DataFrame({**dict(zip(keys, names, strict=True)), "unit": np.arange(len(values)), "value": values})
-        )
+        own = dict(zip(keys, names, strict=True))
+        rows.append(pd.DataFrame({**own, "unit": np.arange(len(values)), "value": values}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -161,29 +161,25 @@ def _curves(setting: Setting, run: Runner) -> pd.DataFrame:
     """The rows of :func:`criteria_curves` with the losses of every window."""
     rows: list[dict[str, Any]] = []
     for study, done in _finished(setting, run, *DIRECTIONS, "references"):
-        for kind, finished in done.items():
-            for split in SPLITS:
-                tensors = finished.tensors(split)
-                size = tensors.pop("bytes").sum(dim=1)
-                for name, losses in tensors.items():
-                    own = {**study.facts, **_curve(name, kind if kind in DIRECTIONS else ""), "split": split}
-                    shares = [0.0] if name == "full" else SHARES
-                    windows = (losses.sum(dim=-1) / size).numpy()
-                    rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
+        for (kind, finished), split in product(done.items(), SPLITS):
+            tensors = finished.tensors(split)
+            size = tensors.pop("bytes").sum(dim=1)
+            for name, losses in tensors.items():
+                own = {**study.facts, **_curve(name, kind if kind in DIRECTIONS else ""), "split": split}
+                shares = [0.0] if name == "full" else SHARES
+                windows = (losses.sum(dim=-1) / size).numpy()
+                rows += [{**own, "s": s, "losses": window} for s, window in zip(shares, windows, strict=False)]
     return pd.DataFrame(rows).assign(loss=lambda rows: rows["losses"].map(np.mean))
 
 
 def _curve(name: str, direction: str) -> dict[str, Any]:
     """The columns that name a curve, from its key in the files of `Curves` and `References`."""
     first, _, second = name.partition(" ")
-    if first == "random":
-        return {"criterion": "random", "group": "random", "direction": "", "budget": "per layer", "draw": int(second)}
-    if first == "naee":
-        return {"criterion": "naee", "group": "naee", "direction": "min", "budget": "per layer", "draw": 0}
-    if first == "global":
-        return {"criterion": second, "group": group_of(second), "direction": "min", "budget": "all layers", "draw": 0}
-    direction = "min" if name == LEAVE_ONE_OUT else direction
-    return {"criterion": name, "group": group_of(name), "direction": direction, "budget": "per layer", "draw": 0}
+    criterion, budget = (second, "all layers") if first == "global" else (first, "per layer")
+    direction = direction or ("" if first in ("random", "full") else "min")
+    draw = int(second) if first == "random" else 0
+    names = {"criterion": criterion, "group": group_of(criterion), "direction": direction}
+    return {**names, "budget": budget, "draw": draw}
 
 
 def dropped_experts(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -210,9 +206,8 @@ def specialisation(setting: Setting, run: Runner) -> pd.DataFrame:
         load = counts.sum(dim=2) / counts.sum(dim=(1, 2))[:, None]
         coverage = (tensors["seen"] > 0).double().mean(dim=2)
         by_expert = _long(load, "load", EXPERT).assign(coverage=coverage.flatten().numpy())
-        table = _long(counts / counts.sum(dim=1, keepdim=True), "share", [*EXPERT, "domain"]).merge(
-            by_expert, on=EXPERT
-        )
+        shares = _long(counts / counts.sum(dim=1, keepdim=True), "share", [*EXPERT, "domain"])
+        table = shares.merge(by_expert, on=EXPERT)
         table["domain"] = np.array(names)[table["domain"]]
         tables.append(table.assign(**study.facts))
     return pd.concat(tables, ignore_index=True)
@@ -237,18 +232,14 @@ def router(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def stability(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples, and the share
-    of the half of the experts with the lowest scores that both name."""
-    rows = []
+    """Model, criterion, group, windows, layer: rank correlation of the scores from two disjoint calibration samples."""
+    tables = []
     for study, done in _finished(setting, run, "measure"):
         for key, halves in done["measure"].tensors("halves").items():
             name, windows = key.split(" ")
-            for layer, (first, second) in enumerate(zip(*halves.numpy(), strict=True)):
-                rows.append({
-                    **study.facts, "criterion": name, "group": group_of(name), "windows": int(windows), "layer": layer,
-                    "rho": ranks.rho(first, second), "overlap": ranks.overlap(first, second),
-                })  # fmt: skip
-    return pd.DataFrame(rows)
+            table = pd.DataFrame({"rho": ranks.correlations(*halves.numpy())}).rename_axis("layer").reset_index()
+            tables.append(table.assign(**study.facts, criterion=name, group=group_of(name), windows=int(windows)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def subset_regret(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -306,9 +297,9 @@ def unequal(tables: Tables) -> pd.DataFrame:
     """M1: largest increase over the median one, test split, every model; infinite where the median expert costs nothing."""
     table = tables("leave_one_out")
     found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
-    most, middle = found.max(), found.median()
+    most, middle = found.max(skipna=False), found.median(skipna=False)
     ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return pd.DataFrame({"part": "all models", "seed": most.index, "unit": 0, "value": ratio})
+    return rows("all models", most.index, 0, ratio)
 
 
 def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
@@ -321,10 +312,8 @@ def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
 
 def _area(units: pd.DataFrame, criterion: str, direction: str) -> pd.Series:
     """Mean loss over s of every model and window; of random dropping, the mean over its draws."""
-    own = units[
-        (units["criterion"] == criterion) & (units["direction"] == direction) & (units["budget"] == "per layer")
-    ]
-    return own.groupby(["model", "unit"])["value"].mean().rename_axis(["seed", "unit"])
+    own = units.query("criterion == @criterion and direction == @direction and budget == 'per layer'")
+    return own.groupby(["model", "unit"])["value"].mean(skipna=False).rename_axis(["seed", "unit"])
 
 
 def beats_random(tables: Tables) -> pd.DataFrame:
@@ -335,18 +324,15 @@ def beats_random(tables: Tables) -> pd.DataFrame:
     parts = [difference(_area(units, name, "min"), random, f"Min-{name.upper()} − random") for name in ("ean", "ege")]
     chosen = []
     for groups in (("activation", "gradient"), ("weight", "inference")):
-        areas = [
-            _area(units[units["model"] == model], criterion, direction)
-            for model, criterion, direction in best_of(curves, groups).to_numpy().tolist()
-        ]
-        chosen.append(pd.concat(areas))
+        best = best_of(curves, groups).to_numpy().tolist()
+        chosen.append(pd.concat([_area(units[units["model"] == model], *which) for model, *which in best]))
     return together([*parts, difference(chosen[0], chosen[1], "best activation or gradient − best weight or usage")])
 
 
 def router_norm(tables: Tables) -> pd.DataFrame:
     """M4: Max-RWN minus Min-RWN, every model."""
     units = tables("criteria_units")
-    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("seed").mean()
+    by_model = (_area(units, "rwn", "max") - _area(units, "rwn", "min")).groupby("seed").mean(skipna=False)
     return rows("all models", by_model.index, 0, by_model)
 
 
@@ -356,9 +342,7 @@ def correlation(*names: str) -> Evidence:
     def measured(tables: Tables) -> pd.DataFrame:
         table = tables("spearman")
         own = table[table["criterion"].isin(names)]
-        return pd.DataFrame(
-            {"part": own["criterion"].str.upper(), "seed": own["model"], "unit": own["layer"], "value": own["rho"]}
-        )
+        return rows(own["criterion"].str.upper(), own["model"], own["layer"], own["rho"])
 
     return measured
 

@@ -10,6 +10,7 @@ import random
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,28 +51,29 @@ class Readings:
 
 @dataclass(frozen=True)
 class Live:
-    """A model, what it is measured on, and its readings while nothing is dropped."""
+    """A model and what it is measured on."""
 
     model: Decoder
     text: Text
     items: list[Item]
-    full: Readings
+
+    @cached_property
+    def full(self) -> Readings:
+        """Readings while nothing is dropped."""
+        return self.read({})
 
     def read(self, dropped: Drop) -> Readings:
-        """Readings without some experts. Raises ExpertsError for a choice that leaves a router too few."""
+        """Readings without some experts: one pass over the text for the loss, one for the routing, one over the questions.
+
+        Raises ExpertsError for a choice that leaves a router too few."""
         with masked(self.model, dropped):
-            return readings(self.model, self.text, self.items)
-
-
-def readings(model: Decoder, text: Text, items: Sequence[Item]) -> Readings:
-    """One pass over the text for the loss, one for the routing, one over the questions."""
-    sums, size = nats(model, text).sum(dim=0), text.counts().sum(dim=0)
-    loss = {"all": float(sums.sum() / size.sum())}
-    loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(text.names) if size[d]}
-    routed = usage(model, text).routed.sum(dim=2).double()
-    scored = zip(items, likelihoods(model, items), strict=True)
-    right = [float(rank(scores, item.options.index(item.answer)) == 1) for item, scores in scored]
-    return Readings(loss, routed / routed.sum(dim=1, keepdim=True), by_capability(items, right))
+            sums, size = nats(self.model, self.text).sum(dim=0), self.text.counts().sum(dim=0)
+            routed = usage(self.model, self.text)[0].sum(dim=2).double()
+            scored = zip(self.items, likelihoods(self.model, self.items), strict=True)
+        loss = {"all": float(sums.sum() / size.sum())}
+        loss |= {name: float(sums[d] / size[d]) for d, name in enumerate(self.text.names) if size[d]}
+        right = [float(rank(scores, item.options.index(item.answer)) == 1) for item, scores in scored]
+        return Readings(loss, routed / routed.sum(dim=1, keepdim=True), by_capability(self.items, right))
 
 
 def by_capability(items: Sequence[Item], values: Sequence[float]) -> dict[str, float]:
@@ -80,20 +82,14 @@ def by_capability(items: Sequence[Item], values: Sequence[float]) -> dict[str, f
     return {str(name): float(mean) for name, mean in pd.Series(values).groupby(names, sort=False).mean().items()}
 
 
-def few(items: Sequence[Item], count: int = ITEMS) -> list[Item]:
-    """At most `count` questions of every task, drawn once."""
-    drawn = random.Random(0).sample(list(items), len(items))
-    tasks = dict.fromkeys(item.task for item in items)
-    return [item for task in tasks for item in [item for item in drawn if item.task == task][:count]]
-
-
 def live(setting: Setting, run: Runner, name: str | None = None) -> Live:
-    """A trained model of a setting, by default the first, ready to be taken apart."""
+    """A trained model of a setting, by default the first, ready to be taken apart; at most `ITEMS` questions of every task."""
     found = next(model for model in models(setting) if name in (None, model.name))
     model = load_model(run([found.run])[0], found.run).to(choose("auto").device)
-    text = Text.evaluation(found.run, "test", WINDOWS)
-    items = few(questions(five_domains(found.run).build().world, (1,), ITEMS))
-    return Live(model, text, items, readings(model, text, items))
+    items = questions(five_domains(found.run).build().world, (1,), ITEMS)
+    drawn, tasks = random.Random(0).sample(items, len(items)), dict.fromkeys(item.task for item in items)
+    few = [item for task in tasks for item in [item for item in drawn if item.task == task][:ITEMS]]
+    return Live(model, Text.evaluation(found.run, "test", WINDOWS), few)
 
 
 def hand(model: Live, first: Drop | None = None) -> tuple[Callable[..., Figure], dict[str, Any]]:
@@ -121,20 +117,18 @@ def drawn(model: Live, dropped: Drop) -> Figure:
         words = textwrap.fill(str(error), 80)
         axes.text(0, 0.5, words, transform=axes.transAxes, va="center", fontsize=8, color=PALETTE[3])
         return figure
-    return _compared(
-        model.full, now, dropped, by_capability(model.items, [1 / len(item.options) for item in model.items])
-    )
+    return _compared(model, now, dropped)
 
 
-def _compared(full: Readings, now: Readings, dropped: Drop, guess: dict[str, float]) -> Figure:
+def _compared(model: Live, now: Readings, dropped: Drop) -> Figure:
     """Loss by domain and right answers by capability, the full model pale behind; below, the load of every expert before and now."""
-    layers, n = now.load.shape
+    full, (layers, n) = model.full, now.load.shape
+    guess = by_capability(model.items, [1 / len(item.options) for item in model.items])
     figure, (left, right, *maps) = plot.figure(width=5.2, height=3.1 + 0.12 * layers, rows=2, columns=2)
     for readings, height, colour, label in ((full, 0.8, BEFORE, "full model"), (now, 0.4, AFTER, "without them")):
         left.barh(list(readings.loss), list(readings.loss.values()), height=height, color=colour, label=label)
-        right.barh(
-            list(readings.right), [100 * share for share in readings.right.values()], height=height, color=colour
-        )
+        shares = [100 * share for share in readings.right.values()]
+        right.barh(list(readings.right), shares, height=height, color=colour)
     for place, name in enumerate(now.right):
         right.vlines(100 * guess[name], place - 0.42, place + 0.42, color=INK, linestyle=":", linewidth=1)
     right.set_xlim(0, 100)

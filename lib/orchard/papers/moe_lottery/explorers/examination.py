@@ -12,7 +12,7 @@ from orchard import plot
 from orchard.nn import Decoder
 from orchard.papers.moe_lottery.data import probes
 from orchard.papers.moe_lottery.data.probes import Item
-from orchard.papers.moe_lottery.data.world import TESTED_ATTRIBUTES, World
+from orchard.papers.moe_lottery.data.world import World
 from orchard.papers.moe_lottery.figures.capabilities import BAR, TINTS
 from orchard.papers.moe_lottery.method.dropping import drop_experts
 from orchard.papers.moe_lottery.runs.smaller import RANDOM, Smaller, dropped, five_domains, statistics_of
@@ -25,14 +25,13 @@ WORDING = 0  # of the statement
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model makes of a fact: its name, what it writes and whether that is right, and the chance that it gives to every
-    option of the task and of the statement."""
+    """What one model makes of a fact: its name, what it writes and whether that is right, and the chances that it gives to the
+    options of the task and to those of the statement."""
 
     name: str
     text: str
     outcome: str
-    task: list[float]
-    statement: list[float]
+    chances: list[list[float]]
 
 
 class Examination:
@@ -48,10 +47,6 @@ class Examination:
         self.base = load_model(trained, cfg.base)
         self.world: World = five_domains(cfg.base).build().world
         self._made: dict[tuple[str, int], Decoder] = {}
-
-    def facts(self) -> list[str]:
-        """The facts that can be asked for, as `attribute of entity`."""
-        return [f"{attribute} of {entity}" for entity, attribute in self.world.facts("tested", TESTED_ATTRIBUTES)]
 
     def smaller(self, removal: str, percent: int) -> Decoder:
         """The model without `percent` % of the experts of every layer."""
@@ -76,7 +71,7 @@ class Examination:
         for name, model in models.items():
             (text,) = probes.generated(model, [items[0].prompt])
             chances = [scores.softmax(dim=0).tolist() for scores in probes.likelihoods(model, items)]
-            found.append(Answer(name, text, probes.outcome(items[0], text), *chances))
+            found.append(Answer(name, text, probes.outcome(items[0], text), chances))
         return found
 
     @use_style()
@@ -94,12 +89,12 @@ class Examination:
             line = f"{answer.name}: {answer.text!r}  {answer.outcome}"
             at = (0, 0.16 - 0.13 * row)
             words.text(*at, line, fontsize=7, color=TINTS[answer.outcome], transform=words.transAxes)
-        for panel, item, form, title in zip(
-            panels, items, ("task", "statement"), ("after the arrow", "in a statement"), strict=True
+        for form, (panel, item, title) in enumerate(
+            zip(panels, items, ("after the arrow", "in a statement"), strict=True)
         ):
             for shift, answer, tint in zip((-0.19, 0.19), both, (BAR, PALETTE[0]), strict=True):
                 places = [place + shift for place in range(len(item.options))]
-                panel.barh(places, [100 * p for p in getattr(answer, form)], height=0.36, color=tint)
+                panel.barh(places, [100 * p for p in answer.chances[form]], height=0.36, color=tint)
             names = [f"{option} ✓" if option == item.answer else option for option in item.options]
             panel.set_yticks(range(len(names)), names)
             panel.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 100), title=title, xlabel="chance among the options (%)")

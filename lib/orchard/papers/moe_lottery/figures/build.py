@@ -14,7 +14,7 @@ from orchard import plot
 from orchard.data import ByteTokenizer
 from orchard.nn import Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch
-from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
+from orchard.papers.moe_lottery.method.collect import Collector
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers, route
 from orchard.plot.style import GREY
@@ -25,13 +25,12 @@ EXAMPLES = (
 
 
 @cache
-def toy(renormalise: bool = True, num_experts: int = 8, dim: int = 16) -> MixtureOfExperts:
+def toy(renormalise: bool = True) -> MixtureOfExperts:
     """An untrained mixture of eight experts, two per token, with a decided router."""
+    cfg = MixtureOfExperts.Config(dim=16, hidden_dim=32, num_experts=8, top_k=2, renormalise=renormalise)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layer: MixtureOfExperts = MixtureOfExperts.Config(
-            dim=dim, hidden_dim=32, num_experts=num_experts, top_k=2, renormalise=renormalise
-        ).build()
+        layer: MixtureOfExperts = cfg.build()
         nn.init.normal_(layer.gate.weight, std=0.5)
     return layer.eval()
 
@@ -48,9 +47,8 @@ def mass_table() -> pd.DataFrame:
             for dropped in range(7):
                 with masked(layer, {0: order[:dropped]}):
                     weights = layer.gate(hidden[0])[1]
-                rows.append(
-                    {"router": name, "draw": draw, "dropped": dropped, "mass": weights.sum(dim=-1).mean().item()}
-                )
+                mean = weights.sum(dim=-1).mean().item()
+                rows.append({"router": name, "draw": draw, "dropped": dropped, "mass": mean})
     return pd.DataFrame(rows)
 
 
@@ -66,25 +64,17 @@ def mass(table: pd.DataFrame) -> Figure:
 def counting_table() -> pd.DataFrame:
     """Scores of one expert after 8 to 2,048 tokens of the same distribution, relative to 8: columns criterion, tokens, score."""
     rows = []
-    for tokens in 2 ** np.arange(3, 12):
-        statistics = _rows_of_one_expert(int(tokens))
-        rows += [
-            {"criterion": name, "tokens": int(tokens), "score": float(CRITERIA[name].score(statistics)[0])}
-            for name in ("ean", "ean_row", "man")
-        ]
+    for tokens in (2**power for power in range(3, 12)):
+        statistics = Collector(mixture_layers(toy()), vocab_size=1).statistics[0]
+        outputs = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(2))  # of one expert
+        index = torch.zeros(tokens, 1, dtype=torch.int64)
+        statistics.add(outputs, Dispatch.of(index, 8), index, torch.ones(tokens, 1), index[:, 0])
+        scores = {name: float(CRITERIA[name].score(statistics)[0]) for name in ("ean", "ean_row", "man")}
+        rows += [{"criterion": name, "tokens": tokens, "score": score} for name, score in scores.items()]
     table = pd.DataFrame(rows)
     first = table.groupby("criterion")["score"].transform("first")
     names = {"ean": "ean: equation 13", "ean_row": "ean_row: sum of row norms", "man": "man: mean row norm"}
     return table.assign(score=table["score"] / first, criterion=table["criterion"].map(names))
-
-
-def _rows_of_one_expert(tokens: int) -> LayerStatistics:
-    layer = mixture_layers(toy())[0]
-    statistics = Collector([layer], vocab_size=1).statistics[0]
-    index = torch.zeros(tokens, 1, dtype=torch.int64)
-    rows = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(2))
-    statistics.add(rows, Dispatch.of(index, 8), index, torch.ones(tokens, 1), torch.zeros(tokens, dtype=torch.int64))
-    return statistics
 
 
 @plot.use_style()

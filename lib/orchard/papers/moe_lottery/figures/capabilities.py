@@ -7,6 +7,7 @@ is a band. Everything is in percent of questions or in nats per byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -19,12 +20,15 @@ from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN
 from orchard.papers.moe_lottery.data.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
 from orchard.papers.moe_lottery.data.world import CHOOSE, NAME, TASKS
 from orchard.papers.moe_lottery.experiments.capabilities import HALF
+from orchard.papers.moe_lottery.figures.training import shared_legend
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE
-from orchard.plot.style import COLUMN, GREY, INK, PALETTE, use_style
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, use_style
 
 ARMS = {"ean": "EAN", "ege": "EGE", "euf": "EUF", RANDOM: "random", FULL: "full model"}
-COLOURS = {"ean": PALETTE[0], "ege": PALETTE[1], "euf": PALETTE[2], RANDOM: PALETTE[4], FULL: INK}
-MARKERS = {"ean": "o", "ege": "s", "euf": "^", RANDOM: "D", FULL: "*"}
+LOOKS = {
+    "ean": Look(PALETTE[0], "o"), "ege": Look(PALETTE[1], "s"), "euf": Look(PALETTE[2], "^"), RANDOM: Look(PALETTE[4], "D"),
+    FULL: Look(INK, "*"),
+}  # fmt: skip
 TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
 # Rows of the paper's Table 4 and our arms.
 TABLE_4 = {
@@ -61,24 +65,22 @@ def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> 
                 panel.set_xlabel("experts dropped, s (%)")
             panel.set_xlim(-4, 79)
             panel.tick_params(labelbottom=place == len(rows) - 1, labelleft=column == 0)
-    handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    shared_legend(made, axes)
     return made
 
 
 def _lines(panel: Axes, table: pd.DataFrame) -> None:
     """Lines of the arms in one panel; the full model's point begins each."""
     start = table.loc[table["arm"] == FULL, "value"].mean()
-    for arm in (name for name in COLOURS if name != FULL and (table["arm"] == name).any()):
-        own = table[table["arm"] == arm].groupby("s")["value"]
-        means = 100 * pd.concat([pd.Series({0.0: start}), own.mean()])
-        panel.plot(means.index, means, MARKERS[arm] + "-", color=COLOURS[arm], label=ARMS[arm], markersize=3.5)
+    for arm in (name for name in LOOKS if name != FULL and (table["arm"] == name).any()):
+        own, look = 100 * table[table["arm"] == arm].set_index("s")["value"], LOOKS[arm]
+        range_ = own.groupby(level="s").agg(["mean", "min", "max"])
+        means = pd.concat([pd.Series({0.0: 100 * start}), range_["mean"]])
+        panel.plot(means.index, means, look.marker + "-", color=look.colour, label=ARMS[arm], markersize=3.5)
         if arm == RANDOM:
-            panel.fill_between(
-                own.min().index, 100 * own.min(), 100 * own.max(), color=COLOURS[arm], alpha=0.18, linewidth=0
-            )
+            panel.fill_between(range_.index, range_["min"], range_["max"], color=look.colour, alpha=0.18, linewidth=0)
     if not table.empty:
-        panel.plot(0, 100 * start, MARKERS[FULL], color=COLOURS[FULL], label=ARMS[FULL], markersize=6, linestyle="none")
+        panel.plot(0, 100 * start, LOOKS[FULL].marker, color=INK, label=ARMS[FULL], markersize=6, linestyle="none")
         panel.axhline(100 * table["guess"].mean(), color=INK, linestyle=":", linewidth=0.9, label="guessing")
 
 
@@ -87,17 +89,16 @@ def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Fi
     """Zero-shot answers as stacked bars: correct, wrong (understood, not right), unparseable; a panel per task."""
     own = table[(table["help"] == NO_HELP) & ~table["arm"].isin(SPARSE)]
     means = own.groupby(["task", "arm", "s", "outcome"])["share"].mean().unstack("outcome")[list(OUTCOMES)] * 100
-    order = sorted(set(zip(own["arm"], own["s"], strict=True)), key=lambda row: (list(COLOURS).index(row[0]), row[1]))
-    order = [row for row in order if row[0] == FULL] + [row for row in order if row[0] != FULL]
+    arms = [FULL, *LOOKS]  # the full model first
+    order = sorted(set(zip(own["arm"], own["s"], strict=True)), key=lambda row: (arms.index(row[0]), row[1]))
     made, axes = plot.figure(2 * COLUMN, 0.8 + 0.19 * len(order), 1, len(tasks))
     for panel, task in zip(axes, tasks, strict=True):
         shares = means.loc[task].loc[order]
         shares.index = pd.Index([ARMS[arm] if arm == FULL else f"{ARMS[arm]}, {s:g} %" for arm, s in order])
-        shares.plot.barh(
-            stacked=True, width=0.78, color=[*TINTS.values()], edgecolor="white", linewidth=0.4, legend=False, ax=panel
-        )
+        edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4}
+        shares.plot.barh(stacked=True, width=0.78, color=[*TINTS.values()], legend=False, ax=panel, **edge)
         _bars(panel, task, "answers (%)", labels=panel is axes[0])
-    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(OUTCOMES))
+    shared_legend(made, axes)
     return made
 
 
@@ -120,9 +121,8 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
     names = {"full": "full model, same help", "value": f"{ARMS[arm]}, s = 50 %"}
     for panel, task in zip(axes, tasks, strict=True):
         means = own[own["task"] == task].groupby("help")[columns].mean().loc[rows] * 100
-        means[list(names)].rename(columns=names).plot.barh(
-            color=[BAR, COLOURS[arm]], width=0.74, legend=False, ax=panel
-        )
+        bars = means[list(names)].rename(columns=names)
+        bars.plot.barh(color=[BAR, LOOKS[arm].colour], width=0.74, legend=False, ax=panel)
         for shift, parsed in ((-0.185, "full_parsed"), (0.185, "parsed")):
             panel.plot(
                 means[parsed], [place + shift for place in range(len(rows))], "|", color=TINTS[UNPARSEABLE],
@@ -130,9 +130,8 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
             )  # fmt: skip
         panel.axvline(means["guess"].mean(), color=INK, linestyle=":", linewidth=0.9)
         _bars(panel, task, "exact match (%); dotted: guessing", labels=panel is axes[0])
-    tick = Line2D(
-        [], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label="parsed (right of it: unparseable)"
-    )
+    label = "parsed (right of it: unparseable)"
+    tick = Line2D([], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label=label)
     handles: list[Artist] = [*axes[0].containers, tick]  # type: ignore[list-item]
     made.legend(handles=handles, loc="outside lower center", ncols=3)
     return made
@@ -166,8 +165,7 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
         panel.tick_params(labelleft=panel is axes[0])
         panel.set_xlabel("experts dropped (%)")
     axes[0].set_ylabel("relative drop (%)")
-    handles = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, len(handles)))
+    shared_legend(made, axes)
     return made
 
 
@@ -184,29 +182,17 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
     )
     for panel, (column, label, scale) in zip(axes, panels, strict=True):
         means = table.groupby(["help", "arm"])[column].mean().mul(scale)
-        for help, face, name in (
-            (NO_HELP, "white", "not fine-tuned"),
-            (PLAIN, PALETTE[0], "fine-tuned, equal tokens"),
-        ):
+        for help, face, name in ((NO_HELP, "white", "not fine-tuned"), (PLAIN, PALETTE[0], "fine-tuned, equal tokens")):
             own = means.get(help, pd.Series(dtype=float)).reindex(arms)
             panel.plot(own, range(len(arms)), "o", color=PALETTE[0], markerfacecolor=face, label=name)
-        panel.set_yticks(range(len(arms)), [_half(arm) for arm in arms])
+        panel.set_yticks(range(len(arms)), ["full model", "EAN, 4 of 8", "random experts", *SPARSE])
         panel.tick_params(labelleft=panel is axes[0])
         panel.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
-    rows = published[(published["table"] == "Table 4") & (published["metric"] == "mean (%)")]
-    paper = (
-        rows[rows["model"] == model]
-        .set_index("arm")["value"]
-        .astype(float)
-        .reindex([TABLE_4.get(arm, "") for arm in arms])
-    )
+    rows = published.query("table == 'Table 4' and metric == 'mean (%)' and model == @model")
+    paper = rows.set_index("arm")["value"].astype(float).reindex([TABLE_4.get(arm, "") for arm in arms])
     axes[1].plot(
         paper, [place + 0.22 for place in range(len(arms))], "D", color=GREY, markerfacecolor="white", linestyle="none", markersize=3.5,
         label="paper, mean of five tasks",
     )  # fmt: skip
-    made.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    shared_legend(made, axes)
     return made
-
-
-def _half(arm: str) -> str:
-    return {FULL: "full model", "ean": "EAN, 4 of 8", RANDOM: "random experts"}.get(arm, arm)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import layer_map
+from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map
 from orchard.plot import use_style
 
 
@@ -18,10 +17,8 @@ def importance_table(ranking: pd.DataFrame, criteria: list[str]) -> pd.DataFrame
     rows = ranking[ranking["criterion"].isin(criteria)]
     rows = rows[rows["direction"] == rows.groupby("criterion")["direction"].transform("first")]
     last = rows.groupby(["criterion", "layer"])["rank"].transform("max")
-    number = rows["layer"].str.split(".").str[2].astype(int)
-    table = rows.assign(
-        importance=(rows["rank"] - 1) / (last - 1), layer=number, order=rows["criterion"].map(criteria.index)
-    )
+    number, order = rows["layer"].str.split(".").str[2].astype(int), rows["criterion"].map(criteria.index)
+    table = rows.assign(importance=(rows["rank"] - 1) / (last - 1), layer=number, order=order)
     table = table.sort_values(["order", "layer", "expert"], ignore_index=True)
     return table[["criterion", "layer", "expert", "importance"]]
 
@@ -45,7 +42,6 @@ def checkpoint_agreement(table: pd.DataFrame) -> Figure:
     names = list(pd.unique(table["a"]))
     grid = table.pivot(index="a", columns="b", values="spearman").loc[names, names]
     made, (axes,) = plot.figure(width=4.6, height=3.8)
-    bar = {"label": "rank correlation within a layer", "pad": 0.02}
-    seaborn.heatmap(grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=True, yticklabels=True, cbar_kws=bar)
+    correlation_map(axes, grid, names, label="rank correlation within a layer")
     axes.set(xlabel="criterion", ylabel="criterion")
     return made

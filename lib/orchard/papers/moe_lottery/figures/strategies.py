@@ -12,10 +12,11 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import legend_outside
+from orchard.papers.moe_lottery.experiments.strategies import main_shape as _main
+from orchard.papers.moe_lottery.figures.training import shared_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
@@ -33,11 +34,6 @@ LOOKS = {
 }  # fmt: skip
 CRITERIA = {"random": "random", "ean": "activation norm (EAN)", "ege": "gradient entropy (EGE)"}
 SETS = {"both": PALETTE[0], "the first alone": PALETTE[1], "the second alone": PALETTE[9], "neither": "#efefef"}
-
-
-def _main(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the first shape: several training runs of one shape can be averaged, shapes cannot."""
-    return table[table["shape"] == table["shape"].iloc[0]]
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,10 +60,9 @@ def strategy_curves(table: pd.DataFrame) -> Figure:
         axes.set_title(CRITERIA[name])
         axes.set_xlabel("experts dropped, s (%)")
         axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("test loss (nats/byte)")
-    labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    made.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
+    shared_legend(made, panels, 4)
     return made
 
 
@@ -76,11 +71,6 @@ def _shared(panels: list[Axes]) -> list[Axes]:
     for axes in panels[1:]:
         axes.sharey(panels[0])
     return panels
-
-
-def _arm(criterion: object, strategy: object) -> str:
-    name = STRATEGY_NAMES[str(strategy)]
-    return name if criterion == "none" else f"{_short(criterion)}: {name}"
 
 
 def _short(criterion: object) -> str:
@@ -112,10 +102,9 @@ def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
             "criterion": criterion, "s": s, "label": f"{_short(criterion)}, {s:g} %", "effect": interval.estimate, "low": interval.low,
             "high": interval.high, "draws": groups.ngroups, "wins": int((groups.mean() < 0).sum()),
         })  # fmt: skip
-    order = {name: place for place, name in enumerate(CRITERIA)}
-    return pd.DataFrame(found).sort_values(
-        ["criterion", "s"], key=lambda x: x.map(order) if x.name == "criterion" else x
-    )
+    table = pd.DataFrame(found)
+    place = table["criterion"].map(list(CRITERIA).index)
+    return table.assign(place=place).sort_values(["place", "s"]).drop(columns="place")
 
 
 @plot.use_style()
@@ -173,7 +162,7 @@ def agreement_bars(table: pd.DataFrame) -> Figure:
     seaborn.stripplot(rows, dodge=True, palette=[INK] * rows["criterion"].nunique(), size=3, legend=False, **common)
     axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
     axes.set(ylim=(0, 1.05), xlabel="", ylabel="Jaccard index of the dropped sets")
-    legend_outside(made, axes, 3)
+    shared_legend(made, [axes], 3)
     return made
 
 
@@ -199,7 +188,7 @@ def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
         axes.set(title=f"layer {layer}", xlabel="expert, most used first")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylabel("share of the choices (%)")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    shared_legend(made, panels, 4)
     return made
 
 
@@ -230,9 +219,7 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.set_xlabel("tokens of fine-tuning (thousands)")
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
-        )
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     return made
 
@@ -242,13 +229,13 @@ def same_size(table: pd.DataFrame) -> Figure:
     """Test loss of models of one size with equal tokens in all: dropped to it in four ways, or trained from scratch at it. A dot is a
     draw or a model, a bar their mean. The full model, with as many tokens, is larger."""
     rows = _main(table)
-    rows = rows.assign(arm=[_arm(*names) for names in zip(rows["criterion"], rows["strategy"], strict=True)])
+    which = rows["criterion"].map(lambda name: "" if name == "none" else f"{_short(name)}: ")
+    rows = rows.assign(arm=which + rows["strategy"].map(STRATEGY_NAMES))
     made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
     for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):
         means = part.groupby("arm")["loss"].mean().sort_values()
-        seaborn.stripplot(
-            part, x="loss", y="arm", order=list(means.index), color=PALETTE[0], alpha=0.5, size=4, ax=axes
-        )
+        dots = {"order": list(means.index), "color": PALETTE[0], "alpha": 0.5, "size": 4}
+        seaborn.stripplot(part, x="loss", y="arm", ax=axes, **dots)
         axes.plot(means, range(len(means)), "|", color=INK, markersize=11)
         axes.grid(False, axis="y")
         axes.set(title=f"s = {s:g} %", xlabel="test loss (nats/byte)", ylabel="")
@@ -259,22 +246,16 @@ def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     """Increase of the loss over the full model by s: of Mixtral-8x7B Base, log perplexity on C4 in nats per token (Table 2), and
     ours, in nats per byte. Rows s; columns who, criterion, strategy. The paper has no control with equal tokens."""
     paper = published[(published["table"] == "Table 2") & (published["s"] > 0)].copy()
-    base = published[(published["arm"] == "full model") & (published["model"] == "Base")]
-    full = base.loc[base["metric"] == "C4 perplexity", "value"].astype(float).iloc[0]
+    base = published.query("arm == 'full model' and model == 'Base' and metric == 'C4 perplexity'")
+    full = float(base["value"].iloc[0])
     words = paper["arm"].str.rsplit(" ", n=1, expand=True)
     paper["criterion"], paper["strategy"] = words[0].str.split().str[0], words[1]
     paper["rise"] = np.log(paper["value"].astype(float) / full)
     rows = _main(table)
     rows = rows[rows["strategy"].isin(("one_shot", "iterative", "lottery")) & (rows["criterion"] != "none")]
-    here = rows.assign(
-        rise=rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0],
-        strategy=rows["strategy"].map(STRATEGY_NAMES),
-    )
+    rise = rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0]
+    here = rows.assign(rise=rise, strategy=rows["strategy"].map(STRATEGY_NAMES))
     columns = ["who", "criterion", "strategy", "s", "rise"]
     both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])
-    wide = (
-        both.groupby(["s", "criterion", "strategy", "who"], sort=False)["rise"]
-        .mean()
-        .unstack(["criterion", "strategy", "who"])
-    )
-    return wide.sort_index().sort_index(axis=1, ascending=[True, False, False])
+    wide = both.pivot_table(index="s", columns=columns[1:3] + columns[:1], values="rise")
+    return wide.sort_index(axis=1, ascending=[True, False, False])

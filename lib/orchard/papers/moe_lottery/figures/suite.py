@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,18 +16,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import layer_map, legend_outside, of_model
+from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
+from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, of_model, shared_legend
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
+from orchard.papers.moe_lottery.method.criteria import GROUPS as CRITERIA_GROUPS
 from orchard.plot.style import INK, PALETTE
 
 GROUPS = {
     "weight": PALETTE[0], "inference": PALETTE[2], "activation": PALETTE[1], "gradient": PALETTE[4], "oracle": INK,
     "random": "#bdbdbd", "naee": PALETTE[5],
 }  # fmt: skip
-CRITERIA_GROUPS = ("weight", "inference", "activation", "gradient")
 BAND, DRAWS = "#e2e2e2", "#bdbdbd"
 LINES = {"min": "-", "max": "--"}
-ORACLE = "leave_one_out"
 
 
 def title(criterion: str) -> str:
@@ -69,21 +70,14 @@ def trust(table: pd.DataFrame) -> Figure:
 @plot.use_style()
 def agreement(table: pd.DataFrame) -> Figure:
     """Rank correlation between criteria, in the order of their groups."""
-    present = set(table["first"])
-    order = [
-        name for group in CRITERIA_GROUPS for name in CRITERIA if CRITERIA[name].group == group and name in present
-    ]
-    groups = [CRITERIA[name].group for name in order]
-    order.append(ORACLE)
+    present = [name for name in CRITERIA if name in set(table["first"])]
+    groups = sorted((CRITERIA[name].group for name in present), key=CRITERIA_GROUPS.index)
+    order = [*sorted(present, key=lambda name: CRITERIA_GROUPS.index(CRITERIA[name].group)), ORACLE]
     grid = table.pivot(index="first", columns="second", values="rho").loc[order, order]
     figure, (axes,) = plot.figure(height=3.9)
-    names = [title(name) for name in order]
-    seaborn.heatmap(
-        grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=names, yticklabels=names,
-        cbar_kws={"orientation": "horizontal", "aspect": 30, "pad": 0.02, "label": "Spearman's ρ, mean over layers"},
-    )  # fmt: skip
+    label = "Spearman's ρ, mean over layers"
+    correlation_map(axes, grid, [title(name) for name in order], orientation="horizontal", aspect=30, label=label)
     axes.tick_params(labelsize=5.5)
-    axes.set(xlabel="", ylabel="")
     for group in CRITERIA_GROUPS:
         last = len(groups) - groups[::-1].index(group)
         axes.axhline(last, color=INK, linewidth=0.6)
@@ -110,7 +104,7 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
         panel.tick_params(axis="y", labelleft=place % 3 == 0)
     for spare in axes[len(names) :]:
         spare.set_axis_off()
-    legend_outside(figure, axes[0], 8, "outside upper center", "layer")
+    shared_legend(figure, axes[:1], 8, above="layer")
     figure.supxlabel("rank of the score in its layer", fontsize=8)
     figure.supylabel("loss more without it (nats/byte)", fontsize=8)
     return figure
@@ -139,12 +133,7 @@ def _background(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot(random.index, random["mean"], color=DRAWS, linewidth=1)
     oracle = _line(table, ORACLE, "min")
     axes.plot(oracle["s"], oracle["loss"], color=INK, linewidth=1.4, label="by leave-one-out")
-    axes.set(xlabel="dropped experts s (%)", ylabel="test loss (nats/byte)")
-    _shares(axes)
-
-
-def _shares(axes: Axes) -> None:
-    axes.set_xlim(0, 76)
+    axes.set(xlabel="dropped experts s (%)", ylabel="test loss (nats/byte)", xlim=(0, 76))
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75]))
 
 
@@ -233,9 +222,8 @@ def pareto(table: pd.DataFrame) -> Figure:
     )
     for label, rows, colour, marker in chosen:
         line = rows.groupby("s")["loss"].mean()
-        axes.plot(
-            100 - line.index, line, color=colour, marker=marker, markersize=3.5 if len(line) > 1 else 8, label=label
-        )
+        size = 3.5 if len(line) > 1 else 8
+        axes.plot(100 - line.index, line, color=colour, marker=marker, markersize=size, label=label)
     axes.set(xlabel="experts that are kept (%)", ylabel="test loss (nats/byte)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -268,20 +256,18 @@ def regret(table: pd.DataFrame) -> Figure:
     mean = table.groupby(["criterion", "group", "direction"])["regret"].mean().reset_index()
     order = list(mean.groupby("criterion")["regret"].min().sort_values().index)
     figure, axes = _rows(order)
-    for direction, marker in (("min", "o"), ("max", "s")):
+    handles: list[Patch | Line2D] = [Patch(color=GROUPS[name], label=name) for name in CRITERIA_GROUPS]
+    look: dict[str, Any] = {"color": INK, "linestyle": "", "markersize": 4}
+    for direction, marker, face, label in (("min", "o", INK, "smallest first"), ("max", "s", "white", "largest first")):
         own = mean[mean["direction"] == direction]
         colours = own["group"].map(GROUPS).tolist()
         faces = colours if direction == "min" else "white"
         places = own["criterion"].map(order.index)
         axes.scatter(own["regret"], places, marker=marker, s=16, edgecolors=colours, facecolors=faces, zorder=3)
+        handles.append(Line2D([], [], marker=marker, markerfacecolor=face, label=label, **look))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axvline(1, color="#8c8c8c", linewidth=0.8, linestyle="--")
     axes.set_xlabel("regret (0: the best set, 1: random dropping)")
-    handles: list[Patch | Line2D] = [Patch(color=GROUPS[name], label=name) for name in CRITERIA_GROUPS]
-    handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle="", markersize=4, markerfacecolor=face, label=label)
-        for marker, face, label in (("o", INK, "smallest first"), ("s", "white", "largest first"))
-    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
     return figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,8 @@ def of_model(table: pd.DataFrame) -> pd.DataFrame:
 def learning_curve(training: pd.DataFrame) -> Figure:
     """Validation loss against optimizer steps, a line per shape, bands over seeds."""
     part = training.dropna(subset=["validation_loss"])
-    return plot.learning_curves(
-        part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)"
-    )
+    label = "validation loss (nats/byte)"
+    return plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label)
 
 
 def layer_map(
@@ -48,14 +47,24 @@ def layer_map(
     return mesh
 
 
-def legend_outside(
-    figure: Figure, axes: Axes, ncols: int, place: Literal["outside lower center", "outside upper center"] = "outside lower center",
-    title: str = "",
-) -> None:  # fmt: skip
-    """Move the legend of a panel that seaborn drew out of it."""
-    figure.legend(*axes.get_legend_handles_labels(), loc=place, ncols=ncols, title=title)
-    if (inside := axes.get_legend()) is not None:
-        inside.remove()
+def shared_legend(figure: Figure, panels: Sequence[Axes], ncols: int = 0, *, above: str | None = None) -> None:
+    """One legend for what any of the panels has, below in one row or `above` with that title; legends inside of them go."""
+    found = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    place: Literal["outside lower center", "outside upper center"] = "outside lower center"
+    if above is not None:
+        place = "outside upper center"
+    figure.legend(found.values(), found.keys(), loc=place, ncols=ncols or max(1, len(found)), title=above or "")
+    for axes in panels:
+        if (inside := axes.get_legend()) is not None:
+            inside.remove()
+
+
+def correlation_map(axes: Axes, grid: pd.DataFrame, names: Sequence[str], **bar: Any) -> None:
+    """A square map from -1 over white to 1; `bar`: arguments of its colour bar."""
+    seaborn.heatmap(
+        grid, ax=axes, cmap="PuOr", vmin=-1, vmax=1, xticklabels=names, yticklabels=names, cbar_kws={"pad": 0.02, **bar}
+    )
+    axes.set(xlabel="", ylabel="")
 
 
 def log_norm(values: np.ndarray) -> LogNorm:
@@ -121,10 +130,9 @@ def _panels(
 def specialisation(table: pd.DataFrame) -> Figure:
     """How much of each domain every expert gets, times the number of experts: 1 is an even share; a panel per layer."""
     own = of_model(table)
-    layers, experts = sorted(pd.unique(own["layer"])), own["expert"].nunique()
-    grids = [
-        own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") * experts for layer in layers
-    ]
+    layers = sorted(pd.unique(own["layer"]))
+    own = own.assign(share=own["share"] * own["expert"].nunique())
+    grids = [own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") for layer in layers]
     top = max(float(grid.to_numpy().max()) for grid in grids)
     return _panels(
         [f"layer {layer}" for layer in layers], grids, Normalize(0, top), "expert", "share of the domain\n(1: even)",

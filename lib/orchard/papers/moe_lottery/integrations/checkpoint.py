@@ -60,21 +60,25 @@ class Stored:
 
 @dataclass
 class Checkpoint:
-    """A checked checkpoint. `stored`: tensors by their name on the disk; `sources`: names on the disk by the name in the model
-    (several where experts are stored one by one); `model`: the causal language model of `transformers`, on the meta device;
-    `originals`: number that the expert in each slot of a mixture had in the unpruned model; `padding`: slots never used."""
+    """A checkpoint, checked where there is one. `stored`: tensors by their name on the disk; `sources`: names on the disk by the name
+    in the model (several where experts are stored one by one); `model`: the causal language model of `transformers`, on the meta
+    device, its `layers` and their `mixtures`; `shapes` of its parameters by name; `originals`: number that the expert in each slot
+    of a mixture had in the unpruned model; `padding`: slots never used."""
 
     folder: Path
     config: dict[str, Any]
     stored: dict[str, Stored]
-    sources: dict[str, list[str]]
     model: Any
-    mixtures: list[MixtureLayer]
-    originals: list[list[int]]
-    padding: list[list[int]]
-    dtype: torch.dtype
-    layers: list[nn.Module]
-    shapes: dict[str, torch.Size]  # of the parameters, by their name in the model
+
+    def __post_init__(self) -> None:
+        self.layers: list[nn.Module] = list(self.model.model.layers)
+        parameters = _parameters(self.model, self.layers)
+        self.shapes = {name: value.shape for name, value in parameters.items()}
+        self.sources = _sources(self, parameters) if self.stored else {}
+        self.mixtures = mixture_layers(self.model)
+        self.originals, self.padding = _slots(self)
+        stored = self.stored and _dtype(self.stored["model.embed_tokens.weight"].dtype)
+        self.dtype: torch.dtype = getattr(self.model.config, "dtype", None) or stored or torch.bfloat16
 
     @property
     def model_type(self) -> str:
@@ -105,19 +109,15 @@ class Checkpoint:
         dtype = torch.float32 if name.rsplit(".", 1)[-1] in keep else self.dtype
         names = self.sources[name]
         with ExitStack() as stack:
+            files = {path: opened(stack, path) for path in {self.stored[source].file for source in names}}
             if EXPERT.fullmatch(names[0]) is None:
-                return opened(stack, self.stored[names[0]].file).get_tensor(names[0]).to(device, dtype)
+                return files[self.stored[names[0]].file].get_tensor(names[0]).to(device, dtype)
             whole = torch.empty(self.shapes[name], dtype=dtype, device=device)
-            files: dict[Path, Any] = {}
-            for source in names:
-                path = self.stored[source].file
-                if path not in files:
-                    files[path] = opened(stack, path)
-                found = EXPERT.fullmatch(source)
+            for source, found in zip(names, map(EXPERT.fullmatch, names), strict=True):
                 assert found is not None
                 place, half = whole[int(found["expert"])], HALVES.get(found["matrix"])
                 rows = place if half is None else place.chunk(2)[half]
-                rows.copy_(files[path].get_tensor(source))
+                rows.copy_(files[self.stored[source].file].get_tensor(source))
             return whole
 
     @contextmanager
@@ -160,17 +160,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder} is quantised (quantization_config in config.json): scores need the weights in bfloat16, float16 or "
             "float32; give the unquantised checkpoint"
         )
-    model = _meta(load_config(folder))
-    layers = list(model.model.layers)
-    parameters = _parameters(model, layers)
-    sources = _sources(folder, stored, parameters, len(layers), str(kind))
-    mixtures = mixture_layers(model)
-    originals, padding = _slots(folder, mixtures)
-    dtype = getattr(model.config, "dtype", None) or _dtype(stored["model.embed_tokens.weight"].dtype)
-    return Checkpoint(
-        folder, config, stored, sources, model, mixtures, originals, padding, dtype, layers,
-        {name: value.shape for name, value in parameters.items()},
-    )  # fmt: skip
+    return Checkpoint(folder, config, stored, _meta(load_config(folder)))
 
 
 def _meta(config: Any) -> Any:
@@ -183,13 +173,7 @@ def _meta(config: Any) -> Any:
 
 def of_config(config: Any) -> Checkpoint:
     """A checkpoint that only has a config of `transformers`: its shapes, in bfloat16, without any weight."""
-    model = _meta(config)
-    layers, mixtures = list(model.model.layers), mixture_layers(model)
-    shapes = {name: value.shape for name, value in _parameters(model, layers).items()}
-    originals: list[list[int]] = [list(range(layer.num_experts)) for layer in mixtures]
-    nothing: list[list[int]] = [[] for _ in mixtures]
-    about = {"model_type": config.model_type}
-    return Checkpoint(Path(), about, {}, {}, model, mixtures, originals, nothing, torch.bfloat16, layers, shapes)
+    return Checkpoint(Path(), {"model_type": config.model_type}, {}, _meta(config))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -237,15 +221,12 @@ def opened(stack: ExitStack, path: Path) -> Any:
 
 def _parameters(model: Any, layers: list[nn.Module]) -> dict[str, Tensor]:
     """Parameters and buffers that a checkpoint holds, by name, without an output matrix that is tied to the embedding."""
-    outside = {name: value for name, value in model.state_dict().items() if not LAYER.match(name)}
+    found = {name: value for name, value in model.state_dict().items() if not LAYER.match(name)}
     if model.config.tie_word_embeddings:
-        outside.pop("lm_head.weight", None)
-    inside = {
-        f"model.layers.{number}.{name}": value
-        for number, layer in enumerate(layers)
-        for name, value in layer.state_dict().items()
-    }
-    return outside | inside
+        found.pop("lm_head.weight", None)
+    for number, layer in enumerate(layers):
+        found |= {f"model.layers.{number}.{name}": value for name, value in layer.state_dict().items()}
+    return found
 
 
 def in_model(name: str) -> str:
@@ -263,10 +244,9 @@ def beyond(name: str, num_layers: int) -> bool:
     return found is not None and int(found[1]) >= num_layers
 
 
-def _sources(
-    folder: Path, stored: dict[str, Stored], expected: dict[str, Tensor], num_layers: int, kind: str
-) -> dict[str, list[str]]:
+def _sources(checkpoint: Checkpoint, expected: dict[str, Tensor]) -> dict[str, list[str]]:
     """Names on the disk for every name in the model. ExpertsError where the two do not fit."""
+    folder, stored, num_layers = checkpoint.folder, checkpoint.stored, len(checkpoint.layers)
     sources: dict[str, list[str]] = defaultdict(list)
     for name in stored:
         mapped = in_model(name)
@@ -274,7 +254,7 @@ def _sources(
             sources[mapped].append(name)
         elif not (beyond(name, num_layers) or name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"):
             raise ExpertsError(
-                f"{folder} holds {name}, which is no tensor of a {kind} model: its layout is not known here; load it with "
+                f"{folder} holds {name}, which is no tensor of a {checkpoint.model_type} model: its layout is not known here; load it with "
                 "transformers and save_pretrained it anew"
             )
     for name, value in expected.items():
@@ -297,13 +277,14 @@ def _sources(
     return dict(sources)
 
 
-def _slots(folder: Path, mixtures: list[MixtureLayer]) -> tuple[list[list[int]], list[list[int]]]:
+def _slots(checkpoint: Checkpoint) -> tuple[list[list[int]], list[list[int]]]:
     """Original numbers of the experts in each slot, and the padding, from the mask file of a pruned checkpoint."""
-    if not (folder / MASK_FILE).is_file():
-        return [list(range(layer.num_experts)) for layer in mixtures], [[] for _ in mixtures]
-    entries = _json(folder / MASK_FILE)["layers"]
-    if [len(entry["original"]) for entry in entries] != [layer.num_experts for layer in mixtures]:
-        raise ExpertsError(f"{folder / MASK_FILE} does not describe this model: it belongs to another checkpoint")
+    path, counts = checkpoint.folder / MASK_FILE, [layer.num_experts for layer in checkpoint.mixtures]
+    if not checkpoint.stored or not path.is_file():
+        return [list(range(count)) for count in counts], [[] for _ in counts]
+    entries = _json(path)["layers"]
+    if [len(entry["original"]) for entry in entries] != counts:
+        raise ExpertsError(f"{path} does not describe this model: it belongs to another checkpoint")
     return [entry["original"] for entry in entries], [entry["padding"] for entry in entries]
 
 

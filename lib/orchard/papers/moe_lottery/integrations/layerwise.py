@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint
 from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
 from orchard.papers.moe_lottery.method.criteria import COLUMNS, CRITERIA, chosen, criterion
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, masked, worst
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, masked, swapped, worst
 from orchard.train.hardware import choose
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def run_layers(
             f"sequences of {length} tokens: the model was made for {most} at most; take a smaller --length"
         )
     starts, kept = range(0, sequences, batch_size), list[T]()
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, torch.no_grad(), _alone(checkpoint, device):
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, torch.no_grad():
         dim = int(checkpoint.model.config.hidden_size)
         hidden = _HiddenStates(Path(folder) / "hidden", sequences, length, dim, checkpoint.dtype)
         embedding = checkpoint.read("model.embed_tokens.weight")
@@ -197,7 +197,7 @@ def run_layers(
             mixture = checkpoint.mixture_of(number)
             with checkpoint.layer(number, device) as layer:
                 collector = Collector([mixture] if mixture else [], checkpoint.vocab_size)
-                with _single(checkpoint, layer, number, mixture), collector.watching():
+                with _alone(checkpoint, layer, number, mixture, device), collector.watching():
                     for start in starts:
                         collector.tokens = tokens[start : start + batch_size]
                         batch = hidden.read(start, len(collector.tokens)).to(device)
@@ -230,36 +230,17 @@ def _loss(checkpoint: Checkpoint, hidden: _HiddenStates, tokens: Tensor, batch_s
 
 
 @contextmanager
-def _alone(checkpoint: Checkpoint, device: str) -> Iterator[None]:
-    """The model's config and layers, put back after the pass."""
-    base, config = checkpoint.model.model, checkpoint.model.config
-    layers, norm, count, types = base.layers, base.norm, config.num_hidden_layers, getattr(config, "layer_types", None)
-    base.rotary_emb.to(device)
-    try:
-        yield
-    finally:
-        base.rotary_emb.to("cpu")
-        base.layers, base.norm, config.num_hidden_layers = layers, norm, count
-        if types is not None:
-            config.layer_types = types
-
-
-@contextmanager
-def _single(checkpoint: Checkpoint, layer: nn.Module, number: int, mixture: MixtureLayer | None) -> Iterator[None]:
+def _alone(
+    checkpoint: Checkpoint, layer: nn.Module, number: int, mixture: MixtureLayer | None, device: str
+) -> Iterator[None]:
     """The model as one layer without a final norm; the padding of its mixture is masked."""
     base, config = checkpoint.model.model, checkpoint.model.config
-    norm, types = base.norm, getattr(config, "layer_types", None)
-    base.layers, base.norm, config.num_hidden_layers = nn.ModuleList([layer]), nn.Identity(), 1
-    if types is not None:
-        config.layer_types = [types[number]]
-    padding = checkpoint.padding[mixture.place] if mixture else []
-    try:
-        with masked(layer, {0: padding}) if padding else nullcontext():
-            yield
-    finally:
-        base.norm = norm
-        if types is not None:
-            config.layer_types = types
+    types = getattr(config, "layer_types", None)
+    one = {"num_hidden_layers": 1} | ({} if types is None else {"layer_types": [types[number]]})
+    hidden = masked(layer, {0: checkpoint.padding[mixture.place]}) if mixture else nullcontext()
+    base.rotary_emb.to(device)
+    with swapped(base, layers=nn.ModuleList([layer]), norm=nn.Identity()), swapped(config, **one), hidden:
+        yield
 
 
 def _scores(

@@ -70,11 +70,6 @@ class Plan:
         """Whether layers keep unequal counts."""
         return any(self.padding)
 
-    def dropped(self, mixtures: Sequence[MixtureLayer]) -> dict[int, list[int]]:
-        """As :func:`orchard.papers.moe_lottery.method.dropping.masked` takes it."""
-        pairs = zip(mixtures, self.kept, strict=True)
-        return {layer.place: [e for e in range(layer.num_experts) if e not in kept] for layer, kept in pairs}
-
 
 def direction_of(name: str, direction: str | None) -> str:
     """The direction in which a criterion drops: the given one, else the paper's.
@@ -100,14 +95,9 @@ def keep_equally(mixtures: Sequence[MixtureLayer], orders: Sequence[Sequence[int
     dropped: dict[int, list[int]] = {}
     for layer, order in zip(mixtures, orders, strict=True):
         count, size = layer.num_experts - keep, layer.num_experts // layer.groups
-        if count < 0:
-            raise ExpertsError(
-                f"layer {layer.place} has {layer.num_experts} experts and cannot keep {keep}: keep fewer"
-            )
-        if keep < 0:
-            raise ExpertsError(
-                f"layer {layer.place} has {layer.num_experts} experts, {count} are to be dropped: drop fewer"
-            )
+        if not 0 <= keep <= layer.num_experts:
+            wrong = f" and cannot keep {keep}: keep fewer" if keep > 0 else f", {count} are to be dropped: drop fewer"
+            raise ExpertsError(f"layer {layer.place} has {layer.num_experts} experts{wrong}")
         if keep % layer.groups:
             raise ExpertsError(
                 f"layer {layer.place}: its router chooses among {layer.groups} groups first and needs equally many experts in each: keep a "

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, open_checkpoint
 from orchard.papers.moe_lottery.integrations.layerwise import (
@@ -32,6 +32,7 @@ from orchard.papers.moe_lottery.integrations.prune import (
     write_pruned,
 )  # fmt: skip
 from orchard.papers.moe_lottery.integrations.text import Calibration
+from orchard.papers.moe_lottery.method.collect import rarely_used
 from orchard.pretrained.folder import new_folder
 
 RANKING, REPORT = "orchard_ranking", "orchard_report.json"
@@ -44,16 +45,18 @@ def ranking_table(checkpoint: Checkpoint, layers: Sequence[LayerScores], plan: P
     Columns layer (name in the model), place (among the mixtures), expert, original (its number in the unpruned model), tokens
     (routed to it), criterion, direction, score, rank (1 is dropped first), and, with a plan, dropped.
     """
-    rows = []
+    tables = []
     for layer, originals in zip(layers, checkpoint.originals, strict=True):
         for (name, direction), order in layer.orders.items():
-            ranks = {expert: rank for rank, expert in enumerate(order, start=1)}
-            for expert, score in enumerate(layer.scores[name].tolist()):
-                about = {"layer": layer.name, "place": layer.place, "expert": expert, "original": originals[expert]}
-                ranked = {"criterion": name, "direction": direction, "score": score, "rank": ranks[expert]}
-                gone = {} if plan is None else {"dropped": expert not in plan.kept[layer.place]}
-                rows.append(about | {"tokens": int(layer.count[expert])} | ranked | gone)
-    return pd.DataFrame(rows)
+            table = pd.DataFrame({
+                "layer": layer.name, "place": layer.place, "expert": range(len(order)), "original": originals,
+                "tokens": layer.count.tolist(), "criterion": name, "direction": direction, "score": layer.scores[name].tolist(),
+                "rank": 1 + np.argsort(order),
+            })  # fmt: skip
+            tables.append(
+                table if plan is None else table.assign(dropped=~table["expert"].isin(plan.kept[layer.place]))
+            )
+    return pd.concat(tables, ignore_index=True)
 
 
 def agreement(layers: Sequence[LayerScores]) -> pd.DataFrame:
@@ -61,27 +64,18 @@ def agreement(layers: Sequence[LayerScores]) -> pd.DataFrame:
 
     Columns a, b (criteria), spearman (NaN where no layer varies).
     """
-    names = list(layers[0].scores)
-    sums, counts = (torch.zeros(len(names), len(names), dtype=torch.float64) for _ in range(2))
-    for layer in layers:
-        ranks = pd.DataFrame({name: layer.scores[name].tolist() for name in names}).rank()
-        found = torch.from_numpy(ranks.corr().to_numpy(copy=True))
-        sums += found.nan_to_num(0)
-        counts += ~found.isnan()
-    mean = sums / counts
-    return pd.DataFrame(
-        [{"a": a, "b": b, "spearman": float(mean[i, j])} for i, a in enumerate(names) for j, b in enumerate(names)]
-    )
+    scores = [pd.DataFrame({name: own.tolist() for name, own in layer.scores.items()}) for layer in layers]
+    mean = pd.concat([table.rank().corr() for table in scores]).groupby(level=0, sort=False).mean()
+    mean = mean.rename_axis(index="b", columns="a")  # symmetric
+    return mean.melt(ignore_index=False, value_name="spearman").reset_index()[["a", "b", "spearman"]]
 
 
 def starved(layers: Sequence[LayerScores]) -> list[str]:
     """A warning for every mixture with experts to which fewer than two tokens were routed."""
-    found = [(layer, (layer.count < 2).nonzero().flatten().tolist()) for layer in layers]
     return [
-        f"{layer.name}: fewer than 2 tokens were routed to experts {', '.join(map(str, experts))}: criteria of activations drop them "
-        "first; more calibration text tells more about them"
-        for layer, experts in found
-        if experts
+        f"{layers[place].name}: fewer than 2 tokens were routed to experts {', '.join(map(str, experts))}: criteria of activations "
+        "drop them first; more calibration text tells more about them"
+        for place, experts in rarely_used(layers).items()
     ]
 
 
@@ -96,11 +90,9 @@ def score(
     """
     check_criteria(criteria)
     with new_folder(out) as part:
-        bound = _announce(checkpoint, text, criteria, batch_size, progress)
-        passed = score_checkpoint(
-            checkpoint, text.tokens, criteria, batch_size=batch_size, device=device, scratch=part, progress=progress
-        )
-        report = _about(checkpoint, text, passed, bound) | {"warnings": starved(passed.layers)}
+        options = {"batch_size": batch_size, "device": device, "scratch": part, "progress": progress}
+        passed, report = _passed(checkpoint, text, criteria, options)
+        report |= {"warnings": starved(passed.layers)}
         _write(part, ranking_table(checkpoint, passed.layers), report)
     return report
 
@@ -122,32 +114,30 @@ def prune(
     plan_of(checkpoint.mixtures, [], name, direction, keep, drop_total)
     criteria = [*DEFAULT, *([name] if name not in DEFAULT else [])]
     with new_folder(out) as part:
-        bound = _announce(checkpoint, text, criteria, batch_size, progress)
         options: dict[str, Any] = {"batch_size": batch_size, "device": device, "scratch": part, "progress": progress}
-        before = score_checkpoint(checkpoint, text.tokens, criteria, seed=seed, **options)
+        before, report = _passed(checkpoint, text, criteria, options | {"seed": seed})
         plan = plan_of(checkpoint.mixtures, before.layers, name, direction, keep, drop_total)
         warnings = [*write_pruned(checkpoint, plan, part), *starved(before.layers)]
         progress("the pruned checkpoint:")
         after = score_checkpoint(open_checkpoint(part), text.tokens, ("euf",), **options)
         kept = [[old[e] for e in ids] for old, ids in zip(checkpoint.originals, plan.kept, strict=True)]
-        report = _about(checkpoint, text, before, bound) | {
+        report |= {
             "criterion": name, "direction": direction, "seed": seed if name == "random" else None,
-            "budget": {"keep": keep, "drop_total": drop_total},
-            "after": _state(after),
+            "budget": {"keep": keep, "drop_total": drop_total}, "after": _state(after), "warnings": warnings,
             "kept": {layer.name: ids for layer, ids in zip(before.layers, kept, strict=True)},
             "experts": {"before": sum(layer.num_experts for layer in checkpoint.mixtures), "after": sum(map(len, kept)),
                         "written per layer": len(plan.slots[0]), "padding": sum(map(len, plan.padding))},
-            "warnings": warnings,
         }  # fmt: skip
         _write(part, ranking_table(checkpoint, before.layers, plan), report)
     return report
 
 
-def _announce(
-    checkpoint: Checkpoint, text: Calibration, criteria: Sequence[str], batch_size: int, progress: Progress
-) -> dict[str, int]:
-    sequences, length = text.tokens.shape
-    bound = memory_bound(checkpoint, batch_size, length, criteria)
+def _passed(
+    checkpoint: Checkpoint, text: Calibration, criteria: Sequence[str], options: dict[str, Any]
+) -> tuple[Passed[LayerScores], dict[str, Any]]:
+    """Announce and make a pass over the full checkpoint: what it gives, and the beginning of its report."""
+    (sequences, length), progress = text.tokens.shape, options["progress"]
+    bound = memory_bound(checkpoint, options["batch_size"], length, criteria)
     disk = text.tokens.numel() * int(checkpoint.model.config.hidden_size) * checkpoint.dtype.itemsize
     counts = sorted({layer.num_experts for layer in checkpoint.mixtures})
     progress(
@@ -157,7 +147,10 @@ def _announce(
     progress(f"calibration: {sequences} sequences of {length} tokens from {', '.join(text.files)}")
     parts = ", ".join(f"{name} {_size(value)}" for name, value in bound.items() if name != "total")
     progress(f"memory at most {_size(bound['total'])} ({parts}); hidden states on the disk {_size(disk)}")
-    return bound
+    passed = score_checkpoint(checkpoint, text.tokens, criteria, **options)
+    model = {"folder": checkpoint.folder.name, "model_type": checkpoint.model_type, "layout": checkpoint.layout}
+    about = {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": {"bound_bytes": bound}}
+    return passed, about
 
 
 def _size(count: int) -> str:
@@ -165,18 +158,8 @@ def _size(count: int) -> str:
 
 
 def _state(passed: Passed[LayerScores]) -> dict[str, Any]:
-    return {
-        "loss": passed.loss,
-        "perplexity": math.exp(min(passed.loss, 700.0)),
-        "mass": {layer.name: layer.mass for layer in passed.layers},
-    }
-
-
-def _about(
-    checkpoint: Checkpoint, text: Calibration, passed: Passed[LayerScores], bound: dict[str, int]
-) -> dict[str, Any]:
-    model = {"folder": checkpoint.folder.name, "model_type": checkpoint.model_type, "layout": checkpoint.layout}
-    return {"model": model, "calibration": text.manifest(), "before": _state(passed), "memory": {"bound_bytes": bound}}
+    mass = {layer.name: layer.mass for layer in passed.layers}
+    return {"loss": passed.loss, "perplexity": math.exp(min(passed.loss, 700.0)), "mass": mass}
 
 
 def _write(folder: Path, table: pd.DataFrame, report: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ paper's 256 sequences of 2048 tokens, and more is not needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,10 @@ def calibration(
     if sequences < 1 or length < 2:
         raise ExpertsError(f"{sequences} sequences of {length} tokens: take at least one sequence of two tokens")
     encode, ids, documents = _encoder(checkpoint, tokenizer), list[int](), 0
-    for text in _texts(Path(path)):
+    source: LocalText = LocalText.Config(path=str(path)).build()
+    for row in source.rows():
         documents += 1
-        ids += encode(text)
+        ids += encode(row.text)
         if len(ids) >= sequences * length:
             break
     whole = min(sequences, len(ids) // length)
@@ -72,19 +73,10 @@ def calibration(
             f"{path} holds {len(ids)} tokens, fewer than one sequence of {length}: give more text or a smaller --length"
         )
     tokens = torch.tensor(ids[: whole * length], dtype=torch.long).view(whole, length)
-    return Calibration(tokens, _hashes(Path(path)), documents, tokenizer)
-
-
-def _texts(path: Path) -> Iterator[str]:
-    for row in LocalText.Config(path=str(path)).build().rows():
-        yield row.text
-
-
-def _hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of every file that is read, by its name in the folder."""
-    names = [name for name, *_ in LocalText.Config(path=str(path)).build().stamp()[1]]
-    folder = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    place = Path(path).expanduser()
+    folder = place if place.is_dir() else place.parent
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name, *_ in source.stamp()[1]}
+    return Calibration(tokens, files, documents, tokenizer)
 
 
 def _encoder(checkpoint: Checkpoint, tokenizer: str) -> Encode:

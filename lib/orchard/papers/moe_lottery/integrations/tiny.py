@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -74,20 +73,16 @@ def save_tiny(folder: str | Path, model_type: str, seed: int = 0, *, fused: bool
 
 
 @torch.no_grad()
-def invariants(seeds: Sequence[int] = (0,)) -> pd.DataFrame:
-    """M15 on the layouts of Hugging Face: evidence part, seed, unit, value, the largest relative difference.
+def invariants(seed: int = 0) -> Iterator[tuple[str, str, float]]:
+    """M15 on the layouts of Hugging Face: part, unit, and the largest relative difference.
 
     Per model type and layout on the disk: logits of the sliced model against the masked one, of the pruned checkpoint that
     stock `transformers` loads, of a padded one that `load_pruned` loads, and scores layer by layer against the whole model.
     """
-    rows = []
-    for seed in seeds:
-        for model_type in COUNT_KEYS:
-            for fused in (False, True):
-                for part, value in _differences(model_type, seed, fused):
-                    unit = f"{model_type}, {'fused' if fused else 'one by one'}"
-                    rows.append({"part": part, "seed": seed, "unit": unit, "value": value})
-    return pd.DataFrame(rows)
+    for model_type in COUNT_KEYS:
+        for fused in (False, True):
+            unit = f"{model_type}, {'fused' if fused else 'one by one'}"
+            yield from ((part, unit, value) for part, value in _differences(model_type, seed, fused))
 
 
 def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str, float]]:
@@ -105,24 +100,22 @@ def _differences(model_type: str, seed: int, fused: bool) -> Iterator[tuple[str,
             warnings.simplefilter("ignore", UserWarning)
             scores = score_table(collect(model, iter(tokens.split(2)), VOCAB), DEFAULT)
         layers = score_checkpoint(checkpoint, tokens, batch_size=2, scratch=folder).layers
-        pairs = [(scores[name][layer.place], layer.scores[name]) for layer in layers for name in DEFAULT]
-        yield "scores layer by layer", max(float(((a - b).abs() / (1 + a.abs())).nan_to_num(0).max()) for a, b in pairs)
+        pairs = [(layer.scores[name], scores[name][layer.place]) for layer in layers for name in DEFAULT]
+        yield "scores layer by layer", max(gap(found, wanted) for found, wanted in pairs)
         (written := Path(folder) / "equal").mkdir()
         write_pruned(checkpoint, plan, written)
-        yield "pruned checkpoint in transformers", _gap(logits_of(load_model(written), tokens), want)
+        yield "pruned checkpoint in transformers", gap(logits_of(load_model(written), tokens), want)
         if groups == 1:
             unequal = {place: order[: 1 + place % 2 * 2] for place, order in enumerate(orders)}
             (written := Path(folder) / "padded").mkdir()
             write_pruned(checkpoint, check_plan(mixtures, unequal, orders), written)
-            yield (
-                "padded checkpoint, masked",
-                _gap(logits_of(load_pruned(written), tokens), _masked(model, tokens, unequal)),
-            )
+            padded = logits_of(load_pruned(written), tokens)
+            yield "padded checkpoint, masked", gap(padded, _masked(model, tokens, unequal))
         drop_experts(model, equal)
-        yield "slice against mask", _gap(logits_of(model, tokens), want)
+        yield "slice against mask", gap(logits_of(model, tokens), want)
         with quiet():
             model.save_pretrained(Path(folder) / "again", save_original_format=not fused)
-        yield "save and reload", _gap(logits_of(load_model(Path(folder) / "again"), tokens), logits_of(model, tokens))
+        yield "save and reload", gap(logits_of(load_model(Path(folder) / "again"), tokens), logits_of(model, tokens))
 
 
 def _masked(model: Any, tokens: Tensor, dropped: dict[int, list[int]]) -> Tensor:
@@ -130,5 +123,13 @@ def _masked(model: Any, tokens: Tensor, dropped: dict[int, list[int]]) -> Tensor
         return logits_of(model, tokens)
 
 
-def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
+def gap(found: Tensor, wanted: Tensor) -> float:
+    """Largest absolute difference over the largest finite absolute value; infinite where one of the two is not finite alone."""
+    found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()
+    finite = wanted.isfinite()
+    if not torch.equal(finite, found.isfinite()) or not torch.equal(found[~finite], wanted[~finite]):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(wanted[finite].abs().max())
+    return float((found[finite] - wanted[finite]).abs().max()) / (scale if scale > 0 else 1.0)

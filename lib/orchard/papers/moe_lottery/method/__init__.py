@@ -30,19 +30,6 @@ from orchard.papers.moe_lottery.method.oracle import leave_one_out
 from orchard.papers.moe_lottery.method.sparsity import masks, sparsify
 
 __all__ = [
-    "CRITERIA",
-    "Shape",
-    "chosen",
-    "collect",
-    "decoder",
-    "drop_experts",
-    "global_ranking",
-    "leave_one_out",
-    "logits_of",
-    "masked",
-    "masks",
-    "mixture_layers",
-    "pruned_config",
-    "score_table",
-    "sparsify",
-]
+    "CRITERIA", "Shape", "chosen", "collect", "decoder", "drop_experts", "global_ranking", "leave_one_out", "logits_of", "masked",
+    "masks", "mixture_layers", "pruned_config", "score_table", "sparsify",
+]  # fmt: skip

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchard.nn.moe import Dispatch, combine, expert_outputs
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, logits_of, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, logits_of, mixture_layers, swapped
 
 
 @dataclass
@@ -57,9 +57,7 @@ class LayerStatistics:
     @classmethod
     def empty(cls, layer: MixtureLayer, vocab_size: int) -> LayerStatistics:
         """Nothing seen yet."""
-        router, gate_up, down = (
-            p.detach() for p in (layer.gate.weight, layer.experts.gate_up_proj, layer.experts.down_proj)
-        )
+        router, gate_up, down = (p.detach() for p in (layer.gate.weight, *layer.weights))
         n, d = router.shape
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -93,19 +91,17 @@ class LayerStatistics:
         sizes = torch.diff(dispatch.offsets, prepend=dispatch.offsets.new_zeros(1))
         self.tokens += t
         self.count += sizes
-        self.together += _together(index, n)
-        self.seen.view(-1).index_add_(
-            0,
-            experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k],
-            torch.ones_like(experts).int(),
-        )
+        chosen = torch.zeros(t, n, device=index.device).scatter_(1, index, 1.0)
+        self.together += (chosen.T @ chosen).round().long().fill_diagonal_(0)
+        pairs = experts * self.seen.shape[1] + ids.to(experts.device)[dispatch.order // k]  # expert and token id as one
+        self.seen.view(-1).index_add_(0, pairs, torch.ones_like(experts).int())
         per_row = torch.stack([gates, norm.double(), gates * norm, _outside(rows)])
         for running, values in zip((self.soft, self.norms, self.weighted, self.outliers), per_row, strict=True):
             running.index_add_(0, experts, values.to(running.dtype))
-        pairs = sizes.tolist()  # a GPU waits here, once per layer and batch
+        counts = sizes.tolist()  # a GPU waits here, once per layer and batch
         unit = rows / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         for sums, values in ((self.total, rows), (self.units, unit), (self.squares, rows.square())):
-            sums += torch.stack([part.sum(dim=0) for part in values.split(pairs)])
+            sums += torch.stack([part.sum(dim=0) for part in values.split(counts)])
 
 
 def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
@@ -113,12 +109,6 @@ def _outside(rows: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs"]:
     centred = rows - rows.mean(dim=1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) * rows.shape[1] ** -0.5
     return centred.abs_().gt_(3 * spread).sum(dim=1)
-
-
-def _together(index: Int[Tensor, "tokens k"], n: int) -> Int[Tensor, "n n"]:
-    """How many tokens went to both of two experts; the diagonal is zero."""
-    chosen = torch.zeros(len(index), n, device=index.device).scatter_(1, index, 1.0)
-    return (chosen.T @ chosen).round().long().fill_diagonal_(0)
 
 
 class Collector:
@@ -136,20 +126,13 @@ class Collector:
         self.statistics = [LayerStatistics.empty(layer, vocab_size) for layer in layers]
         self.tokens: Tensor | None = None
 
-    def bytes(self) -> int:
-        """Bytes of all running sums, the same after any number of tokens."""
-        return sum(layer.bytes() for layer in self.statistics)
-
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside the block every forward pass of the mixtures is added to the statistics; their output is unchanged."""
-        for layer, statistics in zip(self.layers, self.statistics, strict=True):
-            layer.experts.forward = self._watched(layer.experts, statistics)
-        try:
+        with ExitStack() as stack:
+            for layer, statistics in zip(self.layers, self.statistics, strict=True):
+                stack.enter_context(swapped(layer.experts, forward=self._watched(layer.experts, statistics)))
             yield
-        finally:
-            for layer in self.layers:
-                layer.experts.__dict__.pop("forward")
 
     def _watched(self, experts: Any, statistics: LayerStatistics) -> Any:
         def forward(hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -195,48 +178,35 @@ def collect(
             stacklevel=2,
         )
     if gradients:
-        collect_gradients(model, layers, collector.statistics, kept)
+        _add_gradients(model, layers, collector.statistics, kept)
     return collector.statistics
 
 
-def rarely_used(statistics: Sequence[LayerStatistics]) -> dict[int, list[int]]:
+def rarely_used(statistics: Sequence[Any]) -> dict[int, list[int]]:
     """Experts that fewer than two tokens were routed to, by layer; layers without any are left out."""
     found = {place: (layer.count < 2).nonzero().flatten().tolist() for place, layer in enumerate(statistics)}
     return {place: experts for place, experts in found.items() if experts}
 
 
-def collect_gradients(
-    model: nn.Module,
-    layers: Sequence[MixtureLayer],
-    statistics: Sequence[LayerStatistics],
-    batches: Iterable[Int[Tensor, "_ _"]],
+def _add_gradients(
+    model: nn.Module, layers: Sequence[MixtureLayer], statistics: Sequence[LayerStatistics], batches: Iterable[Tensor]
 ) -> None:
     """Add to `statistics` the gradients of the mean next-token loss with respect to every expert's weights."""
-    wanted = [p for layer in layers for p in (layer.experts.gate_up_proj, layer.experts.down_proj)]
-    required = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
+    wanted = {id(p) for layer in layers for p in layer.weights}
     count = 0
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+    with ExitStack() as stack:
+        for parameter in model.parameters():
             parameter.grad = None
+            stack.enter_context(swapped(parameter, grad=None, requires_grad=id(parameter) in wanted))
         with torch.enable_grad(), evaluating(model):
             for tokens in batches:
                 logits = logits_of(model, tokens)[:, :-1]
                 F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
                 count += tokens[:, 1:].numel()
         for layer, found in zip(layers, statistics, strict=True):
-            for name, parameter in (
-                ("grad_gate_up", layer.experts.gate_up_proj),
-                ("grad_down", layer.experts.down_proj),
-            ):
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                setattr(found, name, gradient / count)
-    finally:
-        for parameter, needed in required:
-            parameter.requires_grad_(needed)
-            parameter.grad = None
+            found.grad_gate_up, found.grad_down = (
+                (torch.zeros_like(weight) if weight.grad is None else weight.grad) / count for weight in layer.weights
+            )
 
 
 @contextmanager

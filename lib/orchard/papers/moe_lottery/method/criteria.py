@@ -208,39 +208,36 @@ class Criterion:
     in_paper: bool = True
 
 
-def _table() -> dict[str, Criterion]:
-    weight, inference, activation, gradient = "weight", "inference", "activation", "gradient"
-    rows = [
-        Criterion("ews", weight, "weight similarity", None, ews, "none"),
-        Criterion("rwn", weight, "router weight norm", "max", rwn, "none"),
-        Criterion("wsr", weight, "stable rank", "max", wsr, "none"),
-        Criterion("ewn", weight, "weight norm", None, ewn, "none"),
-        Criterion("euf", inference, "usage frequency", "min", euf),
-        Criterion("ecc", inference, "collaboration", "max", ecc, pairs=pairs_ecc),
-        Criterion("evtc", inference, "vocabulary coverage", "min", evtc),
-        Criterion("ets", inference, "input-token similarity", "max", ets, pairs=pairs_ets),
-        Criterion("eas", activation, "activation similarity", "max", eas),
-        Criterion("eae", activation, "activation entropy", "min", eae),
-        Criterion("eao", activation, "activation outliers", None, eao),
-        Criterion("ean", activation, "activation norm", "min", ean),
-        Criterion("egs", gradient, "gradient similarity", None, egs, "backward"),
-        Criterion("ege", gradient, "gradient entropy", "min", ege, "backward"),
-        Criterion("ego", gradient, "gradient outliers", None, ego, "backward"),
-        Criterion("egn", gradient, "gradient norm", None, egn, "backward"),
-        Criterion("ews_matched", weight, "weight similarity, units matched", None, ews_matched, "none", in_paper=False),
-        Criterion("aimer", weight, "mean |w| over rms", None, aimer, "none", in_paper=False),
-        Criterion("soft_count", inference, "soft usage", "min", soft_count, in_paper=False),
-        Criterion("eao_rate", activation, "activation outliers per entry", None, eao_rate, in_paper=False),
-        Criterion("ean_row", activation, "activation norm over rows", "min", ean_row, in_paper=False),
-        Criterion("man", activation, "mean activation norm", "min", man, in_paper=False),
-        Criterion("reap", activation, "REAP", "min", reap, in_paper=False),
-        Criterion("ege_columns", gradient, "gradient entropy over columns", "min", ege_columns, "backward", in_paper=False),
-        Criterion("ego_rate", gradient, "gradient outliers per entry", None, ego_rate, "backward", in_paper=False),
-    ]  # fmt: skip
-    return {row.id: row for row in rows}
-
-
-CRITERIA: dict[str, Criterion] = _table()
+WEIGHT, INFERENCE, ACTIVATION, GRADIENT = GROUPS = ("weight", "inference", "activation", "gradient")
+CRITERIA: dict[str, Criterion] = {
+    row.id: row for row in (
+        Criterion("ews", WEIGHT, "weight similarity", None, ews, "none"),
+        Criterion("rwn", WEIGHT, "router weight norm", "max", rwn, "none"),
+        Criterion("wsr", WEIGHT, "stable rank", "max", wsr, "none"),
+        Criterion("ewn", WEIGHT, "weight norm", None, ewn, "none"),
+        Criterion("euf", INFERENCE, "usage frequency", "min", euf),
+        Criterion("ecc", INFERENCE, "collaboration", "max", ecc, pairs=pairs_ecc),
+        Criterion("evtc", INFERENCE, "vocabulary coverage", "min", evtc),
+        Criterion("ets", INFERENCE, "input-token similarity", "max", ets, pairs=pairs_ets),
+        Criterion("eas", ACTIVATION, "activation similarity", "max", eas),
+        Criterion("eae", ACTIVATION, "activation entropy", "min", eae),
+        Criterion("eao", ACTIVATION, "activation outliers", None, eao),
+        Criterion("ean", ACTIVATION, "activation norm", "min", ean),
+        Criterion("egs", GRADIENT, "gradient similarity", None, egs, "backward"),
+        Criterion("ege", GRADIENT, "gradient entropy", "min", ege, "backward"),
+        Criterion("ego", GRADIENT, "gradient outliers", None, ego, "backward"),
+        Criterion("egn", GRADIENT, "gradient norm", None, egn, "backward"),
+        Criterion("ews_matched", WEIGHT, "weight similarity, units matched", None, ews_matched, "none", in_paper=False),
+        Criterion("aimer", WEIGHT, "mean |w| over rms", None, aimer, "none", in_paper=False),
+        Criterion("soft_count", INFERENCE, "soft usage", "min", soft_count, in_paper=False),
+        Criterion("eao_rate", ACTIVATION, "activation outliers per entry", None, eao_rate, in_paper=False),
+        Criterion("ean_row", ACTIVATION, "activation norm over rows", "min", ean_row, in_paper=False),
+        Criterion("man", ACTIVATION, "mean activation norm", "min", man, in_paper=False),
+        Criterion("reap", ACTIVATION, "REAP", "min", reap, in_paper=False),
+        Criterion("ege_columns", GRADIENT, "gradient entropy over columns", "min", ege_columns, "backward", in_paper=False),
+        Criterion("ego_rate", GRADIENT, "gradient outliers per entry", None, ego_rate, "backward", in_paper=False),
+    )
+}  # fmt: skip
 PAPER = tuple(name for name, criterion in CRITERIA.items() if criterion.in_paper)
 
 

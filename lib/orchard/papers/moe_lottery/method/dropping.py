@@ -16,8 +16,9 @@ their place in the layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import ismethod
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from orchard.nn import Decoder, MixtureOfExperts
 
 Drop = Mapping[int, Sequence[int]]  # layer -> experts
 Routed = tuple[Tensor, Tensor, Tensor]  # what a router gives for every token: logits, weights, experts
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configs of `transformers`
 
 
 class ExpertsError(BadInput):
@@ -53,6 +55,11 @@ class MixtureLayer:
     def experts(self) -> Any:
         """The experts: `gate_up_proj` [n, 2f, dim], `down_proj` [n, dim, f], `act_fn`."""
         return self.block.experts
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """The weights of all experts: `gate_up_proj` and `down_proj`."""
+        return self.experts.gate_up_proj, self.experts.down_proj
 
     @property
     def num_experts(self) -> int:
@@ -100,9 +107,8 @@ def mixture_layers(model: nn.Module) -> list[MixtureLayer]:
             "Qwen-MoE and DeepSeek have in transformers 5"
         )
     if not found:
-        raise ExpertsError(
-            f"{type(model).__name__} has no mixture of experts: it is a dense model, and there is nothing to drop"
-        )
+        name = type(model).__name__
+        raise ExpertsError(f"{name} has no mixture of experts: it is a dense model, and there is nothing to drop")
     return found
 
 
@@ -140,6 +146,19 @@ def check_drop(layers: Sequence[MixtureLayer], dropped: Drop) -> None:
                 )
 
 
+@contextmanager
+def swapped(owner: Any, **values: Any) -> Iterator[None]:
+    """Inside the block these attributes of `owner` have other values; a method is the class's own again after it."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            delattr(owner, name) if ismethod(value) else setattr(owner, name, value)
+
+
 class _MaskLogits(TorchFunctionMode):
     """Adds a mask to what `linear` returns."""
 
@@ -161,29 +180,22 @@ def masked(model: nn.Module, dropped: Drop) -> Iterator[None]:
     """
     layers = mixture_layers(model)
     check_drop(layers, dropped)
-    restore: list[Callable[[], None]] = []
-    try:
+    with ExitStack() as stack:
         for place, experts in dropped.items():
             if not len(experts):
                 continue
             gate = layers[place].gate
             mask = torch.zeros(layers[place].num_experts, device=gate.weight.device)
             mask[list(experts)] = -torch.inf
-            plain = gate.forward
 
-            def forward(*args: Any, plain: Any = plain, mask: Tensor = mask) -> Any:
+            def forward(*args: Any, plain: Any = gate.forward, mask: Tensor = mask) -> Any:
                 with _MaskLogits(mask):
                     return plain(*args)
 
-            gate.forward = forward
-            restore.append(lambda gate=gate: gate.__dict__.pop("forward"))  # type: ignore[misc]
-            if isinstance(bias := getattr(gate, "e_score_correction_bias", None), Tensor):
-                gate.e_score_correction_bias = bias + mask.to(bias.dtype)  # DeepSeek-V3 adds it after the sigmoid
-                restore.append(lambda gate=gate, bias=bias: setattr(gate, "e_score_correction_bias", bias))  # type: ignore[misc]
+            stack.enter_context(swapped(gate, forward=forward))
+            if isinstance(bias := getattr(gate, "e_score_correction_bias", None), Tensor):  # added after the sigmoid
+                stack.enter_context(swapped(gate, e_score_correction_bias=bias + mask.to(bias.dtype)))
         yield
-    finally:
-        for undo in restore:
-            undo()
 
 
 def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
@@ -197,12 +209,11 @@ def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
     """
     layers = mixture_layers(model)
     check_drop(layers, dropped)
-    kept = {
-        layer.place: [e for e in range(layer.num_experts) if e not in set(dropped.get(layer.place, ()))]
-        for layer in layers
-    }
+    kept = {}
     for layer in layers:
-        if len(kept[layer.place]) == layer.num_experts:
+        out = set(dropped.get(layer.place, ()))
+        kept[layer.place] = [e for e in range(layer.num_experts) if e not in out]
+        if not out:
             continue
         rows = torch.tensor(kept[layer.place], device=layer.gate.weight.device)
         for owner, name in ((layer.gate, "weight"), (layer.experts, "gate_up_proj"), (layer.experts, "down_proj")):
@@ -216,9 +227,10 @@ def drop_experts(model: nn.Module, dropped: Drop) -> dict[int, list[int]]:
     counts = {len(ids) for ids in kept.values()}
     config: Any = getattr(model, "config", None)
     if config is not None and len(counts) == 1:
-        set_expert_count(config, next(iter(counts)))
-        if hasattr(model, "num_experts"):  # the load-balance loss of a causal model reads it
-            model.num_experts = next(iter(counts))  # type: ignore[assignment]
+        for owner in (config, model):  # the load-balance loss of a causal model reads its own
+            for name in EXPERT_COUNTS:
+                if hasattr(owner, name):
+                    setattr(owner, name, *counts)
     return kept
 
 
@@ -235,16 +247,6 @@ def pruned_config(cfg: Decoder.Config, kept: Mapping[int, Sequence[int]]) -> Dec
     for place, mixture in enumerate(mixtures):
         mixture.set(num_experts=len(kept[place]))
     return new
-
-
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
-
-
-def set_expert_count(config: Any, count: int) -> None:
-    """Write the number of experts per layer to a config of `transformers`, under every name it has there."""
-    for name in EXPERT_COUNTS:
-        if hasattr(config, name):
-            setattr(config, name, count)
 
 
 def worst(scores: Float[Tensor, "experts"], count: int, direction: str) -> list[int]:
@@ -290,15 +292,11 @@ def global_ranking(
 @contextmanager
 def watching_routers(model: nn.Module, read: Callable[[int, Routed], None]) -> Iterator[None]:
     """Inside the block `read` is told the place of every mixture that a batch passes, and what its router gave."""
-    handles = [
-        layer.gate.register_forward_hook(lambda gate, given, out, place=layer.place: read(place, out))
-        for layer in mixture_layers(model)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in mixture_layers(model):
+            hook = layer.gate.register_forward_hook(lambda gate, given, out, place=layer.place: read(place, out))
+            hooks.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -89,9 +89,8 @@ def stored(
 
 def _empty(layer: MixtureLayer, vocab_size: int) -> Rows:
     gate_up, down = layer.experts.gate_up_proj.detach(), layer.experts.down_proj.detach()
-    kept = Rows(
-        [[*gu.chunk(2), dn] for gu, dn in zip(gate_up, down, strict=True)], list(layer.gate.weight.detach()), vocab_size
-    )
+    weights = [[*gu.chunk(2), dn] for gu, dn in zip(gate_up, down, strict=True)]
+    kept = Rows(weights, list(layer.gate.weight.detach()), vocab_size)
     for lists in (kept.rows, kept.gates, kept.ids):
         lists.extend([] for _ in kept.experts)
     return kept
@@ -138,9 +137,8 @@ def ewn(layer: Rows) -> list[float]:
 
 def aimer(layer: Rows) -> list[float]:
     """mean |w| over rms of w."""
-    return [
-        _mean(v.abs().tolist()) / math.sqrt(_mean(v.square().tolist())) for v in map(_vector, layer.weights)
-    ]  # fmt: skip
+    vectors = map(_vector, layer.weights)
+    return [_mean(v.abs().tolist()) / math.sqrt(_mean(v.square().tolist())) for v in vectors]
 
 
 def euf(layer: Rows) -> list[float]:
@@ -210,9 +208,8 @@ def man(layer: Rows) -> list[float]:
 
 def reap(layer: Rows) -> list[float]:
     """mean over tokens of the router's weight times |a_t|."""
-    return _seen_twice(
-        layer, lambda p: _mean([g * _length(a) for g, a in zip(layer.gates[p], layer.rows[p], strict=True)])
-    )
+    pairs = [list(zip(gates, rows, strict=True)) for gates, rows in zip(layer.gates, layer.rows, strict=True)]
+    return _seen_twice(layer, lambda p: _mean([g * _length(a) for g, a in pairs[p]]))
 
 
 def egs(layer: Rows) -> list[float]:
@@ -246,12 +243,10 @@ def egn(layer: Rows) -> list[float]:
     return _seen_twice(layer, lambda p: _length(_vector(layer.gradients[p])))
 
 
-NAIVE: dict[str, Callable[[Rows], list[float]]] = {
-    "ews": ews, "rwn": rwn, "wsr": wsr, "ewn": ewn, "euf": euf, "ecc": ecc, "evtc": evtc, "ets": ets, "eas": eas, "eae": eae,
-    "eao": eao, "ean": ean, "egs": egs, "ege": ege, "ego": ego, "egn": egn, "ews_matched": ews_matched, "aimer": aimer,
-    "soft_count": soft_count, "eao_rate": eao_rate, "ean_row": ean_row, "man": man, "reap": reap, "ege_columns": ege_columns,
-    "ego_rate": ego_rate,
-}  # fmt: skip
+NAIVE: dict[str, Callable[[Rows], list[float]]] = {score.__name__: score for score in (
+    ews, rwn, wsr, ewn, euf, ecc, evtc, ets, eas, eae, eao, ean, egs, ege, ego, egn, ews_matched, aimer, soft_count, eao_rate, ean_row,
+    man, reap, ege_columns, ego_rate,
+)}  # fmt: skip
 
 
 def _seen_twice(layer: Rows, score: Callable[[int], float]) -> list[float]:

@@ -16,8 +16,10 @@ Windows hold one token more than the model reads, as in training: [batch, time +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import combinations
+from math import comb
 
 import pandas as pd
 import torch
@@ -44,12 +46,9 @@ def leave_one_out(model: nn.Module, windows: Windows) -> pd.DataFrame:
     for layer in mixture_layers(model):
         dropped = [[expert] for expert in range(layer.num_experts)]
         losses = losses_without(model, windows, layer.place, [[], *dropped])
-        for expert, delta in enumerate(losses[1:] - losses[0]):
-            rows += [
-                {"layer": layer.place, "expert": expert, "window": window, "delta": value}
-                for window, value in enumerate(delta.tolist())
-            ]
-    return pd.DataFrame(rows)
+        for expert, delta in enumerate((losses[1:] - losses[0]).tolist()):
+            rows += [(layer.place, expert, window, value) for window, value in enumerate(delta)]
+    return pd.DataFrame(rows, columns=["layer", "expert", "window", "delta"])
 
 
 def subset_losses(model: nn.Module, windows: Windows, layer: int, keep: int) -> pd.DataFrame:
@@ -77,15 +76,14 @@ def subset_errors(model: nn.Module, batches: Windows, keep: int) -> pd.DataFrame
                 for kept in sets[layer.place]:
                     with masked(layer.block, {0: _others(kept, layer)}):
                         changes.append(_weights(layer, hidden) - whole)
-                squares = _squares(torch.stack([whole, *changes], dim=1), _products(layer, hidden))
+                change = torch.stack([whole, *changes], dim=1)  # [tokens, sets, n]
+                squares = ((change @ _products(layer, hidden)) * change).sum(dim=(0, 2)).clamp_min(0).cpu()
                 sizes[layer.place] += squares[0]
                 errors[layer.place] += squares[1:]
-    tables = [
-        pd.DataFrame({
-            "layer": layer.place, "kept": sets[layer.place], "error": errors[layer.place].sqrt().tolist(),
-            "relative": (errors[layer.place] / sizes[layer.place]).sqrt().tolist(),
-        }) for layer in layers
-    ]  # fmt: skip
+    tables = []
+    for place, (own, squares, size) in enumerate(zip(sets, errors, sizes, strict=True)):
+        found = {"error": squares.sqrt().tolist(), "relative": (squares / size).sqrt().tolist()}
+        tables.append(pd.DataFrame({"layer": place, "kept": own, **found}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -108,16 +106,11 @@ def subsets(n: int, keep: int) -> list[tuple[int, ...]]:
     Raises:
         BadInput: there are none, or more than `LIMIT`.
     """
-    sets = [] if not 0 < keep <= n else list(_first(combinations(range(n), keep), LIMIT + 1))
-    if not sets:
+    if not 0 < keep <= n:
         raise BadInput(f"{keep} of {n} experts cannot be kept: keep between 1 and {n}")
-    if len(sets) > LIMIT:
+    if comb(n, keep) > LIMIT:
         raise BadInput(f"{keep} of {n} experts can be kept in more than {LIMIT} ways: too many to try them all")
-    return sets
-
-
-def _first(values: Iterator[tuple[int, ...]], count: int) -> Iterator[tuple[int, ...]]:
-    return (value for _, value in zip(range(count), values, strict=False))
+    return list(combinations(range(n), keep))
 
 
 def _others(kept: Sequence[int], layer: MixtureLayer) -> list[int]:
@@ -138,10 +131,13 @@ def losses_without(
         for window in windows:
             inputs = window[:, :-1]
             rest = _rest(model, layer, inputs)
-            losses = []
+            losses, targets = [], window[:, 1:]
             for experts in dropped:
                 with masked(model, {layer: experts}):
-                    losses.append(_window_losses(rest(), window))
+                    logits = rest()
+                flat, wanted = logits.flatten(0, 1).float(), targets.flatten().to(logits.device)
+                own = F.cross_entropy(flat, wanted, reduction="none").view(targets.shape)
+                losses.append(own.double().mean(dim=1).cpu())
             found.append(torch.stack(losses))
     return torch.cat(found, dim=1)
 
@@ -168,25 +164,15 @@ def _rest(model: nn.Module, layer: int, tokens: Tensor) -> Callable[[], Tensor]:
     return rest
 
 
-def _window_losses(logits: Tensor, window: Tensor) -> Float[Tensor, "batch"]:
-    targets = window[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device), reduction="none")
-    return losses.view(targets.shape).double().mean(dim=1).cpu()
-
-
 def _inputs(model: nn.Module, layers: Sequence[MixtureLayer], tokens: Tensor) -> list[Float[Tensor, "tokens dim"]]:
     """What every mixture reads in one forward pass."""
-    found: dict[int, Tensor] = {}
-    hooks = [
-        layer.experts.register_forward_pre_hook(lambda _, inputs, place=layer.place: found.update({place: inputs[0]}))
-        for layer in layers
-    ]
-    try:
-        logits_of(model, tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [found[layer.place] for layer in layers]
+    found: list[Tensor] = []
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = layer.experts.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+            hooks.callback(hook.remove)
+        model(tokens)
+    return found
 
 
 def _products(layer: MixtureLayer, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens n n"]:
@@ -201,8 +187,3 @@ def _weights(layer: MixtureLayer, hidden: Float[Tensor, "tokens dim"]) -> Float[
     _, weights, index = layer.gate(hidden)
     dense = torch.zeros(len(hidden), layer.num_experts, dtype=torch.float64, device=hidden.device)
     return dense.scatter_(1, index, weights.double())
-
-
-def _squares(change: Float[Tensor, "tokens sets n"], products: Float[Tensor, "tokens n n"]) -> Float[Tensor, "sets"]:
-    """Sum over tokens of change^T products change, on the CPU; rounding can leave a hair below zero."""
-    return ((change @ products) * change).sum(dim=(0, 2)).clamp_min(0).cpu()

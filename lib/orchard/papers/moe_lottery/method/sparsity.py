@@ -12,9 +12,8 @@ Sources: Mishra et al. 2021, arXiv 2104.08378 (2:4); Sun et al. 2023, arXiv 2306
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,22 +21,20 @@ from torch import Tensor, nn
 
 from orchard.nn.moe import Dispatch, combine, grouped_linear
 from orchard.papers.moe_lottery.method.collect import evaluating
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, mixture_layers
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, mixture_layers, swapped
 
 MAGNITUDE, WANDA, RANDOM = KINDS = ("magnitude", "wanda", "random")
 GROUP, KEPT = 4, 2
 
 
-@dataclass
-class InputNorms:
+class InputNorms(NamedTuple):
     """||X_j||_2 of one layer: of the rows that enter every expert, and of those that enter its down projection."""
 
     gate_up: Float[Tensor, "n d"]
     down: Float[Tensor, "n f"]
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """Which weights of one layer stay."""
 
     gate_up: Bool[Tensor, "n two_f d"]
@@ -54,19 +51,16 @@ def input_norms(model: nn.Module, batches: Iterable[Tensor]) -> list[InputNorms]
     layers = mixture_layers(model)
     squares = [_zeros(layer) for layer in layers]
     seen = False
-    for layer, sums in zip(layers, squares, strict=True):
-        layer.experts.forward = _summing(layer.experts, sums)
-    try:
-        with evaluating(model):
-            for tokens in batches:
-                model(tokens)
-                seen = True
-    finally:
-        for layer in layers:
-            layer.experts.__dict__.pop("forward")
+    with ExitStack() as stack:
+        for layer, sums in zip(layers, squares, strict=True):
+            stack.enter_context(swapped(layer.experts, forward=_summing(layer.experts, sums)))
+        stack.enter_context(evaluating(model))
+        for tokens in batches:
+            model(tokens)
+            seen = True
     if not seen:
         raise ExpertsError("no calibration text: not one batch of tokens was given")
-    return [InputNorms(sums.gate_up.sqrt(), sums.down.sqrt()) for sums in squares]
+    return [InputNorms(*(total.sqrt() for total in sums)) for sums in squares]
 
 
 def _zeros(layer: MixtureLayer) -> InputNorms:
@@ -118,41 +112,32 @@ def masks(
         raise ExpertsError("Wanda ranks weights by their inputs: give norms=input_norms(model, calibration batches)")
     found = []
     for place, layer in enumerate(mixture_layers(model)):
-        weights = layer.experts.gate_up_proj.detach(), layer.experts.down_proj.detach()
+        weights = [weight.detach() for weight in layer.weights]
         if kind == RANDOM:
             scores = [torch.rand(w.shape, generator=generator) for w in weights]
         elif norms is None or kind == MAGNITUDE:
             scores = [w.abs() for w in weights]
         else:
-            own = norms[place].gate_up, norms[place].down
-            scores = [w.abs() * _usable(norm)[:, None, :] for w, norm in zip(weights, own, strict=True)]
-        gate_up, down = (two_of_four(score).to(w.device) for score, w in zip(scores, weights, strict=True))
-        found.append(Mask(gate_up, down))
+            used = [torch.where((norm > 0).any(dim=1, keepdim=True), norm, 1.0) for norm in norms[place]]
+            scores = [w.abs() * norm[:, None, :] for w, norm in zip(weights, used, strict=True)]
+        found.append(Mask(*(two_of_four(score).to(w.device) for score, w in zip(scores, weights, strict=True))))
     return found
-
-
-def _usable(norms: Float[Tensor, "n inner"]) -> Float[Tensor, "n inner"]:
-    """Ones for an expert that no token reached."""
-    return torch.where((norms > 0).any(dim=1, keepdim=True), norms, 1.0)
 
 
 @torch.no_grad()
 def sparsify(model: nn.Module, kept: Sequence[Mask]) -> None:
     """Set the weights outside the masks to zero, in place."""
     for layer, mask in zip(mixture_layers(model), kept, strict=True):
-        layer.experts.gate_up_proj.mul_(mask.gate_up)
-        layer.experts.down_proj.mul_(mask.down)
+        for weight, own in zip(layer.weights, mask, strict=True):
+            weight.mul_(own)
 
 
 @contextmanager
 def staying_sparse(model: nn.Module, kept: Sequence[Mask]) -> Iterator[None]:
     """Inside the block the weights outside the masks get no gradient: an optimizer without weight decay leaves them at zero."""
-    handles = []
-    for layer, mask in zip(mixture_layers(model), kept, strict=True):
-        for weight, own in ((layer.experts.gate_up_proj, mask.gate_up), (layer.experts.down_proj, mask.down)):
-            handles.append(weight.register_hook(lambda gradient, own=own: gradient * own.to(gradient.device)))
-    try:
+    with ExitStack() as hooks:
+        for layer, mask in zip(mixture_layers(model), kept, strict=True):
+            for weight, own in zip(layer.weights, mask, strict=True):
+                hook = weight.register_hook(lambda gradient, own=own: gradient * own.to(gradient.device))
+                hooks.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

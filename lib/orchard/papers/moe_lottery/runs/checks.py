@@ -17,9 +17,9 @@ from __future__ import annotations
 import copy
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -29,6 +29,7 @@ from orchard.config import REQUIRED
 from orchard.data import ByteTokenizer
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch, combine, grouped_outputs
+from orchard.papers.moe_lottery.integrations.tiny import gap
 from orchard.papers.moe_lottery.integrations.tiny import invariants as layout_invariants
 from orchard.papers.moe_lottery.method.collect import Collector, collect
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
@@ -67,22 +68,9 @@ def batches(seed: int = 0, vocab_size: int = VOCAB) -> list[Int[Tensor, "_ _"]]:
     return [torch.randint(0, vocab_size, shape, generator=generator) for shape in ((2, 17), (3, 11))]
 
 
-def gap(found: Tensor, wanted: Tensor) -> float:
-    """Largest absolute difference over the largest finite absolute value; infinite where one of the two is not finite alone."""
-    found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()
-    finite = wanted.isfinite()
-    if not torch.equal(finite, found.isfinite()) or not torch.equal(found[~finite], wanted[~finite]):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    scale = float(wanted[finite].abs().max())
-    return float((found[finite] - wanted[finite]).abs().max()) / (scale if scale > 0 else 1.0)
-
-
 def slicing(seed: int) -> Iterator[Row]:
     """Removing experts against masking them, with and without renormalised weights; then save and reload."""
-    for renormalise in (True, False):
-        unit = "renormalised" if renormalise else "softmax kept"
+    for unit, renormalise in (("renormalised", True), ("softmax kept", False)):
         model, tokens = tiny(seed, renormalise=renormalise), batches(seed)[0]
         with torch.no_grad(), masked(model, UNEQUAL):
             wanted = model(tokens)
@@ -112,11 +100,9 @@ def criteria_rows(seed: int) -> Iterator[Row]:
     model, text = tiny(seed), batches(seed)
     exact, found = stored(model, text, VOCAB, gradients=True), collect(model, text, VOCAB, gradients=True)
     for name, criterion in CRITERIA.items():
-        gaps = [
-            gap(criterion.score(stats), torch.tensor(NAIVE[name](rows), dtype=torch.float64))
-            for stats, rows in zip(found, exact, strict=True)
-        ]
-        yield "criteria against loops", name, max(gaps)
+        wanted = [torch.tensor(NAIVE[name](rows), dtype=torch.float64) for rows in exact]
+        pairs = zip(map(criterion.score, found), wanted, strict=True)
+        yield "criteria against loops", name, max(gap(scores, loops) for scores, loops in pairs)
 
 
 def permuted(model: Decoder, order: list[int]) -> Decoder:
@@ -124,7 +110,7 @@ def permuted(model: Decoder, order: list[int]) -> Decoder:
     model = copy.deepcopy(model)
     with torch.no_grad():
         for layer in mixture_layers(model):
-            for parameter in (layer.gate.weight, layer.experts.gate_up_proj, layer.experts.down_proj):
+            for parameter in (layer.gate.weight, *layer.weights):
                 parameter.copy_(parameter[order].clone())
     return model
 
@@ -146,20 +132,17 @@ def one_function(seed: int) -> Iterator[Row]:
     model = tiny(seed)
     grouped: Any = model.layers[0].feed_forward
     x = torch.randn(2, 17, DIM, generator=torch.Generator().manual_seed(seed))
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "sorted": grouped, "grouped product": _grouped_product(grouped), "watched": _watched(grouped, x)
-    }  # fmt: skip
-    parameters: dict[str, nn.Module] = dict.fromkeys(ways, grouped)
+    ours = {"sorted": grouped, "grouped product": _grouped_product(grouped), "watched": _watched(grouped, x)}
+    ways: dict[str, tuple[Callable[[Tensor], Tensor], nn.Module]] = {name: (way, grouped) for name, way in ours.items()}
     if importlib.util.find_spec("transformers") is not None:
         for implementation in ("eager", "grouped_mm", "batched_mm"):
             block = mixtral_block(grouped, implementation)
-            ways[f"transformers, {implementation}"] = block
-            parameters[f"transformers, {implementation}"] = block
+            ways[f"transformers, {implementation}"] = (block, block)
     loop = MixtureOfExperts.Config(dim=DIM, hidden_dim=HIDDEN, num_experts=EXPERTS, top_k=TOP_K, backend="loop").build()
     loop.load_state_dict(grouped.state_dict())
     wanted = _output_and_gradient(loop.eval(), loop, x)
-    for name, way in ways.items():
-        found = _output_and_gradient(way, parameters[name], x)
+    for name, (way, module) in ways.items():
+        found = _output_and_gradient(way, module, x)
         for what, a, b in zip(("output", "gradients"), found, wanted, strict=True):
             yield "one function", f"{name}: {what}", gap(a, b)
 
@@ -212,9 +195,6 @@ def _output_and_gradient(way: Callable[[Tensor], Tensor], module: nn.Module, x: 
     return output, torch.cat([gradient.flatten() for gradient in gradients])
 
 
-PARTS = (slicing, reloading, criteria_rows, permutation, one_function)
-
-
 class Invariants(Run):
     """All parts; a run, so that they are computed once."""
 
@@ -223,25 +203,18 @@ class Invariants(Run):
 
     cfg: Config
 
+    parts: ClassVar[Sequence[Callable[[int], Iterable[Row]]]] = (
+        slicing, reloading, criteria_rows, permutation, one_function,
+    )  # fmt: skip
+
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Rows part, seed, unit, value."""
-        seed = self.cfg.seed
-        rows = [
-            dict(zip(("part", "unit", "value"), row, strict=True), seed=seed) for part in PARTS for row in part(seed)
-        ]
-        return {"rows": rows}
+        found = [(*row, self.cfg.seed) for part in self.parts for row in part(self.cfg.seed)]
+        return {"rows": [dict(zip(("part", "unit", "value", "seed"), row, strict=True)) for row in found]}
 
 
-class Layouts(Run):
-    """The same on tiny checkpoints of Hugging Face, in every layout: written, pruned, padded, loaded again."""
+class Layouts(Invariants):
+    """The same on tiny checkpoints of Hugging Face, in every layout: written, pruned, padded, loaded again. No rows where
+    `transformers` is missing."""
 
-    class Config(Run.Config):
-        seed: int = REQUIRED
-
-    cfg: Config
-
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        """The rows of :func:`integrations.tiny.invariants`; none where `transformers` is missing."""
-        if importlib.util.find_spec("transformers") is None:
-            return {"rows": []}
-        return {"rows": layout_invariants((self.cfg.seed,)).to_dict("records")}
+    parts = (layout_invariants,) if importlib.util.find_spec("transformers") is not None else ()

@@ -6,14 +6,13 @@ optimizer new in every round. Lightning's part is imported when it is needed, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-
-from torch import nn
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
 from orchard.data import ResumableLoader
 from orchard.data.loader import Indexed
 from orchard.nn import Decoder, MixtureOfExperts
+from orchard.papers.moe_lottery.method.dropping import swapped
 from orchard.runs import Workspace
 from orchard.train import AdamW, choose
 from orchard.train.losses import Loss, next_token_loss
@@ -50,40 +49,19 @@ def finetune(
             model.load_state_dict(SafetensorsIO().load_checkpoint(finished)["model"])
             model.to(hardware.device).eval()
             return
-    frozen = [p for parameter, p in model.named_parameters() if not trains(parameter)]
     optim = AdamW.Config(learning_rate=learning_rate, weight_decay=0.0).build()
     schedule = Schedule(steps, seed, f"{work.folder.name} {name}", CHECKPOINT_EVERY)
     loader = ResumableLoader(batches, batch_size, seed)
-    with _frozen(frozen), nullcontext() if balance else without_balance(model):
-        module = LanguageModel(model.train(), optim, steps, hardware.fused_optimizer, loss)
-        train_loop(module, loader, schedule, own, hardware, [])
+    with ExitStack() as stack:
+        for parameter, p in model.named_parameters():
+            stack.enter_context(swapped(p, requires_grad=trains(parameter)))
+        for module in () if balance else model.modules():
+            if isinstance(module, MixtureOfExperts):
+                stack.enter_context(swapped(module, load_balance=0.0, z_loss=0.0))
+        learner = LanguageModel(model.train(), optim, steps, hardware.fused_optimizer, loss)
+        train_loop(learner, loader, schedule, own, hardware, [])
     weights = {parameter: p.detach().cpu().contiguous() for parameter, p in model.state_dict().items()}
     SafetensorsIO().save_checkpoint({"model": weights}, finished)
     for step in own.checkpoints.glob("step_*.safetensors"):
         step.unlink()  # with the optimizer's state three times as large
     model.to(hardware.device).eval()
-
-
-@contextmanager
-def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def without_balance(model: nn.Module) -> Iterator[None]:
-    """Inside the block the mixtures of `model` add no auxiliary loss."""
-    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
-    factors = [(module, module.load_balance, module.z_loss) for module in mixtures]
-    for module in mixtures:
-        module.load_balance = module.z_loss = 0.0
-    try:
-        yield
-    finally:
-        for module, balance, z in factors:
-            module.load_balance, module.z_loss = balance, z

@@ -6,6 +6,7 @@ calibrate nothing; fine-tuning reads the train split. Losses are kept per window
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,30 +61,28 @@ class Text:
         return torch.stack([(predicted == d).sum(dim=1) for d in range(len(self.names))], dim=1)
 
 
-@torch.no_grad()
 def nats(model: Decoder, text: Text, precision: str = "32-true") -> Float[Tensor, "windows domains"]:
     """Summed nats of every window by the domain of the predicted byte, in float64 on the CPU."""
-    device = model.embedding.weight.device
     found = []
-    for tokens, documents in zip(text.tokens, text.documents, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            losses = token_losses(model, tokens.to(device)).cpu().double()
+    for losses, documents in zip(_losses(model, text.tokens, precision), text.documents, strict=True):
         own = text.domain[documents[:, 1:]]
         found.append(torch.stack([(losses * (own == d)).sum(dim=1) for d in range(len(text.names))], dim=1))
     return torch.cat(found)
 
 
-@torch.no_grad()
 def window_losses(
     model: Decoder, batches: list[Int[Tensor, "_ time_and_one"]], precision: str = "32-true"
 ) -> Float[Tensor, "windows"]:
     """Mean nats per token of every window, in float64 on the CPU. The model must be in evaluation mode."""
+    return torch.cat([losses.mean(dim=1) for losses in _losses(model, batches, precision)])
+
+
+@torch.no_grad()
+def _losses(model: Decoder, batches: Sequence[Tensor], precision: str) -> list[Float[Tensor, "_ _"]]:
+    """Nats of every token, in float64 on the CPU."""
     device = model.embedding.weight.device
-    found = []
-    for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            found.append(token_losses(model, batch.to(device)).double().mean(dim=1).cpu())
-    return torch.cat(found)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        return [token_losses(model, batch.to(device)).cpu().double() for batch in batches]
 
 
 def trained(work: Workspace, cfg: TrainLM.Config) -> tuple[Decoder, str]:

@@ -7,15 +7,12 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from orchard.nn.moe import MixtureOfExperts
+from orchard.papers.moe_lottery.method.dropping import mixture_layers
 from orchard.papers.moe_lottery.method.models import MIXTRAL, ROUNDS, decoder
 
 VOCABULARY = 32_000  # of Mixtral-8x7B
 BYTES = 2  # per parameter in bf16
-FIRST, MOST = (
-    200_000,
-    1_130_000,
-)  # tokens of the first round of fine-tuning, doubled in every round up to the most (section 3.4)
+FIRST, MOST = 200_000, 1_130_000  # tokens of fine-tuning in the first round, doubled up to the most (section 3.4)
 
 
 def paper_shapes() -> pd.DataFrame:
@@ -27,9 +24,7 @@ def paper_shapes() -> pd.DataFrame:
         with torch.device("meta"):
             model = decoder(shape, dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, vocab_size=VOCABULARY).build()
         tokens += min(FIRST * 2 ** (dropped - 1), MOST) if dropped else 0
-        experts = sum(
-            p.numel() for m in model.modules() if isinstance(m, MixtureOfExperts) for p in m.experts.parameters()
-        )
+        experts = sum(weight.numel() for layer in mixture_layers(model) for weight in layer.weights)
         rows.append({
             "model": "Mixtral-8x7B", "experts": shape.num_experts, "s (%)": 100 * dropped / MIXTRAL.num_experts,
             "parameters": model.num_parameters(), "in experts (%)": 100 * experts / model.num_parameters(),

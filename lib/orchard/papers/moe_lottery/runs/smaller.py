@@ -35,7 +35,7 @@ from orchard.papers.moe_lottery.runs.finetune import finetune
 from orchard.papers.moe_lottery.runs.scoring import Text, nats
 from orchard.runs import Finished, Run, Workspace
 from orchard.train import TrainLM, choose, load_model
-from orchard.train.losses import next_token_loss
+from orchard.train.losses import counted_loss, next_token_loss
 
 FULL, RANDOM, NO_HELP = "full", "random", "none"
 SPARSE = {f"2:4 {kind}": kind for kind in sparsity.KINDS}
@@ -122,25 +122,21 @@ class Smaller(Run):
         if cfg.help not in episodes.HELPS:
             raise BadInput(f"Smaller.Config.help is {cfg.help!r}: choose {NO_HELP}, {', '.join(episodes.HELPS)}")
         length, plain = cfg.base.seq_len, cfg.help == episodes.PLAIN
-        batches: Indexed = (
-            windows(five_domains(cfg.base), "train", length)
-            if plain
-            else episodes.Episodes(
-                world, length, cfg.steps * cfg.batch_size, cfg.seed, shuffled=cfg.help == episodes.SHUFFLED
-            )
-        )
+        batches: Indexed = windows(five_domains(cfg.base), "train", length)
+        if not plain:
+            count, shuffled = cfg.steps * cfg.batch_size, cfg.help == episodes.SHUFFLED
+            batches = episodes.Episodes(world, length, count, cfg.seed, shuffled)
         finetune(
             model, batches, steps=cfg.steps, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.seed,
-            work=work, name=name, loss=next_token_loss if plain else episodes.answer_loss,
+            work=work, name=name, loss=next_token_loss if plain else counted_loss,
         )  # fmt: skip
 
 
 def five_domains(base: TrainLM.Config) -> FiveDomains.Config:
     """The corpus that a model was trained on. Raises BadInput for another one: it has no facts to ask about."""
     if not isinstance(base.source, FiveDomains.Config):
-        raise BadInput(
-            f"the model was trained on {type(base.source).__qualname__}: the probes ask about the facts of FiveDomains"
-        )
+        name = type(base.source).__qualname__
+        raise BadInput(f"the model was trained on {name}: the probes ask about the facts of FiveDomains")
     return base.source
 
 
@@ -162,13 +158,10 @@ def dropped(
     found = {}
     draw = random.Random(f"random experts {seed}")
     for layer in mixture_layers(model):
-        count = round(share * layer.num_experts)
-        if removal == FULL:
-            found[layer.place] = list[int]()
-        elif removal == RANDOM:
+        count = 0 if removal == FULL else round(share * layer.num_experts)
+        if statistics is None:
             found[layer.place] = draw.sample(range(layer.num_experts), count)
         else:
-            assert statistics is not None
             found[layer.place] = chosen(statistics[layer.place], removal, count, criterion(removal).drop or "min")
     return found
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder, MixtureOfExperts
-from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics, collect
+from orchard.papers.moe_lottery.method.collect import Collector, collect
 from orchard.papers.moe_lottery.method.dropping import mixture_layers
 from orchard.papers.moe_lottery.method.models import Shape as ModelShape
 from orchard.papers.moe_lottery.method.models import decoder
@@ -83,17 +83,9 @@ class Speed(Measurement):
         collect(model, self.batches(1, device), VOCAB)  # what is made once is not counted
         for count in MEMORY_BATCHES:
             batches = self.batches(count, device)
-            sums: list[int] = []
-
-            def read(batches: list[Tensor] = batches, sums: list[int] = sums) -> list[LayerStatistics]:
-                found = collect(model, batches, VOCAB)
-                sums.append(sum(layer.bytes() for layer in found))
-                return found
-
-            peak = peak_bytes(read, device)
-            rows.append(
-                {"shape": label(shape), "tokens": sum(map(torch.numel, batches)), "bytes": peak, "sums": sums[0]}
-            )
+            peak, tokens = peak_bytes(partial(collect, model, batches, VOCAB), device), sum(map(torch.numel, batches))
+            sums = sum(layer.bytes() for layer in collect(model, batches, VOCAB))
+            rows.append({"shape": label(shape), "tokens": tokens, "bytes": peak, "sums": sums})
         return rows
 
     def batches(self, count: int, device: str) -> list[Tensor]:

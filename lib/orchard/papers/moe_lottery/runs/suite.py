@@ -10,9 +10,7 @@ and per domain of the predicted byte: nats [..., windows, domains], sums over th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import comb
 from typing import Any
 
@@ -36,23 +34,11 @@ from orchard.train import TrainLM
 DIRECTIONS = ("min", "max")
 NAEE_LIMIT = 2000  # sets of one layer that are tried
 AT_ONCE = 2**25  # router weights (tokens x sets x experts) that NAEE holds
-GLOBAL = (
-    "ean",
-    "man",
-    "reap",
-)  # ranked over all layers as well as per layer (claim C15 of the paper, which has no number)
+GLOBAL = ("ean", "man", "reap")  # ranked over all layers too (claim C15 of the paper, which has no number)
 
 
-@dataclass
-class Usage:
-    """Where tokens went: `routed` [layers, n, documents], tokens of each document by expert; router statistics by layer."""
-
-    routed: Int[Tensor, "layers n documents"]
-    router: list[dict[str, Any]]
-
-
-def usage(model: nn.Module, text: Text) -> Usage:
-    """Routing of a text, by document."""
+def usage(model: nn.Module, text: Text) -> tuple[Int[Tensor, "layers n documents"], list[dict[str, Any]]]:
+    """Where tokens went: those of each document by expert; and statistics of the router, layer by layer."""
     layers, device = mixture_layers(model), next(model.parameters()).device
     documents = len(text.domain)
     routed = torch.zeros(len(layers), layers[0].num_experts, documents, dtype=torch.int64)
@@ -68,12 +54,9 @@ def usage(model: nn.Module, text: Text) -> Usage:
     rows: list[dict[str, Any]] = []
     for place, found in enumerate(sums):
         load = routed[place].sum(dim=1).double() / routed[place].sum()
-        rows.append({
-            "layer": place, "load": load.tolist(), "probability": (found["probability"] / tokens).tolist(),
-            "variation": float(load.std(correction=0) / load.mean()), "entropy": float(found["entropy"] / tokens),
-            "mass": float(found["mass"] / tokens),
-        })  # fmt: skip
-    return Usage(routed, rows)
+        means = {name: float(found[name] / tokens) for name in ("entropy", "mass")}
+        rows.append({"layer": place, "variation": float(load.std(correction=0) / load.mean()), **means})
+    return routed, rows
 
 
 class Measure(Run):
@@ -107,10 +90,10 @@ class Measure(Run):
         }  # fmt: skip
         save_file(orders, work.folder / "orders.safetensors")
         save_file(self.repeated(model, text), work.folder / "halves.safetensors")
-        found = usage(model, text)
+        routed, router = usage(model, text)
         seen = torch.stack([layer.seen for layer in statistics])
-        save_file({"routed": found.routed, "domain": text.domain, "seen": seen}, work.folder / "usage.safetensors")
-        return {"domains": text.names, "router": found.router, "tokens": statistics[0].tokens}
+        save_file({"routed": routed, "domain": text.domain, "seen": seen}, work.folder / "usage.safetensors")
+        return {"domains": text.names, "router": router, "tokens": statistics[0].tokens}
 
     def repeated(self, model: Decoder, text: Text) -> dict[str, Float[Tensor, "two layers n"]]:
         """Scores of criteria that read text, on two disjoint random samples of every size."""
@@ -120,9 +103,8 @@ class Measure(Run):
         found: dict[str, Tensor] = {}
         for size in self.cfg.sizes:
             samples = [pool[order[:size]], pool[order[len(pool) // 2 :][:size]]]
-            tables = [
-                score_table(gathered(model, list(sample.split(self.cfg.model.batch_size))), names) for sample in samples
-            ]
+            batches = [list(sample.split(self.cfg.model.batch_size)) for sample in samples]
+            tables = [score_table(gathered(model, sample), names) for sample in batches]
             for name in names:
                 found[f"{name} {size}"] = torch.stack([torch.stack(table[name]) for table in tables])
         return found
@@ -130,11 +112,10 @@ class Measure(Run):
 
 def gathered(model: Decoder, batches: Sequence[Int[Tensor, "_ _"]]) -> list[LayerStatistics]:
     """Statistics with gradients, on the CPU."""
-    statistics = collect(model, batches, model.vocab_size, gradients=True)
     moved = []
-    for layer in statistics:
-        kept: dict[str, Any] = {name: value.cpu() for name, value in vars(layer).items() if isinstance(value, Tensor)}
-        moved.append(dataclasses.replace(layer, **kept))
+    for layer in collect(model, batches, model.vocab_size, gradients=True):
+        values: dict[str, Any] = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in vars(layer).items()}
+        moved.append(LayerStatistics(**values))
     return moved
 
 
@@ -246,9 +227,8 @@ def random_order(layers: int, n: int, draw: int) -> list[list[int]]:
 
 def per_layer(orders: Sequence[Sequence[int]], size: int) -> list[Drop]:
     """The experts that are gone after every round of `size` per layer, from the order in which they go."""
-    return [
-        {place: list(order[: size * level]) for place, order in enumerate(orders)} for level in range(1, ROUNDS + 1)
-    ]
+    levels = range(1, ROUNDS + 1)
+    return [{place: list(order[: size * level]) for place, order in enumerate(orders)} for level in levels]
 
 
 def evaluate(
@@ -291,19 +271,13 @@ class Subsets(Run):
         cfg = self.cfg
         model, _ = trained(work, cfg.model)
         keep = mixture_layers(model)[cfg.layer].num_experts - cfg.drop
-        test, calibration = (
-            Text.evaluation(cfg.model, "test", cfg.windows),
-            Text.calibration(cfg.model, cfg.reconstruction),
-        )
+        test = Text.evaluation(cfg.model, "test", cfg.windows)
         losses = subset_losses(model, test.on(model), cfg.layer, keep)
-        errors = subset_errors(model, pieces(model, calibration, keep), keep)
+        errors = subset_errors(model, pieces(model, Text.calibration(cfg.model, cfg.reconstruction), keep), keep)
         own = errors[errors["layer"] == cfg.layer].set_index("kept")["relative"]
-        tensors = {
-            "kept": torch.tensor(losses["kept"].tolist()),
-            "losses": torch.tensor(losses["loss"].tolist(), dtype=torch.float64),
-            "errors": torch.tensor([own[kept] for kept in losses["kept"]], dtype=torch.float64),
-        }
-        save_file(tensors, work.folder / "sets.safetensors")
+        values = {"losses": losses["loss"].tolist(), "errors": [own[kept] for kept in losses["kept"]]}
+        tensors = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in values.items()}
+        save_file(tensors | {"kept": torch.tensor(losses["kept"].tolist())}, work.folder / "sets.safetensors")
         return {}
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,22 +99,12 @@ def is_router(parameter: str) -> bool:
     return parameter.endswith("gate.weight")
 
 
-@dataclass
-class Found:
-    """What a run has measured so far: rows of results, and beside each the loss of every test window."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[Float[Tensor, "windows"]] = field(default_factory=list)
-    loads: list[dict[str, Any]] = field(default_factory=list)
-    saturation: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Arm(Run):
     """Trajectories of one criterion: every strategy in `strategies`, for every draw.
 
     Result: ``rows`` (strategy, draw, round, tokens, loss, kept), ``loads`` (strategy, draw, layer, and the share of tokens of each
     expert before and after fine-tuning in round `load_round`), ``saturation`` (strategy, tokens, loss).
-    Files: ``units.safetensors`` (``loss`` [rows, windows], nats per token; ``document`` [windows]).
+    Files: ``units.safetensors`` (``loss`` [rows, windows], nats per token).
     """
 
     class Config(Run.Config):
@@ -156,7 +145,9 @@ class Arm(Run):
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Every strategy of every draw, one after the other."""
         cfg = self.cfg
-        self.work, self.found = work, Found()
+        self.work = work
+        self.found: dict[str, list[dict[str, Any]]] = {"rows": [], "loads": [], "saturation": []}  # so far
+        self.losses: list[Float[Tensor, "windows"]] = []  # of every test window, a tensor for each of the rows
         self.hardware = choose(work.device)
         work.notes["hardware"] = self.hardware.as_dict()
         base = cfg.base
@@ -165,26 +156,16 @@ class Arm(Run):
         held_out = Text.spread(base, "validation", cfg.calibration)
         self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
         self.scored = Text.spread(base, cfg.split, base.eval_windows)
-        self.first = self._first()
+        count, scored = cfg.per_round * len(cfg.steps), cfg.criterion not in (RANDOM, NOTHING)
+        statistics = self._statistics(self.full) if scored else []
+        self.first: Kept = [
+            chosen(layer, cfg.criterion, count, "min") for layer in statistics
+        ]  # by the full model's scores
         for draw in cfg.draws:
             for name in cfg.strategies:
                 self._trajectory(name, draw)
-        save_file(
-            {
-                "loss": torch.stack(self.found.losses),
-                "document": torch.cat([batch[:, 0] for batch in self.scored.documents]),
-            },
-            work.folder / "units.safetensors",
-        )
-        return {"rows": self.found.rows, "loads": self.found.loads, "saturation": self.found.saturation}
-
-    def _first(self) -> Kept | None:
-        """The order in which the scores of the full model would drop its experts, as far as the rounds go."""
-        cfg = self.cfg
-        if cfg.criterion in (RANDOM, NOTHING):
-            return None
-        count = cfg.per_round * len(cfg.steps)
-        return [chosen(stats, cfg.criterion, count, "min") for stats in self._statistics(self.full)]
+        save_file({"loss": torch.stack(self.losses)}, work.folder / "units.safetensors")
+        return self.found
 
     def _statistics(self, model: Decoder) -> list[LayerStatistics]:
         gradients = criterion(self.cfg.criterion).cost == "backward"
@@ -217,7 +198,7 @@ class Arm(Run):
                 used += steps
                 after = self._measure(model, name, draw, t, used, kept)
                 for layer, shares in enumerate(before or []):
-                    self.found.loads.append({
+                    self.found["loads"].append({
                         "strategy": name, "draw": draw, "layer": layer, "kept": kept[layer], "before": shares, "after": after[layer],
                     })  # fmt: skip
 
@@ -250,7 +231,7 @@ class Arm(Run):
         for steps in (0, *self.cfg.saturation):
             tuned = self._tuned(copy.deepcopy(model), f"{name}_saturation", 0, len(self.cfg.steps), used, steps)
             loss = self._load(tuned)[0].mean().item()
-            self.found.saturation.append({"strategy": name, "tokens": self._tokens(steps), "loss": loss})
+            self.found["saturation"].append({"strategy": name, "tokens": self._tokens(steps), "loss": loss})
 
     def _load(self, model: Decoder) -> tuple[Float[Tensor, "windows"], list[list[float]]]:
         """The loss of every scored window, and the share of the tokens of every expert, layer by layer."""
@@ -260,8 +241,8 @@ class Arm(Run):
 
     def _measure(self, model: Decoder, name: str, draw: int, t: int, steps: int, kept: Kept) -> list[list[float]]:
         losses, loads = self._load(model)
-        self.found.losses.append(losses)
-        self.found.rows.append({
+        self.losses.append(losses)
+        self.found["rows"].append({
             "strategy": name, "draw": draw, "round": t, "tokens": self._tokens(steps), "loss": losses.mean().item(),
             "kept": [list(layer) for layer in kept],
         })  # fmt: skip

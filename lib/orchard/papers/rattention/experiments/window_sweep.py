@@ -123,9 +123,10 @@ def memory_table(setting: Setting, names: Sequence[str], lengths: Sequence[int] 
 
 
 def bits(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Bits per byte of each unit, for every value of ``by``, from rows of nats and bytes; missing where a unit has no byte."""
-    sums = table.groupby([by, "seed", "unit"], sort=False)[["nats", "bytes"]].sum()
-    return (sums["nats"] / np.log(2) / sums["bytes"].where(sums["bytes"] > 0)).rename("value").reset_index()
+    """Bits per byte of each unit, for every value of ``by``, from rows of nats and bytes; no row where a unit has no byte."""
+    sums = table.groupby([by, "seed", "unit"], sort=False)[["nats", "bytes"]].sum(skipna=False)
+    sums = sums[sums["bytes"] > 0]
+    return (sums["nats"] / np.log(2) / sums["bytes"]).rename("value").reset_index()
 
 
 def difference(table: pd.DataFrame, by: str, first: str, second: str, part: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from orchard.papers.sbp.experiments import ablations
 from orchard.papers.sbp.experiments.arms import Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
 from orchard.papers.sbp.figures import ablations as figures
-from orchard.papers.sbp.runs.ensemble import Ensemble
+from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.paths import root
@@ -24,7 +24,7 @@ SETTING = Setting("smoke")
 SIZES = Ablations(
     cells=1, neighbours=(1,), thresholds=(0.1,), temperatures=(0.7,), top_ps=(0.9,),
     orders=("synthetic_first", "real_first"),
-    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_cells=1, scratch=True,
+    truths=(0.0, 0.5, 1.0), shares=(0.0, 0.375, 0.5, 1.0), share_cells=1, scratch=True, distilled=True,
 )  # fmt: skip
 CHANGED = {  # fields of a config that an ablation may change, and no other
     "k": {"k"}, "threshold": {"exceedance"}, "temperature": {"temperature"}, "top-p": {"top_p"}, "order": {"order"},
@@ -80,14 +80,20 @@ def test_the_table_marks_the_comparison_s_own_values(tmp_path: Path, small: Stud
 def test_members_of_an_ensemble_share_their_world(
     tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PROFILES, "smoke", tiny(worlds=(0, 1), seeds=(0, 1, 2)))
+    monkeypatch.setitem(PROFILES, "smoke", tiny(worlds=(0, 1), seeds=(0, 1, 2), ablations=SIZES))
     run = FakeRuns(tmp_path)
     table = ablations.ensembles(SETTING, run)
-    assert list(table["arm"]) == 2 * ["repetition", "repetition", "sbp-nn-lm", "ensemble"]
-    assert list(table["trainings"]) == 2 * [1, 1, 1, 2]
+    assert list(table["arm"]) == 2 * ["repetition", "repetition", "sbp-nn-lm", "ensemble", "distilled"]
+    assert list(table["trainings"]) == 2 * [1, 1, 1, 2, 3]
     for cfg in run.of(Ensemble.Config):
         assert len({one.seed for one in cfg.members}) == 2
         assert len({one.mix.corpus.fingerprint() for one in cfg.members}) == 1
+    assert len(run.of(Distill.Config)) == 2
+    assert PROFILES["gpu"].ablations.distilled
+    for cfg in run.of(Distill.Config):
+        assert cfg.mix.budget == small.budget
+        assert len({one.seed for one in cfg.teachers}) == 2
+        assert cfg.mix.corpus.fingerprint() in {one.mix.corpus.fingerprint() for one in cfg.teachers}
 
 
 def test_dose_response_measures_its_pairs(tmp_path: Path, small: Study) -> None:

@@ -9,7 +9,7 @@
 
 Apart from them: the share of the budget that is synthetic, for two sizes of the model (`share_sweep`), and the precision of pairs
 (`dose_response`): if partners work by what they tell of each other, the loss falls as more pairs are true. And what the same D and
-the same FLOPs give without a synthetic document, in an ensemble (`ensembles`).
+the same FLOPs give without a synthetic document, in an ensemble and in a model distilled from it (`ensembles`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchard.config import derive
 from orchard.evidence import Tables, rows
 from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import mean_excess, studies
 from orchard.papers.sbp.experiments.costs import ARM
 from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
 from orchard.papers.sbp.runs.embedding import LMEmbedder
-from orchard.papers.sbp.runs.ensemble import Ensemble
+from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import Tune, precision
 from orchard.runs import Run, Runner, Setting
@@ -147,7 +148,7 @@ def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
     """What D gives without synthetic documents: one row per world and model: variant, world, seed, arm (repetition of each seed, SBP of
-    the first, their ensemble), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
+    the first, their ensemble, distilled), ``trainings`` of the size that it takes, ``last`` and ``best`` (nats above Bayes; an ensemble
     is one of last checkpoints, and has no other)."""
     by_world: dict[int, list[tuple[Cell, Study]]] = {}
     for cell, study in studies(setting, run, "dep"):
@@ -160,6 +161,9 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
         label, held_out = f"ensemble; {study.name}", study.profile.held_out
         together = Ensemble.Config(members=members, eval_documents=held_out, label=label)
         wanted += [(cell, study, ARM, 1, study.arm(ARM)), (cell, study, "ensemble", len(members), together)]
+        if PROFILES[setting.profile].ablations.distilled:
+            taught = derive(study.repetition(), Distill, teachers=members, label=f"distilled; {study.name}")
+            wanted.append((cell, study, "distilled", len(members) + 1, taught))
     return pd.DataFrame([
         {**cell.columns, "arm": arm, "trainings": count, **mean_excess(study, finished)}
         for cell, study, arm, count, finished in ran(run, wanted)

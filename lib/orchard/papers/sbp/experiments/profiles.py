@@ -52,6 +52,7 @@ class Ablations:
     shares: tuple[float, ...]
     share_cells: int
     scratch: bool = False  # also a synthesizer from scratch, which takes as long as a pretraining
+    distilled: bool = False  # also a model distilled from the ensemble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ PROFILES: dict[str, Profile] = {
         ablations=Ablations(
             cells=3, neighbours=(1, 2, 4, 16), thresholds=(1e-4, 1e-2), temperatures=(0.5, 0.7, 1.3), top_ps=(0.8, 0.95),
             orders=ORDERS[1:], truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), share_cells=3,
-            scratch=True,
+            scratch=True, distilled=True,
         ),
         matched=Matched(
             cells=6, charged=("without base", "with base"), weight_decays=(0.5, 1.0, 2.0), longer=("repetition", "oracle")

@@ -1,8 +1,10 @@
-"""The strong baseline of data-constrained training: an ensemble of repetition models.
+"""The strong baseline of data-constrained training: an ensemble of repetition models, and one model distilled from it.
 
-    p(x_t) = 1/K sum_k p_k(x_t)        models that differ in their seed alone
+    ensemble      p(x_t) = 1/K sum_k p_k(x_t)                  models that differ in their seed alone
+    distillation  loss = (1 - w) * -log p(x_t) + w * - sum_v q(v) log p(v)      q: the ensemble, on the documents of D
 
-It reads no document that is not in D. It costs K trainings, and K forward passes for every token that is ever scored.
+Neither reads a document that is not in D. An ensemble costs K trainings, and K forward passes for every token that is ever scored;
+the distilled model costs K + 1 trainings (and the teachers' forward passes), and one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float64
+from torch import Tensor
 
 from orchard.config import REQUIRED
 from orchard.nn import Decoder
@@ -20,7 +24,7 @@ from orchard.papers.sbp.method.documents import Documents, Symbols, document_bat
 from orchard.papers.sbp.runs.pretrain import Pretrain, held_out_documents, in_parts, load_pretrained, save_scores
 from orchard.runs import Run, Workspace
 from orchard.train import choose
-from orchard.train.losses import counted_losses
+from orchard.train.losses import Loss, counted_logits, counted_losses
 
 
 class Ensemble(Run):
@@ -62,3 +66,31 @@ def ensemble_nll(models: Sequence[Decoder], documents: Documents, symbols: Symbo
         nats[counts] = np.log(len(models)) - torch.logsumexp(logs, dim=0)
         found.append(nats.sum(dim=1).cpu().numpy())
     return np.concatenate(found)
+
+
+class Distill(Pretrain):
+    """Pretraining that also learns from what an ensemble predicts at every token that counts.
+
+    Result and files as those of `pretrain.Pretrain`: no teacher is part of the model, of its checkpoints or of its FLOPs.
+    """
+
+    class Config(Pretrain.Config):
+        teachers: list[Pretrain.Config] = REQUIRED
+        weight: float = 0.5  # of the teachers in the loss
+
+    cfg: Config
+
+    def loss(self, work: Workspace) -> Loss:
+        """The loss of distillation, with the teachers at their last checkpoints."""
+        device, weight = choose(work.device).device, self.cfg.weight
+        teachers = [load_pretrained(work.result_of(one), one).to(device) for one in self.cfg.teachers]
+
+        def distilled(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
+            tokens, counts = batch["tokens"], batch["counts"]
+            with torch.no_grad():
+                laws = [counted_logits(teacher, tokens, counts).softmax(dim=-1) for teacher in teachers]
+            logits = counted_logits(model, tokens, counts)
+            hard = F.cross_entropy(logits, tokens[:, 1:][counts])
+            return (1 - weight) * hard + weight * F.cross_entropy(logits, torch.stack(laws).mean(dim=0))
+
+        return distilled

@@ -25,7 +25,7 @@ from orchard.papers.sbp.method.documents import Batch, Corpus, Documents, Symbol
 from orchard.papers.sbp.runs.mix import Mix, MixBatches
 from orchard.runs import Finished, Workspace
 from orchard.train import choose
-from orchard.train.losses import counted_loss, counted_losses
+from orchard.train.losses import Loss, counted_loss, counted_losses
 from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
 
@@ -58,6 +58,10 @@ class Pretrain(TrainingRun):
             )
         super().__init__(cfg.set(steps=cfg.mix.steps))
 
+    def loss(self, work: Workspace) -> Loss:
+        """What is minimised; `ensemble.Distill` has another."""
+        return counted_loss
+
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Train from the newest checkpoint, if there is one."""
         from orchard.train.loop import LanguageModel
@@ -77,7 +81,7 @@ class Pretrain(TrainingRun):
             np.savez(work.checkpoints / f"eval_{module.global_step:09d}.npz", **scored)  # type: ignore[arg-type]
             return {"validation_loss": float(scored["validation"].mean()), "test_loss": float(scored["test"].mean())}
 
-        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss=counted_loss)
+        module = LanguageModel(model, cfg.optim.build(), cfg.steps, hardware.fused_optimizer, loss=self.loss(work))
         loader = OrderedLoader(steps, batch_size=1, seed=cfg.seed)
         self.train(work, hardware, module, loader, validate, tokens=steps.length, flops=flops, dynamic=True)
         files = sorted(work.checkpoints.glob("eval_*.npz"))

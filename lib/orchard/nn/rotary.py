@@ -55,9 +55,9 @@ class Rotary(nn.Module, Configurable):
             length = 1 if positions.is_meta else max(1, int(positions.max()) + 1)
         self.check_length(length)
         angles = positions[..., None].float() * self._on(x.device)
-        cos, sin = angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
-        x1, x2 = x.chunk(2, dim=-1)
-        return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x.dtype)
+        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat((cos, cos), dim=-1).unsqueeze(-2), torch.cat((-sin, sin), dim=-1).unsqueeze(-2)
+        return (x * cos + x.roll(self.dim // 2, dims=-1) * sin).to(x.dtype)
 
     def check_length(self, length: int) -> None:
         """Raise ValueError if a sequence of `length` tokens has positions beyond `max_length`."""

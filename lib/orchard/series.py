@@ -219,7 +219,7 @@ class Series:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
         evidence: dict[str, Evidence] = self.experiments.EVIDENCE
         found = []
-        gates = getattr(self.experiments, "GATES", {})
+        gates, controls = (getattr(self.experiments, name, {}) for name in ("GATES", "CONTROLS"))
         scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
@@ -227,7 +227,8 @@ class Series:
                     measured = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
                     gate = partial(gates[claim.id], self.table) if claim.id in gates else None
-                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)
+                    control = controls[claim.id](self.table) if claim.id in controls else None
+                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale, control)
                 found.append(self._verdicts[claim.id])
         return found
 

@@ -154,7 +154,7 @@ def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
         asked.append(holds)
         return holds, f"the baseline learns {'enough' if holds else 'nothing'}"
 
-    rule = claim(gate="the baseline learns", control="random masks")
+    rule = claim(gate="the baseline learns")
     found = decide(rule, exact(a=[0.1]), "smoke", partial(gate, False))
     assert outcome(found) == ("gate not met", "the baseline learns nothing; here 1 of 1 part passes")
     assert found.effect == 0.1
@@ -169,6 +169,26 @@ def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
         ClaimError, match=r"nobody measures its gate \(the baseline learns\); add it to experiments.GATES"
     ):
         decide(rule, exact(a=[0.1]), "smoke")
+
+
+def test_nothing_is_supported_that_its_control_would_pass() -> None:
+    rule = claim(comparison=">", threshold=0.0, statistic="paired_bootstrap", control="random masks")
+    good, bad = noisy(a=0.3, b=0.3), noisy(a=0.3, b=-0.3)
+    found = decide(rule, good, "smoke", control=bad)
+    assert found.verdict == "supported"
+    assert found.control.startswith("the control fails it: -0.3")
+    assert found.reason == f"2 of 2 parts pass; {found.control}"
+    found = decide(rule, good, "smoke", control=good)
+    assert found.verdict == "gate not met"
+    assert found.reason.startswith("the control meets the rule as well: +0.3")
+    assert decide(rule, bad, "smoke", control=good).verdict == "refuted"  # whatever the control does
+    assert (
+        decide(rule, good, "smoke", control=good[:0]).reason == "the control was not measured; here 2 of 2 parts pass"
+    )
+    with pytest.raises(
+        ClaimError, match=r"nobody measures its control \(random masks\); add it to experiments.CONTROLS"
+    ):
+        decide(rule, good, "smoke")
 
 
 def test_a_verdict_names_its_scale(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,7 +180,7 @@ def test_nothing_is_supported_that_its_control_would_pass() -> None:
     assert found.reason == f"2 of 2 parts pass; {found.control}"
     found = decide(rule, good, "smoke", control=good)
     assert found.verdict == "gate not met"
-    assert found.reason.startswith("the control meets the rule as well: +0.3")
+    assert found.reason.startswith("the control meets the rule as well: +0.29")
     assert decide(rule, bad, "smoke", control=good).verdict == "refuted"  # whatever the control does
     assert (
         decide(rule, good, "smoke", control=good[:0]).reason == "the control was not measured; here 2 of 2 parts pass"

@@ -36,9 +36,9 @@ class Rotary(nn.Module, Configurable):
         self.max_length = FARTHEST if cfg.max_length is None else cfg.max_length
         if not 1 <= self.max_length <= FARTHEST:
             raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: give 1 to 2^24, or None for 2^24")
-        self._frequencies: Tensor | None = (
-            None  # [dim / 2], float32 whatever the type of the model; no buffer, so no cast
-        )
+        # [dim / 2], float32 whatever the type of the model: no buffer, so no cast. Made here, not at the first call: a compiled
+        # function would see them change, and be compiled again.
+        self._frequencies = self._made("cpu")
 
     def forward(
         self,
@@ -67,12 +67,15 @@ class Rotary(nn.Module, Configurable):
                 "or raise max_length (to at most 2^24: float32 tells no more positions apart)"
             )
 
-    @torch.inference_mode(False)  # they outlive a call made in inference mode, and training may come next
     def _on(self, device: torch.device) -> Tensor:
-        if self._frequencies is None or self._frequencies.device != device:
-            exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
-            self._frequencies = 1.0 / self.theta**exponents
+        if self._frequencies.device != device:
+            self._frequencies = self._made(device)
         return self._frequencies
+
+    @torch.inference_mode(False)  # they outlive a call made in inference mode, and training may come next
+    def _made(self, device: torch.device | str) -> Tensor:
+        exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
+        return 1.0 / self.theta**exponents
 
     def extra_repr(self) -> str:
         return f"{self.dim}, theta={self.theta:g}"

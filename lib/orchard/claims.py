@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
@@ -46,6 +47,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 STATISTICS = ("exact", "paired_bootstrap", "sign_test")
 PROFILES = ("smoke", "laptop", "gpu", "paper")  # smallest first
 VERDICTS = ("supported", "refuted", "inconclusive", "gate not met", "out of reach here")
+KINDS = ("finding", "arithmetic")
 COLUMNS = ("part", "seed", "unit", "value")
 SIGNIFICANCE = 0.05
 
@@ -78,6 +80,9 @@ class Claim:
     parts_required: int | None = None  # None: all parts
     gate: str = ""  # what must hold for the verdict to count
     control: str = ""  # what must fail the rule
+    kind: str = (
+        "finding"  # "arithmetic": a formula of the paper, computed again; it is no finding and not counted as one
+    )
 
     @property
     def rule(self) -> str:
@@ -183,7 +188,7 @@ def _claim(entry: object, place: str) -> Claim:
 
 
 def _check_field(name: str, value: object, place: str) -> None:
-    closed = {"comparison": tuple(COMPARISONS), "statistic": STATISTICS, "profile": PROFILES}
+    closed = {"comparison": tuple(COMPARISONS), "statistic": STATISTICS, "profile": PROFILES, "kind": KINDS}
 
     def refuse(wanted: str) -> None:
         raise ClaimError(f"{place}: field {name!r}: {value!r} is not {wanted}")
@@ -354,6 +359,14 @@ def _nearest(claim: Claim, part: Part) -> float:
     return min(ends, key=claim.margin) if ends else part.effect
 
 
+def tally(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many findings came out how, from verdicts as JSON values, and how many claims are arithmetic; without zeros."""
+    count = Counter(
+        "arithmetic" if found.get("claim", {}).get("kind") == "arithmetic" else found["verdict"] for found in verdicts
+    )
+    return {name: count[name] for name in (*VERDICTS, "arithmetic") if count[name]}
+
+
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """One row per verdict: id, verdict, scale, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
     return pd.DataFrame([
@@ -390,8 +403,8 @@ def print_verdicts(verdicts: Iterable[Verdict]) -> None:
     if not console.is_terminal and not console.is_jupyter:
         console.width = 120
     console.print(table)
-    counts = [(sum(found.verdict == name for found in verdicts), name) for name in VERDICTS]
-    summary = ", ".join(f"{count} {name}" for count, name in counts if count) or "no claims"
+    counts = tally(found.as_dict() for found in verdicts)
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no claims"
     scales = sorted({found.scale for found in verdicts if found.scale})
     console.print(f"{summary} ({'; '.join(scales)})" if scales else summary, highlight=False)
 

@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
+from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, tally, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
 from orchard.estimate import Estimate
@@ -360,8 +360,8 @@ def overview() -> pd.DataFrame:
     for slug in slugs():
         for profile in paper_module(slug, "experiments").PROFILES:
             files = sorted(output_folder(slug, Setting(profile)).glob("*.json"))
-            verdicts = [v["verdict"] for file in files for v in read_results(file)["verdicts"]]
-            counts = {name: verdicts.count(name) for name in VERDICTS}
+            found = tally(verdict for file in files for verdict in read_results(file)["verdicts"])
+            counts = {name: found.get(name, 0) for name in (*VERDICTS, "arithmetic")}
             rows.append({"paper": slug, "profile": profile, "notebooks with results": len(files), **counts})
     return pd.DataFrame(rows)
 

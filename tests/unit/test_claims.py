@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchard.claims import Claim, ClaimError, Verdict, decide, load_claims, print_verdicts, verdict_table
+from orchard.claims import Claim, ClaimError, Verdict, decide, load_claims, print_verdicts, tally, verdict_table
 
 PAPER = Path(__file__).parents[2] / "papers" / "rattention"
 FIELDS = {
@@ -275,6 +275,7 @@ def test_load_claims_reads_a_folder_or_a_file(tmp_path: Path) -> None:
         ({"text": 3}, "field 'text': 3 is not a text"),
         ({"id": 7}, "entry 1: field 'id': 7 is not a text"),
         ({"gate": 3}, "field 'gate': 3 is not a text"),
+        ({"kind": "trivial"}, "field 'kind': 'trivial' is not one of finding, arithmetic"),
         ({"tolerance": 0.1}, "field 'tolerance': only == has one"),
         ({"statistic": "sign_test", "comparison": "=="}, "a sign test cannot show equality"),
     ],
@@ -319,6 +320,15 @@ def test_the_table_and_the_print_show_every_verdict(capsys: pytest.CaptureFixtur
     assert "0.25" in shown
     print_verdicts([])
     assert verdict_table([]).empty
+
+
+def test_arithmetic_is_counted_apart_from_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = [decide(claim(id=name, kind=kind), exact(a=[0.25]), "smoke") for name, kind in
+                (("C1", "finding"), ("C2", "arithmetic"))]  # fmt: skip
+    assert tally(found.as_dict() for found in verdicts) == {"supported": 1, "arithmetic": 1}
+    assert tally([{"verdict": "refuted"}]) == {"refuted": 1}  # of results that do not say it
+    print_verdicts(verdicts)
+    assert "1 supported, 1 arithmetic" in capsys.readouterr().out
 
 
 def test_rattention_has_every_claim_of_its_specification() -> None:

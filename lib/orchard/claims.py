@@ -19,16 +19,18 @@ measured; no verdict is given then, however the numbers look. Effect and interva
 decides it: the ``parts_required``-th best one, which is the worst one when all parts are required.
 
 ``claims.yaml`` says in words what a gate asks; a function of the paper (``experiments.GATES``, by the claim's id) reads the
-paper's tables and gives whether it holds and what was found. A verdict names its scale: the profile, and what the paper's
-``experiments.scale`` says of it.
+paper's tables and gives whether it holds and what was found. So with the control, which must fail the rule of its claim: its
+evidence comes from ``experiments.CONTROLS``, and a claim whose control meets the rule as well is not supported (``gate not
+met``). A verdict names its scale: the profile, and what the paper's ``experiments.scale`` says of it.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +47,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 STATISTICS = ("exact", "paired_bootstrap", "sign_test")
 PROFILES = ("smoke", "laptop", "gpu", "paper")  # smallest first
 VERDICTS = ("supported", "refuted", "inconclusive", "gate not met", "out of reach here")
+KINDS = ("finding", "arithmetic")
 COLUMNS = ("part", "seed", "unit", "value")
 SIGNIFICANCE = 0.05
 
@@ -77,6 +80,9 @@ class Claim:
     parts_required: int | None = None  # None: all parts
     gate: str = ""  # what must hold for the verdict to count
     control: str = ""  # what must fail the rule
+    kind: str = (
+        "finding"  # "arithmetic": a formula of the paper, computed again; it is no finding and not counted as one
+    )
 
     @property
     def rule(self) -> str:
@@ -124,6 +130,8 @@ class Verdict:
     reason: str
     parts: tuple[Part, ...] = ()
     scale: str = ""  # the profile, and how large its models are; empty where nothing was decided
+    gate: str = ""  # what was found of the gate
+    control: str = ""  # how the control came out under the same rule
 
     @property
     def id(self) -> str:
@@ -180,7 +188,7 @@ def _claim(entry: object, place: str) -> Claim:
 
 
 def _check_field(name: str, value: object, place: str) -> None:
-    closed = {"comparison": tuple(COMPARISONS), "statistic": STATISTICS, "profile": PROFILES}
+    closed = {"comparison": tuple(COMPARISONS), "statistic": STATISTICS, "profile": PROFILES, "kind": KINDS}
 
     def refuse(wanted: str) -> None:
         raise ClaimError(f"{place}: field {name!r}: {value!r} is not {wanted}")
@@ -206,70 +214,100 @@ def _check_field(name: str, value: object, place: str) -> None:
 
 
 def decide(
-    claim: Claim, evidence: pd.DataFrame | None, profile: str, gate: Gate | None = None, scale: str = ""
-) -> Verdict:
+    claim: Claim, evidence: pd.DataFrame | None, profile: str, gate: Gate | None = None, scale: str = "",
+    control: pd.DataFrame | None = None,
+) -> Verdict:  # fmt: skip
     """The verdict on ``claim`` from ``evidence`` measured at ``profile``; the rules are at the top of this file.
 
     ``evidence`` is None when nobody has written how to measure the claim, and empty when nothing was measured. ``gate`` is
-    asked when the verdict hangs on it; ``scale`` says how large the models of this profile are.
-    Raises ``ClaimError`` for an unknown profile, missing columns, two rows for one part, seed and unit, or a gate that the
-    claim names and nobody measures.
+    asked when the verdict hangs on it; ``scale`` says how large the models of this profile are; ``control`` is evidence
+    that must not meet the rule.
+    Raises ``ClaimError`` for an unknown profile, missing columns, two rows for one part, seed and unit, or a gate or control
+    that the claim names and nobody measures.
     """
     if profile not in PROFILES:
         raise ClaimError(f"profile {profile!r} does not exist: choose one of {', '.join(PROFILES)}")
     too_small = PROFILES.index(profile) < PROFILES.index(claim.profile)
     needs = f"needs profile {claim.profile}, this is {profile}"
+    nothing = Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, "")
     if evidence is None:
-        reason = "not part of this series yet" + (f"; {needs}" if too_small else "")
-        return Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, reason)
+        return replace(nothing, reason="not part of this series yet" + (f"; {needs}" if too_small else ""))
     if evidence.empty:
-        reason = needs if too_small else f"nothing was measured for it at profile {profile}"
-        return Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, reason)
+        return replace(nothing, reason=needs if too_small else f"nothing was measured for it at profile {profile}")
 
-    _check_evidence(claim, evidence)
-    parts = [_part(claim, str(name), rows) for name, rows in evidence.groupby("part", sort=False, dropna=False)]
-    required = claim.parts_required or len(parts)
-    order = sorted(parts, key=lambda part: claim.margin(_nearest(claim, part)), reverse=True)
-    deciding = order[min(required, len(order)) - 1]
-    passed = sum(part.outcome == "passes" for part in parts)
-    contradicted = sum(part.outcome == "contradicts" for part in parts)
-    fewest = min(parts, key=lambda part: part.seeds)
-    score = f"{passed} of {_count(len(parts), 'part')} {'passes' if passed == 1 or len(parts) == 1 else 'pass'}"
-    not_finite = int((~evidence["value"].astype(float).map(math.isfinite)).sum())
-    if contradicted:
-        score += f", {contradicted} {'contradicts' if contradicted == 1 else 'contradict'}"
-    if required < len(parts):
-        score += f" ({required} needed)"
-    if not_finite:
-        score += f"; {_count(not_finite, 'value')} not finite"
-
+    found = _Judged.of(claim, evidence)
+    fewest = min(found.parts, key=lambda part: part.seeds)
+    verdict = Verdict(
+        claim, "out of reach here", found.deciding.effect, found.deciding.low, found.deciding.high, "", found.parts
+    )
     if too_small:
-        verdict, reason = "out of reach here", f"{needs}; here {score}"
-    elif len(parts) < required:
-        verdict, reason = "out of reach here", f"{_count(required, 'part')} needed, {len(parts)} measured"
-    elif fewest.seeds < claim.seeds:
-        where = "" if len(parts) == 1 else f" in part {fewest.name}"
-        verdict, reason = "out of reach here", f"{_count(claim.seeds, 'seed')} needed, {fewest.seeds} run{where}"
-    else:
-        verdict, reason = _decided(claim, gate, score, passed >= required, len(parts) - contradicted < required)
+        return replace(verdict, reason=f"{needs}; here {found.score}")
+    if len(found.parts) < found.required:
+        return replace(verdict, reason=f"{_count(found.required, 'part')} needed, {len(found.parts)} measured")
+    if fewest.seeds < claim.seeds:
+        where = "" if len(found.parts) == 1 else f" in part {fewest.name}"
+        return replace(verdict, reason=f"{_count(claim.seeds, 'seed')} needed, {fewest.seeds} run{where}")
     named = f"{profile} scale: {scale}" if scale else f"{profile} scale"
-    return Verdict(
-        claim, verdict, deciding.effect, deciding.low, deciding.high, reason, tuple(parts),
-        "" if verdict == "out of reach here" else named,
-    )  # fmt: skip
+    return _decided(replace(verdict, scale=named), found, gate, control)
 
 
-def _decided(claim: Claim, gate: Gate | None, score: str, supported: bool, refuted: bool) -> tuple[str, str]:
-    """Verdict and reason where the evidence is whole: the gate first, then the rule."""
+def _decided(verdict: Verdict, found: _Judged, gate: Gate | None, control: pd.DataFrame | None) -> Verdict:
+    """The verdict where the evidence is whole: the gate first, then the rule, then the control."""
+    claim = verdict.claim
     if claim.gate and gate is None:
         raise ClaimError(f"claim {claim.id}: nobody measures its gate ({claim.gate}); add it to experiments.GATES")
-    holds, found = gate() if gate else (True, "")
+    if claim.control and control is None:
+        raise ClaimError(
+            f"claim {claim.id}: nobody measures its control ({claim.control}); add it to experiments.CONTROLS"
+        )
+    holds, seen = gate() if gate else (True, "")
+    verdict = replace(verdict, gate=seen)
+    meets = False
+    if control is not None and not control.empty:
+        other = _Judged.of(claim, control)
+        meets = other.outcome == "supported"
+        effect = format_effect(other.deciding.effect, other.deciding.low, other.deciding.high)
+        verdict = replace(verdict, control=f"the control {'meets the rule as well' if meets else 'fails it'}: {effect}")
     if not holds:
-        return "gate not met", f"{found}; here {score}"
-    reason = f"{score}; {found}" if found else score
-    if supported:
-        return "supported", reason
-    return ("refuted" if refuted else "inconclusive"), reason
+        return replace(verdict, verdict="gate not met", reason=f"{seen}; here {found.score}")
+    if found.outcome == "supported" and control is not None and control.empty:
+        return replace(verdict, verdict="gate not met", reason=f"the control was not measured; here {found.score}")
+    if found.outcome == "supported" and meets:
+        return replace(verdict, verdict="gate not met", reason=f"{verdict.control}; here {found.score}")
+    return replace(verdict, verdict=found.outcome, reason="; ".join(filter(None, (found.score, seen, verdict.control))))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Evidence under the rule of a claim."""
+
+    parts: tuple[Part, ...]
+    required: int
+    deciding: Part  # the one that the claim hangs on
+    outcome: str  # supported, refuted or inconclusive, were the evidence whole
+    score: str
+
+    @classmethod
+    def of(cls, claim: Claim, evidence: pd.DataFrame) -> _Judged:
+        _check_evidence(claim, evidence)
+        parts = tuple(
+            _part(claim, str(name), rows) for name, rows in evidence.groupby("part", sort=False, dropna=False)
+        )
+        required = claim.parts_required or len(parts)
+        order = sorted(parts, key=lambda part: claim.margin(_nearest(claim, part)), reverse=True)
+        passed = sum(part.outcome == "passes" for part in parts)
+        contradicted = sum(part.outcome == "contradicts" for part in parts)
+        score = f"{passed} of {_count(len(parts), 'part')} {'passes' if passed == 1 or len(parts) == 1 else 'pass'}"
+        if contradicted:
+            score += f", {contradicted} {'contradicts' if contradicted == 1 else 'contradict'}"
+        if required < len(parts):
+            score += f" ({required} needed)"
+        if not_finite := int((~evidence["value"].astype(float).map(math.isfinite)).sum()):
+            score += f"; {_count(not_finite, 'value')} not finite"
+        outcome = "supported" if passed >= required else "inconclusive"
+        if len(parts) - contradicted < required:
+            outcome = "refuted"
+        return cls(parts, required, order[min(required, len(order)) - 1], outcome, score)
 
 
 def _check_evidence(claim: Claim, evidence: pd.DataFrame) -> None:
@@ -321,6 +359,14 @@ def _nearest(claim: Claim, part: Part) -> float:
     return min(ends, key=claim.margin) if ends else part.effect
 
 
+def tally(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many findings came out how, from verdicts as JSON values, and how many claims are arithmetic; without zeros."""
+    count = Counter(
+        "arithmetic" if found.get("claim", {}).get("kind") == "arithmetic" else found["verdict"] for found in verdicts
+    )
+    return {name: count[name] for name in (*VERDICTS, "arithmetic") if count[name]}
+
+
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """One row per verdict: id, verdict, scale, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
     return pd.DataFrame([
@@ -357,8 +403,8 @@ def print_verdicts(verdicts: Iterable[Verdict]) -> None:
     if not console.is_terminal and not console.is_jupyter:
         console.width = 120
     console.print(table)
-    counts = [(sum(found.verdict == name for found in verdicts), name) for name in VERDICTS]
-    summary = ", ".join(f"{count} {name}" for count, name in counts if count) or "no claims"
+    counts = tally(found.as_dict() for found in verdicts)
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no claims"
     scales = sorted({found.scale for found in verdicts if found.scale})
     console.print(f"{summary} ({'; '.join(scales)})" if scales else summary, highlight=False)
 

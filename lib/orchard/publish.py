@@ -7,11 +7,10 @@ was published. The table between the two markers in README.md, and the one in ea
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchard.claims import PROFILES, VERDICTS
+from orchard.claims import PROFILES, VERDICTS, tally
 from orchard.errors import BadInput, OrchardError
 from orchard.files import write
 from orchard.paths import root
@@ -98,7 +97,7 @@ def results_table() -> str:
         for profile in PROFILES:
             results = committed(slug, profile)
             if results:
-                count = Counter(v["verdict"] for r in results for v in r["verdicts"])
+                count = tally(v for r in results for v in r["verdicts"])
                 names = {name for r in results for name in r["provenance"]["machines"]}
                 found = {
                     n for n in names if not any(m.startswith(f"{n} (") for m in names)
@@ -107,11 +106,11 @@ def results_table() -> str:
                     [
                         f"[{slug}](papers/{slug}/README.md)",
                         profile if profile != "smoke" else f"smoke ({NO_NUMBERS})",
-                        *(str(count[v]) for v in VERDICTS),
+                        *(str(count.get(name, 0)) for name in (*VERDICTS, "arithmetic")),
                         ", ".join(sorted(found)),
                     ]
                 )
-    return _markdown(["paper", "profile", *VERDICTS, "machine"], rows)
+    return _markdown(["paper", "profile", *VERDICTS, "arithmetic", "machine"], rows)
 
 
 def card_table(slug: str) -> str:
@@ -123,6 +122,7 @@ def card_table(slug: str) -> str:
     for result in committed(slug, largest):
         for v in result["verdicts"]:
             verdict = f"**{v['verdict']}**" + (f" at {v['scale']}" if v.get("scale") else "")
+            verdict += " (arithmetic)" if v["claim"].get("kind") == "arithmetic" else ""
             text = v["claim"]["text"]
             for name in ("gate", "control"):
                 if v["claim"].get(name):

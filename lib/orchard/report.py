@@ -13,13 +13,13 @@ import json
 import math
 import re
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from orchard.claims import tally
 from orchard.notebooks.execution import write_atomically
 from orchard.notebooks.suite import EXECUTIONS
 
@@ -97,8 +97,7 @@ class Group:
     @property
     def counts(self) -> list[tuple[str, int]]:
         """How many claims came out how."""
-        counts = Counter(verdict["verdict"] for verdict in self.verdicts)
-        return [(name, counts[name]) for name in SYMBOLS if counts[name]]
+        return list(tally(self.verdicts).items())
 
     @property
     def figures(self) -> list[Drawing]:

@@ -23,15 +23,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, verdict_table
+from orchard.claims import VERDICTS, Verdict, decide, load_claims, print_verdicts, tally, verdict_table
 from orchard.data import Source, text_source
 from orchard.errors import BadInput, OrchardError, closest
+from orchard.estimate import Estimate
 from orchard.evidence import Evidence
 from orchard.files import write
 from orchard.paths import cache_dir, root
 from orchard.runs import Finished, Run, Setting, Store, execute, identity, recipe
 from orchard.runs.device import resolve_device
-from orchard.runs.engine import check_engine, check_jobs, plan
+from orchard.runs.engine import all_dependencies, check_engine, check_jobs, default_jobs, plan
 from orchard.runs.provenance import environment
 from orchard.train import hardware
 from orchard.widgets import Explorer
@@ -105,10 +106,12 @@ class Series:
         self.store = Store(store)
         self.report: Callable[[str], None] | None = None  # told about every finished run; prints by default
         self.before: Callable[[], object] = lambda: None  # called when something has to be computed, before it is
+        self.remark: Callable[[Run.Config, float], str] = lambda cfg, seconds: ""  # on a run that is finished
         self.experiments = paper_module(slug, "experiments")
         self.profile = self.experiments.PROFILES[setting.profile]
         self.output = output_folder(slug, setting, device)
         self._tables: dict[str, pd.DataFrame] = {}
+        self._asked: dict[str, Run.Config] = {}  # by id
         self._runs: dict[str, Finished] = {}  # by the id that their config has here, corpus and code included
         self._figures: list[str] = []
         self._verdicts: dict[str, Verdict] = {}
@@ -126,6 +129,7 @@ class Series:
             jobs=self.jobs,
             device=self.device,
             report=self.report,
+            remark=self.remark,
         )
         self._runs.update(zip(missing, done, strict=True))
         return [self._runs[key] for key in keys]
@@ -133,6 +137,7 @@ class Series:
     def _find(self, cfgs: Sequence[Run.Config]) -> tuple[list[str], dict[str, Run.Config]]:
         """Ids of configs, and those of them that are not finished."""
         known = [(identity(cfg), cfg) for cfg in cfgs]
+        self._asked.update({ident.id: cfg for ident, cfg in known})
         missing: dict[str, Run.Config] = {}
         for ident, cfg in known:
             if ident.id not in self._runs:
@@ -219,7 +224,7 @@ class Series:
         """Verdicts of the claims that ``notebook`` (None: every notebook) decides."""
         evidence: dict[str, Evidence] = self.experiments.EVIDENCE
         found = []
-        gates = getattr(self.experiments, "GATES", {})
+        gates, controls = (getattr(self.experiments, name, {}) for name in ("GATES", "CONTROLS"))
         scale = self.experiments.scale(self.setting.profile) if hasattr(self.experiments, "scale") else ""
         for claim in load_claims(papers_folder(self.slug)):
             if notebook is None or claim.notebook == notebook:
@@ -227,7 +232,8 @@ class Series:
                     measured = evidence.get(claim.id)
                     values = measured(self.table) if measured else None
                     gate = partial(gates[claim.id], self.table) if claim.id in gates else None
-                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale)
+                    control = controls[claim.id](self.table) if claim.id in controls else None
+                    self._verdicts[claim.id] = decide(claim, values, self.setting.profile, gate, scale, control)
                 found.append(self._verdicts[claim.id])
         return found
 
@@ -243,7 +249,7 @@ class Series:
             "device": self.device,
             "verdicts": [verdict.as_dict() for verdict in verdicts],
             "figures": self._figures,
-            "runs": [{"label": label, "id": run, "recipe": recipe} for label, run, recipe in self._recipes()],
+            "runs": self._used(),
             "provenance": self._provenance(),
         }
         write_json(self.output / f"{self.notebook}.json", content)
@@ -254,10 +260,16 @@ class Series:
         print(f"figures and results: {relative(self.output)}")
         return verdicts
 
-    def _recipes(self) -> list[tuple[str, str, str]]:
-        """Label, id and recipe (config and code) of the runs that were used: what tells later whether they are still those
-        of the code."""
-        return sorted({(run.label, run.id, run.recipe) for run in self._runs.values()})
+    def _used(self) -> list[dict[str, Any]]:
+        """The runs that were used and those that they contain: label, id, recipe (config and code, which tell later whether
+        they are still those of the code) and the processor seconds they took."""
+        contained = [self.store.get(run) for cfg in self._asked.values() for run in all_dependencies(cfg)]
+        rows = {
+            run.id: {"label": run.label, "id": run.id, "recipe": run.recipe, "cpu_s": run.provenance["cpu_s"]}
+            for run in [*self._runs.values(), *contained]
+            if run is not None
+        }
+        return sorted(rows.values(), key=lambda row: (row["label"], row["id"]))
 
     def _provenance(self) -> dict[str, Any]:
         runs = [run.provenance for run in self._runs.values()]
@@ -321,6 +333,9 @@ def compute(
 ) -> list[Finished]:  # fmt: skip
     """Compute every run of a series, in common batches and without notebooks, and return them.
 
+    Says first how long it will take and with every finished run how long it still takes, where results of the profile are
+    committed: runs are expected to take what they took then.
+
     Args:
         report: told about every finished run; prints by default.
         before: called when a run has to be computed, before it is.
@@ -329,6 +344,12 @@ def compute(
     check_folders(store)
     series = _open(slug, "", profile, seeds, device, engine, data, store, jobs)
     series.report, series.before = report, before
+    results = [read_results(path) for path in (papers_folder(slug) / "results" / profile).glob("*.json")]
+    estimate = Estimate((run for result in results for run in result["runs"]), jobs or default_jobs(device))
+    if results:
+        estimate.finished(_known(series))
+        (report or print)(str(estimate))
+    series.remark = estimate.remark
     series.prepare(*series.experiments.EXPERIMENTS)
     return list(series._runs.values())
 
@@ -339,8 +360,8 @@ def overview() -> pd.DataFrame:
     for slug in slugs():
         for profile in paper_module(slug, "experiments").PROFILES:
             files = sorted(output_folder(slug, Setting(profile)).glob("*.json"))
-            verdicts = [v["verdict"] for file in files for v in read_results(file)["verdicts"]]
-            counts = {name: verdicts.count(name) for name in VERDICTS}
+            found = tally(verdict for file in files for verdict in read_results(file)["verdicts"])
+            counts = {name: found.get(name, 0) for name in (*VERDICTS, "arithmetic")}
             rows.append({"paper": slug, "profile": profile, "notebooks with results": len(files), **counts})
     return pd.DataFrame(rows)
 
@@ -355,6 +376,11 @@ def planned(
     """Runs that :func:`compute` needs: columns id, run, finished. Runs that depend on results not computed yet are left out."""
     series = _open(slug, "", profile, seeds, "auto", "local", data, store, None)
     return pd.DataFrame(plan(_asked(series), series.store), columns=["id", "run", "finished"])
+
+
+def _known(series: Series) -> list[str]:
+    """Labels of the runs that :func:`compute` needs and finds finished."""
+    return [label for _, label, finished in plan(_asked(series), series.store) if finished]
 
 
 def recipes(slug: str, profile: str) -> dict[str, set[str]]:

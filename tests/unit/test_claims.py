@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchard.claims import Claim, ClaimError, Verdict, decide, load_claims, print_verdicts, verdict_table
+from orchard.claims import Claim, ClaimError, Verdict, decide, load_claims, print_verdicts, tally, verdict_table
 
 PAPER = Path(__file__).parents[2] / "papers" / "rattention"
 FIELDS = {
@@ -154,7 +154,7 @@ def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
         asked.append(holds)
         return holds, f"the baseline learns {'enough' if holds else 'nothing'}"
 
-    rule = claim(gate="the baseline learns", control="random masks")
+    rule = claim(gate="the baseline learns")
     found = decide(rule, exact(a=[0.1]), "smoke", partial(gate, False))
     assert outcome(found) == ("gate not met", "the baseline learns nothing; here 1 of 1 part passes")
     assert found.effect == 0.1
@@ -169,6 +169,26 @@ def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
         ClaimError, match=r"nobody measures its gate \(the baseline learns\); add it to experiments.GATES"
     ):
         decide(rule, exact(a=[0.1]), "smoke")
+
+
+def test_nothing_is_supported_that_its_control_would_pass() -> None:
+    rule = claim(comparison=">", threshold=0.0, statistic="paired_bootstrap", control="random masks")
+    good, bad = noisy(a=0.3, b=0.3), noisy(a=0.3, b=-0.3)
+    found = decide(rule, good, "smoke", control=bad)
+    assert found.verdict == "supported"
+    assert found.control.startswith("the control fails it: -0.3")
+    assert found.reason == f"2 of 2 parts pass; {found.control}"
+    found = decide(rule, good, "smoke", control=good)
+    assert found.verdict == "gate not met"
+    assert found.reason.startswith("the control meets the rule as well: +0.29")
+    assert decide(rule, bad, "smoke", control=good).verdict == "refuted"  # whatever the control does
+    assert (
+        decide(rule, good, "smoke", control=good[:0]).reason == "the control was not measured; here 2 of 2 parts pass"
+    )
+    with pytest.raises(
+        ClaimError, match=r"nobody measures its control \(random masks\); add it to experiments.CONTROLS"
+    ):
+        decide(rule, good, "smoke")
 
 
 def test_a_verdict_names_its_scale(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +275,7 @@ def test_load_claims_reads_a_folder_or_a_file(tmp_path: Path) -> None:
         ({"text": 3}, "field 'text': 3 is not a text"),
         ({"id": 7}, "entry 1: field 'id': 7 is not a text"),
         ({"gate": 3}, "field 'gate': 3 is not a text"),
+        ({"kind": "trivial"}, "field 'kind': 'trivial' is not one of finding, arithmetic"),
         ({"tolerance": 0.1}, "field 'tolerance': only == has one"),
         ({"statistic": "sign_test", "comparison": "=="}, "a sign test cannot show equality"),
     ],
@@ -299,6 +320,15 @@ def test_the_table_and_the_print_show_every_verdict(capsys: pytest.CaptureFixtur
     assert "0.25" in shown
     print_verdicts([])
     assert verdict_table([]).empty
+
+
+def test_arithmetic_is_counted_apart_from_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = [decide(claim(id=name, kind=kind), exact(a=[0.25]), "smoke") for name, kind in
+                (("C1", "finding"), ("C2", "arithmetic"))]  # fmt: skip
+    assert tally(found.as_dict() for found in verdicts) == {"supported": 1, "arithmetic": 1}
+    assert tally([{"verdict": "refuted"}]) == {"refuted": 1}  # of results that do not say it
+    print_verdicts(verdicts)
+    assert "1 supported, 1 arithmetic" in capsys.readouterr().out
 
 
 def test_rattention_has_every_claim_of_its_specification() -> None:

@@ -26,7 +26,7 @@ def verdict(name: str, low: float, high: float, profile: str = "smoke") -> dict[
         fixed=date(2026, 11, 23), gate="the reader is competent", control="random pairs",
     )  # fmt: skip
     rows = pd.DataFrame({"part": ["a", "b"], "seed": 0, "unit": 0, "value": [low, high]})
-    return decide(claim, rows, "smoke", lambda: (True, "0.9 of 0.8 needed")).as_dict()
+    return decide(claim, rows, "smoke", lambda: (True, "0.9 of 0.8 needed"), control=rows.assign(value=-1.0)).as_dict()
 
 
 @pytest.fixture

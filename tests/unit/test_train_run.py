@@ -19,7 +19,7 @@ from orchard.nn import Attention, Block, Decoder, FeedForward, MixtureOfExperts,
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import AdamW, Linear, TrainLM, choose, fit
 from orchard.train.callbacks import ClipGradients
-from orchard.train.hardware import COMPILE_SECONDS
+from orchard.train.hardware import COMPILING
 from orchard.train.loop import LanguageModel
 from orchard.train.losses import counted_logits, counted_loss, counted_losses, next_token_loss, token_losses
 from orchard.train.optim import parameter_groups
@@ -255,8 +255,11 @@ def test_a_long_training_is_compiled_where_the_rules_compile_and_a_short_one_nev
     assert gpu.compiles(2_000, 1e14)
     assert not replace(gpu, compile=False).compiles(10**9, 1e15)
     seconds = 0.01 * 0.4  # saved by a step that launching takes all of
-    assert not gpu.compiles(int(COMPILE_SECONDS / seconds) - 1, 1.0)
-    assert gpu.compiles(int(COMPILE_SECONDS / seconds) + 2, 1.0)
+    assert not gpu.compiles(int(COMPILING["cuda"].seconds / seconds) - 1, 1.0)
+    assert gpu.compiles(int(COMPILING["cuda"].seconds / seconds) + 2, 1.0)
+    cpu = replace(gpu, device="cpu", peak_flops=None)
+    assert not cpu.compiles(400, 2.6e9)
+    assert cpu.compiles(1_500, 2.6e9)
 
 
 def test_what_is_compiled(tmp_path: Path) -> None:

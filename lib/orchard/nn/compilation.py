@@ -6,6 +6,7 @@ runs what comes after in eager mode: FlexAttention then holds every score, and a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from orchard.errors import OrchardError
+from orchard.paths import cache_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +30,10 @@ def compiled(function: F, *, dynamic: bool = False, fullgraph: bool = False) -> 
     """
     import torch._dynamo.config as settings
 
+    # One cache, which outlasts a reboot: the runs of a study compile an arm once. On a CPU a worker has one thread, for this too.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     settings.recompile_limit = max(settings.recompile_limit, GRAPHS)
     settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, 4 * GRAPHS)
     return cast("F", torch.compile(function, dynamic=dynamic, fullgraph=fullgraph, backend=BACKEND))

@@ -36,9 +36,9 @@ class Rotary(nn.Module, Configurable):
         self.max_length = FARTHEST if cfg.max_length is None else cfg.max_length
         if not 1 <= self.max_length <= FARTHEST:
             raise ValueError(f"Rotary.Config.max_length is {cfg.max_length}: give 1 to 2^24, or None for 2^24")
-        self._frequencies: Tensor | None = (
-            None  # [dim / 2], float32 whatever the type of the model; no buffer, so no cast
-        )
+        # [dim / 2], float32 whatever the type of the model: no buffer, so no cast. Made here, not at the first call: a compiled
+        # function would see them change, and be compiled again.
+        self._frequencies = self._made("cpu")
 
     def forward(
         self,
@@ -55,9 +55,9 @@ class Rotary(nn.Module, Configurable):
             length = 1 if positions.is_meta else max(1, int(positions.max()) + 1)
         self.check_length(length)
         angles = positions[..., None].float() * self._on(x.device)
-        cos, sin = angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
-        x1, x2 = x.chunk(2, dim=-1)
-        return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x.dtype)
+        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat((cos, cos), dim=-1).unsqueeze(-2), torch.cat((-sin, sin), dim=-1).unsqueeze(-2)
+        return (x * cos + x.roll(self.dim // 2, dims=-1) * sin).to(x.dtype)
 
     def check_length(self, length: int) -> None:
         """Raise ValueError if a sequence of `length` tokens has positions beyond `max_length`."""
@@ -67,12 +67,15 @@ class Rotary(nn.Module, Configurable):
                 "or raise max_length (to at most 2^24: float32 tells no more positions apart)"
             )
 
-    @torch.inference_mode(False)  # they outlive a call made in inference mode, and training may come next
     def _on(self, device: torch.device) -> Tensor:
-        if self._frequencies is None or self._frequencies.device != device:
-            exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
-            self._frequencies = 1.0 / self.theta**exponents
+        if self._frequencies.device != device:
+            self._frequencies = self._made(device)
         return self._frequencies
+
+    @torch.inference_mode(False)  # they outlive a call made in inference mode, and training may come next
+    def _made(self, device: torch.device | str) -> Tensor:
+        exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
+        return 1.0 / self.theta**exponents
 
     def extra_repr(self) -> str:
         return f"{self.dim}, theta={self.theta:g}"

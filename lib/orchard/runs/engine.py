@@ -26,6 +26,7 @@ from orchard.values import code_in
 
 ENGINES = ("local",)
 Report = Callable[[str], None]
+Remark = Callable[[Run.Config, float], str]
 
 
 def execute(
@@ -36,6 +37,7 @@ def execute(
     jobs: int | None = None,
     device: str = "auto",
     report: Report | None = None,
+    remark: Remark | None = None,
 ) -> list[Finished]:
     """The finished runs of ``cfgs``, in their order; those that are missing, and the runs they contain, are computed first.
 
@@ -48,6 +50,7 @@ def execute(
         device: "auto", "cpu", "cuda" or "mps". A run that was made on another kind of device than the one named here is no answer;
             "auto" takes any.
         report: called with a line of progress whenever a run is finished; prints by default.
+        remark: what is added to that line, from the run and the seconds that it took.
 
     Raises:
         RunError: a run failed. The others are finished and kept; the message names each failed run with its first cause.
@@ -63,7 +66,8 @@ def execute(
         report(f"warning: {warning}")
     store.warnings.clear()
     if todo:
-        _compute(todo, set(ids), store, jobs, device, report)
+        remark = remark or (lambda cfg, seconds: "")
+        _compute(todo, set(ids), store, jobs, device, report, remark)
     for run_id, cfg in zip(ids, cfgs, strict=True):
         run = found.get(run_id) or store.get(cfg, device=device)
         if run is None:
@@ -76,7 +80,7 @@ def plan(cfgs: Sequence[Run.Config], store: Store) -> list[tuple[str, str, bool]
     """Id, label and whether it is finished, for every run that ``cfgs`` need (theirs and those they contain)."""
     rows: dict[str, tuple[str, str, bool]] = {}
     for cfg in cfgs:
-        for needed in [*_all_dependencies(cfg), cfg]:
+        for needed in [*all_dependencies(cfg), cfg]:
             ident = identity(needed)
             rows.setdefault(ident.id, (ident.id, needed.label, store.get(needed, ident) is not None))
     return list(rows.values())
@@ -108,8 +112,9 @@ class _Task:
     needs: set[str] = field(default_factory=set)
 
 
-def _all_dependencies(cfg: Run.Config) -> list[Run.Config]:
-    return [run for needed in dependencies(cfg) for run in [*_all_dependencies(needed), needed]]
+def all_dependencies(cfg: Run.Config) -> list[Run.Config]:
+    """The runs that a run contains, and those that they contain, before what needs them; some may come twice."""
+    return [run for needed in dependencies(cfg) for run in [*all_dependencies(needed), needed]]
 
 
 def _sort(
@@ -143,7 +148,9 @@ def _sort(
     return ids, found, tasks
 
 
-def _compute(tasks: dict[str, _Task], asked: set[str], store: Store, jobs: int, device: str, report: Report) -> None:
+def _compute(
+    tasks: dict[str, _Task], asked: set[str], store: Store, jobs: int, device: str, report: Report, remark: Remark
+) -> None:
     """Compute every task, each after those it waits for; raises RunError for those that failed.
 
     What a run computes ``inside`` it answers for itself: it is begun all the same when one of those that it waits for has failed, and
@@ -196,7 +203,7 @@ def _compute(tasks: dict[str, _Task], asked: set[str], store: Store, jobs: int, 
                     failed[task.id] = f"{type(error).__name__}: {error}"
                 else:
                     finished += 1
-                    report(f"run {finished}/{total}  {name}  {seconds:.1f} s")
+                    report(f"run {finished}/{total}  {name}  {seconds:.1f} s{remark(task.cfg, seconds)}")
     within = [task.needs for task in tasks.values() if task.cfg.owner.inside]
     forgiven: set[str] = set()
     while within:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,16 +41,29 @@ RULES = (
     ),
     Rule(r"cuda-.*", "16-mixed", False, True),
     Rule(r"mps-.*", "32-true", False, False),
-    Rule(r"cpu-.*", "32-true", False, True),
+    Rule(r"cpu-.*", "32-true", True, True),
 )
 
-# When a training is compiled: where that saves more seconds than it costs. Estimates, nothing was measured on a GPU yet. An eager
-# step takes 10 ms of launching kernels (about a thousand of them in eight layers), or what its FLOPs take at a quarter of the
-# peak, whichever is longer; compiling takes a minute and saves 0.4 of that (nanoGPT reports 250 ms to 135 ms for GPT-2). A
-# training of two and a half minutes or more is compiled, then.
-COMPILE_SECONDS, COMPILE_SAVES = 60.0, 0.4
-EAGER_STEP_SECONDS, EAGER_MFU, UNKNOWN_PEAK = 0.01, 0.25, 100e12
-COMPILE_FROM = 2000  # steps: the rule of the runs that do not train through TrainingRun
+
+@dataclass(frozen=True)
+class Compiling:
+    """What compiling a training costs and saves on a kind of device: it is compiled where it saves more.
+
+    An eager step takes what its FLOPs take at ``flops`` per second, and not less than ``shortest``.
+    """
+
+    seconds: float
+    saves: float  # share of the eager step
+    shortest: float  # seconds
+    flops: float  # per second
+
+
+# On a GPU estimates, nothing was measured yet: launching the thousand kernels of eight layers takes 10 ms, the rest runs at a quarter
+# of the peak (here of an unknown GPU), compiling takes a minute and saves 0.4 (nanoGPT reports 250 ms to 135 ms for GPT-2). On a CPU
+# measured with one thread of an EPYC, 4 layers of dim 64, batches of 16 x 128: a step of 60 ms takes 48, a process needs 7 s for a
+# graph that another has compiled and 30 s for a new one, of which a study has as many as arms.
+COMPILING = {"cuda": Compiling(60.0, 0.4, 0.01, 25e12), "cpu": Compiling(15.0, 0.2, 0.01, 40e9)}
+EAGER_MFU = 0.25
 
 # orchard.nn chooses by device and shape: see `attention` there for the rule and what it rests on.
 ATTENTION = {"cuda": "auto (sdpa; compiled flex for windows and packed documents)"}
@@ -88,8 +103,11 @@ class Hardware:
 
     def compiles(self, steps: int, flops: float) -> bool:
         """Whether compiling a training of so many ``steps``, of ``flops`` each, saves more than it costs."""
-        step = max(EAGER_STEP_SECONDS, flops / (EAGER_MFU * (self.peak_flops or UNKNOWN_PEAK)))
-        return self.compile and COMPILE_SAVES * step * steps > COMPILE_SECONDS
+        if not self.compile:
+            return False
+        rule = COMPILING[self.device]
+        step = max(rule.shortest, flops / (EAGER_MFU * self.peak_flops if self.peak_flops else rule.flops))
+        return rule.saves * step * steps > rule.seconds
 
     def __str__(self) -> str:
         peak = f"{self.peak_flops / 1e12:.0f} TFLOP/s bf16 peak" if self.peak_flops else "peak unknown, no MFU"
@@ -129,7 +147,7 @@ def choose(device: str = "auto", precision: Precision | Literal["auto"] = "auto"
         device=device,
         name=name,
         precision=precision,
-        compile=rule.compile and not os.environ.get("ORCHARD_NO_COMPILE"),
+        compile=rule.compile and not os.environ.get("ORCHARD_NO_COMPILE") and (device != "cpu" or _has_compiler()),
         fused_optimizer=rule.fused_optimizer,
         threads=torch.get_num_threads(),
         peak_flops=bf16_peak(name) if device == "cuda" else None,
@@ -144,6 +162,11 @@ def bf16_peak(name: str) -> float | None:
 def describe(device: str = "auto", precision: Precision | Literal["auto"] = "auto") -> str:
     """One line for people: how runs will be computed, each with ``THREADS`` CPU threads."""
     return str(replace(choose(device, precision), threads=THREADS))
+
+
+def _has_compiler() -> bool:
+    """Whether there is a C++ compiler, which PyTorch's own needs on a CPU."""
+    return sys.platform == "linux" and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _cpu_name() -> str:

@@ -262,10 +262,16 @@ class Series:
 
     def _used(self) -> list[dict[str, Any]]:
         """The runs that were used and those that they contain: label, id, recipe (config and code, which tell later whether
-        they are still those of the code) and the processor seconds they took."""
+        they are still those of the code), and what they took."""
         contained = [self.store.get(run) for cfg in self._asked.values() for run in all_dependencies(cfg)]
         rows = {
-            run.id: {"label": run.label, "id": run.id, "recipe": run.recipe, "cpu_s": run.provenance["cpu_s"]}
+            run.id: {
+                "label": run.label,
+                "id": run.id,
+                "recipe": run.recipe,
+                "bytes": run.bytes,
+                **{name: run.provenance[name] for name in ("cpu_s", "peak_memory_mib")},
+            }
             for run in [*self._runs.values(), *contained]
             if run is not None
         }
@@ -346,8 +352,9 @@ def compute(
     series.report, series.before = report, before
     results = [read_results(path) for path in (papers_folder(slug) / "results" / profile).glob("*.json")]
     estimate = Estimate((run for result in results for run in result["runs"]), jobs or default_jobs(device))
-    if results:
+    if estimate.total:
         estimate.finished(_known(series))
+        estimate.check(series.store.path)
         (report or print)(str(estimate))
     series.remark = estimate.remark
     series.prepare(*series.experiments.EXPERIMENTS)

@@ -123,6 +123,7 @@ class TrainingRun(Run):
         monitor = Monitor(cfg.log_every, cfg.validate_every, validate, meter)
         compiles = self._compile(module, hardware, 3 * flops * tokens * cfg.accumulate, dynamic)
         work.notes["hardware"]["compiled"] = compiles
+        work.log(f"the training step is {'compiled' if compiles else 'not compiled'}")
         callbacks, loggers = _OBSERVERS.get()
         watching = [meter, monitor, *callbacks]
         with no_fallback() if compiles else nullcontext():

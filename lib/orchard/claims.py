@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -45,7 +46,13 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
 }  # fmt: skip
 STATISTICS = ("exact", "paired_bootstrap", "sign_test")
-PROFILES = ("smoke", "laptop", "gpu", "paper")  # smallest first
+MEANING = {
+    "smoke": "does everything run? Its numbers mean nothing",
+    "laptop": "what holds at small scale, an evening on any machine; most claims are decided here",
+    "gpu": "the same, larger, on one GPU",
+    "paper": "the published sizes, built without memory",
+}
+PROFILES = tuple(MEANING)  # smallest first
 VERDICTS = ("supported", "refuted", "inconclusive", "gate not met", "out of reach here")
 KINDS = ("finding", "arithmetic")
 COLUMNS = ("part", "seed", "unit", "value")
@@ -381,8 +388,8 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def print_verdicts(verdicts: Iterable[Verdict]) -> None:
-    """Print the verdicts as one table, with colours where the output has them, and a line that counts them."""
+def print_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> None:
+    """Print verdicts, as JSON values, as one table, with colours where the output has them, and a line that counts them."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -394,18 +401,21 @@ def print_verdicts(verdicts: Iterable[Verdict]) -> None:
     for column in (0, 2, 3, 4):
         table.columns[column].no_wrap = True
     for found in verdicts:
-        verdict = Text(found.verdict, style=f"bold {colours[found.verdict]}")
-        if found.scale:
-            verdict.append(f"\nat {found.scale.partition(':')[0]}", style="default")
-        measured = Text(format_effect(found.effect, found.low, found.high))
-        table.add_row(found.id, Text(found.claim.text), verdict, measured, found.claim.rule, Text(found.reason))
+        said, claim = described(found), found.get("claim", {})
+        verdict = Text(found["verdict"], style=f"bold {colours[found['verdict']]}")
+        if found.get("scale"):
+            verdict.append(f"\nat {found['scale'].partition(':')[0]}", style="default")
+        if claim.get("kind") == "arithmetic":
+            verdict.append("\narithmetic", style="default")
+        why = [said["why"], *(f"{name}: {said[name]}" for name in ("gate", "control") if said[name])]
+        measured = Text("\n".join(filter(None, (said["measured"], said["seeds"]))))
+        table.add_row(found["id"], Text(claim.get("text", "")), verdict, measured, found["rule"], Text("\n".join(why)))
     console = Console(soft_wrap=False)
     if not console.is_terminal and not console.is_jupyter:
         console.width = 120
     console.print(table)
-    counts = tally(found.as_dict() for found in verdicts)
-    summary = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no claims"
-    scales = sorted({found.scale for found in verdicts if found.scale})
+    summary = ", ".join(f"{count} {name}" for name, count in tally(verdicts).items()) or "no claims"
+    scales = sorted({found["scale"] for found in verdicts if found.get("scale")})
     console.print(f"{summary} ({'; '.join(scales)})" if scales else summary, highlight=False)
 
 
@@ -416,6 +426,28 @@ def format_effect(effect: float, low: float, high: float) -> str:
     if low == high == effect or (math.isnan(low) and math.isnan(high)):
         return f"{effect:.3g}"
     return f"{effect:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def in_order(verdicts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Verdicts as JSON values in the order of the claims' numbers: C2, C10, C10b."""
+    return sorted(verdicts, key=lambda v: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", v["id"])])
+
+
+def described(verdict: Mapping[str, Any]) -> dict[str, str]:
+    """A verdict as JSON values in words: ``measured`` (effect and interval), ``seeds`` (of the part that has fewest), ``gate`` and
+    ``control`` as they were found, and ``why`` without these two."""
+    numbers = [math.nan if verdict.get(key) is None else float(verdict[key]) for key in ("effect", "low", "high")]
+    found = {name: verdict.get(name) or "" for name in ("gate", "control")}
+    why = verdict["reason"]
+    for text in filter(None, found.values()):
+        why = why.replace(text, "")
+    found["control"] = found["control"].removeprefix("the control ")
+    fewest = min((part["seeds"] for part in verdict.get("parts", ())), default=0)
+    return found | {
+        "measured": format_effect(*numbers),
+        "seeds": _count(fewest, "seed") if fewest else "",
+        "why": "; ".join(filter(None, why.split("; "))),
+    }
 
 
 def _count(number: int, noun: str) -> str:

@@ -159,8 +159,8 @@ def generate(
 
 @app.command()
 def claims(slugs: Slugs = None) -> None:
-    """Verdicts from this machine's reports, else from the committed results."""
-    from orchard.claims import PROFILES
+    """Verdicts with effect, interval, seeds, gate and control: from this machine's reports, else from the committed results."""
+    from orchard.claims import PROFILES, in_order, print_verdicts
     from orchard.publish import committed
     from orchard.runs import Setting
     from orchard.series import output_folder, paper_module
@@ -168,25 +168,15 @@ def claims(slugs: Slugs = None) -> None:
 
     for slug in slugs or known():
         paper_module(slug, "experiments")
+        found = False
         for profile in PROFILES:
             here = committed(slug, profile, output_folder(slug, Setting(profile)))
-            results = here or committed(slug, profile)
-            if results:
-                print(f"{slug}, profile {profile}, {'from reports' if here else 'committed results'}")
-                rows = [
-                    [
-                        v["id"],
-                        f"{v['verdict']} at {v['scale']}" if v.get("scale") else v["verdict"],
-                        v["rule"],
-                        v["reason"],
-                    ]
-                    for r in results
-                    for v in r["verdicts"]
-                ]
-                _table(
-                    ["claim", "verdict", "rule", "why"],
-                    sorted(rows, key=lambda row: (len(row[0].rstrip("abc")), row[0])),
-                )
+            if results := here or committed(slug, profile):
+                found = True
+                print(f"{slug}, profile {profile}, {'from reports' if here else 'committed results'}", flush=True)
+                print_verdicts(in_order(verdict for result in results for verdict in result["verdicts"]))
+        if not found:
+            print(f"{slug}: no results yet; `orchard reproduce {slug}` computes them")
 
 
 @app.command()
@@ -218,11 +208,14 @@ def report(
 
 @app.command()
 def new(slug: Annotated[str, typer.Argument(help="name of the package: lower-case letters, digits, _")]) -> None:
-    """Make the files of a new paper."""
+    """Make the files of a new paper, enter it in the index of the notebooks, and say what to do next."""
+    from orchard.publish import update_index
     from orchard.scaffold import new as make
+    from orchard.scaffold import next_steps
 
-    for path in make(slug):
+    for path in [*make(slug), update_index()]:
         print(path)
+    print(next_steps(slug), end="")
 
 
 @app.command()

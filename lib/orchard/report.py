@@ -1,27 +1,31 @@
-"""The HTML report: ``reports/index.html`` says what ran, what failed, and how every claim came out.
+"""The HTML report: ``reports/index.html`` says what ran and what failed, ``reports/<slug>/index.html`` how a paper's claims came out.
 
 It is read from the files that notebooks leave in ``reports/<slug>/<profile>/``: ``<notebook>.json`` (verdicts and
 figures, written by the notebook's last cell), ``<notebook>.ipynb`` (the executed copy) and
-``executions/<notebook>.json`` (time, memory, failure). Pages are made from ``templates/report``; they hold no scripts and load
-nothing from a network: styles and figures are inside, formulas are drawn as vectors.
+``executions/<notebook>.json`` (time, memory, failure); and from the papers' cards. Pages are made from
+``templates/report``; they hold no scripts and load nothing from a network: styles and figures are inside, formulas are
+drawn as vectors.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchard.claims import tally
+from orchard.card import Card, read_card
+from orchard.claims import MEANING, described, in_order, tally
 from orchard.notebooks.execution import write_atomically
 from orchard.notebooks.suite import EXECUTIONS
+from orchard.paths import root
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "gate not met": "⊘", "out of reach here": "–"}
 EMBEDDED_BYTES = 2_000_000  # a larger drawing is embedded as its PNG
@@ -52,6 +56,7 @@ class Drawing:
     title: str
     profile: str
     picture: str
+    file: Path  # the drawing itself
     table: Path | None
 
 
@@ -66,15 +71,10 @@ class Group:
     def title(self) -> str:
         return f"{self.folder.parent.name} · {self.folder.name}"
 
-    @property
-    def anchor(self) -> str:
-        return f"{self.folder.parent.name}-{self.folder.name}"
-
-    @property
-    def data(self) -> str:
-        """The data sets that its notebooks name."""
-        facts = [facts for entry in self.entries for facts in (entry.result, entry.execution)]
-        return ", ".join(sorted({str(found["data"]) for found in facts if "data" in found})) or "unknown"
+    @cached_property
+    def card(self) -> Card:
+        """What its paper's card says."""
+        return read_card(root() / "papers" / self.folder.parent.name)
 
     @property
     def profile(self) -> str:
@@ -82,17 +82,34 @@ class Group:
         return next((str(entry.result["profile"]) for entry in self.entries if "profile" in entry.result), "")
 
     @property
-    def finished(self) -> str:
-        """When its last notebook was."""
-        return max((str(entry.execution.get("finished", "")) for entry in self.entries), default="")
+    def facts(self) -> dict[str, str]:
+        """Where its results come from, in words: scale, data, machine, commit, versions, when its last notebook was finished."""
+        written = [facts for entry in self.entries for facts in (entry.result, entry.execution)]
+        found = [entry.result.get("provenance", {}) for entry in self.entries]
+        versions = [{"Python": facts.get("python"), "torch": facts.get("packages", {}).get("torch")} for facts in found]
+        values = {
+            "scale": {str(verdict["scale"]) for verdict in self.verdicts if verdict.get("scale")},
+            "data": {str(facts["data"]) for facts in written if "data" in facts},
+            "machine": machines(found),
+            "commit": {str(commit) for facts in found for commit in facts.get("git", ())},
+            "made with": {f"{name} {number}" for facts in versions for name, number in facts.items() if number},
+            "finished": {max((str(entry.execution.get("finished", "")) for entry in self.entries), default="")},
+        }
+        return {name: ", ".join(sorted(value)) or "unknown" for name, value in values.items()}
 
     @cached_property
     def verdicts(self) -> list[dict[str, Any]]:
-        """Verdicts of all its notebooks in the order of the claims' numbers."""
-        found = [{"claim": {}, **verdict} for entry in self.entries for verdict in entry.result.get("verdicts", [])]
-        return sorted(
-            found, key=lambda verdict: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", verdict["id"])]
-        )
+        """Verdicts of all its notebooks in the order of the claims' numbers, each with what is said of it in words."""
+        found = [{"claim": {}, "reason": "", **v} for entry in self.entries for v in entry.result.get("verdicts", [])]
+        return [verdict | {"said": described(verdict)} for verdict in in_order(found)]
+
+    @property
+    def tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Findings, and apart from them the claims that are a formula of the paper, computed again."""
+        apart = [verdict for verdict in self.verdicts if verdict["claim"].get("kind") == "arithmetic"]
+        findings = [verdict for verdict in self.verdicts if verdict not in apart]
+        named = [("Findings", findings), ("Arithmetic: formulas of the paper, computed again", apart)]
+        return [(name, verdicts) for name, verdicts in named if verdicts]
 
     @property
     def counts(self) -> list[tuple[str, int]]:
@@ -109,15 +126,9 @@ class Group:
             if (drawing := _drawing(self, entry, str(name)))
         ]
 
-    @property
-    def provenance(self) -> str:
-        """Where its results come from, as JSON."""
-        found = {entry.name: facts for entry in self.entries if (facts := entry.result.get("provenance"))}
-        return json.dumps(found, indent=1, ensure_ascii=False) if found else ""
-
 
 def build(reports: Path | None = None) -> Path:
-    """Write ``index.html`` and a page per executed notebook into the folder ``reports``; returns the path of the index.
+    """Write ``index.html``, a page per paper and one per executed notebook into ``reports``; returns the path of the index.
 
     Args:
         reports: ``$ORCHARD_OUTPUT``, else ``reports`` under the project's root, by default.
@@ -136,14 +147,13 @@ def build(reports: Path | None = None) -> Path:
             if copy.exists():
                 entry.page, problem = page(copy)
                 entry.problem = entry.problem or problem
+    shared = {"symbols": SYMBOLS, "meaning": MEANING, "written": time.strftime("%Y-%m-%d %H:%M")}
+    papers = {slug: list(found) for slug, found in groupby(groups, key=lambda group: group.folder.parent.name)}
+    for slug, found in papers.items():
+        content = _page("paper.html", reports / slug, title=found[0].card.name, groups=found, **shared)
+        write_atomically(reports / slug / "index.html", content)
     index = reports / "index.html"
-    entries = [entry for group in groups for entry in group.entries]
-    failed = [(group, entry) for group in groups for entry in group.entries if entry.error]
-    text = _page(
-        "index.html", reports, title="Orchard", groups=groups, entries=entries, failed=failed, symbols=SYMBOLS,
-        written=time.strftime("%Y-%m-%d %H:%M"),
-    )  # fmt: skip
-    write_atomically(index, text)
+    write_atomically(index, _page("index.html", reports, title="Orchard", groups=groups, papers=papers, **shared))
     return index
 
 
@@ -183,7 +193,8 @@ def _drawing(group: Group, entry: Entry, name: str) -> Drawing | None:
     kind = "svg+xml" if source == svg else "png"
     picture = f"data:image/{kind};base64,{base64.b64encode(source.read_bytes()).decode()}"
     profile = str(entry.result.get("profile", group.folder.name))
-    return Drawing(entry, name.replace("_", " "), profile, picture, table if table.exists() else None)
+    file = svg if svg.exists() else png
+    return Drawing(entry, name.replace("_", " "), profile, picture, file, table if table.exists() else None)
 
 
 def page(copy: Path) -> tuple[Path, str | None]:
@@ -257,7 +268,7 @@ def _page(template: str, base: Path, **values: Any) -> str:
     def href(path: Path) -> str:
         return quote(path.relative_to(base).as_posix())
 
-    return str(_environment().get_template(template).render(href=href, measured=_measured, **values))
+    return str(_environment().get_template(template).render(href=href, prose=_prose, **values))
 
 
 @lru_cache(maxsize=1)
@@ -267,8 +278,17 @@ def _environment() -> Any:
     return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
-def _measured(verdict: dict[str, Any]) -> str:
-    from orchard.claims import format_effect
+def _prose(text: str) -> Any:
+    """A paragraph of a card as HTML: code, bold, emphasis. Its links start from elsewhere, so only their words stay."""
+    from markupsafe import Markup, escape
 
-    numbers = [math.nan if verdict.get(key) is None else float(verdict[key]) for key in ("effect", "low", "high")]
-    return format_effect(*numbers)
+    html = str(escape(re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)))
+    for mark, tag in (("`", "code"), (r"\*\*", "b"), (r"\*", "em")):
+        html = re.sub(rf"{mark}(\S|\S.*?\S){mark}", rf"<{tag}>\1</{tag}>", html, flags=re.DOTALL)
+    return Markup(html)
+
+
+def machines(provenances: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The machines that notebooks name, each with its device where one of them knows it."""
+    names = {str(name) for facts in provenances for name in facts.get("machines", ())}
+    return {name for name in names if not any(other.startswith(f"{name} (") for other in names)}

@@ -1,7 +1,7 @@
 """``orchard new <slug>``: the files of a new paper, complete and running, and the check that a paper has them all.
 
 What is made contains a small example that runs from data to verdict, to be replaced piece by piece. The files of the
-paper ``pear`` are all in folders named ``pear``: nothing else in the tree changes.
+paper ``pear`` are all in folders named ``pear``: nothing else in the tree changes, but for the generated index of the notebooks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from orchard.card import read_card
 from orchard.errors import BadInput, OrchardError
 from orchard.paths import root
 
@@ -75,6 +76,11 @@ def new(slug: str, base: Path | None = None) -> list[Path]:
     except OSError as error:
         raise OrchardError(f"cannot write the files of {slug} in {base}: {error}; nothing was left behind") from None
     return sorted(path for target in targets.values() for path in target.rglob("*") if path.is_file())
+
+
+def next_steps(slug: str) -> str:
+    """What to do with the files of a new paper: which to fill, and which commands to run."""
+    return (TEMPLATES / "next_steps.txt").read_text(encoding="utf-8").replace("__slug__", slug)
 
 
 def _files(slug: str) -> Iterator[tuple[str, str, str]]:
@@ -165,6 +171,11 @@ def missing(slug: str, base: Path | None = None) -> list[str]:
     card = place["card"] / "README.md"
     if need(card) and not all(marker in card.read_text(encoding="utf-8") for marker in MARKERS):
         lacking.append(f"{card.relative_to(base)} lacks the two markers of its generated table")
+    head = read_card(card.parent)
+    if card.exists() and not (head.question and head.title and head.arxiv):
+        lacking.append(
+            f"{card.relative_to(base)} lacks '# NAME: a sentence', '**Title.**' or '[arXiv 0000.00000](...)'"
+        )
     need(place["card"] / "published.csv")
     if need(place["card"] / "claims.yaml"):
         try:

@@ -254,7 +254,7 @@ class Series:
         }
         write_json(self.output / f"{self.notebook}.json", content)
         if verdicts:
-            print_verdicts(verdicts)
+            print_verdicts(found.as_dict() for found in verdicts)
         else:
             print("This notebook decides no claim.")
         print(f"figures and results: {relative(self.output)}")

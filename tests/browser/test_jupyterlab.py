@@ -1,10 +1,12 @@
-"""What a reader does: open a notebook in JupyterLab, run all cells, drag a slider, and see the picture change.
+"""What a reader does: open a notebook in JupyterLab, run all cells, drag a slider, and see the picture change; and read the report
+on a phone.
 
 The notebook is 01_build up to its first explorer; that it runs to its end is tested without a browser.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,9 +17,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from orchard import plot
+from orchard import plot, report
+from orchard.claims import decide, load_claims
 from orchard.papers.rattention.figures import build
 from orchard.paths import root
+from orchard.series import papers_folder
 
 pytest.importorskip("websocket", reason="websocket-client, which drives Chromium, is not installed")
 import chromium
@@ -97,3 +101,23 @@ def test_a_reader_runs_all_cells_and_drags_a_slider(page, lab: str) -> None:
     shown = int(page.wait(f"{PICTURE} !== {before!r} && ({SLIDER}).querySelector('.widget-readout').textContent"))
     assert shown > 5
     page.wait(f"{PICTURE} === {expected(shown)!r}")
+
+
+def test_the_report_fits_a_phone(page, tmp_path: Path) -> None:
+    folder = tmp_path / "reports" / "rattention" / "laptop"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "wide.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="504pt" height="200pt"/>'
+    )
+    found = [decide(claim, None, "laptop").as_dict() for claim in load_claims(papers_folder("rattention"))]
+    found[0] |= {"gate": "a gate that was found to hold " * 5, "rule": "== 0.123456789 ± 0.987654321"}
+    facts = {"machines": ["a machine"], "git": ["0123456789" * 4]}
+    result = {"profile": "laptop", "verdicts": found, "figures": ["wide"], "provenance": facts}
+    (folder / "05_scaling_and_claims.json").write_text(json.dumps(result))
+    index = report.build(tmp_path / "reports")
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    for file in (index, tmp_path / "reports" / "rattention" / "index.html"):
+        page.open(file.as_uri())
+        assert page.value("document.documentElement.scrollWidth") <= 390
+    lefts = "[...document.querySelectorAll('.claims tbody tr:first-child td')].map(cell => cell.getBoundingClientRect().left)"
+    assert len(set(page.value(lefts))) == 1

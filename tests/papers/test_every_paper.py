@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from orchard import publish
+from orchard.card import read_card
 from orchard.claims import PROFILES, load_claims
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting
@@ -139,6 +140,15 @@ def test_generated_tables_are_those_of_the_committed_results() -> None:
         assert without_warning(made) == without_warning(text), (
             f"{page} is not what its results say: orchard report --publish"
         )
+
+
+def test_the_index_lists_every_paper_as_its_card_and_results_say() -> None:
+    page = (root() / "notebooks" / "index.ipynb").read_text("utf-8")
+    assert page == publish.index_notebook(), "notebooks/index.ipynb is not what its papers say: orchard report"
+    for slug in slugs():
+        card = read_card(papers_folder(slug))
+        assert card.question in page
+        assert card.link in page
 
 
 def without_warning(page: str) -> str:

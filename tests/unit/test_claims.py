@@ -197,7 +197,7 @@ def test_a_verdict_names_its_scale(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.as_dict()["scale"] == found.scale
     assert decide(claim(), exact(a=[0.1]), "gpu").scale == "gpu scale"
     assert decide(claim(profile="gpu"), exact(a=[0.1]), "laptop").scale == ""
-    print_verdicts([found])
+    print_verdicts([found.as_dict()])
     shown = capsys.readouterr().out
     assert "at laptop scale" in shown
     assert "1 supported (laptop scale: 0.3 M parameters, 3 models)" in shown
@@ -313,7 +313,7 @@ def test_the_table_and_the_print_show_every_verdict(capsys: pytest.CaptureFixtur
     table = verdict_table(verdicts)
     assert list(table["verdict"]) == ["supported", "refuted", "inconclusive", "out of reach here"]
     assert {"id", "rule", "effect", "low", "high", "reason", "metric", "published", "text"} <= set(table.columns)
-    print_verdicts(verdicts)
+    print_verdicts(found.as_dict() for found in verdicts)
     shown = capsys.readouterr().out
     assert "1 supported, 1 refuted, 1 inconclusive, 1 out of reach here" in shown
     assert "[red]not markup" in shown
@@ -327,7 +327,7 @@ def test_arithmetic_is_counted_apart_from_findings(capsys: pytest.CaptureFixture
                 (("C1", "finding"), ("C2", "arithmetic"))]  # fmt: skip
     assert tally(found.as_dict() for found in verdicts) == {"supported": 1, "arithmetic": 1}
     assert tally([{"verdict": "refuted"}]) == {"refuted": 1}  # of results that do not say it
-    print_verdicts(verdicts)
+    print_verdicts(found.as_dict() for found in verdicts)
     assert "1 supported, 1 arithmetic" in capsys.readouterr().out
 
 

@@ -189,6 +189,30 @@ def test_list_doctor_and_claims(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "claims")[0] == 0
 
 
+def test_claims_shows_all_that_a_verdict_rests_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {
+        "id": "C7", "verdict": "refuted", "rule": "> 0", "scale": "laptop scale: 0.3 M parameters",
+        "effect": -0.4, "low": -0.5, "high": -0.3, "gate": "recall 0.98; 0.9 needed",
+        "control": "the control fails it: +0.1 [+0.0, +0.2]", "parts": [{"seeds": 5}, {"seeds": 3}],
+        "reason": "0 of 2 parts pass, 2 contradict; recall 0.98; 0.9 needed; the control fails it: +0.1 [+0.0, +0.2]",
+    }  # fmt: skip
+    exact = shown | {"id": "C10", "effect": 0.0, "low": None, "high": None, "reason": "x", "gate": "", "control": ""}
+    exact["claim"] = {"kind": "arithmetic"}
+    monkeypatch.setenv("ORCHARD_OUTPUT", str(tmp_path))
+    (tmp_path / "sbp" / "laptop").mkdir(parents=True)
+    (tmp_path / "sbp" / "laptop" / "01_build.json").write_text(json.dumps({"verdicts": [exact, shown]}))
+    status, out, _ = call(capsys, "claims", "sbp")
+    assert status == 0
+    assert "sbp, profile laptop, from reports" in out
+    text = " ".join(out.split())
+    first = "C7 refuted -0.4 [-0.5, -0.3] > 0 0 of 2 parts pass, 2 contradict at laptop scale 3 seeds gate: recall 0.98; 0.9"
+    assert text.index(first) < text.index("fails it: +0.1 [+0.0, +0.2]") < text.index("C10 refuted 0 > 0 x at laptop")
+    assert "at laptop scale 3 seeds arithmetic" in text
+    assert "1 refuted, 1 arithmetic (laptop scale: 0.3 M parameters)" in text
+
+
 def test_published_scale_is_shown_without_being_run(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "run", "rattention", "--profile", "paper", "--dry-run")
     assert status == 0

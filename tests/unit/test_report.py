@@ -19,11 +19,11 @@ from orchard.errors import BadInput
 PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
 
 
-def verdict(name: str, low: float, high: float, profile: str = "smoke") -> dict[str, object]:
+def verdict(name: str, low: float, high: float, profile: str = "smoke", kind: str = "finding") -> dict[str, object]:
     claim = Claim(
         id=name, source="R1", text=f"<b>{name}</b> & more", published="42 [paper]", notebook="01_build", experiment="e",
         metric="bits per byte", comparison=">", threshold=0.0, statistic="exact", seeds=1, profile=profile,
-        fixed=date(2026, 11, 23), gate="the reader is competent", control="random pairs",
+        fixed=date(2026, 11, 23), gate="the reader is competent", control="random pairs", kind=kind,
     )  # fmt: skip
     rows = pd.DataFrame({"part": ["a", "b"], "seed": 0, "unit": 0, "value": [low, high]})
     return decide(claim, rows, "smoke", lambda: (True, "0.9 of 0.8 needed"), control=rows.assign(value=-1.0)).as_dict()
@@ -35,12 +35,17 @@ def reports(tmp_path: Path) -> Path:
     folder = tmp_path / "pear" / "smoke"
     (folder / "executions").mkdir(parents=True)
     (folder / "figures").mkdir()
-    (folder / "figures" / "pareto.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='2' height='2'/>")
+    (folder / "figures" / "pareto.svg").write_text(
+        '<svg height="2pt" width="100pt" xmlns="http://www.w3.org/2000/svg"/>'
+    )
     (folder / "figures" / "pareto.png").write_bytes(PIXEL)
     (folder / "figures" / "pareto.csv").write_text("x,y\n1,2\n")
     verdicts = [verdict("C10", 0.1, 0.2), verdict("C9", -0.2, -0.1), verdict("C9b", 0.1, 0.2, "gpu")]
+    verdicts.append(verdict("C1", 0.1, 0.2, kind="arithmetic"))
+    facts = {"python": "3.11", "packages": {"torch": "2.13"}, "machines": ["EPYC", "EPYC (cpu)"]}
+    facts["git"] = ["0123456789abcdef0123456789abcdef01234567", "unknown: no git"]
     result = {"slug": "pear", "notebook": "01_build", "profile": "smoke", "data": "embedded", "verdicts": verdicts,
-              "figures": ["pareto", "absent"], "provenance": {"python": "3.11"}}  # fmt: skip
+              "figures": ["pareto", "absent"], "provenance": facts}  # fmt: skip
     (folder / "01_build.json").write_text(json.dumps(result))
     for name, error in (("01_build", None), ("02_train", "cell 4: ValueError: <no>")):
         facts = {"ok": error is None, "error": error, "seconds": 12.34, "peak_memory": 512 * 2**20, "data": "embedded"}
@@ -84,44 +89,77 @@ def words(path: Path) -> str:
     return " ".join(" ".join(found).split())
 
 
-def test_index_shows_failures_first_then_verdicts_notebooks_and_figures(reports: Path) -> None:
+def test_the_index_shows_failures_first_then_every_paper_with_its_counts(reports: Path) -> None:
     index = report.build(reports)
     assert index == reports / "index.html"
     text = words(index)
     assert "3 notebooks, 1 failed" in text
-    assert text.index("Failed notebooks") < text.index("cell 4: ValueError: <no>") < text.index("pear · smoke data")
-    assert "✓ supported : 1 ✗ refuted : 1 – out of reach here : 1" in text
+    assert text.index("Failed notebooks") < text.index("cell 4: ValueError: <no>") < text.index("pear smoke")
+    assert "✓ supported : 1 ✗ refuted : 1 – out of reach here : 1 arithmetic : 1" in text
+    assert "does everything run? Its numbers mean nothing" in text
+    assert "plum gpu-my-data" in text
+    assert 'href="pear/index.html#smoke"' in index.read_text()
+
+
+def test_the_page_of_a_paper_shows_where_numbers_come_from_verdicts_notebooks_and_figures(reports: Path) -> None:
+    report.build(reports)
+    text = words(reports / "pear" / "index.html")
+    assert "Profile smoke: does everything run? Its numbers mean nothing." in text
+    for fact in (
+        "machine EPYC (cpu) commit",
+        "commit 0123456789abcdef0123456789abcdef01234567, unknown",
+        "made with Python 3.11, torch 2.13",
+    ):
+        assert fact in text
     assert "✓ supported at smoke scale" in text
-    assert "pareto, profile smoke (" in text
-    assert "The profile smoke shows that everything runs; its numbers mean nothing." in text
-    assert "gate: the reader is competent" in text
-    assert "control: random pairs" in text
-    assert text.index("C9 ") < text.index("C9b ") < text.index("C10 ")
+    assert "gate: the reader is competent control: random pairs" in text
+    assert "2 of 2 parts pass gate: 0.9 of 0.8 needed control: fails it: -1" in text
+    assert text.index("Findings") < text.index("C9 ") < text.index("C9b ") < text.index("C10 ")
+    assert text.index("C10 ") < text.index("Arithmetic: formulas") < text.index("C1 ")
     assert "published: 42 [paper]" in text
     assert "<b>C10</b> & more" in text
+    assert "0.1, 1 seed" in text
     assert "needs profile gpu, this is smoke" in text
-    assert "02_train ✗ failed 12.3 512" in text
-    assert "plum · gpu-my-data" in text
-    assert "data: my-data" in text
-    assert '"python": "3.11"' in text
-    source = index.read_text()
-    assert 'src="data:image/svg+xml;base64,' in source
-    assert 'href="pear/smoke/figures/pareto.csv"' in source
-    assert 'href="pear/smoke/01_build.html"' in source
+    assert "01_build ✓ executed · results 12.3 512 02_train ✗ failed cell 4: ValueError: <no> 12.3 512" in text
+    assert "pareto, profile smoke (" in text
     assert "absent" not in text
+    assert "data my-data machine" in words(reports / "plum" / "index.html")
+    source = (reports / "pear" / "index.html").read_text()
+    assert 'src="data:image/svg+xml;base64,' in source
+    assert '<a href="smoke/figures/pareto.svg"><img alt="pareto"' in source
+    assert 'href="smoke/figures/pareto.csv"' in source
+    assert 'href="smoke/01_build.html"' in source
+
+
+def test_the_card_gives_title_link_and_explanations(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reports / "papers" / "pear").mkdir(parents=True)
+    (reports / "papers" / "pear" / "README.md").write_text(
+        "# Pear: is it ripe?\n\n**On *Pears*.** Me, [arXiv 2501.00001](https://arxiv.org/abs/2501.00001).\n\n| C9 | **C9** |\n\n"
+        "- **C9** fell,\n  `x < 1` and [see](../x.md).\n- **C9b, C10** <i>both</i> *stand*.\n\nSee **C9**.\n"
+    )
+    monkeypatch.setattr(report, "root", lambda: reports)
+    report.build(reports)
+    text = words(reports / "pear" / "index.html")
+    assert "Pear: is it ripe? On *Pears* , arXiv 2501.00001" in text
+    assert "From the paper's card: C9 fell, x < 1 and see. C9b" in text
+    assert text.count("C9b, C10 <i>both</i> stand .") == 1  # beside C10; C9b is out of reach here
+    source = (reports / "pear" / "index.html").read_text()
+    assert "<code>x &lt; 1</code>" in source
+    assert 'href="https://arxiv.org/abs/2501.00001"' in source
+    assert "Pear : is it ripe?" in words(reports / "index.html")
 
 
 def test_pages_load_nothing_and_run_nothing(reports: Path) -> None:
     report.build(reports)
     pages = list(reports.rglob("*.html"))
-    assert len(pages) == 3
+    assert len(pages) == 5
     for path in pages:
         source = path.read_text()
         assert "Content-Security-Policy" in source
         assert "<script" not in source
         assert not re.search(r"<(link|iframe|img[^>]+src=\"(?!data:))", source)
         assert not re.search(r"url\(|@import", source)
-        for target in re.findall(r'href="([^"#:]+)', source):
+        for target in re.findall(r'href="([^"#:]+)["#]', source):
             assert (path.parent / target).exists(), target
 
 
@@ -147,12 +185,15 @@ def test_damaged_files_are_reported_and_cost_nothing_else(reports: Path) -> None
     text = words(report.build(reports))
     assert "2 failed" in text
     assert "01_build.json cannot be read" in text
-    assert "C10" in text
+    assert "C10" in words(reports / "pear" / "index.html")
 
 
 def test_a_large_drawing_is_embedded_as_its_picture(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "EMBEDDED_BYTES", 10)
-    assert 'src="data:image/png;base64,' in report.build(reports).read_text()
+    report.build(reports)
+    source = (reports / "pear" / "index.html").read_text()
+    assert 'src="data:image/png;base64,' in source
+    assert '<a href="smoke/figures/pareto.svg">' in source
 
 
 @pytest.mark.parametrize(
@@ -186,6 +227,12 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
     assert "Gate: the reader is competent.<br>Control: random pairs. |" in publish.card_table("rattention")
     assert "**supported** at smoke scale" in publish.card_table("rattention")
+    found = publish.outcome("rattention")
+    assert found == "At smoke scale, findings: 1 supported."
+    results["laptop"] = []
+    assert publish.outcome("rattention").startswith(
+        "No results are committed yet: `orchard reproduce rattention --profile"
+    )
     with pytest.raises(BadInput, match="results of the profile smoke are not published"):
         publish.publish("rattention", "smoke")
     with pytest.raises(BadInput, match="'tiny' does not exist"):

@@ -57,7 +57,7 @@ def test_missing_names_every_gap(checkout: Path) -> None:
     shutil.rmtree(checkout / "tests")
     gaps = "\n".join(missing("pear", checkout))
     for gap in ("figures/__init__.py is missing", "experiments/__init__.py does not define EVIDENCE", "notes.py is no room: method, data",
-                "runs/__init__.py holds more than a docstring", "lacks the two markers", "claim C1: field",
+                "runs/__init__.py holds more than a docstring", "lacks the two markers", "lacks '# NAME: a sentence'", "claim C1: field",
                 "tests/papers/pear holds no test_*.py"):  # fmt: skip
         assert gap in gaps
     assert len(missing("plum", checkout)) == 11
@@ -124,6 +124,12 @@ def test_a_new_paper_lints_tests_and_reproduces(tmp_path: Path) -> None:
 
     made = run("orchard.cli", "new", "pear")
     assert "notebooks/pear/01_build.ipynb" in made
+    for step in ("papers/pear/claims.yaml", "orchard reproduce pear ", "--publish laptop pear", "orchard claims pear"):
+        assert step in made
+    index = (tmp_path / "notebooks" / "index.ipynb").read_text()
+    assert "## Pear: what the paper asks, in one sentence?" in index
+    assert "[01 build](pear/01_build.ipynb)" in index
+    assert "orchard reproduce pear --profile laptop" in index
     run("ruff", "check", "--no-cache", "lib/orchard/papers/pear", "tests", "notebooks")
     run("ruff", "format", "--no-cache", "--check", "lib/orchard/papers/pear", "tests")
     lint = [str(Path(sys.executable).with_name("lint-imports"))]
@@ -132,7 +138,8 @@ def test_a_new_paper_lints_tests_and_reproduces(tmp_path: Path) -> None:
     run("pytest", "-q", "-p", "no:cacheprovider", "tests/papers/pear")
     said = run("orchard.cli", "reproduce", "pear", "-p", "DATA", text.name)
     assert "pear/01_build: done in" in said
-    (folder,) = (tmp_path / "reports" / "pear").iterdir()
+    (folder,) = (path for path in (tmp_path / "reports" / "pear").iterdir() if path.is_dir())
     assert folder.name.startswith("smoke-text.txt-")
     assert '"scale": "smoke scale: 4,096 bytes, 2 samples"' in (folder / "01_build.json").read_text()
-    assert f"pear · {folder.name}" in (tmp_path / "reports" / "index.html").read_text()
+    assert f"pear · {folder.name}" in (tmp_path / "reports" / "pear" / "index.html").read_text()
+    assert run("orchard.cli", "claims", "pear").startswith("pear: no results yet; `orchard reproduce pear`")

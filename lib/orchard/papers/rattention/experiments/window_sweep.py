@@ -147,6 +147,11 @@ def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, f
     return {"effect": found.estimate, "low": found.low, "high": found.high}
 
 
+def by_seed(units: pd.DataFrame, by: str, first: str, second: str) -> list[float]:
+    """The mean of the same differences at each seed."""
+    return list(difference(units, by, first, second, first).groupby("seed")["value"].mean())
+
+
 def _distances(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """The least and the largest copy distance of each row's stratum; missing where copying does not predict the byte."""
     ends = table["stratum"].str.extract(r"^(\d+)–(\d+)$").astype(float)

@@ -1,8 +1,8 @@
 """What is changed in rattn@T/8, one thing at a time, and what each change is worth on real text (03_ablate; Table 4).
 
 Every variant has the base's parameters but for what its note says and the same tokens in the same order. The base, and the variants
-that decide claims C12 and C13, are tuned on one grid of learning rates (`Ablation.factors`); the others take the base's rate, or are
-tuned as well (`Ablation.own_rates`).
+that decide claims C12 and C13, are tuned on one grid of learning rates (`Ablation.factors`); the others take the base's rate, −RLA
+that of the sliding window.
 What the variants compute stands in `method/variants.py`, here is how each is made from the base.
 """
 
@@ -185,10 +185,9 @@ def rates(setting: Setting, run: Runner) -> Best:
     """The learning rates of the variants that have a grid: multiples of the rate of rattn@T/8 in the window sweep."""
     size, swept = PROFILES[setting.profile].ablation, window_sweep.rates(setting, run)
     middle = rate_of(swept, PROFILES[setting.profile], f"rattn@{PROFILES[setting.profile].eighth}")
-    names = variants_of(setting) if size.own_rates else TUNED
     grid = [factor * middle for factor in size.factors]
     return tuned(
-        setting, run, dict.fromkeys(names, grid), lambda name, rate: variant_run(name, setting, TUNING_SEED, rate)
+        setting, run, dict.fromkeys(TUNED, grid), lambda name, rate: variant_run(name, setting, TUNING_SEED, rate)
     )
 
 
@@ -201,7 +200,9 @@ def ablation_tuning(setting: Setting, run: Runner) -> pd.DataFrame:
 def _ablated(setting: Setting, run: Runner, placebo: bool = False) -> list[tuple[str, int, float, Finished]]:
     """Variant, seed, rate and run; with the base at further seeds, as variant ``placebo``."""
     found, (profile, seeds) = rates(setting, run).chosen, chosen(setting, "ablation")
-    cells = [(name, seed, found.get(name, found["base"])) for name in variants_of(setting) for seed in seeds]
+    window = rate_of(window_sweep.rates(setting, run), profile, f"swa@{profile.eighth}")
+    rate = dict.fromkeys(VARIANTS, found["base"]) | {"−RLA": window} | found
+    cells = [(name, seed, rate[name]) for name in variants_of(setting) for seed in seeds]
     cfgs = [variant_run(name, setting, seed, rate) for name, seed, rate in cells]
     if placebo:
         again = list(zip(seeds, profile.ablation.placebo_seeds, strict=False))
@@ -254,7 +255,7 @@ def ablated(names: tuple[str, ...], tables: Tables, instead: str = "") -> pd.Dat
     return together(difference(units, "variant", "base", instead or name, name) for name in names)
 
 
-LEARNED = 2.6  # bits per byte of a base that has left the first steps behind, in which a byte takes 4
+LEARNED = 2.8  # bits per byte of a base that has left the first steps behind, in which a byte takes 4
 
 
 def base_has_learned(names: tuple[str, ...], tables: Tables) -> tuple[bool, str]:

@@ -36,8 +36,8 @@ def arms(setting: Setting) -> list[str]:
     return [name.format(w=PROFILES[setting.profile].recall.window) for name in ARMS]
 
 
-def arm_run(name: str, setting: Setting, seed: int, rate: float) -> TrainRecall.Config:
-    """The run that trains an arm."""
+def arm_run(name: str, setting: Setting, seed: int, rate: float, trial: bool = False) -> TrainRecall.Config:
+    """The run that trains an arm; a trial of a rate is hardly tested."""
     size = PROFILES[setting.profile].recall
     period = size.shape.num_layers + (not name.endswith(ALSO_GLOBAL))
     kind = name.removesuffix(ALSO_GLOBAL)
@@ -45,14 +45,15 @@ def arm_run(name: str, setting: Setting, seed: int, rate: float) -> TrainRecall.
     return TrainRecall.Config(
         model=shifted(decoder), keys=size.keys, pairs=list(size.pairs), fillers=list(size.fillers), batch_size=size.batch_size,
         steps=size.steps, optim=AdamW.Config(learning_rate=rate), seed=seed, validate_every=max(1, size.steps // size.validations),
-        log_every=max(1, size.steps // 50), test_examples=size.test_examples, label=f"recall {name} seed {seed} lr {rate:g}",
+        log_every=max(1, size.steps // 50), test_examples=1 if trial else size.test_examples,
+        label=f"recall {name} seed {seed} lr {rate:g}",
     )  # fmt: skip
 
 
 def rates(setting: Setting, run: Runner) -> Best:
     """The learning rate of every arm, judged by validation loss at a seed of its own."""
     grids = dict.fromkeys(arms(setting), PROFILES[setting.profile].recall.learning_rates)
-    return tuned(setting, run, grids, lambda name, rate: arm_run(name, setting, TUNING_SEED, rate))
+    return tuned(setting, run, grids, lambda name, rate: arm_run(name, setting, TUNING_SEED, rate, trial=True))
 
 
 def recall_tuning(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -224,8 +224,8 @@ SPREAD = 0.1  # half of a step's times lie within this share of their median, or
 def quiet_gpu(tables: Tables) -> tuple[bool, str]:
     """Gate of C14: steps were timed on a GPU that nobody else used."""
     steps = tables("throughput").query("measurement == 'step'")
-    quarters = steps.groupby(["name", "length"])["ms"].quantile([0.25, 0.5, 0.75]).unstack()
-    spread = float(((quarters[0.75] - quarters[0.25]) / quarters[0.5]).max())
+    times = steps.groupby(["name", "length"])["ms"]
+    spread = float(((times.quantile(0.75) - times.quantile(0.25)) / times.median()).max())
     device = ", ".join(pd.unique(steps["device"]))
     said = f"timed on {device}; the middle half of a step's times spreads by {spread:.0%} of the median, {SPREAD:.0%} at most"
     return device == "cuda" and spread <= SPREAD, said

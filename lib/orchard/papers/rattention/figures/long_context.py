@@ -45,9 +45,10 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 def fall(table: pd.DataFrame, multiple: int = 4) -> str:
     """What is left of the accuracy at T where the text is four times as long (or another multiple), for the arms of each end."""
     found = task_means(table).groupby(["arm", "multiple"], sort=False)["accuracy"].mean().unstack()
-    left = found[multiple] if multiple in found else found.iloc[:, -1]
-    best, worst = left.idxmax(), left.idxmin()
-    return f"at {left.name:g}T {words(best)} keeps {left[best]:.0%}, {words(worst)} {left[worst]:.0%}"
+    at = multiple if multiple in found else max(found.columns)
+    left = found[at].sort_values()
+    (worst, least), *_, (best, most) = zip(map(words, map(str, left.index)), left, strict=True)
+    return f"at {at:g}T {best} keeps {most:.0%}, {worst} {least:.0%}"
 
 
 def task_curves(table: pd.DataFrame, task: str) -> Figure:

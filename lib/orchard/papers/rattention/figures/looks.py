@@ -6,6 +6,7 @@ The paper's own figures call RAttention ``RAtt``. ``swa@16`` is a name for code;
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -68,7 +69,14 @@ def dots(
     """Every row of ``table`` (one per seed) as a dot; without an ``x`` at the right edge of the axes, on the arm's line."""
     for arm, rows in table.groupby(hue, sort=False):
         look = known[str(arm).lower()]
-        style = {"linestyle": "none", "marker": ".", "markersize": 3, "color": look.colour, "alpha": 0.7, "zorder": 2.5}
+        style: dict[str, Any] = {
+            "linestyle": "none",
+            "marker": ".",
+            "markersize": 3,
+            "color": look.colour,
+            "alpha": 0.7,
+            "zorder": 2.5,
+        }
         at = rows.dropna(subset=[x])
         axes.plot(at[x], at[y], **style)
         flat = rows[rows[x].isna()]

@@ -38,9 +38,9 @@ def tuning(table: pd.DataFrame) -> Figure:
         y_label="validation loss", known=known,
     )  # fmt: skip
     best = shown[shown["chosen"] & shown["validation_loss"].notna()]
-    for row in best.itertuples():
-        look = known[row.arm.lower()]
-        made.axes[0].plot(row.rate, row.validation_loss, look.marker, color=look.colour, markersize=8)
+    for arm, rate, loss in zip(best["arm"], best["rate"], best["validation_loss"], strict=True):
+        look = known[arm.lower()]
+        made.axes[0].plot(rate, loss, look.marker, color=look.colour, markersize=8)
     untuned = on_edge(table.dropna(subset=["validation_loss"]))
     return titled(made, f"{len(best) - len(untuned)} of {len(best)} arms have their best rate inside the grid")
 
@@ -97,10 +97,10 @@ def pareto(table: pd.DataFrame, effects: pd.DataFrame) -> Figure:
     axes = made.axes[0]
     dots(axes, shown, "kib", "bits_per_byte", known)
     means = shown.groupby("arm", sort=False)[["kib", "bits_per_byte"]].mean()
-    for row in effects.itertuples():
-        at, look = means.loc[words(row.label)], known[words(row.label).lower()]
-        ends = (at["bits_per_byte"] + end - row.effect for end in (row.low, row.high))
-        axes.vlines(at["kib"], *ends, color=look.colour, linewidth=5, alpha=0.25)
+    for label, effect_, low, high in effects[["label", "effect", "low", "high"]].itertuples(index=False):
+        kib, bits = means.loc[words(label)].to_numpy(dtype=float)
+        colour = known[words(label).lower()].colour
+        axes.vlines(kib, bits + low - effect_, bits + high - effect_, color=colour, linewidth=5, alpha=0.25)
     best = frontier(table)
     ours = sum(name.startswith("rattn") for name in best)
     return titled(made, f"{ours} of the {len(best)} arms that no other beats are RAttention's")

@@ -109,7 +109,7 @@ def scale(profile: str) -> str:
     with torch.device("meta"):
         parameters = model("full_rope", size).build().num_parameters(embedding=False)
     counts = sorted({len(size.seeds), len(size.main_seeds or size.seeds)})
-    return f"{parameters / 1e6:.2g} M parameters, {' to '.join(map(str, counts))} models of an arm"
+    return f"{parameters / 1e6:.2g} M parameters, {' to '.join(map(str, counts))} seeds an arm"
 
 
 LAUNCH = "orchard run rattention --profile paper --device cuda   (one arm after the other on one accelerator)"

@@ -171,9 +171,9 @@ PROFILES: dict[str, Profile] = {
     "laptop": Profile(
         **SMALL, batch_size=16, steps=1500, tuning_steps=300, seeds=(0, 1, 2), main_seeds=(0, 1, 2, 3, 4), own_rates=True,
         arms=("full_rope", *(f"{kind}@{w}" for kind in ("swa", "rattn", "swa_mem") for w in (8, 16, 32))),
-        learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=200,
+        learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=400,
         ablation=Ablation(
-            steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=200, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
+            steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=400, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
             variants=("base", "relu", "identity", "−norm", "gain 0.1", "−SWA", "−RLA", "head split"), placebo_seeds=(3, 4, 5),
         ),
         ruler=Ruler(

@@ -233,7 +233,9 @@ def something_to_recall(tables: Tables) -> tuple[bool, str]:
     return bool(found.low > 0) and not untuned, said + edges(untuned)
 
 
-LEARNED = 2.1  # bits per byte of a full attention that has learned the text; a byte alone takes 4.6, 400 steps end at 2.5
+LEARNED = (
+    2.1  # bits per byte of a full attention that has learned the text; a byte alone takes 4.6, 400 steps end at 2.5
+)
 
 
 def full_has_learned(tables: Tables) -> tuple[bool, str]:

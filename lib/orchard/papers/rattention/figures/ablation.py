@@ -103,8 +103,9 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
         for place, values in zip(places, rows["seeds"], strict=True):
             right.plot(values, [place] * len(values), "|", color=colour, markersize=5)
     right.axvline(0, color=INK, linewidth=0.8)
-    right.set_yticks(range(len(names)), names)
-    right.set_ylim(len(names) - 0.5, -0.5)
+    compared = names[: names.index("−RLA")] if "−RLA" in names else names
+    right.set_yticks(range(len(compared)), compared)
+    right.set_ylim(len(compared) - 0.5, -0.5)
     right.set_xlabel("← better   loss minus the window alone (bits/byte)")
     right.legend(loc="best")
     base = table[(table["label"] == "base") & (table["where"] != ALL)]["effect"]
@@ -144,10 +145,12 @@ def compare(units: pd.DataFrame) -> Callable[..., Figure]:
 def global_ratio(table: pd.DataFrame) -> Figure:
     """Bits per byte against the cache that a decoded token reads, for the ratios of global to local layers."""
     shown = table[table["variant"].str.startswith("global ")]
-    return plot.pareto(
+    made = plot.pareto(
         shown.assign(kib=shown["cache_bytes"] / 1024), cost="kib", loss="bits_per_byte", label="variant",
         x_label="cache read per decoded token (KiB, bf16)", y_label="test loss (bits/byte)",
     )  # fmt: skip
+    means = shown.groupby("variant")["bits_per_byte"].mean()
+    return titled(made, f"{means.idxmin()} has the lowest loss, {means.idxmax()} the highest")
 
 
 @use_style()
@@ -161,4 +164,5 @@ def state_drift(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="tokens in the state", ylabel="relative error of the read-out")
     sns.move_legend(axes, "upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    return made
+    worst = table.groupby("dtype")["error"].max()
+    return titled(made, "largest error: " + ", ".join(f"{error:.0e} in {kind}" for kind, error in worst.items()))

@@ -85,8 +85,12 @@ def dots(
 
 @use_style()
 def titled(figure: Figure, says: str) -> Figure:
-    """The figure with one line above it that says what is seen."""
-    figure.suptitle(says, x=0.01, ha="left", fontsize=7.5)
+    """The figure with one line above it that says what is seen; over a single panel it ends at its right edge."""
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    if len(panels) == 1:
+        panels[0].set_title(says, loc="right", fontsize=7)
+    else:
+        figure.suptitle(says, x=0.01, ha="left", fontsize=7.5)
     return figure
 
 

@@ -41,7 +41,8 @@ def recall(units: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         if (legend := axes.get_legend()) is not None:
             legend.remove()
     made.legend(handles=handles, loc="outside lower center", ncols=3)
-    return titled(made, f"{longest:g} tokens back: {', '.join(recalled(units, alone=True))}")
+    ours = [said for said in recalled(units, alone=True) if said.startswith(("RAttention", "sliding"))]
+    return titled(made, f"behind {longest:g} tokens: {', '.join(ours)}")
 
 
 def recalled(units: pd.DataFrame, alone: bool) -> list[str]:

@@ -35,7 +35,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     shown, known = named(table.assign(rate=table["learning_rate"] * 1e3))
     made = plot.sweep(
         shown.dropna(subset=["validation_loss"]), x="rate", y="validation_loss", x_label="learning rate (10⁻³)",
-        y_label="validation loss", known=known,
+        y_label="validation loss (nats/byte)", known=known,
     )  # fmt: skip
     best = shown[shown["chosen"] & shown["validation_loss"].notna()]
     for arm, rate, loss in zip(best["arm"], best["rate"], best["validation_loss"], strict=True):
@@ -74,7 +74,7 @@ def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
 def noninferiority(table: pd.DataFrame) -> Figure:
     """Arms against full attention: the interval of an arm that matches it lies left of the dotted line. Every seed is a dot."""
     made = plot.forest(
-        table.assign(label=table["label"].map(words)), x_label="test loss minus full attention's (bits/byte)  ← better"
+        table.assign(label=table["label"].map(words)), x_label="← better   minus full attention (bits/byte)"
     )
     axes = made.axes[0]
     for place, values in enumerate(table["seeds"]):
@@ -145,13 +145,11 @@ def clue(table: pd.DataFrame, window: int) -> Figure:
             axes.plot([place] * len(values), values, ".", color=colour, markersize=3, alpha=0.6)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel("copy distance of the clue (bytes); none: nothing to copy")
+    axes.set_xlabel("copy distance (bytes); none: nothing to copy")
     axes.set_ylabel("RAttention ahead by (bits/byte)")
-    axes.legend(loc="best")
+    made.legend(loc="outside lower center", ncols=1)
     first = table[table["against"] == table["against"].iloc[0]].set_index("label")["effect"]
-    return titled(
-        made, f"ahead by {first.iloc[-1]:+.3f} beyond the window, {first['none']:+.3f} where nothing can be copied"
-    )
+    return titled(made, f"gain {first.iloc[-1]:+.3f} beyond the window, {first['none']:+.3f} with no clue")
 
 
 def strata_table(units: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
@@ -182,9 +180,12 @@ def published_sweep(published: pd.DataFrame) -> Figure:
     """The paper's own Pareto figure (its figure 4), redrawn from its numbers: MMLU against the window at 3B."""
     points = _figure_4(published)
     points = points[points["window"] != 0]
-    return plot.sweep(
+    made = plot.sweep(
         None, published=points, x="window", y="value", x_label="window w (tokens)", y_label="MMLU, 5-shot (%)", known=LOOKS
     )  # fmt: skip
+    full = points.loc[points["arm"] == "Full", "value"].mean()
+    reached = points[(points["arm"] == "RAtt") & (points["value"] >= full)]["window"]
+    return titled(made, f"published: RAtt reaches full attention at w = {', '.join(f'{w:g}' for w in sorted(reached))}")
 
 
 STATES = ("bf16 per kv head", "fp32 per kv head", "bf16 per query head")
@@ -246,4 +247,5 @@ def memory(table: pd.DataFrame) -> Figure:
         y_label="cache (KiB, fp32)", known=LOOKS,
     )  # fmt: skip
     figure.axes[0].set_yscale("log", base=2)
-    return figure
+    last = table[table["tokens"] == table["tokens"].max()].set_index("arm")["bytes"]
+    return titled(figure, f"after {table['tokens'].max()} tokens {last.max() / last.min():.0f} times between the arms")

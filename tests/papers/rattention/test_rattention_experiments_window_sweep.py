@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, TUNING_SEED
+from orchard.papers.rattention.experiments.profiles import PROFILES, TUNING_SEED, tuning_table
 from orchard.runs import Finished, Setting
 
 
@@ -37,10 +37,10 @@ def test_the_model_of_the_notebook_is_a_run_of_the_sweep() -> None:
     assert asked[-1] == [cfg.fingerprint()]
     window_sweep.trained(setting, run, PROFILES["smoke"].arms)
     assert cfg.fingerprint() in asked[-1]
-    tuned = window_sweep.tuning(setting, run)
+    tuned = tuning_table(window_sweep.rates(setting, run))
     assert tuned.loc[tuned["chosen"], "learning_rate"].tolist() == [4e-3] * 3
     assert set(tuned["arm"]) == set(PROFILES["smoke"].main_arms)
-    assert set(window_sweep.tuning(Setting("laptop"), run)["arm"]) == set(PROFILES["laptop"].arms)
+    assert set(tuning_table(window_sweep.rates(Setting("laptop"), run))["arm"]) == set(PROFILES["laptop"].arms)
 
 
 def test_rates_are_chosen_at_a_seed_that_no_compared_model_has() -> None:

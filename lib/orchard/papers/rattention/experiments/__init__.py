@@ -13,7 +13,7 @@ import torch
 
 from orchard.evidence import Evidence, Tables, exact
 from orchard.papers.rattention.experiments import ablations, checks, long_context, recall, speed, window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, model
+from orchard.papers.rattention.experiments.profiles import PROFILES, model, tuning_table
 from orchard.papers.rattention.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
@@ -23,7 +23,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "exact_checks": checks.exact_checks,
     "published": checks.published,
     "paper_shapes": checks.published_shapes,
-    "tuning": window_sweep.tuning,
+    "tuning": lambda setting, run: tuning_table(window_sweep.rates(setting, run)),
     "training": window_sweep.training,
     "training_facts": partial(window_sweep.window_sweep, main=True),
     "training_units": partial(window_sweep.window_sweep_units, main=True),
@@ -32,17 +32,17 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "recall_units": recall.recall_units,
     "recall_decisive": recall.decisive,
     "recall_curves": recall.recall_curves,
-    "recall_tuning": recall.recall_tuning,
+    "recall_tuning": lambda setting, run: tuning_table(recall.rates(setting, run)),
     "ablation": ablations.ablation,
     "ablation_units": ablations.ablation_units,
     "ablation_curves": ablations.ablation_curves,
-    "ablation_tuning": ablations.ablation_tuning,
+    "ablation_tuning": lambda setting, run: tuning_table(ablations.rates(setting, run), "variant"),
     "state_drift": ablations.state_drift,
     "state_dtype_loss": ablations.state_dtype_loss,
     "ruler": long_context.ruler,
     "ruler_units": long_context.ruler_units,
     "ruler_curves": long_context.ruler_curves,
-    "ruler_tuning": long_context.ruler_tuning,
+    "ruler_tuning": lambda setting, run: tuning_table(long_context.rates(setting, run)),
     "throughput": speed.throughput,
     "accuracy": speed.accuracy,
     "decode": speed.decode,

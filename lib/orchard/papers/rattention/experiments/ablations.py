@@ -191,12 +191,6 @@ def rates(setting: Setting, run: Runner) -> Best:
     )
 
 
-def ablation_tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of the variants that have a grid, on it: variant, learning_rate, validation_loss, chosen, widened, failed."""
-    names = {"family": "variant", "value": "learning_rate", "score": "validation_loss"}
-    return rates(setting, run).table.rename(columns=names)
-
-
 def _ablated(setting: Setting, run: Runner, placebo: bool = False) -> list[tuple[str, int, float, Finished]]:
     """Variant, seed, rate and run; with the base at further seeds, as variant ``placebo``."""
     found, (profile, seeds) = rates(setting, run).chosen, chosen(setting, "ablation")

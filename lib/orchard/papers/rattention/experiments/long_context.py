@@ -54,12 +54,6 @@ def rates(setting: Setting, run: Runner) -> Best:
     return tuned(setting, run, grids, lambda name, rate: arm_run(name, setting, TUNING_SEED, rate, trial=True))
 
 
-def ruler_tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of the arms that have a grid of more than one rate, on it: arm, learning_rate, validation_loss, chosen, widened."""
-    names = {"family": "arm", "value": "learning_rate", "score": "validation_loss"}
-    return rates(setting, run).table.rename(columns=names).assign(seed=TUNING_SEED)
-
-
 def trained(setting: Setting, run: Runner) -> list[tuple[str, int, TrainRuler.Config, Finished]]:
     """Every arm and seed with its config and its finished run."""
     (profile, seeds), found = chosen(setting, "ruler"), rates(setting, run)

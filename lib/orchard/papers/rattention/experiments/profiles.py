@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import TASKS
@@ -173,13 +175,13 @@ PROFILES: dict[str, Profile] = {
         arms=("full_rope", *(f"{kind}@{w}" for kind in ("swa", "rattn", "swa_mem") for w in (8, 16, 32))),
         learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=400,
         ablation=Ablation(
-            steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=400, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
+            steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=200, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
             variants=("base", "relu", "identity", "−norm", "gain 0.1", "−SWA", "−RLA", "head split"), placebo_seeds=(3, 4, 5),
         ),
         ruler=Ruler(
             arms=("full_rope", "full_rnope", "swa@16", "swa@64", "swa_mem@16", "rattn@8", "rattn@16", "rattn@32"),
-            tasks=("niah_single_2", "niah_multikey_1", "fwe", "kv_overwrite"), needles="pair", batch_size=32, steps=450, seeds=(0, 1, 2),
-            learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=9,
+            tasks=("niah_single_2", "niah_multikey_1", "fwe", "kv_overwrite"), needles="pair", batch_size=32, steps=400, seeds=(0, 1, 2),
+            learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=8,
         ),
         recall=Recall(
             steps=400, batch_size=32, seeds=(0, 1, 2), learning_rates=(2.5e-3, 5e-3, 1e-2, 2e-2), pairs=(6, 12, 24),
@@ -268,6 +270,11 @@ def tuned(setting: Setting, run: Runner, grids: Mapping[str, Sequence[float]], t
 def tuned_arms(profile: Profile, arms: Sequence[str]) -> Sequence[str]:
     """The arms that have a grid: all of them, or the main arm of each family for its family."""
     return arms if profile.own_rates else profile.main_arms
+
+
+def tuning_table(found: Best, name: str = "arm") -> pd.DataFrame:
+    """One row per arm that has a grid and value: the arm, learning_rate, validation_loss, chosen, widened, failed."""
+    return found.table.rename(columns={"family": name, "value": "learning_rate", "score": "validation_loss"})
 
 
 def rate_of(found: Best, profile: Profile, name: str) -> float:

@@ -56,12 +56,6 @@ def rates(setting: Setting, run: Runner) -> Best:
     return tuned(setting, run, grids, lambda name, rate: arm_run(name, setting, TUNING_SEED, rate, trial=True))
 
 
-def recall_tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of every arm on its grid: arm, learning_rate, validation_loss, chosen, widened, failed."""
-    names = {"family": "arm", "value": "learning_rate", "score": "validation_loss"}
-    return rates(setting, run).table.rename(columns=names)
-
-
 def _trained(setting: Setting, run: Runner) -> list[tuple[str, int, Finished]]:
     (_, seeds), rate = chosen(setting, "recall"), rates(setting, run).chosen
     cells = [(name, seed) for name in arms(setting) for seed in seeds]

@@ -46,12 +46,6 @@ def rates(setting: Setting, run: Runner) -> Best:
     return tuned(setting, run, dict.fromkeys(tuned_arms(profile, profile.arms), profile.learning_rates), trial)
 
 
-def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of the arms that have a grid, on it: arm, learning_rate, seed, validation_loss, chosen, widened, failed."""
-    names = {"family": "arm", "value": "learning_rate", "score": "validation_loss"}
-    return rates(setting, run).table.rename(columns=names).assign(seed=TUNING_SEED)
-
-
 def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[Cell]:
     """Arms at their best rate, at every seed."""
     profile, found = chosen(setting)[0], rates(setting, run)

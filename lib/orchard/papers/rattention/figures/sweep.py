@@ -160,15 +160,6 @@ def strata_table(units: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     return sums.drop(columns=["nats", "bytes"])
 
 
-def claims_forest(verdicts: pd.DataFrame) -> Figure:
-    """Measured effects of the claims about loss, in bits per byte, coloured by verdict; thresholds are ticks."""
-    table = verdicts[verdicts["metric"].str.contains("bits/byte") & verdicts["effect"].notna()]
-    shown = table.assign(label=table["id"], threshold=table["threshold"])[
-        ["label", "effect", "low", "high", "threshold", "verdict"]
-    ]
-    return plot.forest(shown, x_label="effect (bits/byte)")
-
-
 def _figure_4(published: pd.DataFrame) -> pd.DataFrame:
     """What the paper's Figure 4 shows of 3B models: arm, window (missing for full and for linear attention), value (MMLU, %)."""
     table = published[published["table"] == "Figure 4"]

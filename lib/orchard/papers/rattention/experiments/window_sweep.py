@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,15 +136,12 @@ def difference(table: pd.DataFrame, by: str, first: str, second: str, part: str)
     return paired(bits(table, by), by, first, second, units=["unit"], value="value", part=part)
 
 
-def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, float]:
-    """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval: effect, low, high."""
-    found = interval(difference(units, by, first, second, first))
-    return {"effect": found.estimate, "low": found.low, "high": found.high}
-
-
-def by_seed(units: pd.DataFrame, by: str, first: str, second: str) -> list[float]:
-    """The mean of the same differences at each seed."""
-    return list(difference(units, by, first, second, first).groupby("seed")["value"].mean())
+def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, Any]:
+    """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval, and of each seed: effect, low, high, seeds."""
+    gaps = difference(units, by, first, second, first)
+    found = interval(gaps)
+    seeds = gaps.groupby("seed")["value"].mean().tolist()
+    return {"effect": found.estimate, "low": found.low, "high": found.high, "seeds": seeds}
 
 
 def _distances(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.papers.rattention.experiments.ablations import VARIANTS
-from orchard.papers.rattention.experiments.window_sweep import by_seed, effect
+from orchard.papers.rattention.experiments.window_sweep import effect
 from orchard.papers.rattention.figures.looks import dots, titled
 from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, looks, use_style
 
@@ -34,8 +34,7 @@ def effects(units: pd.DataFrame) -> pd.DataFrame:
     """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
     trained = set(units["variant"])
     return pd.DataFrame([
-        {"label": name, "group": change.group, "against": change.against, **effect(units, "variant", name, change.against),
-         "seeds": by_seed(units, "variant", name, change.against)}
+        {"label": name, "group": change.group, "against": change.against, **effect(units, "variant", name, change.against)}
         for name, change in VARIANTS.items()
         if {name, change.against} <= trained and change.against != name != "base"
     ])  # fmt: skip
@@ -119,7 +118,7 @@ def lag_table(units: pd.DataFrame) -> pd.DataFrame:
     trained = set(units["variant"])
     parts = {ALL: units, "nothing to copy": units[units["stratum"] == "none"]}
     return pd.DataFrame([
-        {"label": name, "where": where, **effect(part, "variant", name, "−RLA"), "seeds": by_seed(part, "variant", name, "−RLA")}
+        {"label": name, "where": where, **effect(part, "variant", name, "−RLA")}
         for where, part in parts.items() for name in LAG if {name, "−RLA"} <= trained and name != "−RLA"
     ])  # fmt: skip
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from orchard import plot
 from orchard.errors import BadInput
-from orchard.papers.rattention.experiments.window_sweep import by_seed, effect, on_edge
+from orchard.papers.rattention.experiments.window_sweep import effect, on_edge
 from orchard.papers.rattention.figures.looks import LOOKS, dots, named, rule, titled, words
 from orchard.papers.rattention.method import costs
 from orchard.plot.style import COLUMN, INK
@@ -66,9 +66,7 @@ def ahead(table: pd.DataFrame) -> list[bool]:
 def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
     """Every other arm minus ``base`` in bits per byte, with a 95 % interval over seeds and test windows; and each seed alone."""
     names = [name for name in pd.unique(units["arm"]) if name != base]
-    return pd.DataFrame([
-        {"label": name, **effect(units, "arm", name, base), "seeds": by_seed(units, "arm", name, base)} for name in names
-    ])  # fmt: skip
+    return pd.DataFrame([{"label": name, **effect(units, "arm", name, base)} for name in names])
 
 
 def noninferiority(table: pd.DataFrame) -> Figure:
@@ -108,26 +106,18 @@ def pareto(table: pd.DataFrame, effects: pd.DataFrame) -> Figure:
 
 def frontier(table: pd.DataFrame) -> list[str]:
     """The arms that no other beats in bytes of cache and in mean loss at once, cheapest first."""
-    means = (
-        table.groupby("arm", sort=False)[["cache_bytes", "bits_per_byte"]]
-        .mean()
-        .sort_values(["cache_bytes", "bits_per_byte"])
-    )
+    means = table.groupby("arm", sort=False)[["cache_bytes", "bits_per_byte"]].mean()
+    means = means.sort_values(["cache_bytes", "bits_per_byte"])
     return list(means.index[means["bits_per_byte"] < means["bits_per_byte"].cummin().shift(fill_value=np.inf)])
 
 
 def clue_table(units: pd.DataFrame, window: int) -> pd.DataFrame:
     """What RAttention gains on the sliding window of the same size, and on that of the same memory, by where the clue lies: label
     (the stratum), against, effect with interval, in bits per byte; positive where RAttention is ahead."""
-    names = [str(name) for name, rows in units.groupby("stratum", sort=False) if rows["bytes"].sum()]
-    order = sorted(
-        names,
-        key=lambda name: (name[0].isdigit(), int(name.split("–")[0]) if name[0].isdigit() else name == "mismatch"),
-    )
+    parts = {str(name): rows for name, rows in units.groupby("stratum", sort=False) if rows["bytes"].sum()}
     return pd.DataFrame([
-        {"label": name, "against": other, **effect(units[units["stratum"] == name], "arm", f"{other}@{window}", f"rattn@{window}"),
-         "seeds": by_seed(units[units["stratum"] == name], "arm", f"{other}@{window}", f"rattn@{window}")}
-        for other in ("swa", "swa_mem") if f"{other}@{window}" in set(units["arm"]) for name in order
+        {"label": name, "against": other, **effect(rows, "arm", f"{other}@{window}", f"rattn@{window}")}
+        for other in ("swa", "swa_mem") if f"{other}@{window}" in set(units["arm"]) for name, rows in parts.items()
     ])  # fmt: skip
 
 

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from orchard.papers.rattention.experiments.profiles import tuning_table
 from orchard.papers.rattention.figures import ablation, recall, sweep
 from orchard.papers.rattention.figures.looks import KINDS, LOOKS, arms_in_words, named, words
+from orchard.runs.grid import Best
 
 
 def test_arms_have_words_and_keep_the_look_of_their_family() -> None:
@@ -102,3 +104,10 @@ def test_recall_is_shown_against_filler_pairs_and_steps() -> None:
     curves = pd.DataFrame({"arm": "swa@8", "seed": 0, "step": [1, 2], "validation_accuracy": [0.0, 0.1]})
     assert title(recall.recall(pd.DataFrame(rows), curves)) == "behind 64 tokens: sliding window 8 0 %"
     assert recall.recalled(pd.DataFrame(rows), alone=False) == ["sliding window 8, one global layer 100 %"]
+
+
+def test_the_tuning_says_how_many_arms_are_tuned() -> None:
+    rows = [("swa@8", rate, loss, loss == 1.0) for rate, loss in ((1e-3, 2.0), (2e-3, 1.0), (4e-3, 2.0))]
+    rows += [("rattn@8", rate, loss, loss == 1.0) for rate, loss in ((1e-3, 1.0), (2e-3, 2.0), (4e-3, 3.0))]
+    found = Best(pd.DataFrame(rows, columns=["family", "value", "score", "chosen"]), {}, {})
+    assert title(sweep.tuning(tuning_table(found))) == "1 of 2 arms have their best rate inside the grid"

@@ -273,8 +273,9 @@ def tuned_arms(profile: Profile, arms: Sequence[str]) -> Sequence[str]:
 
 
 def tuning_table(found: Best, name: str = "arm") -> pd.DataFrame:
-    """One row per arm that has a grid and value: the arm, learning_rate, validation_loss, chosen, widened, failed."""
-    return found.table.rename(columns={"family": name, "value": "learning_rate", "score": "validation_loss"})
+    """One row per arm that has a grid and value: the arm, seed, learning_rate, validation_loss, chosen, widened, failed."""
+    names = {"family": name, "value": "learning_rate", "score": "validation_loss"}
+    return found.table.rename(columns=names).assign(seed=TUNING_SEED)
 
 
 def rate_of(found: Best, profile: Profile, name: str) -> float:

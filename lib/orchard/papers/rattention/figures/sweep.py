@@ -71,9 +71,7 @@ def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
 
 def noninferiority(table: pd.DataFrame) -> Figure:
     """Arms against full attention: the interval of an arm that matches it lies left of the dotted line. Every seed is a dot."""
-    made = plot.forest(
-        table.assign(label=table["label"].map(words)), x_label="← better   minus full attention (bits/byte)"
-    )
+    made = plot.forest(table.assign(label=table["label"].map(words)), x_label="bits/byte above full attention")
     axes = made.axes[0]
     for place, values in enumerate(table["seeds"]):
         axes.plot(values, [place] * len(values), "|", color=INK, markersize=5, alpha=0.6)

@@ -225,15 +225,12 @@ def something_to_recall(tables: Tables) -> tuple[bool, str]:
     return bool(found.low > 0) and not untuned, said + edges(untuned)
 
 
-LEARNED = (
-    2.1  # bits per byte of a full attention that has learned the text; a byte alone takes 4.6, 400 steps end at 2.5
-)
+LEARNED = 2.1  # bits per byte of full attention; a byte alone takes 4.6, and 400 steps end at 2.5
 
 
 def full_has_learned(tables: Tables) -> tuple[bool, str]:
     """Gate of C8: full attention is tuned and has learned the text."""
     table, untuned = tables("window_sweep"), on_edge(tables("tuning"))
     loss = float(table.loc[table["arm"] == "full_rope", "bits_per_byte"].mean())
-    return loss <= LEARNED and not untuned, f"full attention needs {loss:.3f} bits/byte, {LEARNED:g} at most" + edges(
-        untuned
-    )
+    said = f"full attention needs {loss:.3f} bits/byte, {LEARNED:g} at most"
+    return loss <= LEARNED and not untuned, said + edges(untuned)

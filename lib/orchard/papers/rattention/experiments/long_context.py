@@ -106,25 +106,21 @@ def steps_to_reach(curves: pd.DataFrame, accuracy: float = REACHED) -> pd.DataFr
     return tidy.groupby(["arm", "seed", "task"], sort=False)["step"].min().reset_index()
 
 
-def against(
-    others: tuple[str, ...], tables: Tables, *, multiple: int = 4, ours: str = "rattn@{eighth}", instead: str = ""
-) -> pd.DataFrame:
+def against(others: tuple[str, ...], tables: Tables, *, multiple: int = 4, instead: str = "") -> pd.DataFrame:
     """Accuracy of rattn@T/8 minus that of other arms at 4T, on every test sequence of RULER's tasks: a part for each that is trained.
 
-    ``{eighth}`` and ``{half}`` in a name stand for T/8 and T/2. For controls: ``multiple`` is another length; ``ours`` is compared in
-    the place of rattn@T/8; ``instead`` is what every other arm is compared with, so that it stands where rattn@T/8 stood second.
+    ``{eighth}`` and ``{half}`` in a name stand for T/8 and T/2. For controls: ``multiple`` is another length; with ``instead`` the value
+    is the accuracy of the other arm minus that of this one.
     """
     units = tables("ruler_units")
     length = int(units.loc[units["multiple"] == 1, "length"].iloc[0])
-    places = {"eighth": length // 8, "half": length // 2}
-    rows = units[(units["multiple"] == multiple) & units["task"].isin(RULER_TASKS)]
-    found = []
-    for name in others:
-        arm = name.format(**places)
-        first, second = (arm, instead.format(**places)) if instead else (ours.format(**places), arm)
-        part = f"rattn@{length // 8} − {arm}"
-        found.append(paired(rows, "arm", first, second, units=["task", "example"], value="correct", part=part))
-    return together(found)
+    arms = [name.format(eighth=length // 8, half=length // 2) for name in (*others, instead)]
+    ours, rows = f"rattn@{length // 8}", units[(units["multiple"] == multiple) & units["task"].isin(RULER_TASKS)]
+    pairs = [(arm, (arm, arms[-1]) if instead else (ours, arm)) for arm in arms[:-1]]
+    return together(
+        paired(rows, "arm", *pair, units=["task", "example"], value="correct", part=f"{ours} − {arm}")
+        for arm, pair in pairs
+    )
 
 
 def smaller_windows(tables: Tables, multiples: tuple[int, int] = (4, 8)) -> pd.DataFrame:

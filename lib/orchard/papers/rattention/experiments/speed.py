@@ -199,23 +199,22 @@ def step_ratios(tables: Tables, ours: str = "rattn@{eighth}") -> pd.DataFrame:
 
 def tile_gain(tables: Tables) -> pd.DataFrame:
     """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
-    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in _tile_pairs(tables, "best", "base"))
+    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in _tile_pairs(tables))
 
 
 def base_against_itself(tables: Tables) -> pd.DataFrame:
     """Control of C15: the same for two timings of the (m = 1, largest C) tile that follow one another."""
     table = tables("throughput")
-    times = (
-        table[(table["measurement"] == "tile pair") & (table["name"] == "base")].sort_values("round")["ms"].to_numpy()
-    )
+    base = table[(table["measurement"] == "tile pair") & (table["name"] == "base")]
+    times = base.sort_values("round")["ms"].to_numpy()
     first, second = times[: len(times) // 2 * 2].reshape(-1, 2).T
     return rows("best tile", 0, np.arange(len(first)), 1 - second / first)
 
 
-def _tile_pairs(tables: Tables, first: str, second: str) -> list[pd.Series]:
+def _tile_pairs(tables: Tables) -> list[pd.Series]:
     table = tables("throughput")
     lengths = map(int, pd.unique(table.loc[table["measurement"] == "tile pair", "length"]))
-    return [paired(table, "tile pair", first, second, length) for length in lengths]
+    return [paired(table, "tile pair", "best", "base", length) for length in lengths]
 
 
 SPREAD = 0.1  # half of a step's times lie within this share of their median, or other work shares the machine
@@ -233,5 +232,5 @@ def quiet_gpu(tables: Tables) -> tuple[bool, str]:
 
 def pairs_on_gpu(tables: Tables) -> tuple[bool, str]:
     """Gate of C15: the kernels were timed on a GPU, in at least 50 pairs."""
-    pairs = [len(ratio) for ratio in _tile_pairs(tables, "best", "base")]
+    pairs = [len(ratio) for ratio in _tile_pairs(tables)]
     return min(pairs, default=0) >= 50, f"{min(pairs, default=0)} pairs of the kernels on a GPU, 50 needed"

@@ -106,7 +106,7 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(compared)), compared)
     right.set_ylim(len(compared) - 0.5, -0.5)
     right.set_xlabel("← better   loss minus the window alone (bits/byte)")
-    right.legend(loc="best")
+    made.legend(handles=right.get_legend_handles_labels()[0], loc="outside lower right", ncols=2)
     base = table[(table["label"] == "base") & (table["where"] != ALL)]["effect"]
     return titled(
         made, f"where nothing can be copied the base needs {base.sum():+.3f} bits/byte more than the window alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -120,7 +121,9 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
 def timing(table: pd.DataFrame) -> Figure:
     """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
     made, panels = plot.figure(WIDE, 2.9, columns=3)
-    shown, known = named(table.assign(kib=table["kv_bytes"] / 1024))
+    shown, looks = named(table.assign(kib=table["kv_bytes"] / 1024))
+    known = {_short(arm).lower(): look for arm, look in looks.items()}
+    shown["arm"] = shown["arm"].map(_short)
     costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
     for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
         plot.pareto(
@@ -128,7 +131,23 @@ def timing(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         dots(axes, shown, cost, "bits_per_byte", known)
     best = table.groupby("arm")["bits_per_byte"].mean().idxmin()
-    return titled(made, f"the lowest loss is that of {words(str(best))}; dots are seeds")
+    return titled(
+        made, f"the lowest loss is that of {words(str(best))}; W sliding window, R RAttention, dots are seeds"
+    )
+
+
+def _short(words: str) -> str:
+    """An arm in words, for a narrow panel: "W 16", "R 16", "memory of R 16"."""
+    shorter = {
+        "sliding window": "W",
+        "window, ": "",
+        "rattention": "R",
+        "full attention": "full",
+        " attention alone": "",
+    }
+    for long, short in shorter.items():
+        words = re.sub(long, short, words, flags=re.IGNORECASE)
+    return words
 
 
 BATCHES = (1, 8, 32, 128, 512)

@@ -89,10 +89,10 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
     names = [name for name in LAG if name in set(curves["arm"])]
     made, (left, right) = plot.figure(7.0, 2.6, columns=2)
     part = curves[curves["arm"].isin(names)].dropna(subset=["validation_loss"])
-    plot.learning_curves(
-        part, y="validation_loss", x_label="optimizer step", y_label="validation loss (nats/byte)", axes=left
-    )
-    dots(left, part, "step", "validation_loss", {name.lower(): look for name, look in looks(names).items()})
+    known = {name.lower(): look for name, look in looks(names).items()}
+    label = "validation loss (nats/byte)"
+    plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label, axes=left, known=known)
+    dots(left, part, "step", "validation_loss", known)
     table = lag_table(units)
     for shift, (where, rows) in zip((-0.12, 0.12), table.groupby("where", sort=False), strict=True):
         places = [names.index(name) + shift for name in rows["label"]]

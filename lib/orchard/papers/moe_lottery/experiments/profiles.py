@@ -38,7 +38,9 @@ class ArmSize:
 
     first: int  # steps of fine-tuning after the first round; see `runs.trajectory.budget`
     batch_size: int  # windows per step
-    learning_rates: tuple[float, ...]  # one for all arms; of several, the best on validation text
+    learning_rates: tuple[
+        float, ...
+    ]  # of several, the best on validation text, for every number of steps in `saturation`
     controls: tuple[int, ...]  # rounds with token-matched controls
     scratch: tuple[int, ...]  # rounds whose size is also trained from scratch
     saturation: tuple[int, ...]  # steps, doubled each time
@@ -56,8 +58,7 @@ class CapabilitySize:
     helped_shares: tuple[float, ...]  # at which fine-tuning on episodes is tried; the controls at one half
     steps: int
     batch_size: int
-    answers_rate: float  # learning rate where the loss is that of answers
-    text_rate: float  # learning rate on plain text
+    learning_rates: tuple[float, ...]  # of several, each arm's best on validation text
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ SMOKE = Profile(
     ),
     capabilities=CapabilitySize(
         sums=6, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=4, batch_size=8,
-        answers_rate=1e-4, text_rate=1e-3,
+        learning_rates=(3e-4,),
     ),
     speed=Speed.Config(gpu=False, shapes=[[64, 8, 64, 2], [256, 16, 128, 2]], batch=8, length=128, rounds=3, label=SPEED),
     checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
@@ -128,7 +129,7 @@ LAPTOP = Profile(  # about 100 core-minutes: bases 15, MC-Suite 14, arms 31, cap
     ),
     capabilities=CapabilitySize(
         sums=64, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=150, batch_size=8,
-        answers_rate=1e-4, text_rate=3e-4,
+        learning_rates=(1e-4, 3e-4, 1e-3),
     ),
     speed=Speed.Config(
         gpu=False, shapes=[[64, 8, 64, 2], [512, 16, 512, 2], [256, 64, 128, 8]], batch=16, length=128, rounds=5, label=SPEED
@@ -147,7 +148,7 @@ GPU = Profile(
     ),
     capabilities=CapabilitySize(
         sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES, steps=150,
-        batch_size=32, answers_rate=1e-4, text_rate=1e-4,
+        batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4),
     ),
     speed=Speed.Config(
         gpu=True, shapes=[[512, 16, 512, 2], [512, 64, 128, 8], [2048, 64, 1024, 8]], batch=32, length=512, rounds=10, label=SPEED

@@ -88,10 +88,11 @@ def test_units_average_to_the_table(tables):
 def test_every_number_of_steps_has_the_rate_with_the_lowest_validation_loss(tables):
     rates = tables["rates"]
     assert rates.groupby(["strategy", "steps"]).size().to_dict() == {
-        ("full", 1): 2, ("full", 2): 2, ("one_shot", 1): 2, ("one_shot", 2): 2,
+        ("full", 1): 2, ("full", 2): 2, ("one_shot", 1): 2, ("one_shot", 2): 2, ("small_scratch", 6): 1,
     }  # fmt: skip
+    rates = rates.dropna(subset="loss")
     best = rates.loc[rates.groupby(["strategy", "steps"])["loss"].idxmin()].set_index(["strategy", "steps"])
-    used = tables["best"].set_index(["strategy", "steps"])["rate"]
+    used = tables["best"].query("strategy != 'small_scratch'").set_index(["strategy", "steps"])["rate"]
     assert used.to_dict() == best["learning_rate"].to_dict()
     assert best["chosen"].all()
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, model_of, models
 from orchard.papers.moe_lottery.method.models import ROUNDS, Shape
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm, budget
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Finished, Run, Runner, Setting
 from orchard.runs.grid import Best, best_of
-from orchard.train import TrainLM
+from orchard.train import AdamW, TrainLM
 
 HALF = ROUNDS * 4 // 6  # the round at which half of the experts are gone
 CRITERIA = ("ean", "ege")  # smallest first: the paper's two best
@@ -27,7 +28,16 @@ KINDS = {
     "full": NOTHING,
     "one_shot": MOST_STUDIED,
 }  # what rates are tuned for: the full model and smaller ones; by what criterion
+SCRATCH = "small_scratch"
 Rates = list[list[float]]  # pairs of steps and learning rate
+
+
+class Family(NamedTuple):
+    """What a learning rate is tuned for: the strategy of a model, and steps of fine-tuning or the round whose size is trained."""
+
+    model: Model
+    strategy: str
+    steps: int
 
 
 def level(t: int) -> float:
@@ -49,52 +59,61 @@ def arm(
     return Arm.Config(**given)
 
 
-def tuned(setting: Setting, run: Runner) -> tuple[Best, dict[str, tuple[Model, str, int]]]:
-    """The learning rates of the first model of every shape, on validation text and in an order of the training text that no arm reads:
-    for every number of steps in `saturation`, of the full model and of models dropped to 75 % and 25 % at once by EAN, whose mean
-    loss counts. Beside it what every family is: model, "full" or "one_shot", steps."""
+def tuned(setting: Setting, run: Runner) -> tuple[Best, dict[str, Family]]:
+    """The learning rates of the first model of every shape, on validation text and in an order of the training text that no arm reads,
+    and what every family of rates is for: for every number of steps in `saturation` the full model and models dropped to 75 % and 25 %
+    at once by EAN, whose mean loss counts; and the small models that are trained from scratch."""
     firsts = {model.shape: model for model in reversed(models(setting))}.values()
     sizes = PROFILES[setting.profile].arms
-    families = {
-        f"{strategy}, {steps} steps, {model.name}": (model, strategy, steps)
-        for model in firsts for strategy in KINDS for steps in sizes.saturation
-    }  # fmt: skip
+    families, grids = dict[str, Family](), dict[str, Sequence[float]]()
+    for model in firsts:
+        for strategy, steps in [*product(KINDS, sizes.saturation), *product([SCRATCH], sizes.scratch)]:
+            name = f"{strategy}, {'round' if strategy == SCRATCH else 'steps'} {steps}, {model.name}"
+            families[name] = Family(model, strategy, steps)
+            grids[name] = sizes.scratch_rates if strategy == SCRATCH else sizes.learning_rates
 
-    def trial(family: str, rate: float) -> Arm.Config:
-        model, strategy, steps = families[family]
+    def trial(name: str, rate: float) -> Run.Config:
+        model, strategy, steps = families[name]
+        label = f"rate {rate:g}, {name}"
+        if strategy == SCRATCH:
+            return small(setting, model, steps, rate).set(seed=1000 + model.seed, label=label)
         fixed: dict[str, Any] = {
             "split": "validation", "stream": 1, "steps": [0, steps, *[0] * (ROUNDS - 2)],
-            "controls": [ROUNDS] if strategy == "full" else [2, ROUNDS], "label": f"rate {rate:g}, {family}",
+            "controls": [ROUNDS] if strategy == "full" else [2, ROUNDS], "label": label,
         }  # fmt: skip
         return arm(setting, model, [[float(steps), rate]], KINDS[strategy], [strategy], **fixed)
 
-    grids = dict.fromkeys(families, sizes.learning_rates)
-    best = best_of(grids, trial, _tokens_loss, run, widen=0 if setting.profile == "smoke" else 2)
-    return best, families
+    return best_of(grids, trial, _loss, run, widen=0 if setting.profile == "smoke" else 2), families
 
 
-def _tokens_loss(done: Finished) -> float:
-    """The mean loss of the fine-tuned models of a run."""
-    return mean(float(row["loss"]) for row in done.result["rows"] if row["tokens"])
+def _loss(done: Finished) -> float:
+    """The validation loss of a training, or the mean loss of the fine-tuned models of a run."""
+    result = done.result
+    return float(result.get("validation_loss") or mean(float(row["loss"]) for row in result["rows"] if row["tokens"]))
 
 
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The grids of learning rates: model, strategy ("full", "one_shot"), steps, learning_rate, loss (nats/byte, validation), chosen.
-    Rates at which a trial diverged have no loss, nor has a grid of one."""
+    """The grids of learning rates: model, strategy ("full", "one_shot", "small_scratch"), steps (of the last, the round whose size it
+    has), learning_rate, loss (nats/byte, validation), chosen. Rates at which a trial diverged have no loss, nor has a grid of one."""
     best, families = tuned(setting, run)
     table = best.table.rename(columns={"value": "learning_rate", "score": "loss"})
-    about = [(model.name, strategy, steps) for model, strategy, steps in table["family"].map(families)]
+    about = [(own.model.name, own.strategy, own.steps) for own in table["family"].map(families)]
     table[["model", "strategy", "steps"]] = pd.DataFrame(about, index=table.index)
     return table[["model", "strategy", "steps", "learning_rate", "loss", "chosen"]]
 
 
 def rates_of(setting: Setting, run: Runner) -> dict[tuple[str, str], Rates]:
-    """The learning rates of every model, those of its shape in :func:`tuned`: of its full form and of its smaller ones."""
+    """The learning rates of every model and strategy of :func:`rates`: those of its shape."""
     best, families = tuned(setting, run)
     by_shape: dict[tuple[Shape, str], Rates] = {}
-    for family, (model, strategy, steps) in families.items():
-        by_shape.setdefault((model.shape, strategy), []).append([float(steps), best.chosen[family]])
-    return {(model.name, kind): by_shape[model.shape, kind] for model in models(setting) for kind in KINDS}
+    for name, (model, strategy, steps) in families.items():
+        by_shape.setdefault((model.shape, strategy), []).append([float(steps), best.chosen[name]])
+    return {
+        (model.name, kind): own
+        for model in models(setting)
+        for (shape, kind), own in by_shape.items()
+        if shape == model.shape
+    }
 
 
 def arms(setting: Setting, model: Model, rates: Mapping[tuple[str, str], Rates]) -> list[Arm.Config]:
@@ -117,7 +136,7 @@ def arms(setting: Setting, model: Model, rates: Mapping[tuple[str, str], Rates])
     ]  # fmt: skip
 
 
-def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
+def small(setting: Setting, model: Model, t: int, rate: float) -> TrainLM.Config:
     """The model of the size that round t leaves, trained from scratch with the tokens of pre-training and of the lottery."""
     profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
     shape = replace(model.shape, num_experts=model.shape.num_experts - t * model.shape.per_round)
@@ -126,6 +145,6 @@ def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
     steps = base.steps + -(-tokens // (base.batch_size * base.seq_len))
     cfg: TrainLM.Config = base.clone().set(
         model=model_of(shape, profile), steps=steps, validate_every=steps, log_every=steps,
-        label=f"from scratch, {shape.num_experts} experts, seed {model.seed}",
+        optim=AdamW.Config(learning_rate=rate), label=f"from scratch, {shape.num_experts} experts, seed {model.seed}",
     )  # fmt: skip
     return cfg

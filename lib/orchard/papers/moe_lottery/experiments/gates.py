@@ -42,7 +42,8 @@ def together(*gates: Gate) -> Gate:
 def uses_experts(tables: Tables) -> Found:
     """The routers choose, an expert that goes is missed, and a small model from scratch does not do as well."""
     costs = tables("leave_one_out").query("split == 'test' and domain == 'all'").groupby("model")
-    entropy = (tables("router").groupby("model")["entropy"].mean() / np.log(costs["expert"].nunique())).max()
+    even = np.log(costs["expert"].nunique())
+    entropy = float((tables("router").groupby("model")["entropy"].mean() / even).max())
     dearest, worth = costs["increase"].max().min(), worth_of_experts(tables("scratch")).min()
     return bool(entropy <= ENTROPY and dearest >= DEAREST and worth >= WORTH), (
         f"router entropy up to {entropy:.2f} of an even choice ({ENTROPY:g} allowed), the dearest expert costs {dearest:.3f} nats/byte "

@@ -23,6 +23,7 @@ from orchard.papers.moe_lottery.experiments.arms import (
     CRITERIA,
     HALF,
     MOST_STUDIED,
+    SCRATCH,
     arms,
     level,
     rates,
@@ -46,7 +47,10 @@ def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Droppe
     that drops experts, or fine-tunes the full model as a control."""
     best, sizes = rates_of(setting, run), PROFILES[setting.profile].arms
     chosen = models(setting)
-    whole = [(model, t, small(setting, model, t) if t else model.run) for model in chosen for t in (*sizes.scratch, 0)]
+    whole = [(model, 0, model.run) for model in chosen]
+    if sizes.scratch:
+        own = {model.name: best[model.name, SCRATCH] for model in chosen}
+        whole += [(m, int(t), small(setting, m, int(t), rate)) for m in chosen for t, rate in own[m.name]]
     fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best)]
     done = iter(run([*(cfg for *_, cfg in whole), *(cfg for _, cfg in fewer)]))  # in one batch, the longest first
     return [(*cell, next(done)) for cell in whole], [(*cell, next(done)) for cell in fewer]
@@ -64,7 +68,7 @@ def _measured(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], np.nd
     trained, dropped = _finished(setting, run)
     for model, t, cfg, done in trained:
         extra = (cfg.steps - model.run.steps) * cfg.batch_size * cfg.seq_len
-        row = {"strategy": "small_scratch" if t else "full", "s": level(t), "draw": 0, "tokens": extra}
+        row = {"strategy": SCRATCH if t else "full", "s": level(t), "draw": 0, "tokens": extra}
         losses = done.tensors("eval")["nll"].double().mean(dim=1).numpy()
         found.append(({**_about(model, NOTHING), **row, "loss": done.result["loss"]}, losses))
     for model, arm, done in dropped:

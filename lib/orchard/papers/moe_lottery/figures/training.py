@@ -120,7 +120,7 @@ def leave_one_out(table: pd.DataFrame, split: str = "test") -> Figure:
     axes.set_xlabel("expert that is left out")
     bar = figure.colorbar(image, ax=axes, pad=0.02, label="loss more\n(nats/byte)")
     _plain_ticks(bar.ax.yaxis, *image.get_clim())
-    first = own.loc[own["increase"].idxmax()]
+    first = own.nlargest(1, "increase").iloc[0]
     words = f"expert {first['expert']} of layer {first['layer']} is missed most: {first['increase']:+.3f} nats/byte"
     return headline(figure, words)
 

@@ -107,6 +107,7 @@ def curves() -> dict[str, pd.DataFrame]:
             units += [facts | {"draw": 0, "unit": unit, "value": test + unit} for unit in range(3)]
         for draw in range(10):
             facts = {"model": model, "criterion": "random", "direction": "", "group": "random", "budget": "per layer"}
+            rows += [facts | {"draw": draw, "split": "validation", "s": s, "loss": 5.0 + draw} for s in (12.5, 25.0)]
             units += [facts | {"draw": draw, "unit": unit, "value": 4.0 + draw / 10 + unit} for unit in range(3)]
     return {"criteria_curves": pd.DataFrame(rows), "criteria_units": pd.DataFrame(units)}
 
@@ -160,3 +161,7 @@ def test_controls_know_nothing_of_the_costs() -> None:
     found = CONTROLS["M4"](tables.__getitem__)
     drawn = random.groupby(["model", "draw"])["value"].mean().unstack("draw")
     assert found["value"].tolist() == pytest.approx((drawn[4] - drawn[3]).tolist())
+    assert CONTROLS["M2"](tables.__getitem__)["part"].nunique() == 3
+    few = {name: table[~table["draw"].between(2, 9)] if "draw" in table else table for name, table in tables.items()}
+    assert CONTROLS["M2"](few.__getitem__).empty
+    assert CONTROLS["M4"](few.__getitem__).empty

@@ -339,7 +339,8 @@ def beats_random(tables: Tables) -> pd.DataFrame:
     chosen = []
     for groups in (("activation", "gradient"), ("weight", "inference")):
         best = best_of(curves, groups).to_numpy().tolist()
-        chosen.append(pd.concat([_area(units[units["model"] == model], *which) for model, *which in best]))
+        areas = [_area(units[units["model"] == model], *which) for model, *which in best]
+        chosen.append(pd.concat([random.iloc[:0], *areas]))
     return together([*parts, difference(chosen[0], chosen[1], "best activation or gradient − best weight or usage")])
 
 

@@ -164,7 +164,7 @@ class Arm(Run):
         self.train = windows(base.source, "train", base.seq_len)
         held_out = Text.spread(base, "validation", cfg.calibration)
         self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
-        self.scored = Text.spread(base, cfg.split, base.eval_windows)
+        self.scored = Text.evaluation(base, cfg.split, base.eval_windows)
         count, scored = cfg.per_round * len(cfg.steps), cfg.criterion not in (RANDOM, NOTHING)
         statistics = self._statistics(self.full) if scored else []
         self.first: Kept = [

@@ -70,7 +70,7 @@ def cells(setting: Setting, rates: Rates | None = None) -> Iterator[tuple[Model,
 
 
 def tuned(setting: Setting, run: Runner) -> Best:
-    """The rate of every fine-tuned arm, at its first share and the first model: by the loss of validation text where that is what is learned,
+    """The rate of every fine-tuned arm, at its first share: by the loss of validation text where that is what is learned,
     else by the right answers about taught entities. A family is the label of its run."""
     first = models(setting)[0].name
     families = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -71,7 +73,7 @@ def shown(table: pd.DataFrame) -> Figure:
     the threshold."""
     titles = seen(table)
     sizes = [table.loc[table["claim"] == claim, "part"].nunique() for claim in titles]
-    made, panels = plot.figure(1.6 * COLUMN, 0.3 + sum(0.62 + 0.26 * size for size in sizes), rows=len(titles))
+    made, panels = plot.figure(1.6 * COLUMN, 0.3 + sum(0.72 + 0.26 * size for size in sizes), rows=len(titles))
     grid = panels[0].get_gridspec()
     assert grid is not None
     grid.set_height_ratios([1.4 + size for size in sizes])
@@ -80,7 +82,7 @@ def shown(table: pd.DataFrame) -> Figure:
         parts = list(pd.unique(own["part"]))
         for (kind, (marker, colour)), shift in zip(KINDS.items(), (-0.14, 0.18), strict=True):
             rows = own[own["kind"] == kind]
-            place = rows["part"].map(parts.index) + shift
+            place = np.array([parts.index(part) + shift for part in rows["part"]])
             every, one = rows["seed"] == "all", rows["seed"] != "all"
             axes.hlines(place[every], rows.loc[every, "low"], rows.loc[every, "high"], color=colour, linewidth=1.4)
             axes.plot(
@@ -88,8 +90,8 @@ def shown(table: pd.DataFrame) -> Figure:
             )
             axes.plot(rows.loc[every, "effect"], place[every], marker, color=colour, markersize=5, linestyle="none")
         axes.axvline(own["threshold"].iloc[0], color=INK, linewidth=0.9)
-        axes.set_yticks(range(len(parts)), parts)
-        axes.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"{CLAIMS[claim][0]}; control: {CLAIMS[claim][2]}", title=title)
+        axes.set_yticks(range(len(parts)), [re.sub(r"\bean\b|\bege\b", lambda m: m[0].upper(), part) for part in parts])
+        axes.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"{CLAIMS[claim][0]}\ncontrol: {CLAIMS[claim][2]}", title=title)
         axes.xaxis.label.set_fontsize(6.5)
         axes.grid(False, axis="y")
     handles = [Line2D([], [], marker=marker, color=colour, label=kind) for kind, (marker, colour) in KINDS.items()]

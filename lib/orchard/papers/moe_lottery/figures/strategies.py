@@ -203,7 +203,7 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
-        axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    shared_legend(made, panels, 2)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ def of_model(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(figure: Figure, words: str) -> Figure:
-    """The figure with one line above it that says what is seen."""
-    figure.suptitle(words, fontsize=8, x=0.01, horizontalalignment="left")
+    """The figure with a line above it that says what is seen; the empty line above that is for the profile."""
+    figure.suptitle("\n" + fill(words, int(19 * figure.get_figwidth())), fontsize=7, x=0.01, ha="left")
     return figure
 
 
@@ -62,9 +63,9 @@ def competence(router: pd.DataFrame, costs: pd.DataFrame, scratch: pd.DataFrame)
         panel.plot(places, values, "o", color=PALETTE[0], alpha=0.6)
         panel.axhline(bound, color=INK, linewidth=0.9)
         panel.annotate(side, (0.45, bound), fontsize=6, color=GREY, va="bottom", ha="right")
-        panel.set(xlim=(-0.5, 0.5), ylim=(min(0.0, float(values.min())), None), xlabel=label, xticks=[])
-        panel.margins(y=0.15)
-    return headline(figure, "does the mixture use its experts? dots: layers, models, models; lines: what the gate asks")
+        panel.set(xlim=(-0.5, 0.5), xlabel=label, xticks=[])
+        panel.margins(y=0.2)
+    return headline(figure, "does the mixture use its experts? dots: layers or models, lines: what the gate asks")
 
 
 def layer_map(

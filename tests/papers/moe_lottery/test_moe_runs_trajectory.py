@@ -83,7 +83,7 @@ def test_budget_doubles_up_to_the_paper_s_cap():
 
 
 def test_a_fine_tuning_has_the_rate_of_the_nearest_number_of_steps():
-    rates = [[8, 1e-3], [32, 3e-4], [128, 1e-4]]
+    rates = [[8.0, 1e-3], [32.0, 3e-4], [128.0, 1e-4]]
     assert [rate_at(rates, steps) for steps in (1, 8, 15, 45, 191)] == [1e-3, 1e-3, 1e-3, 3e-4, 1e-4]
 
 
@@ -270,7 +270,8 @@ def test_dropping_below_what_the_router_chooses_is_refused(store, base):
 def test_small_models_get_the_tokens_of_both_trainings():
     setting = strategies.Setting("smoke")
     model = strategies.models(setting)[0]
-    small, sizes = arms.small(setting, model, 6), PROFILES["smoke"].arms
+    small, sizes = arms.small(setting, model, 6, 0.02), PROFILES["smoke"].arms
+    assert small.optim.learning_rate == 0.02
     tokens = sum(budget(sizes.first, 6)) * sizes.batch_size * model.run.seq_len
     per_step = model.run.batch_size * model.run.seq_len
     assert 0 <= (small.steps - model.run.steps) * per_step - tokens < per_step

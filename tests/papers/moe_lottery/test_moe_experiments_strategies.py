@@ -158,7 +158,7 @@ def test_figures_are_drawn_from_the_tables(tables):
     random = effects[(effects["label"] == "random, 75 %") & (effects["against"] == "one_shot_tokens")]
     assert random["draws"].item() == 2
     drawn = [
-        figures.strategy_curves(table), figures.order_matters(effects), figures.agreement_maps(tables["dropped_sets"]),
+        figures.strategy_curves(table), figures.order_matters(effects, -0.1), figures.agreement_maps(tables["dropped_sets"]),
         figures.load_curves(tables["load"]), figures.same_size(tables["scratch"]),
         figures.saturation(tables["saturation"], published("moe_lottery")),
     ]  # fmt: skip

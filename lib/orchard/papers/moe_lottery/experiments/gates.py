@@ -107,7 +107,9 @@ def prunes(tables: Tables) -> Found:
     loss = tables("sparsity").set_index(["help", "arm", "model"])["loss"].sort_index()
     plain = loss[NO_HELP]
     better = min((plain["2:4 random"] - plain[kind]).min() for kind in ("2:4 magnitude", "2:4 wanda"))
-    holds, words = _harmless((loss[PLAIN, FULL] - plain[FULL]).max(), tables("capability_rates"), ["family"])
+    rates = tables("capability_rates")
+    rates = rates[rates["family"].str.contains(PLAIN)]
+    holds, words = _harmless((loss[PLAIN, FULL] - plain[FULL]).max(), rates, ["family"])
     return bool(
         holds and better > 0
     ), f"2:4 by weights is at least {better:.3f} nats/byte better than at random; {words}"

@@ -110,9 +110,10 @@ def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 
 @plot.use_style()
-def order_matters(effects: pd.DataFrame) -> Figure:
+def order_matters(effects: pd.DataFrame, further: float) -> Figure:
     """What the lottery gains, on the left over one-shot as the paper compares, on the right over one-shot with equal tokens, at the
-    shares that both have. `effects`: the two tables of :func:`differences`, told apart by the column `against`."""
+    shares that both have. `effects`: the two tables of :func:`differences`, told apart by the column `against`. The dotted line is
+    `further`, what the full model gains by the same tokens."""
     kinds = ("one_shot", "one_shot_tokens")
     parts = {kind: effects[effects["against"] == kind] for kind in kinds}
     common = set(parts[kinds[0]]["label"]) & set(parts[kinds[1]]["label"])
@@ -120,7 +121,9 @@ def order_matters(effects: pd.DataFrame) -> Figure:
     made, panels = plot.figure(WIDE, 0.9 + 0.23 * len(common), columns=2)
     for (kind, part), axes in zip(parts.items(), panels, strict=True):
         plot.forest(part, x_label="lottery − other, test loss (nats/byte)", axes=axes)
+        axes.axvline(further, color=GREY, linestyle=":", linewidth=0.9, label="full model, with − without the tokens")
         axes.set_title(f"against {STRATEGY_NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
+    shared_legend(made, panels)
     better = [f"{(part['high'] < 0).sum()} of {len(part)}" for part in parts.values()]
     return headline(made, f"the lottery is better: {better[0]} (left), {better[1]} with equal tokens (right)")
 

@@ -55,7 +55,7 @@ def competence(router: pd.DataFrame, costs: pd.DataFrame, scratch: pd.DataFrame)
             "at most",
         ),
         ("dearest expert\n(nats/byte)", test["increase"].max(), DEAREST, "at least"),
-        ("small from scratch\n(nats/byte worse)", worth_of_experts(scratch), WORTH, "at least"),
+        ("from scratch, worse\nby (nats/byte)", worth_of_experts(scratch), WORTH, "at least"),
     )
     figure, axes = plot.figure(height=1.9, columns=len(panels))
     for panel, (label, values, bound, side) in zip(axes, panels, strict=True):
@@ -63,7 +63,8 @@ def competence(router: pd.DataFrame, costs: pd.DataFrame, scratch: pd.DataFrame)
         panel.plot(places, values, "o", color=PALETTE[0], alpha=0.6)
         panel.axhline(bound, color=INK, linewidth=0.9)
         panel.annotate(side, (0.45, bound), fontsize=6, color=GREY, va="bottom", ha="right")
-        panel.set(xlim=(-0.5, 0.5), xlabel=label, xticks=[])
+        panel.set(xlim=(-0.5, 0.5), xticks=[])
+        panel.set_xlabel(label, fontsize=7)
         panel.margins(y=0.2)
     return headline(figure, "does the mixture use its experts? dots: layers or models, lines: what the gate asks")
 

@@ -17,7 +17,7 @@ from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
 from orchard.papers.moe_lottery.data.probes import OUTCOMES, questions
 from orchard.papers.moe_lottery.data.world import World
 from orchard.papers.moe_lottery.experiments import capabilities
-from orchard.papers.moe_lottery.experiments.capabilities import EVIDENCE, cells, drops, gates, helped_by
+from orchard.papers.moe_lottery.experiments.capabilities import CONTROLS, EVIDENCE, cells, drops, gates, helped_by
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.explorers.examination import Examination
 from orchard.papers.moe_lottery.figures import capabilities as figures
@@ -196,10 +196,21 @@ def test_evidence_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
         assert not rows.duplicated(["part", "seed", "unit"]).any()
 
 
+def test_controls_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
+    plain = units[(units["help"] == SFT)].assign(help=PLAIN)
+    controls = {
+        name: CONTROLS[name](functools.partial(tables, pd.concat([units, plain]))) for name in ("M11", "M11b", "M12")
+    }
+    assert controls["M11"]["value"].mean() == pytest.approx((1 - 0.8) / (1 - 0.5) - 1 / (1 - 0.25))
+    assert controls["M11b"].empty  # the full model makes no errors
+    assert controls["M12"].groupby("part")["value"].mean().to_dict() == pytest.approx({"examples": 0.0, SFT: 0.0})
+
+
 def test_a_model_at_guessing_level_gives_no_evidence(units: pd.DataFrame) -> None:
     guessing = units.assign(correct=(units["unit"].str[-1].astype(int) % 4 == 0).astype(float))
     for name in ("M11", "M11b", "M12"):
         assert EVIDENCE[name](functools.partial(tables, guessing)).empty
+        assert CONTROLS[name](functools.partial(tables, guessing)).empty == (name != "M11")  # facts are still known
 
 
 def test_evidence_against_sparsity() -> None:

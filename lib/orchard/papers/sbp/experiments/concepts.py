@@ -100,7 +100,8 @@ def drift_summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def follows_posterior(tables: Tables) -> pd.DataFrame:
-    """K5: the divergence of SBP's samples minus that of samples without a seed, each seed document of each cell of `dep`."""
+def follows_posterior(tables: Tables, arm: str = "sbp-nn-lm") -> pd.DataFrame:
+    """K5: the divergence of an arm's samples minus that of samples without a seed, each seed document of each cell of `dep`. The control
+    is a synthesizer tuned on random pairs."""
     laws = by_cell(tables("concept_law"))
-    return paired(laws, "arm", "sbp-nn-lm", "uncond", units=["document"], value="kl", part="dep")
+    return paired(laws, "arm", arm, "uncond", units=["document"], value="kl", part="dep")

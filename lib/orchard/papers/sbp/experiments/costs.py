@@ -13,25 +13,26 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import pandas as pd
 
 from orchard.evidence import Tables
 from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap_in, studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Regular
-from orchard.papers.sbp.experiments.regularisation import validation_loss
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.experiments.regularisation import tuned, validation_loss
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
-from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs import Run, Runner, Setting
+from orchard.runs.grid import best_of
 
 STAGES = ("training", "embedding", "tuning", "sampling", "base model")
 SYNTHESIS = ("embedding", "tuning", "sampling")  # what synthesis adds for somebody who has the base model
 CHARGED = {"tokens": ("training",), "without base": ("training", *SYNTHESIS), "with base": STAGES}
 ARM = "sbp-nn-lm"
+BOOTSTRAPPED = (ARM, "sbp-random")
 
 
 def costs_of(cfg: Pretrain.Config, run: Runner) -> dict[str, float]:
@@ -84,26 +85,38 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, accounting and test document: variant, world, seed, arm, ``charged`` (tokens: all read as many; without base,
     with base: all cost as many FLOPs), flops, tokens, weight_decay, document, ``last`` and ``best`` (nats above Bayes).
 
-    SBP is the same in all three. The references train for longer, on more passes over what they have, and may choose their weight decay
-    anew among the profile's factors, on validation documents.
+    The bootstrapped arms are the same in all three. The references train for longer, on more passes over what they have, and have their
+    weight decay tuned anew for that, among the profile's factors of their own and beyond, on the seed of all trials.
     """
     sizes = PROFILES[setting.profile].matched
-    chosen = studies(setting, run, "dep")[: sizes.cells]
-    run([study.arm(name) for _, study in chosen for name in ("repetition", "oracle", ARM)])
-    trials: list[tuple[tuple[Cell, str, str], Study, Pretrain.Config]] = []
-    for cell, study in chosen:
-        sbp = study.arm(ARM)
-        trials += [((cell, ARM, charge), study, sbp) for charge in ("tokens", *sizes.charged)]
-        trials += [((cell, name, "tokens"), study, study.arm(name)) for name in ("repetition", "oracle")]
-        for charge in sizes.charged:
-            more, grid = longer(study, factors(sbp, run)[charge]), product(sizes.longer, sizes.weight_decays)
-            trials += [((cell, name, charge), more, _regularised(more, name, factor)) for name, factor in grid]
-    best: dict[tuple[Cell, str, str], tuple[Study, Pretrain.Config, Finished]] = {}
-    for key, study, cfg, done in ran(run, [(*trial, trial[-1]) for trial in trials]):
-        if key not in best or validation_loss(done) < validation_loss(best[key][-1]):
-            best[key] = study, cfg, done
+    base = tuned(setting, run, ["dep"])["dep"]
+    families = {f"{name}, {charge}": (name, charge) for name in sizes.longer for charge in sizes.charged}
+    grids = {
+        family: [base.regular_of(name).weight_decay * factor for factor in sizes.weight_decays]
+        for family, (name, _) in families.items()
+    }
+
+    def longest(study: Study, name: str, charge: str, decay: float) -> tuple[Study, Pretrain.Config]:
+        more = longer(study, factors(study.arm(ARM), run)[charge])
+        return more, more.regularised(name, replace(study.regular_of(name), weight_decay=decay)).arm(name)
+
+    def trial(family: str, decay: float) -> Pretrain.Config:
+        return longest(base, *families[family], decay)[1]
+
+    best = best_of(grids, trial, validation_loss, run, widen=base.profile.widen).chosen
+    wanted: list[tuple[Cell, str, str, Study, Pretrain.Config]] = []
+    for cell, study in studies(setting, run, "dep")[: sizes.cells]:
+        wanted += [
+            (cell, name, charge, study, study.arm(name))
+            for charge in ("tokens", *sizes.charged)
+            for name in BOOTSTRAPPED
+        ]
+        wanted += [(cell, name, "tokens", study, study.arm(name)) for name in ("repetition", "oracle")]
+        wanted += [
+            (cell, *families[family], *longest(study, *families[family], decay)) for family, decay in best.items()
+        ]
     tables = []
-    for (cell, name, charge), (study, cfg, done) in best.items():
+    for cell, name, charge, study, cfg, done in ran(run, [(*row, row[-1]) for row in wanted]):
         own = costs_of(cfg, run)
         about = {**cell.columns, "arm": name, "charged": charge, "tokens": cfg.mix.budget}
         about |= {"flops": sum(own[stage] for stage in CHARGED[charge]), "weight_decay": cfg.optim.weight_decay}
@@ -111,16 +124,7 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _regularised(study: Study, name: str, factor: float) -> Pretrain.Config:
-    """The arm with ``factor`` times its tuned weight decay."""
-
-    def scaled(regular: Regular) -> Regular:
-        return replace(regular, weight_decay=factor * regular.weight_decay)
-
-    oracle = scaled(study.oracle_regular or study.regular)
-    return study.with_(regular=scaled(study.regular), oracle_regular=oracle).arm(name)
-
-
-def beats_with_equal_flops(tables: Tables) -> pd.DataFrame:
-    """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints."""
-    return gap_in(tables("flop_matched").query("charged == 'without base'"), "repetition")
+def beats_with_equal_flops(tables: Tables, first: str = ARM) -> pd.DataFrame:
+    """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints. The control are
+    random pairs in the place of SBP's."""
+    return gap_in(tables("flop_matched").query("charged == 'without base'"), "repetition", first=first)

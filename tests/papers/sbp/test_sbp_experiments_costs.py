@@ -24,7 +24,7 @@ K10 = next(claim for claim in load_claims(root() / "papers" / "sbp") if claim.id
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
     profile = tiny()
     monkeypatch.setitem(PROFILES, "smoke", profile)
-    return study(SETTING, Cell("dep", 0, 0), profile.start)
+    return study(SETTING, Cell("dep", 0, 0))
 
 
 def test_an_arm_costs_what_its_tree_reports(tmp_path: Path, small: Study) -> None:

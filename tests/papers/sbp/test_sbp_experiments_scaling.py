@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.sbp.experiments import scaling
-from orchard.papers.sbp.experiments.arms import Study, of_documents, study
-from orchard.papers.sbp.experiments.comparison import COMPARED
+from orchard.papers.sbp.experiments.arms import COMPARED, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.figures import scaling as figures
 from orchard.papers.sbp.runs.pretrain import Pretrain
@@ -24,17 +23,16 @@ SETTING, CELL = Setting("smoke"), Cell("dep", 0, 0)
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
     profile = tiny(scaling=(6, 12, 24), scaling_cells=2, seeds=(0, 1))
     monkeypatch.setitem(PROFILES, "smoke", profile)
-    return study(SETTING, CELL, profile.start)
+    return study(SETTING, CELL)
 
 
 def test_budget_steps_and_tuning_follow_the_documents(small: Study) -> None:
-    half = of_documents(SETTING, CELL, small, 12)
+    half = study(SETTING, CELL, 12)
     assert (2 * half.budget, 2 * half.steps) == (small.budget, small.steps)
     assert half.regular == small.regular
-    larger = of_documents(SETTING, CELL, small, 96)
+    larger = study(SETTING, CELL, 96)
     assert larger.profile.tuning_steps == 4 * small.profile.tuning_steps
-    assert of_documents(SETTING, CELL, small, None) is small
-    assert of_documents(SETTING, CELL, small, 24) is small
+    assert study(SETTING, CELL, 24) == small
     held_out = [one.corpus.build().documents("test").tokens for one in (small, half)]
     assert np.array_equal(*held_out)  # every N is judged on the same documents
 

@@ -38,8 +38,8 @@ def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, S
 
 def tuning(setting: Setting, run: Runner, variants: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per trial: variant (of all of the profile, or of those named), arm, weight_decay, dropout, learning_rate, loss and
-    validation_loss (nats per document) at the best and the last checkpoint, whether the trial was chosen, and whether it lies at the
-    ``edge`` of a grid."""
+    validation_loss (nats per document) at the best and the last checkpoint, whether the trial was chosen, and whether what was chosen
+    lies at the ``edge`` of a grid."""
     variants = variants or PROFILES[setting.profile].variants
     names = {trial_study(setting, variant).name: variant for variant in variants}
     trials = regularised(run, _wanted(setting, variants))[1]
@@ -59,6 +59,7 @@ def regularised(
     asked = list(wanted)
     found = [base for base, _ in asked]
     rows: dict[tuple[str, str, Regular], dict[str, Any]] = {}
+    edges: dict[tuple[str, str, str], bool] = {}
     for references in (True, False):
         families = {
             f"{base.name}, {arm}": (number, arm)
@@ -67,16 +68,21 @@ def regularised(
             if (arm in REFERENCES) is references and (not base.profile.tuned or arm in base.profile.tuned)
         }
         for stage in stages:
-            rows |= _stage(run, found, families, stage)
+            rows |= _stage(run, found, families, stage, edges)
     best = {(base.name, arm): base.regular_of(arm) for base in found for arm in ARMS}
-    table = [{**row, "chosen": best[name, arm] == regular} for (name, arm, regular), row in rows.items()]
+    at_edge = {(name, arm) for (name, arm, _), edge in edges.items() if edge}
+    table = [
+        {**row, "chosen": best[name, arm] == regular, "edge": best[name, arm] == regular and (name, arm) in at_edge}
+        for (name, arm, regular), row in rows.items()
+    ]
     return found, pd.DataFrame(table, columns=COLUMNS)
 
 
 def _stage(
-    run: Runner, found: list[Study], families: dict[str, tuple[int, str]], stage: str
-) -> dict[tuple[str, str, Regular], dict[str, Any]]:
-    """One stage of all families: its rows by study, arm and regularisation. Puts what is best into ``found``."""
+    run: Runner, found: list[Study], families: dict[str, tuple[int, str]], stage: str, edges: dict[tuple[str, str, str], bool]
+) -> dict[tuple[str, str, Regular], dict[str, Any]]:  # fmt: skip
+    """One stage of all families: its rows by study, arm and regularisation. Puts what is best into ``found``, and into ``edges``
+    whether it lies at an edge of its grid."""
     before = list(found)
 
     def with_value(family: str, value: float) -> tuple[Study, str, Regular]:
@@ -94,8 +100,8 @@ def _stage(
     rows = {}
     for (family, value), (done, *_) in best.runs.items():
         base, arm, regular = with_value(family, value)
-        tried = best.table.loc[best.table["family"] == family, "value"]
-        edge = len(tried) > 1 and (value == tried.max() or value == tried.min() > 0)
+        tried = best.table.loc[best.table["family"] == family, "value"].tolist()
+        edge = len(tried) > 1 and (value == max(tried) or value == min(tried) > 0)
         rows[base.name, arm, regular] = {
             "study": base.name,
             "arm": arm,
@@ -107,6 +113,8 @@ def _stage(
         number, arm = families[family]
         _, _, regular = with_value(family, value)
         found[number] = found[number].regularised(arm, regular)
+        tried = best.table.loc[best.table["family"] == family, "value"].tolist()
+        edges[found[number].name, arm, stage] = len(tried) > 1 and (value == max(tried) or value == min(tried) > 0)
     return rows
 
 

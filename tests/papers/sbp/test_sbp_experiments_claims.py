@@ -185,7 +185,7 @@ GATED: list[tuple[str, dict[str, pd.DataFrame], str]] = [
     ("K3", {"documents": documents(1.0, 6.0, random=3.0)}, "against repetition"),  # pairs gain, and repetition is better still
     ("K3", {"documents": documents(-1.0, 4.0, uncond=-2.0)}, "against uncond"),
     ("K6", {"curves": curves(first=40)}, "25.0% of the training"),
-    ("K8", {"quality_by_size": sizes(flops=5.0)}, "2.5 times the FLOPs"),
+    ("K8", {"quality_by_size": sizes(flops=5.0)}, "2.5 times the smallest"),
     ("K8", {"quality_by_size": sizes(possible=0.3)}, "30 % are possible"),
     ("K9", {"share_sweep": sweep(possible=0.3)}, "30 % are possible"),
 ]  # fmt: skip

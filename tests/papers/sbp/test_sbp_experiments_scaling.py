@@ -12,6 +12,7 @@ from orchard.papers.sbp.experiments import scaling
 from orchard.papers.sbp.experiments.arms import COMPARED, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.figures import scaling as figures
+from orchard.papers.sbp.figures.looks import words
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.runs import Setting
 from sbp_runs import FakeRuns, tiny
@@ -58,11 +59,9 @@ def test_tables_have_every_arm_at_every_n(tmp_path: Path, small: Study) -> None:
         bounds[bounds["line"] == "EM"]["excess"] * bounds[bounds["line"] == "EM"]["documents"]
     ).to_list() == pytest.approx([600] * 6)
     legend = [text.get_text() for text in figures.scaling_curves(table, bounds).legends[0].get_texts()]
-    assert legend == [*COMPARED, "N documents tell: labels known", "N documents tell: EM", "Bayes"]
+    assert legend == [*map(words, COMPARED), "N documents tell: labels known", "N documents tell: EM", "Bayes"]
     axes = figures.scaling_curves(table).axes[0]
-    assert [f"{tick:g}" for tick in axes.get_xticks()] == [
-        f"{tokens}" for tokens in sorted(set(table["unique_tokens"]))
-    ]
+    assert [f"{tick:g}" for tick in axes.get_xticks()] == [f"{count}" for count in sorted(set(table["documents"]))]
     assert len(figures.scaling_compute(table).axes) == 2
 
 

@@ -54,7 +54,7 @@ class Point:
 
 def points(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Every value of every ablation, the comparison's own among them."""
-    own, embedder = study.tune(study.pairs(ARM), ARM), LMEmbedder.Config(pretrained=study.repetition())
+    own, embedder = study.synthesizer(ARM), LMEmbedder.Config(pretrained=study.repetition())
 
     def point(ablation: str, value: str, tuned: Tune.Config = own, order: str = "mixed", **sampling: Any) -> Point:
         sampled = study.synthesise(tuned, value, **sampling)
@@ -106,22 +106,23 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per cell and pairing: variant, world, seed, pairs (drawn, or neighbours), ``truth`` asked for, measured ``precision``,
-    ``last`` and ``best`` (nats above Bayes)."""
+    """One row per cell and pairing: variant, world, seed, pairs (drawn, neighbours, or none: repetition), ``truth`` asked for, measured
+    ``precision``, ``last`` and ``best`` (nats above Bayes). All have what was tuned for neighbours."""
     sizes = PROFILES[setting.profile].ablations
-    wanted: list[tuple[dict[str, Any], Study, Run.Config, Run.Config]] = []
+    wanted: list[tuple[dict[str, Any], Study, Run.Config | None, Run.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
+        wanted.append(({**cell.columns, "pairs": "none", "truth": np.nan}, study, None, study.repetition()))
         for truth in sizes.truths:
-            pairs, name = study.drawn(truth), f"{truth:.0%} true"
-            model = study.joint(study.synthesise(study.tune(pairs, name), name), name)
-            wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, pairs, model))
+            drawn, name = study.drawn(truth), f"{truth:.0%} true"
+            model = study.joint(study.synthesise(study.tune(drawn, name), name), name)
+            wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, drawn, model))
         nearest = study.pairs(ARM)
-        assert nearest is not None  # an arm that is tuned on pairs
         wanted.append(({**cell.columns, "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
-    return pd.DataFrame([
-        {**row, "precision": precision(run([pairs])[0], study.corpus.build()), **mean_excess(study, finished)}
-        for row, study, pairs, finished in ran(run, wanted)
-    ])  # fmt: skip
+    rows = []
+    for row, study, pairs, finished in ran(run, wanted):
+        share = np.nan if pairs is None else precision(run([pairs])[0], study.corpus.build())
+        rows.append({**row, "precision": share, **mean_excess(study, finished)})
+    return pd.DataFrame(rows)
 
 
 NAMES = ("smaller", "larger")

@@ -39,6 +39,7 @@ REFERENCES = ("repetition", "oracle")
 NEAREST = ("sbp-nn-lm", "sbp-nn-tfidf")
 CONTROLS = ("sbp-random", "sbp-true", "uncond", "paraphrase", "icp", "exact-posterior")
 ARMS = REFERENCES + NEAREST + CONTROLS
+TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random", "uncond")  # in every cell
 SPARE_TOKENS = 2  # documents: a share is met by whole documents
 
@@ -47,8 +48,8 @@ SPARE_TOKENS = 2  # documents: a share is met by whole documents
 class Study:
     """Everything the arms of one cell have in common, and what was tuned for each. ``with_`` changes one thing for all of them.
 
-    The budget is ``profile.pool`` times D, the number of repeats of the baseline. A synthesizer is tuned with the regularisation of
-    repetition, whose model it starts from, whatever its joint model has.
+    The budget is ``profile.pool`` times D, the number of repeats of the baseline. A synthesizer is tuned with a quarter of the rate of
+    repetition, whose model it starts from, and a weight decay of its own.
     """
 
     profile: Profile
@@ -123,15 +124,20 @@ class Study:
             return self.nearest(TfidfEmbedder.Config(), "TF-IDF")
         return {"sbp-random": self.drawn(0.0), "sbp-true": self.drawn(1.0)}.get(arm)
 
-    def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        """A synthesizer that starts from the repetition model."""
+    def tune(self, pairs: Run.Config | None, name: str, arm: str = "sbp-nn-lm", **changes: Any) -> Tune.Config:
+        """A synthesizer that starts from the repetition model, with what was tuned for that of ``arm``."""
+        regular = replace(self.regular, weight_decay=self.regular_of(arm).tuning_decay)
         steps = self.profile.tuning_steps
         fields: dict[str, Any] = {"steps": steps, "batch_size": self.profile.tuning_batch, **changes}
         return Tune.Config(
-            pretrained=self.repetition(), pairs=pairs, optim=optimizer(self.regular, rate=self.regular.learning_rate / 4),
+            pretrained=self.repetition(), pairs=pairs, optim=optimizer(regular, rate=regular.learning_rate / 4),
             seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out, label=f"synthesizer {name}; {self.name}",
             **fields,
         )  # fmt: skip
+
+    def synthesizer(self, arm: str) -> Tune.Config:
+        """The synthesizer of an arm that has one."""
+        return self.tune(self.pairs(arm), arm, arm)
 
     def needed(self, share: float | None = None) -> int:
         """Tokens that a share of the budget takes, and a little more: whole documents fill it."""
@@ -154,7 +160,7 @@ class Study:
         if arm in ("paraphrase", "exact-posterior"):
             control, label = Paraphrase if arm == "paraphrase" else ExactPosterior, f"samples {arm}; {self.name}"
             return control.Config(corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=label)
-        return self.synthesise(self.tune(self.pairs(arm), arm), arm, share)
+        return self.synthesise(self.synthesizer(arm), arm, share)
 
     def joint(
         self, sampled: Run.Config, name: str, share: float | None = None, arm: str = "sbp-nn-lm", **mix: Any

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 from orchard.evidence import Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
-from orchard.papers.sbp.experiments.arms import ARMS, COMPARED, REFERENCES, Study, ran, study
+from orchard.papers.sbp.experiments.arms import ARMS, COMPARED, REFERENCES, TUNED, Study, ran, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import sampled_documents
@@ -25,7 +25,6 @@ from orchard.runs import Finished, Runner, Setting
 
 SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
 EXACT = "exact"  # the world's own law, beside the arms
-TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 
 
 def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:

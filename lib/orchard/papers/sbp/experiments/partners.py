@@ -12,8 +12,8 @@ import pandas as pd
 from jaxtyping import Float64
 
 from orchard.evidence import Tables, rows, together
-from orchard.papers.sbp.experiments.arms import ran
-from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
+from orchard.papers.sbp.experiments.arms import TUNED, ran
+from orchard.papers.sbp.experiments.comparison import EXACT, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
@@ -28,7 +28,7 @@ def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]
         exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
         wanted.append((cell, EXACT, exact))
         for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
-            tuned, label = chosen.tune(chosen.pairs(arm), arm), f"partners, {arm}; {chosen.name}"
+            tuned, label = chosen.synthesizer(arm), f"partners, {arm}; {chosen.name}"
             wanted.append((cell, arm, TunedPartners.Config(tuned=tuned, label=label, **own)))
     return ran(run, wanted)
 

@@ -21,6 +21,7 @@ class Regular:
     weight_decay: float
     dropout: float
     learning_rate: float
+    tuning_decay: float = 1.0  # weight decay of the arm's synthesizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class Profile:
     oracle_start: Regular
     oracle_weight_decays: tuple[float, ...]
     oracle_learning_rates: tuple[float, ...]
+    tuning_decays: tuple[float, ...] = (1.0, 2.0)  # of synthesizers
     share: float = 0.375  # of the budget that is synthetic
     exceedance: float  # of random pairs: with N documents a document has about N times as many partners
     neighbours: int = 8  # k
@@ -125,7 +127,7 @@ MANY = {"batched": 8192, "batched_no_cache": 512, "alone": 8, "alone_no_cache": 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(  # does everything run? Its numbers mean nothing
         concepts=16, words=256, content=20, documents=60, pool=20, held_out=96, size=TINY, other_size=TINIER, batch=30,
-        tuned=("repetition", "oracle", "sbp-nn-lm"), widen=0,
+        tuned=("repetition", "oracle", "sbp-nn-lm"), widen=0, tuning_decays=(1.0,),
         start=Regular(4.0, 0.1, 16e-3), weight_decays=(2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.1,),
         oracle_start=Regular(1.0, 0.0, 16e-3), oracle_weight_decays=(1.0, 4.0), oracle_learning_rates=(8e-3, 16e-3),
         exceedance=3e-2, tuning_steps=16, tuning_batch=32, sampling_batch=512, evaluations=4,
@@ -141,8 +143,8 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         concepts=64, words=256, content=20, documents=512, pool=20, held_out=500, size=TINY, other_size=WIDER, batch=32,
-        start=Regular(4.0, 0.1, 16e-3), weight_decays=(1.0, 2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.0, 0.1, 0.2),
-        oracle_start=Regular(1.0, 0.0, 16e-3), oracle_weight_decays=(0.5, 1.0, 2.0), oracle_learning_rates=(8e-3, 16e-3),
+        start=Regular(4.0, 0.1, 8e-3), weight_decays=(2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.0, 0.1, 0.2),
+        oracle_start=Regular(1.0, 0.0, 8e-3), oracle_weight_decays=(0.5, 1.0), oracle_learning_rates=(8e-3, 16e-3),
         exceedance=1e-2, tuning_steps=160, tuning_batch=32, sampling_batch=1024, evaluations=7,
         worlds=(0, 1), seeds=(1, 2, 3), seeds_elsewhere=3, variants=("dep", "indep"),
         per_concept=(2, 4, 8, 16, 64), scaling=(128, 256, 512), scaling_cells=3,

@@ -154,8 +154,8 @@ def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
     wanted, tables = [], []
     for study in studies(setting, run):
         own = paired(setting, study)
-        for arm, pairs in own.items():
-            tuned, label = study.tune(pairs, arm), f"partners of {arm}; {study.name}"
+        for arm in own:
+            tuned, label = study.synthesizer(arm), f"partners of {arm}; {study.name}"
             cfg = PartnerGap.Config(tuned=tuned, pairs=own["sbp-nn-lm"], seed=study.seed, label=label)
             wanted.append((study, arm, cfg))
     for study, arm, done in ran(run, wanted):

@@ -1,9 +1,10 @@
-"""Tuning of every arm by itself before anything is compared: weight decay, then learning rate, then dropout.
+"""Tuning of every arm by itself before anything is compared: its synthesizer's weight decay, then weight decay, rate and dropout of the
+model that is compared.
 
 A badly regularised baseline is the commonest way to make synthetic data look good, and arms that take the regularisation of another are
 the commonest way to make it look bad. Each stage keeps the best of the one before, judged by the loss on validation documents at the best
-checkpoint, in the first world of a variant at `TRIAL_SEED`; what is compared is trained anew on other seeds. Repetition comes first:
-synthesizers start from its model.
+checkpoint (of a synthesizer: on held-out pairs), in the first world of a variant at `TRIAL_SEED`; what is compared is trained anew on
+other seeds. Repetition comes first: synthesizers start from its model.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import ARMS, COMPARED, REFERENCES, Study, study
+from orchard.papers.sbp.experiments.arms import ARMS, COMPARED, REFERENCES, TUNED, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Profile, Regular
-from orchard.papers.sbp.runs.pretrain import Pretrain
-from orchard.runs import Runner, Setting
+from orchard.runs import Run, Runner, Setting
 from orchard.runs.finished import Finished
 from orchard.runs.grid import best_of
 
-STAGES = ("weight_decay", "learning_rate", "dropout")
+STAGES = ("tuning_decay", "weight_decay", "learning_rate", "dropout")
 COLUMNS = ["study", "arm", *STAGES, "loss", "validation_loss", "best_step", "last_loss", "edge", "chosen"]
 TRIAL_SEED = 0  # of all trials; from `laptop` on no cell has it
 
@@ -89,16 +89,17 @@ def _stage(
         number, arm = families[family]
         return before[number], arm, replace(before[number].regular_of(arm), **{stage: value})
 
-    def trial(family: str, value: float) -> Pretrain.Config:
+    def trial(family: str, value: float) -> Run.Config:
         base, arm, regular = with_value(family, value)
-        return base.regularised(arm, regular).arm(arm)
+        own = base.regularised(arm, regular)
+        return own.synthesizer(arm) if stage == "tuning_decay" else own.arm(arm)
 
     grids = {family: _grid(found[number].profile, arm, stage) for family, (number, arm) in families.items()}
     grids = {family: grid for family, grid in grids.items() if grid}
     widen = 0 if stage == "dropout" else max((base.profile.widen for base in found), default=0)  # a dropout is below 1
-    best = best_of(grids, trial, validation_loss, run, widen=widen)
+    best = best_of(grids, trial, pair_loss if stage == "tuning_decay" else validation_loss, run, widen=widen)
     rows = {}
-    for (family, value), (done, *_) in best.runs.items():
+    for (family, value), (done, *_) in best.runs.items() if stage != "tuning_decay" else ():
         base, arm, regular = with_value(family, value)
         tried = best.table.loc[best.table["family"] == family, "value"].tolist()
         edge = len(tried) > 1 and (value == max(tried) or value == min(tried) > 0)
@@ -123,6 +124,11 @@ def validation_loss(done: Finished) -> float:
     return float(done.result["best"]["validation_loss"])
 
 
+def pair_loss(done: Finished) -> float:
+    """What synthesizers are compared by: nats per held-out second document, of `uncond` per held-out document."""
+    return float(done.result["loss"])
+
+
 def losses(done: Finished) -> dict[str, Any]:
     """The columns of a trial."""
     best = done.result["best"]
@@ -133,7 +139,9 @@ def losses(done: Finished) -> dict[str, Any]:
 
 
 def _grid(profile: Profile, arm: str, stage: str) -> tuple[float, ...]:
-    """The values of a stage; the oracle repeats nothing and has no dropout."""
+    """The values of a stage; the oracle repeats nothing and has no dropout, and some arms have no synthesizer."""
+    if stage == "tuning_decay":
+        return profile.tuning_decays if arm in TUNED else ()
     if stage == "dropout":
         return () if arm == "oracle" else profile.dropouts
     grid: tuple[float, ...] = getattr(profile, f"oracle_{stage}s" if arm == "oracle" else f"{stage}s")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchard.papers.sbp.experiments.arms import COMPARED, Study, ran, study
-from orchard.papers.sbp.experiments.comparison import TUNED, mean_excess, possible
+from orchard.papers.sbp.experiments.arms import COMPARED, TUNED, Study, ran, study
+from orchard.papers.sbp.experiments.comparison import mean_excess, possible
 from orchard.papers.sbp.experiments.costs import SYNTHESIS, costs_of
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
 from orchard.papers.sbp.experiments.regularisation import regularised, trial_study

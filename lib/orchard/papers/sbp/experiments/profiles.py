@@ -154,7 +154,7 @@ PROFILES: dict[str, Profile] = {
         ),
         ablations=Ablations(
             cells=1, neighbours=(2,), thresholds=(1e-3, 1e-1), temperatures=(0.7,), orders=ORDERS[1:],
-            truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.25, 0.5, 0.75, 1.0), share_cells=3,
+            truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.25, 0.5, 0.75, 1.0), share_cells=3, distilled=True,
         ),
         matched=Matched(cells=6, weight_decays=(0.5, 1.0, 2.0)), rounds=Rounds(rounds=2, cells=1, judged=2_000), sampling=FEW,
     ),

@@ -22,7 +22,7 @@ from orchard.runs.finished import Finished
 from orchard.runs.grid import best_of
 
 STAGES = ("tuning_decay", "weight_decay", "learning_rate", "dropout")
-COLUMNS = ["study", "arm", *STAGES, "loss", "validation_loss", "best_step", "last_loss", "edge", "chosen"]
+COLUMNS = ["study", "arm", *STAGES, "pair_loss", "loss", "validation_loss", "best_step", "last_loss", "edge", "chosen"]
 TRIAL_SEED = 0  # of all trials; from `laptop` on no cell has it
 
 
@@ -37,9 +37,9 @@ def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, S
 
 
 def tuning(setting: Setting, run: Runner, variants: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per trial: variant (of all of the profile, or of those named), arm, weight_decay, dropout, learning_rate, loss and
-    validation_loss (nats per document) at the best and the last checkpoint, whether the trial was chosen, and whether what was chosen
-    lies at the ``edge`` of a grid."""
+    """One row per trial: variant (of all of the profile, or of those named), arm, tuning_decay, weight_decay, learning_rate, dropout,
+    pair_loss of a synthesizer or loss, validation_loss and last_loss of a model (nats per document), whether the trial was chosen, and
+    whether what was chosen lies at the ``edge`` of what was tried."""
     variants = variants or PROFILES[setting.profile].variants
     names = {trial_study(setting, variant).name: variant for variant in variants}
     trials = regularised(run, _wanted(setting, variants))[1]
@@ -58,8 +58,7 @@ def regularised(
     A stage of all studies and arms is one batch of runs, references before the arms whose synthesizers start from them."""
     asked = list(wanted)
     found = [base for base, _ in asked]
-    rows: dict[tuple[str, str, Regular], dict[str, Any]] = {}
-    edges: dict[tuple[str, str, str], bool] = {}
+    trials: dict[tuple[str, str, Regular], dict[str, Any]] = {}
     for references in (True, False):
         families = {
             f"{base.name}, {arm}": (number, arm)
@@ -68,21 +67,25 @@ def regularised(
             if (arm in REFERENCES) is references and (not base.profile.tuned or arm in base.profile.tuned)
         }
         for stage in stages:
-            rows |= _stage(run, found, families, stage, edges)
+            trials |= _stage(run, found, families, stage)
     best = {(base.name, arm): base.regular_of(arm) for base in found for arm in ARMS}
-    at_edge = {(name, arm) for (name, arm, _), edge in edges.items() if edge}
-    table = [
-        {**row, "chosen": best[name, arm] == regular, "edge": best[name, arm] == regular and (name, arm) in at_edge}
-        for (name, arm, regular), row in rows.items()
+    rows = [
+        {"study": name, "arm": arm, **asdict(regular), **row, "chosen": best[name, arm] == regular}
+        for (name, arm, regular), row in trials.items()
     ]
-    return found, pd.DataFrame(table, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    values = table[list(STAGES)]
+    groups = values.groupby([table["study"], table["arm"]])
+    low, high = groups.transform("min"), groups.transform("max")
+    outermost = (values == high) | ((values == low) & (low > 0))
+    table["edge"] = table["chosen"] & (outermost & (low < high)).any(axis=1)
+    return found, table
 
 
 def _stage(
-    run: Runner, found: list[Study], families: dict[str, tuple[int, str]], stage: str, edges: dict[tuple[str, str, str], bool]
-) -> dict[tuple[str, str, Regular], dict[str, Any]]:  # fmt: skip
-    """One stage of all families: its rows by study, arm and regularisation. Puts what is best into ``found``, and into ``edges``
-    whether it lies at an edge of its grid."""
+    run: Runner, found: list[Study], families: dict[str, tuple[int, str]], stage: str
+) -> dict[tuple[str, str, Regular], dict[str, Any]]:
+    """One stage of all families: what its trials gave, by study, arm and regularisation. Puts what is best into ``found``."""
     before = list(found)
 
     def with_value(family: str, value: float) -> tuple[Study, str, Regular]:
@@ -97,40 +100,23 @@ def _stage(
     grids = {family: _grid(found[number].profile, arm, stage) for family, (number, arm) in families.items()}
     grids = {family: grid for family, grid in grids.items() if grid}
     widen = 0 if stage == "dropout" else max((base.profile.widen for base in found), default=0)  # a dropout is below 1
-    best = best_of(grids, trial, pair_loss if stage == "tuning_decay" else validation_loss, run, widen=widen)
-    rows = {}
-    for (family, value), (done, *_) in best.runs.items() if stage != "tuning_decay" else ():
-        base, arm, regular = with_value(family, value)
-        tried = best.table.loc[best.table["family"] == family, "value"].tolist()
-        edge = len(tried) > 1 and (value == max(tried) or value == min(tried) > 0)
-        rows[base.name, arm, regular] = {
-            "study": base.name,
-            "arm": arm,
-            **asdict(regular),
-            **losses(done),
-            "edge": edge,
-        }
+    best = best_of(grids, trial, validation_loss, run, widen=widen)
     for family, value in best.chosen.items():
         number, arm = families[family]
-        _, _, regular = with_value(family, value)
-        found[number] = found[number].regularised(arm, regular)
-        tried = best.table.loc[best.table["family"] == family, "value"].tolist()
-        edges[found[number].name, arm, stage] = len(tried) > 1 and (value == max(tried) or value == min(tried) > 0)
-    return rows
+        found[number] = found[number].regularised(arm, with_value(family, value)[2])
+    tried = [(*with_value(*key), done) for key, (done, *_) in best.runs.items()]
+    return {(base.name, arm, regular): losses(done) for base, arm, regular, done in tried}
 
 
 def validation_loss(done: Finished) -> float:
-    """What trials are compared by: nats per validation document at the best checkpoint."""
-    return float(done.result["best"]["validation_loss"])
-
-
-def pair_loss(done: Finished) -> float:
-    """What synthesizers are compared by: nats per held-out second document, of `uncond` per held-out document."""
-    return float(done.result["loss"])
+    """What trials are compared by: nats per validation document at the best checkpoint, or per held-out second document of a tuning."""
+    return float(done.result["best"]["validation_loss"] if "best" in done.result else done.result["loss"])
 
 
 def losses(done: Finished) -> dict[str, Any]:
-    """The columns of a trial."""
+    """The columns of a trial; of one of a synthesizer the loss on held-out pairs alone."""
+    if "best" not in done.result:
+        return {"pair_loss": done.result["loss"]}
     best = done.result["best"]
     return {
         "loss": best["loss"], "validation_loss": best["validation_loss"], "best_step": best["step"],

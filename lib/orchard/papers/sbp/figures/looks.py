@@ -25,6 +25,7 @@ WORDS = {
     "repetition": "D repeated", "oracle": "oracle: fresh documents", "sbp-nn-lm": "SBP", "sbp-nn-tfidf": "SBP, TF-IDF neighbours",
     "sbp-random": "random pairs", "sbp-true": "true pairs", "uncond": "samples without a seed", "paraphrase": "noisy copies of seeds",
     "icp": "neighbours in one context", "exact-posterior": "samples of the exact law", "exact": "exact law",
+    "distilled": "distilled from the ensemble",
 }  # fmt: skip
 
 

@@ -68,7 +68,6 @@ def test_arms_differ_in_their_mixture_alone() -> None:
         assert (cfg.seed, cfg.optim, cfg.model) == (0, arms["repetition"].optim, arms["repetition"].model)
         assert (cfg.mix.budget, cfg.mix.steps) == (chosen.budget, chosen.steps)
     assert len({cfg.fingerprint() for cfg in arms.values()}) == len(ARMS) - 1
-    assert chosen.arm("sbp-nn-lm", share=0.0).fingerprint() == chosen.repetition().fingerprint()
 
 
 def test_a_synthesizer_starts_from_the_repetition_model_and_the_joint_model_from_nothing() -> None:

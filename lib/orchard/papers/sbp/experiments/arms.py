@@ -169,15 +169,15 @@ class Study:
         share = self.profile.share if share is None else share
         return self.pretrain(name, self.regular_of(arm), synthetic=self.filtered(sampled, name), share=share, **mix)
 
-    def arm(self, name: str, share: float | None = None) -> Pretrain.Config:
-        """The joint model of an arm, by its name in ``ARMS``; a share of 0 is the repetition model."""
-        if name == "repetition" or share == 0:
+    def arm(self, name: str) -> Pretrain.Config:
+        """The joint model of an arm, by its name in ``ARMS``."""
+        if name == "repetition":
             return self.repetition()
         if name == "oracle":
             return self.oracle()
         if name == "icp":
             return self.pretrain("icp", self.regular_of("icp"), neighbours=self.pairs("icp"))
-        return self.joint(self.sampled(name, share), name, share, name)
+        return self.joint(self.sampled(name), name, arm=name)
 
 
 def optimizer(regular: Regular, rate: float | None = None) -> AdamW.Config:

@@ -137,6 +137,7 @@ PROFILES: dict[str, Profile] = {
         ),
         ablations=Ablations(
             cells=1, thresholds=(1e-1,), temperatures=(0.7,), orders=("synthetic_first",), shares=(0.0, 0.375, 0.75), share_cells=1,
+            share_decays=(1.0,),
         ),
         matched=Matched(cells=1), rounds=Rounds(rounds=1, cells=1, judged=300),
         sampling={"batched": 64, "batched_no_cache": 8, "alone": 2, "alone_no_cache": 2, "rounds": 2},

@@ -19,9 +19,13 @@ from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
 METRICS = (
-    "repetition", "duplicate", "pair-copying", "non-factual", "pair-irrelevance", "corpus-copying", "non-factual, if possible",
-    "pair-irrelevance, if possible", "impossible",
-)  # fmt: skip
+    "repetition",
+    "duplicate",
+    "pair-copying",
+    "non-factual",
+    "pair-irrelevance",
+    "impossible",
+)  # of those the paper has, and ours
 PAPER = "paper (another scale)"
 REAL = PALETTE[2]  # documents of the world
 COLOURS = {arm: look.colour for arm, look in LOOKS.items()} | {
@@ -46,7 +50,7 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """One panel per metric: the share of documents that fail it, by source, raw (filled) and kept (hollow). Grey: the paper's scales."""
     rates = pooled(table)
     sources = [*dict.fromkeys(rates["source"]), PAPER]
-    made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
+    made, panels = plot.figure(6.8, 0.5 + 2 * (0.42 + 0.14 * len(sources)), rows=2, columns=3)
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
         for row in rates[rates["metric"] == metric].to_dict("records"):
             colour, shift = COLOURS[row["source"]], 0.17 if row["state"] == "kept" else -0.17
@@ -61,7 +65,7 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         panel.set_title(metric)
         rows(panel, sources, number % 3 == 0)
         panel.set_xlim(left=min(0, panel.get_xlim()[0]))
-        if number >= 6:
+        if number >= 3:
             panel.set_xlabel("documents (%)")
     shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
               ("|", GREY, GREY, "paper, real")]  # fmt: skip

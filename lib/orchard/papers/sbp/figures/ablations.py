@@ -34,7 +34,7 @@ def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     axes.set_xlabel("pairs that share their concept")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "Loss of the joint model by the precision of its pairs")
+    return titled(made, "Loss by the precision of the pairs")
 
 
 @plot.use_style()

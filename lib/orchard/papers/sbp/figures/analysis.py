@@ -171,7 +171,7 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     """KL of the concepts of samples from the posterior of their seed: a point per seed document, the mean as a line."""
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
-    made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
+    made, (axes,) = plot.figure(4.4, 0.7 + 0.25 * len(arms))
     shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": COLOURS, "legend": False, "ax": axes}
     sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)

@@ -110,7 +110,7 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
     rows(axes, kinds)
     axes.set(ylabel="", xlim=(-0.03, 1.03), xlabel="Jaccard of 5-grams (dashed: the rule)")
-    return titled(made, "Copies with a few edits, and the rule that drops them")
+    return titled(made, "Copies with edits, and the rule that drops them")
 
 
 @plot.use_style()
@@ -126,7 +126,7 @@ def pair_gain(table: pd.DataFrame) -> Figure:
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
     axes.set(xlabel="share of pairs that share their concept (ρ)", ylabel="gain (nats/document)")
     made.legend(loc="outside lower center", ncols=3)
-    return titled(made, "What true pairs can tell at most, by the precision of the pairs learned from")
+    return titled(made, "What true pairs tell, by the precision of all pairs")
 
 
 @plot.use_style()

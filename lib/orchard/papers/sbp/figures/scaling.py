@@ -21,7 +21,7 @@ AXES = {"training": "training_flops", "all stages": "flops"}
 def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, checkpoint: str = "best") -> Figure:
     """Loss against the documents of D, a line per arm with its band over seeds; dark lines: what N documents can tell; 0 is Bayes."""
     check_columns(table, {"x": "documents", "y": checkpoint, "hue": "arm"}, "scaling_curves")
-    made, (axes,) = plot.figure(height=2.8)
+    made, (axes,) = plot.figure(4.6, 3.0)
     _arms(axes, table, "documents", checkpoint)
     if bounds is not None:
         for name, dashes in BOUND_LINES.items():
@@ -35,7 +35,7 @@ def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, chec
     axes.set_xlabel("unique documents N")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "Loss against unique documents, every arm tuned at every N")
+    return titled(made, "Loss against unique documents; every arm is tuned at every N")
 
 
 def _arms(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:

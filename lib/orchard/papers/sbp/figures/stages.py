@@ -75,7 +75,7 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     all_reasons = [reason for reason in dict.fromkeys(table["reason"]) if reason != "kept"]
     colours = {reason: PALETTE[REASON_COLOURS[i % len(REASON_COLOURS)]] for i, reason in enumerate(all_reasons)}
     wide = wide.loc[:, (wide > 0).any()]
-    made, (axes,) = plot.figure(COLUMN, 1.15 + 0.24 * len(wide))
+    made, (axes,) = plot.figure(4.4, 1.15 + 0.24 * len(wide))
     places = np.arange(len(wide))[::-1]
     left = np.zeros(len(wide))
     for reason in [reason for reason in all_reasons if reason in wide]:
@@ -86,7 +86,7 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     for place, total in zip(places, left, strict=True):
         axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(places, [words(arm) for arm in wide.index])
-    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected (%), world {chosen!r}")
+    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected in {chosen} (%)")
     axes.grid(False, axis="y")
     if len(wide.columns):
         made.legend(loc="outside lower center", ncols=3)

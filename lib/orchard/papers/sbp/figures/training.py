@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot, stats
-from orchard.papers.sbp.figures.looks import LOOKS, titled, words
+from orchard.papers.sbp.figures.looks import LOOKS, titled
 from orchard.papers.sbp.figures.parts import BELOW, EXCESS, panels, rows
 from orchard.papers.sbp.figures.parts import ends as ends_of
 from orchard.plot.style import GREY, INK
@@ -40,9 +40,8 @@ def tuning(table: pd.DataFrame) -> Figure:
             best = part[part["chosen"]].iloc[0]
             panel.plot(best["loss"], place, "o", markersize=9, markerfacecolor="none", color=INK)
             chosen = f"{best['weight_decay']:g}, {1000 * best['learning_rate']:g}e-3, {best['dropout']:g}"
-            panel.text(1.0, place, chosen, transform=panel.get_yaxis_transform(), ha="right", va="center", fontsize=6)
+            panel.text(1.01, place, chosen, transform=panel.get_yaxis_transform(), va="center", fontsize=6)
         rows(panel, order, panel is axes[0])
-        panel.margins(x=0.25)
         panel.set_xlabel("test loss (nats/document)")
     return titled(figure, "Every arm is tuned by itself: what was chosen, and weight decay, rate, dropout")
 
@@ -136,23 +135,23 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
 
 @plot.use_style()
 def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """The table of :func:`recovery`: against the last checkpoint of repetition and against its best; the paper's shares in grey."""
+    """The table of :func:`recovery`: against the last checkpoint of repetition and against its best, a mark per world and seed; the
+    paper's shares in grey, the threshold of K2 as a line."""
     arms = [arm for arm in LOOKS if arm in set(table["arm"])]
-    figure, axes, parts = panels(table, 2.5, names=WORLDS)
+    figure, axes, parts = panels(table, 1.0 + 0.22 * len(arms), names=WORLDS)
     shares = published.loc[published["metric"] == "share of the oracle's gain (%)", "value"]
     for panel, own in parts:
         for share in shares:
-            panel.axhline(share, color=GREY, linewidth=0.8, linestyle="--")
-        panel.axhline(0, color=INK, linewidth=0.8)
-        panel.axhline(42, color=INK, linewidth=0.9)
+            panel.axvline(share, color=GREY, linewidth=0.8, linestyle="--")
+        panel.axvline(0, color=INK, linewidth=0.8)
+        panel.axvline(42, color=INK, linewidth=0.9)
         for place, arm in enumerate(arms):
             look = LOOKS[arm]
             for shift, against, fill in ((-0.15, "last", "white"), (0.15, "best", look.colour)):
                 found = own.loc[(own["arm"] == arm) & (own["against"] == against), "share"]
-                panel.plot([place + shift] * len(found), found, look.marker, color=look.colour, markerfacecolor=fill)
-        panel.set_xticks(range(len(arms)), [words(arm) for arm in arms], rotation=90, fontsize=6)
-        panel.set(ylim=(None, max(110, panel.get_ylim()[1])), xlim=(-0.5, len(arms) - 0.5))
-    axes[0].set_ylabel("share of the oracle's\ngain (%)")
+                panel.plot(found, [place + shift] * len(found), look.marker, color=look.colour, markerfacecolor=fill)
+        rows(panel, arms, panel is axes[0])
+        panel.set_xlabel("share of the oracle's gain (%)")
     last, best = "against the last checkpoint of repetition", "against its best"
     handles = [
         Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white", label=last),
@@ -160,5 +159,5 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="paper, three scales"),
         Line2D([], [], color=INK, linewidth=0.9, label="K2 asks for 42 %"),
     ]
-    figure.legend(handles=handles, loc=BELOW, ncols=3)
+    figure.legend(handles=handles, loc=BELOW, ncols=4)
     return titled(figure, "Share of the oracle's gain that each arm recovers, by the checkpoint of repetition")

@@ -44,8 +44,5 @@ def titled(figure: Figure, title: str) -> Figure:
     for legend in [*figure.legends, *filter(None, (axes.get_legend() for axes in figure.axes))]:
         for text in legend.get_texts():
             text.set_text(words(text.get_text()))
-    below = 1 - (plot.style.STRIP + 0.02) / (
-        figure.get_size_inches()[1] + plot.style.STRIP
-    )  # the strip of the profile is added later
-    figure.suptitle(title, x=0.01, y=below, ha="left", va="top", fontsize=7, fontweight="bold")
+    figure.suptitle(f"\n{title}", x=0.01, ha="left", fontsize=7, fontweight="bold")  # the first line is for the profile
     return figure

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -26,14 +27,22 @@ COLUMNS = ["study", "arm", *STAGES, "pair_loss", "loss", "validation_loss", "bes
 TRIAL_SEED = 0  # of all trials; from `laptop` on no cell has it
 
 
+_TUNED: WeakKeyDictionary[Any, dict[tuple[Setting, str], Study]] = WeakKeyDictionary()
+
+
 def trial_study(setting: Setting, variant: str, **changes: Any) -> Study:
     """The study in which a variant is tuned; ``changes`` are those of `arms.study`."""
     return study(setting, Cell(variant, PROFILES[setting.profile].worlds[0], TRIAL_SEED), **changes)
 
 
 def tuned(setting: Setting, run: Runner, variants: Sequence[str]) -> dict[str, Study]:
-    """The study of each variant in which its arms were tuned, with what was best for each."""
-    return dict(zip(variants, regularised(run, _wanted(setting, variants))[0], strict=True))
+    """The study of each variant in which its arms were tuned, with what was best for each; every table asks, so it is kept with the
+    runner that found it."""
+    known = _TUNED.setdefault(getattr(run, "__self__", run), {})
+    missing = [variant for variant in variants if (setting, variant) not in known]
+    found = regularised(run, _wanted(setting, missing))[0] if missing else []
+    known |= {(setting, variant): study for variant, study in zip(missing, found, strict=True)}
+    return {variant: known[setting, variant] for variant in variants}
 
 
 def tuning(setting: Setting, run: Runner, variants: Sequence[str] | None = None) -> pd.DataFrame:

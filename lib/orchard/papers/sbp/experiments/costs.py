@@ -12,21 +12,18 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 
 from orchard.evidence import Tables
 from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap_in, studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
-from orchard.papers.sbp.experiments.regularisation import tuned, validation_loss
+from orchard.papers.sbp.experiments.regularisation import regularised, tuned
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
 from orchard.runs import Run, Runner, Setting
-from orchard.runs.grid import best_of
 
 STAGES = ("training", "embedding", "tuning", "sampling", "base model")
 SYNTHESIS = ("embedding", "tuning", "sampling")  # what synthesis adds for somebody who has the base model
@@ -86,24 +83,12 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     with base: all cost as many FLOPs), flops, tokens, weight_decay, document, ``last`` and ``best`` (nats above Bayes).
 
     The bootstrapped arms are the same in all three. The references train for longer, on more passes over what they have, and have their
-    weight decay tuned anew for that, among the profile's factors of their own and beyond, on the seed of all trials.
+    weight decay tuned anew for that, on the seed of all trials.
     """
     sizes = PROFILES[setting.profile].matched
     base = tuned(setting, run, ["dep"])["dep"]
-    families = {f"{name}, {charge}": (name, charge) for name in sizes.longer for charge in sizes.charged}
-    grids = {
-        family: [base.regular_of(name).weight_decay * factor for factor in sizes.weight_decays]
-        for family, (name, _) in families.items()
-    }
-
-    def longest(study: Study, name: str, charge: str, decay: float) -> tuple[Study, Pretrain.Config]:
-        more = longer(study, factors(study.arm(ARM), run)[charge])
-        return more, more.regularised(name, replace(study.regular_of(name), weight_decay=decay)).arm(name)
-
-    def trial(family: str, decay: float) -> Pretrain.Config:
-        return longest(base, *families[family], decay)[1]
-
-    best = best_of(grids, trial, validation_loss, run, widen=base.profile.widen).chosen
+    stretched = [longer(base, factors(base.arm(ARM), run)[charge]) for charge in sizes.charged]
+    best = regularised(run, [(study, sizes.longer) for study in stretched], ["weight_decay"])[0]
     wanted: list[tuple[Cell, str, str, Study, Pretrain.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
         wanted += [
@@ -112,9 +97,10 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
             for name in BOOTSTRAPPED
         ]
         wanted += [(cell, name, "tokens", study, study.arm(name)) for name in ("repetition", "oracle")]
-        wanted += [
-            (cell, *families[family], *longest(study, *families[family], decay)) for family, decay in best.items()
-        ]
+        times = factors(study.arm(ARM), run)
+        for charge, found in zip(sizes.charged, best, strict=True):
+            more = longer(study, times[charge]).regularised_as(found)
+            wanted += [(cell, name, charge, more, more.arm(name)) for name in sizes.longer]
     tables = []
     for cell, name, charge, study, cfg, done in ran(run, [(*row, row[-1]) for row in wanted]):
         own = costs_of(cfg, run)

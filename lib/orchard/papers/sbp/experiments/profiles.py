@@ -63,7 +63,6 @@ class Matched:
 
     cells: int  # of `dep`
     charged: tuple[str, ...] = ("without base",)  # without, with: the base model's training
-    weight_decays: tuple[float, ...] = (1.0,)  # factors of the tuned one
     longer: tuple[str, ...] = ("repetition",)
 
 
@@ -157,7 +156,7 @@ PROFILES: dict[str, Profile] = {
             cells=1, neighbours=(2,), thresholds=(1e-3, 1e-1), temperatures=(0.7,), orders=ORDERS[1:],
             truths=(0.0, 0.25, 0.5, 0.75, 1.0), shares=(0.0, 0.25, 0.5, 0.75, 1.0), share_cells=3, distilled=True,
         ),
-        matched=Matched(cells=6, weight_decays=(0.5, 1.0, 2.0)), rounds=Rounds(rounds=2, cells=1, judged=2_000), sampling=FEW,
+        matched=Matched(cells=6), rounds=Rounds(rounds=2, cells=1, judged=2_000), sampling=FEW,
     ),
     "gpu": Profile(
         concepts=2048, words=4096, content=100, documents=32_768, pool=20, held_out=2_000, size=M10, other_size=M40, batch=512,
@@ -176,7 +175,7 @@ PROFILES: dict[str, Profile] = {
             scratch=True, distilled=True,
         ),
         matched=Matched(
-            cells=6, charged=("without base", "with base"), weight_decays=(0.5, 1.0, 2.0), longer=("repetition", "oracle")
+            cells=6, charged=("without base", "with base"), longer=("repetition", "oracle")
         ),
         rounds=Rounds(rounds=4, cells=3, judged=5_000), sampling=MANY,
     ),

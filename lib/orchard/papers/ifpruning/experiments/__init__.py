@@ -12,11 +12,12 @@ import pandas as pd
 from orchard.evidence import Evidence
 from orchard.papers.ifpruning.experiments import ablations, checks, comparison, explanation, real_text, serving, speed
 from orchard.papers.ifpruning.experiments.arms import rates
+from orchard.papers.ifpruning.experiments.gates import CONTROLS, GATES
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, Profile
 from orchard.papers.ifpruning.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
-__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "Profile", "paper_shapes"]
+__all__ = ["CONTROLS", "EVIDENCE", "EXPERIMENTS", "GATES", "LAUNCH", "PROFILES", "Profile", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": checks.paper_numbers, "published_latency": checks.paper_latency, "paper_shapes": checks.published_shapes,
@@ -40,7 +41,14 @@ EVIDENCE: dict[str, Evidence] = {
     "C4": ablations.grows_with_source, "C5": comparison.per_task, "C6a": comparison.structure, "C6a2": comparison.above_chance,
     "C6b": comparison.early_layers_agree, "C6c": comparison.not_collapsed, "C6d": comparison.masks_matter,
     "C7": speed.overhead_is_small, "C7b": speed.decodes_like_dense, "C8": comparison.pretraining_matters,
-    "C9": speed.mixture_decodes_slowly, "C10": ablations.gates_agree, "C11": ablations.consistency,
+    "C9": speed.mixture_decodes_slowly, "C10": ablations.gates_agree, "C11": ablations.consistency, "C11b": ablations.consistency_by_chance,
 }  # fmt: skip
+
+def scale(profile: str) -> str:
+    """The size of what is pruned at a profile, in words."""
+    chosen = PROFILES[profile]
+    size, seeds = chosen.size, len(chosen.seeds)
+    return f"{size.num_layers} layers of {size.dim}, {size.keep} of {size.width} channels, {chosen.corpus.num_keys} keys, {seeds} models"
+
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --predictor FOLDER --keep K   (a predictor and masks for a decoder of transformers)"

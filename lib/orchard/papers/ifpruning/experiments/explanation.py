@@ -182,19 +182,18 @@ def conclusion(table: pd.DataFrame) -> list[str]:
 
 
 def unread(study: Study) -> Train.Config:
-    """ifp_sft_short with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks
-    collapse."""
+    """ifp_sft_short with a predictor of new weights, which does not begin with a language model."""
     cfg = study.arm(READ).clone()
-    return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(READ, UNREAD))
+    return cfg.set(reader=None, label=cfg.label.replace(READ, UNREAD))
 
 
 def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), stage, step, within, across, union, use,
-    spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
-    _, study = studies(setting, run)[0]
+    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), seed, stage, step, within, across, union,
+    use, spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
+    cell, study = studies(setting, run)[0]
     chosen = {METHOD: study.arm(METHOD), READ: study.arm(READ), UNREAD: unread(study)}
     run(list(chosen.values()))
-    tables = [chain_metrics(cfg, run).assign(arm=arm) for arm, cfg in chosen.items()]
+    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for arm, cfg in chosen.items()]
     return pd.concat(tables, ignore_index=True).dropna(subset=["across"])
 
 

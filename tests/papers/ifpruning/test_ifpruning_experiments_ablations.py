@@ -161,7 +161,9 @@ def test_c10_is_question_by_question() -> None:
 def test_c11_is_a_rank_correlation_of_three_runs_or_more() -> None:
     table = pd.DataFrame({"within": [0.2, 0.5, 0.9, 0.95], "right": [0.1, 0.4, 0.3, 0.8], "seed": 1})
     assert EVIDENCE["C11"](lambda _: table)["value"].to_list() == pytest.approx([0.8])
-    assert EVIDENCE["C11b"](lambda _: table)["value"].to_list() == pytest.approx([4 / 24], abs=0.02)  # pairings as good, of 4!
+    assert EVIDENCE["C11b"](lambda _: table)["value"].to_list() == pytest.approx(
+        [4 / 24], abs=0.02
+    )  # pairings as good, of 4!
     assert EVIDENCE["C11"](lambda _: table[:2]).empty
 
 

@@ -194,7 +194,9 @@ def test_variants_take_as_many_bits_whatever_domains_share() -> None:
         cell = cells(setting, **variant)[0]
         assert cell.corpus.build().bits == pytest.approx(full, rel=0.15)
         assert cell.reading.num_keys == cell.corpus.num_keys  # the predictor's language model knows the same tokens
-        assert len(cell.corpus.build().answers(cell.corpus.build().evaluation("test"))) <= 8 * 400 / 8  # and as many questions
+        assert (
+            len(cell.corpus.build().answers(cell.corpus.build().evaluation("test"))) <= 8 * 400 / 8
+        )  # and as many questions
     assert cells(setting)[0].corpus.asked is None
 
 
@@ -203,7 +205,10 @@ def test_every_family_is_tuned_at_a_seed_of_its_own_and_masked_arms_start_from_t
 
     def run(cfgs: Any) -> list[Any]:
         asked.extend(getattr(cfg, "run", cfg) for cfg in cfgs)
-        return [SimpleNamespace(result={"failed": "", "validation_accuracy": score(getattr(cfg, "run", cfg))}) for cfg in cfgs]
+        return [
+            SimpleNamespace(result={"failed": "", "validation_accuracy": score(getattr(cfg, "run", cfg))})
+            for cfg in cfgs
+        ]
 
     def score(cfg: Train.Config) -> float:
         return -abs(cfg.optim.learning_rate - 4e-3)  # below the middle of the grid, which is widened

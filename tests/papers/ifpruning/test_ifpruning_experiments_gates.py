@@ -27,7 +27,17 @@ SHARES: dict[tuple[str, str, str], float] = {  # right answers by variant, arm a
     ("kin", "rand_lsh", "test"): 0.7, ("kin", "rand_lsh", "mixed"): 0.7, ("kin", "rand_mask", "test"): 0.9,
     ("kin", "rand_mask", "mixed"): 0.6,
 }  # fmt: skip
-TUNED = ("dense_k", "dense_k_long", "dense_D", "static_kd", "rand_lsh", "ifp_sft_only", "hard_concrete", EPSILON, MULTIPLIERS)
+TUNED = (
+    "dense_k",
+    "dense_k_long",
+    "dense_D",
+    "static_kd",
+    "rand_lsh",
+    "ifp_sft_only",
+    "hard_concrete",
+    EPSILON,
+    MULTIPLIERS,
+)
 
 
 def answers(shares: dict[tuple[str, str, str], float]) -> pd.DataFrame:
@@ -73,9 +83,22 @@ def whole(shares: dict[tuple[str, str, str], float] | None = None, **changed: An
     gauge = {"across": 0.3, "within": 0.95, "union": 0.8, "chance": 0.25, "bits": 22000.0, "active_parameters": 14000.0}
     arms = pd.concat([mean.assign(seed=seed) for seed in SEEDS], ignore_index=True).assign(**gauge)
     grid = itertools.product(TUNED, ((0.1, 0.5), (0.3, 0.9), (1.0, 0.5)))
-    rates = [{"family": family, "value": value, "score": score, "chosen": score == 0.9} for family, (value, score) in grid]
-    sizes = [{"line": "IFP", "D": 32 * d, "score": 10 * d + seed, "swapped": 40 - 3 * d + seed, "seed": seed} for d in (2, 3, 4, 6) for seed in SEEDS]
-    spread = pd.DataFrame({"within": np.linspace(0.5, 1, 16), "right": np.linspace(0.4, 0.9, 16), "across": np.tile([0.2, 0.9], 8), "seed": 1})
+    rates = [
+        {"family": family, "value": value, "score": score, "chosen": score == 0.9} for family, (value, score) in grid
+    ]
+    sizes = [
+        {"line": "IFP", "D": 32 * d, "score": 10 * d + seed, "swapped": 40 - 3 * d + seed, "seed": seed}
+        for d in (2, 3, 4, 6)
+        for seed in SEEDS
+    ]
+    spread = pd.DataFrame(
+        {
+            "within": np.linspace(0.5, 1, 16),
+            "right": np.linspace(0.4, 0.9, 16),
+            "across": np.tile([0.2, 0.9], 8),
+            "seed": 1,
+        }
+    )
     concrete = answers({("win", "ifp", "SoftTopK"): 0.93, ("win", "ifp", "HardConcrete"): 0.93})
     found = {
         "answers": answers(right), "arms": arms, "rates": pd.DataFrame(rates), "source_sizes": pd.DataFrame(sizes),

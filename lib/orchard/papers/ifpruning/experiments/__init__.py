@@ -44,6 +44,7 @@ EVIDENCE: dict[str, Evidence] = {
     "C9": speed.mixture_decodes_slowly, "C10": ablations.gates_agree, "C11": ablations.consistency, "C11b": ablations.consistency_by_chance,
 }  # fmt: skip
 
+
 def scale(profile: str) -> str:
     """The size of what is pruned at a profile, in words."""
     chosen = PROFILES[profile]

@@ -269,9 +269,7 @@ def consistency_by_chance(tables: Tables, overlap: str = "within") -> pd.DataFra
     return _ranked(tables("initial_spread"), overlap, "right", by_chance)
 
 
-def _ranked(
-    table: pd.DataFrame, x: str, y: str, measure: Callable[[np.ndarray, np.ndarray], float]
-) -> pd.DataFrame:
+def _ranked(table: pd.DataFrame, x: str, y: str, measure: Callable[[np.ndarray, np.ndarray], float]) -> pd.DataFrame:
     """Evidence from all runs of a table at once, for each of its seeds."""
     if len(table) < 3:
         return evidence.together([])

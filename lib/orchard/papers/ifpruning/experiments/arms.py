@@ -14,7 +14,7 @@
 
 Masked arms and both static ones start from the same dense_D after `pretrain`; arms of width k from a dense_k after as many steps.
 Learning rates are chosen for every family before anything is compared: the best on validation questions at a seed of its own, at the
-family's own budget, on a grid that widens at its edge. So are the temperature of a static mask and how fast HardConcrete's multipliers learn.
+family's own budget, on a grid that widens at its edge. So are the temperature of a static mask and the rate of HardConcrete's multipliers.
 """
 
 from __future__ import annotations
@@ -47,11 +47,20 @@ from orchard.runs import Runner, Setting
 from orchard.runs.grid import Best, best_of
 from orchard.train import AdamW
 
-ARMS = (
-    "dense_k", "dense_k_long", "dense_k_sft_only", "dense_k_sft_short", "dense_D", "dense_D_tag", "static", "static_kd", "ifp",
-    "ifp_st", "ifp_contrast", "ifp_sft_only", "ifp_sft_short", "hard_concrete", "oracle", "rand_mask", "rand_lsh", "film_k",
-    "prefix_cond", "moe", "moe_seq",
-)  # fmt: skip
+WORDS = {  # every arm as figures and tables call it
+    "dense_k": "small dense (width k)", "dense_k_long": "small dense, 1.8 times as long",
+    "dense_k_sft_only": "small dense, fine-tuning only, as long", "dense_k_sft_short": "small dense, fine-tuning only",
+    "dense_D": "large dense (width D), unpruned", "dense_D_tag": "large dense, told the domain", "static": "one mask for all",
+    "static_kd": "one mask for all, distilled", "ifp": "mask per instruction (IFP)", "ifp_st": "IFP, straight-through",
+    "ifp_contrast": "IFP, contrastive", "ifp_sft_only": "IFP, fine-tuning only, as long", "ifp_sft_short": "IFP, fine-tuning only",
+    "hard_concrete": "IFP, HardConcrete gates", "oracle": "learned masks, told the domain",
+    "rand_mask": "random masks, told the domain", "rand_lsh": "random masks by hash of the prompt",
+    "film_k": "small dense, factors per domain", "prefix_cond": "small dense, soft token", "moe": "experts per token",
+    "moe_seq": "experts per prompt", "ifp_unread": "IFP, predictor with new weights",
+}  # fmt: skip
+ARMS = tuple(
+    name for name in WORDS if name != "ifp_unread"
+)  # that one is a run which collapses, of `explanation.collapse`
 LONGER = 1.8  # times the pre-training of dense_k_long: 9T over 5T tokens
 CONTRAST = 0.1
 # Families that choose their rates, in turns: masked arms start from the dense_D of the first. Arms that no claim is about have those of
@@ -64,6 +73,11 @@ LIKE = {
     "dense_D_tag": "dense_D", "ifp_st": "ifp", "ifp_contrast": "ifp", "ifp_sft_short": "ifp_sft_only", "oracle": "ifp", "moe_seq": "ifp",
 }  # fmt: skip
 EPSILON, MULTIPLIERS = "static: epsilon", "hard_concrete: rate of the multipliers"  # the last turn
+
+
+def words(arm: object) -> str:
+    """An arm in words; what is no arm stays as it is."""
+    return WORDS.get(str(arm), str(arm))
 
 
 def family(name: str) -> str:
@@ -119,7 +133,9 @@ class Study:
                 return self.pruned(name, self.predictor(block=k))
             case "hard_concrete":
                 rate = self.tuned.get(MULTIPLIERS, self.cell.profile.multipliers[0])
-                return self.pruned(name, HardConcrete.Config(backbone=reads.backbone, rank=reads.rank, multiplier_rate=rate))
+                return self.pruned(
+                    name, HardConcrete.Config(backbone=reads.backbone, rank=reads.rank, multiplier_rate=rate)
+                )
             case "oracle":
                 return self.pruned(name, DomainTable.Config(gates=Gates.Config(mode="st")))
             case "rand_mask":
@@ -131,7 +147,9 @@ class Study:
             case "film_k":
                 return self._finish(name, self.dense(k), masked(decoder(size, k), k), selector=Film.Config())
             case "dense_D_tag":
-                return self._finish(name, self.dense(wide), masked(decoder(size, wide), wide), selector=DomainTag.Config())
+                return self._finish(
+                    name, self.dense(wide), masked(decoder(size, wide), wide), selector=DomainTag.Config()
+                )
             case "prefix_cond":
                 prefix = Prefix.Config(backbone=reads.backbone, rank=reads.rank)
                 model = masked(decoder(size, k), k)
@@ -173,7 +191,9 @@ class Study:
         model = masked(decoder(size, size.width), size.keep)
         more: dict[str, Any] = {"teacher": self.arm("dense_D")} if distil else {}
         gates = Gates.Config(epsilon=self.tuned.get(EPSILON, self.cell.profile.epsilons[0]))
-        learned = self._stage("cpt", model, name, start=self.dense(size.width), selector=Static.Config(gates=gates), **more)
+        learned = self._stage(
+            "cpt", model, name, start=self.dense(size.width), selector=Static.Config(gates=gates), **more
+        )
         return self._stage("sft", decoder(size, size.keep), name, start=learned, prune_start=True, **more)
 
     def _finish(

@@ -136,7 +136,8 @@ def grid_varies(tables: Tables) -> tuple[bool, str]:
     """The runs of the grid differ in what is correlated."""
     table = tables("initial_spread")
     ranges = {name: float(table[name].max() - table[name].min()) for name in ("within", "right")}
-    said = f"{len(table)} runs ({GRID} needed); overlap within a domain varies by {ranges['within']:.2f}, right answers by {ranges['right']:.2f} ({VARIED} needed)"
+    said = f"{len(table)} runs ({GRID} needed), overlap within a domain varies by {ranges['within']:.2f}"
+    said += f", right answers by {ranges['right']:.2f} ({VARIED} needed)"
     return len(table) >= GRID and min(ranges.values()) >= VARIED, said
 
 

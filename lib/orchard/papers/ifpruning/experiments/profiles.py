@@ -53,7 +53,9 @@ class Profile:
     multipliers: tuple[float, ...] = (100.0,)  # rate of HardConcrete's multipliers over the predictor's
     other_seeds: tuple[str, ...] = ()  # arms at the seeds after the first
     elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # arms in the variants after the first
-    once: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # further ones there, for controls, at the first seed
+    once: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # further ones there, for controls, at the first seed
     few_seeds: int = 1  # of the seeds, for HardConcrete, prefixes and the size of the source
     ratios: tuple[int, ...] = ()  # D / k of sources
     dense_ratios: tuple[int, ...] = ()  # of them, those whose dense decoders are trained too

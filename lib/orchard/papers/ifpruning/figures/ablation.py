@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import evidence, plot
+from orchard.papers.ifpruning.experiments.arms import words
 from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
@@ -35,18 +36,23 @@ def phase_maps(table: pd.DataFrame) -> Figure:
     cell = ["diagram", "rho_all", "tagless", "mix", "arm"]
     check_columns(table, {name: name for name in (*cell, "right", "gain", "seed")}, "phase_maps")
     mean = table.groupby(cell, as_index=False)[["right", "gain"]].mean()
-    cells = mean[mean["arm"] != "dense_k"]
-    sharing, mixing = cells.query("diagram == 'sharing' and arm == 'ifp'"), cells.query("diagram == 'mixing'")
+    cells = mean[mean["arm"] != "dense_k"].assign(arm=mean["arm"].map(words))
+    sharing, mixing = (cells[cells["diagram"] == name] for name in ("sharing", "mixing"))
+    sharing = sharing[sharing["arm"] == words("ifp")]
     rows = max(sharing["rho_all"].nunique(), mixing["mix"].nunique(), 2)
     made, panels = plot.figure(WIDE, 0.9 + 0.48 * rows, columns=2)
     most = max(0.05, cells["gain"].abs().max())
     _phase_map(panels[0], sharing, "rho_all", "tagless", most)
     axis = {"xlabel": "instructions that say nothing (share)", "ylabel": "facts that all domains share"}
-    panels[0].set(**axis, title="mask per instruction")
+    up, down = (sharing["gain"] > 0.02).sum(), (sharing["gain"] < -0.02).sum()
+    panels[0].set(**axis, title=f"IFP: ahead in {up} of {len(sharing)} worlds, behind in {down}")
     _phase_map(panels[1], mixing, "mix", "arm", most)
-    panels[1].set(xlabel="method", ylabel="domains in one example", title="one mask, or one expert per token")
+    wide = mixing.pivot(index="mix", columns="arm", values="gain")
+    both = wide.reindex(columns=[words("ifp"), words("moe")]).dropna()
+    won = (both[words("moe")] > both[words("ifp")]).sum()
+    panels[1].set(xlabel="", ylabel="domains in one example", title=f"experts per token ahead in {won} of {len(both)}")
     scale = ScalarMappable(Normalize(-most, most), DIVERGING)
-    made.colorbar(scale, ax=panels, label="gain over dense_k (share)", pad=0.02)
+    made.colorbar(scale, ax=panels, label="gain over small dense (share)", pad=0.02)
     return made
 
 
@@ -70,6 +76,9 @@ def spread_lines(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in names}, "spread_lines")
     table = table[(table["epsilon"] == table["epsilon"].mode()[0]) & (table["rate"] == 1)]
     made, (scores, overlap) = plot.figure(WIDE, 2.5, columns=2)
+    lost = table.assign(lost=table["across"] >= COLLAPSED).groupby("reads")["lost"].agg(["sum", "size"])
+    said = [f"{row['sum']} of {row['size']} with {_begin('', reads)[2:]}" for reads, row in lost.iterrows()]
+    overlap.set_title(f"collapsed: {', '.join(said)}", fontsize=7)
     for (mode, reads), part in table.groupby(["mode", "reads"], sort=False):
         colour, marker, dashes = LINES[str(mode), bool(reads)]
         mean = part.groupby("r")[["right", "swapped", "across"]].mean()
@@ -127,6 +136,8 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     across = rows.groupby("label", sort=False)["across"].mean()
     made, (axes,) = plot.figure(height=0.8 + 0.22 * len(across))
     axes.axvline(0, color=INK, linewidth=0.8)
+    best = rows.groupby("label")["points"].mean()
+    axes.set_title(f"{(best > 1).sum()} of {len(best)} changes gain more than a point")
     sns.stripplot(rows, x="points", y="label", color=PALETTE[0], jitter=False, ax=axes)
     right_of = axes.get_yaxis_transform()
     for place, value in enumerate(across):
@@ -155,18 +166,28 @@ def gate_losses(table: pd.DataFrame) -> Figure:
         axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":")
         axes.text(first, 0.97, " fine-tuning", transform=axes.get_xaxis_transform(), va="top", fontsize=6.5, color=GREY)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
+    end = table.dropna(subset=["validation_loss"]).groupby("gates", sort=False)["validation_loss"].last()
+    axes.set_title("loss at the end: " + ", ".join(f"{gates} {value:.2f}" for gates, value in end.items()))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     made.legend(loc="outside lower center", ncols=2)
     return made
 
 
 @plot.use_style()
-def paired_effects(table: pd.DataFrame, *, x_label: str) -> Figure:
-    """The mean difference of every part of a claim's evidence, with its 95 % interval over seeds and questions."""
+def paired_effects(table: pd.DataFrame, *, x_label: str, margin: float = 0.0) -> Figure:
+    """The mean difference of every part of a claim's evidence, with its 95 % interval over seeds and questions, and a dot per seed;
+    shaded is the margin within which the claim calls arms equal."""
     check_columns(table, {name: name for name in ("part", "seed", "value")}, "paired_effects")
     found = {part: evidence.interval(own) for part, own in table.groupby("part", sort=False)}
     rows = [{"label": part, "effect": one.estimate, "low": one.low, "high": one.high} for part, one in found.items()]
-    return plot.forest(pd.DataFrame(rows), x_label=x_label)
+    made, (axes,) = plot.figure(height=0.95 + 0.3 * len(rows))
+    axes.axvspan(-margin, margin, color=PALETTE[0], alpha=0.12, linewidth=0)
+    plot.forest(pd.DataFrame(rows), x_label=x_label, axes=axes)
+    for place, (_, own) in enumerate(table.groupby("part", sort=False)):
+        dots = own.groupby("seed")["value"].mean()
+        axes.plot(dots, [place + 0.25] * len(dots), ".", color=GREY, markersize=4)
+    axes.set_title(", ".join(f"{100 * one.estimate:+.1f} points" for one in found.values()))
+    return made
 
 
 @plot.use_style()
@@ -203,7 +224,7 @@ def channel_use(table: pd.DataFrame) -> Figure:
     given = plot.looks(pd.unique(table["arm"]), LOOKS)
     for axes, layer in zip(panels, layers, strict=True):
         for place, (arm, part) in enumerate(table[table["layer"] == layer].groupby("arm", sort=False)):
-            look, label = given[str(arm)], str(arm) if axes is panels[0] else "_"
+            look, label = given[str(arm)], words(arm) if axes is panels[0] else "_"
             dashes = ("-", "--", ":", "-.")[place % 4]
             axes.step(part["rank"], part["use"], where="post", color=look.colour, linestyle=dashes, label=label)
         axes.set(title=f"layer {layer}", xlabel="channels (share)", xlim=(0, 1))

@@ -135,7 +135,8 @@ OTHERWISE = {  # of every claim, tables on which it is refuted, or at least not 
     "C6a": whole(mask_overlaps=overlaps(0.44, 0.4, 0.9, 0.25, 0.25)), "C6a2": whole(mask_overlaps=overlaps(0.7, 0.2, 0.9, 0.25, 0.25)),
     "C6b": whole(mask_overlaps=overlaps(0.5, 0.4, 0.3, 0.25, 0.25)), "C6c": arms(across=0.95), "C6d": win("swapped", ifp=0.9),
     "C7": whole(latency=latency(ifp__select=0.9)), "C7b": whole(latency=latency(ifp__decode=8.0)),
-    "C9": whole(latency=latency(moe__decode=3.0)), "C10": whole(hard_concrete=lambda t: t.assign(right=t["right"] * (t["gates"] == "SoftTopK"))),
+    "C9": whole(latency=latency(moe__decode=3.0)),
+    "C10": whole(hard_concrete=lambda t: t.assign(right=t["right"] * (t["gates"] == "SoftTopK"))),
     "C11": whole(initial_spread=lambda t: t.assign(right=-t["right"])), "C11b": whole(initial_spread=lambda t: t.assign(right=-t["right"])),
 }  # fmt: skip
 CLOSED = [  # a gate that does not hold, while the rule is met

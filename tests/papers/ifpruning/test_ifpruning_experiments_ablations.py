@@ -149,15 +149,6 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
         assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
 
 
-def test_c10_is_question_by_question() -> None:
-    rows = [("SoftTopK", 0, 1.0), ("SoftTopK", 1, 0.0), ("HardConcrete", 0, 0.0), ("HardConcrete", 1, 1.0)]
-    table = pd.DataFrame(rows, columns=["gates", "question", "right"]).assign(seed=4)
-    assert EVIDENCE["C10"](lambda _: table)[["seed", "unit", "value"]].to_numpy().tolist() == [
-        [4, 0, 1.0],
-        [4, 1, -1.0],
-    ]
-
-
 def test_c11_is_a_rank_correlation_of_three_runs_or_more() -> None:
     table = pd.DataFrame({"within": [0.2, 0.5, 0.9, 0.95], "right": [0.1, 0.4, 0.3, 0.8], "seed": 1})
     assert EVIDENCE["C11"](lambda _: table)["value"].to_list() == pytest.approx([0.8])

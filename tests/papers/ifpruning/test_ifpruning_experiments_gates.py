@@ -21,6 +21,7 @@ SHARES: dict[tuple[str, str, str], float] = {  # right answers by variant, arm a
     ("win", "dense_k", "test"): 0.6, ("win", "dense_k_long", "test"): 0.62, ("win", "dense_D", "test"): 0.97,
     ("win", "dense_k_sft_only", "test"): 0.6, ("win", "dense_k_sft_short", "test"): 0.6, ("win", "static", "test"): 0.65,
     ("win", "static_kd", "test"): 0.65, ("win", "ifp", "test"): 0.93, ("win", "ifp", "task"): 0.93, ("win", "ifp", "swapped"): 0.3,
+    ("win", "hard_concrete", "test"): 0.93,
     ("win", "ifp_sft_only", "test"): 0.85, ("win", "ifp_sft_short", "test"): 0.8, ("win", "rand_mask", "test"): 0.9,
     ("null", "dense_k", "test"): 0.7, ("null", "dense_k_long", "test"): 0.7, ("null", "static_kd", "test"): 0.7,
     ("null", "ifp", "test"): 0.7, ("null", "ifp", "swapped"): 0.7, ("kin", "ifp", "test"): 0.9, ("kin", "ifp", "mixed"): 0.9,
@@ -99,12 +100,9 @@ def whole(shares: dict[tuple[str, str, str], float] | None = None, **changed: An
             "seed": 1,
         }
     )
-    concrete = answers({("win", "ifp", "SoftTopK"): 0.93, ("win", "ifp", "HardConcrete"): 0.93})
     found = {
         "answers": answers(right), "arms": arms, "rates": pd.DataFrame(rates), "source_sizes": pd.DataFrame(sizes),
         "mask_overlaps": overlaps(0.7, 0.4, 0.9, 0.25, 0.25), "initial_spread": spread, "latency": latency(),
-        "hard_concrete": concrete.rename(columns={"evaluation": "gates"}),
-        "gate_ends": pd.DataFrame([{"gates": "HardConcrete", "across": 0.4, "union": 0.8, "chance": 0.25}]),
         "collapse": pd.DataFrame([{"arm": "ifp_unread", "seed": 1, "across": 1.0, "union": 0.25, "chance": 0.25}]),
     }  # fmt: skip
     return found | {name: change(found[name]) if callable(change) else change for name, change in changed.items()}
@@ -136,7 +134,7 @@ OTHERWISE = {  # of every claim, tables on which it is refuted, or at least not 
     "C6b": whole(mask_overlaps=overlaps(0.5, 0.4, 0.3, 0.25, 0.25)), "C6c": arms(across=0.95), "C6d": win("swapped", ifp=0.9),
     "C7": whole(latency=latency(ifp__select=0.9)), "C7b": whole(latency=latency(ifp__decode=8.0)),
     "C9": whole(latency=latency(moe__decode=3.0)),
-    "C10": whole(hard_concrete=lambda t: t.assign(right=t["right"] * (t["gates"] == "SoftTopK"))),
+    "C10": win(hard_concrete=0.8),
     "C11": whole(initial_spread=lambda t: t.assign(right=-t["right"])), "C11b": whole(initial_spread=lambda t: t.assign(right=-t["right"])),
 }  # fmt: skip
 CLOSED = [  # a gate that does not hold, while the rule is met
@@ -148,7 +146,7 @@ CLOSED = [  # a gate that does not hold, while the rule is met
     *((name, arms(across=0.95)) for name in ("C5", "C6a", "C6a2", "C6b")), *((name, win("swapped", ifp=0.9)) for name in ("C5", "C6a")),
     ("C6c", win(ifp=0.4)), ("C6d", win(ifp=0.45)), ("C8", win(ifp_sft_short=0.4)), ("C8", on_edge("ifp_sft_only")),
     *((name, whole(latency=lambda t: t[t["round"] < 10])) for name in ("C7", "C7b", "C9")),
-    ("C10", on_edge(MULTIPLIERS)), ("C10", whole(gate_ends=lambda t: t.assign(across=0.95))),
+    ("C10", on_edge(MULTIPLIERS)), ("C10", arms(across=0.95)),
     *((name, whole(initial_spread=lambda t: t[:8])) for name in ("C11", "C11b")),
 ]  # fmt: skip
 AS_WELL = {  # of every claim, tables on which its control meets the rule as well

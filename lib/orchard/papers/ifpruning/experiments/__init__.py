@@ -25,8 +25,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "mask_overlaps": comparison.mask_overlaps, "softtopk_checks": checks.softtopk_checks, "pruning_checks": checks.pruning_checks,
     "iterations": checks.iterations, "softtopk_speed": speed.softtopk_speed, "latency": speed.latency,
     "serving_replay": serving.serving_replay, "batches": serving.batches, "per_task": serving.per_task,
-    "initial_spread": ablations.initial_spread, "one_change": ablations.one_change, "hard_concrete": ablations.hard_concrete,
-    "gate_curves": ablations.gate_curves, "gate_ends": ablations.gate_ends, "channel_use": ablations.channel_use,
+    "initial_spread": ablations.initial_spread, "one_change": ablations.one_change,
     "phase": ablations.phase, "source_sizes": ablations.source_sizes, "shared_prefixes": ablations.shared_prefixes,
     "scores": explanation.scores, "differences": explanation.differences, "explained": explanation.explained,
     "collapse": explanation.collapse, "swaps": explanation.swaps, "prompt_pairs": explanation.prompt_pairs,
@@ -41,7 +40,8 @@ EVIDENCE: dict[str, Evidence] = {
     "C4": ablations.grows_with_source, "C5": comparison.per_task, "C6a": comparison.structure, "C6a2": comparison.above_chance,
     "C6b": comparison.early_layers_agree, "C6c": comparison.not_collapsed, "C6d": comparison.masks_matter,
     "C7": speed.overhead_is_small, "C7b": speed.decodes_like_dense, "C8": comparison.pretraining_matters,
-    "C9": speed.mixture_decodes_slowly, "C10": ablations.gates_agree, "C11": ablations.consistency, "C11b": ablations.consistency_by_chance,
+    "C9": speed.mixture_decodes_slowly, "C10": comparison.gates_agree, "C11": ablations.consistency,
+    "C11b": ablations.consistency_by_chance,
 }  # fmt: skip
 
 

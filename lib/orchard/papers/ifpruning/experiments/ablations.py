@@ -4,8 +4,6 @@
 |---|---|
 | initial_spread | r = std(z) / epsilon of the first logits, epsilon, mode, the predictor's first weights and rate (C11) |
 | one_change | mode, activation and rank of the head, chunks of a text, fade-in, decay, entropy, contrast, a predictor that stops learning |
-| hard_concrete | the gates: HardConcrete with a penalty instead of SoftTopK (C10) |
-| channel_use | nothing: which channels any prompt has selected |
 | phase, source_sizes | the corpus: what domains share, instructions that say nothing, mixed examples; the width of the source (C4) |
 | shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
 
@@ -52,27 +50,22 @@ from orchard import evidence
 from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
 from orchard.papers.ifpruning.experiments.arms import Study, compared, named, studies
-from orchard.papers.ifpruning.experiments.comparison import chain_metrics
 from orchard.papers.ifpruning.experiments.profiles import (
     ABLATIONS,
     DIAGRAMS,
     PROFILES,
     STARTS,
     TOKEN_ROUTED,
-    Cell,
     Start,
     grid_cells,
 )
 from orchard.papers.ifpruning.method.overlap import by_domain
-from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.stats import spearman
 
-KINDS = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}  # of gates, and the arm that has them
 PAIRINGS = 9999  # random ones of a permutation test
-USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
 CELL = ["diagram", "rho_all", "tagless", "mix", "seed"]  # of the phase diagram
 FIRST, LAST = slice(1), slice(-1, None)  # of the masked stages
 
@@ -191,71 +184,6 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
         return table
     own = table[table["own"]].set_index(["ablation", "seed"])["right"].rename("before")
     return table.join(own, on=["ablation", "seed"]).assign(change=lambda t: t["right"] - t.pop("before"))
-
-
-def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config, Finished]]:
-    chosen = studies(setting, run)[: PROFILES[setting.profile].few_seeds]
-    found = [(cell, gates, study.arm(arm)) for cell, study in chosen for gates, arm in KINDS.items()]
-    return [(*one, done) for one, done in zip(found, run([arm for *_, arm in found]), strict=True)]
-
-
-def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
-    tables = []
-    for cell, gates, _, done in _gate_arms(setting, run):
-        right = done.tensors("answers")["test.right"].numpy().astype(float)
-        table = pd.DataFrame({"question": np.arange(len(right)), "right": right})
-        tables.append(table.assign(gates=gates, seed=cell.seed))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
-    with its penalty), validation_loss (without), validation_accuracy."""
-    tables = []
-    for cell, gates, arm, _ in _gate_arms(setting, run):
-        metrics = chain_metrics(arm, run)
-        before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
-        masked = metrics[metrics["stage"] != "pretrain"]
-        tables.append(masked.assign(step=masked["step"] - before, gates=gates, seed=cell.seed))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
-    (what the penalty holds at k / D) and without noise, before the cut to k."""
-    rows = []
-    for cell, gates, arm, done in _gate_arms(setting, run):
-        shares = {"expected": float("nan"), "settled": float("nan")}
-        if isinstance(arm.selector, HardConcrete.Config):
-            z = done.tensors("masks")["z"]
-            shares = {"expected": float(expected_open(z).mean()), "settled": float((settled(z) > 0).float().mean())}
-        rows.append({"gates": gates, "seed": cell.seed, **measured(done), **shares})
-    return pd.DataFrame(rows)
-
-
-def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per arm, layer (from 1) and channel, most used first: rank (share of the channels before it), use (share of all prompts,
-    those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
-    cell, study = studies(setting, run)[0]
-    arms = {name: study.arm(name) for name in USED}
-    if starts := STARTS[setting.profile]:
-        worst = min(starts, key=lambda start: (start.reads, start.r))
-        grid = grid_cells(setting)[0]
-        arms["new weights"] = named(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
-    tables = []
-    for name, done in zip(arms, run(list(arms.values())), strict=True):
-        use = done.tensors("masks")["masks"].float().mean(dim=0).sort(dim=-1, descending=True).values
-        for layer, row in enumerate(use.numpy(), 1):
-            rank = np.arange(len(row)) / len(row)
-            tables.append(pd.DataFrame({"arm": name, "layer": layer, "rank": rank, "use": row, "seed": cell.seed}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gates_agree(tables: Tables) -> pd.DataFrame:
-    """C10: SoftTopK minus HardConcrete, question by question."""
-    table = tables("hard_concrete")
-    return evidence.paired(table, "gates", *KINDS, units=["question"], value="right", part="ifp")
 
 
 def consistency(tables: Tables, overlap: str = "within") -> pd.DataFrame:

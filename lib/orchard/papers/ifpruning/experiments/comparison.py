@@ -130,6 +130,7 @@ beats_dense = partial(difference, second="dense_k")  # C1
 beats_longer = partial(difference, second="dense_k_long")  # C1f: 1.8 times the pre-training
 nothing_to_gain = partial(difference, second="dense_k", variant="null")  # C1n: all domains share everything
 beats_static = partial(difference, second="static_kd")  # C2: static pruning with distillation
+gates_agree = partial(difference, second="hard_concrete")  # C10: SoftTopK minus HardConcrete
 beats_one_mask = partial(difference, second="static")  # the control of C10
 per_task = partial(difference, second="ifp", against="task")  # C5: one mask per input minus one per task
 masks_matter = partial(difference, second="ifp", against="swapped")  # C6d: own masks minus those of another domain

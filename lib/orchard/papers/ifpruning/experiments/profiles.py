@@ -70,9 +70,9 @@ PROFILES: dict[str, Profile] = {
         corpus=FactGrid.Config(num_keys=64), seeds=(0, 1), validate_every=8,
         other_seeds=("dense_k", "ifp"), ratios=(2, 4), dense_ratios=(4,),
     ),
-    "laptop": Profile(  # 22k bits of facts, 1.5 per parameter of dense_k
+    "laptop": Profile(  # 23k bits of facts, 1.5 or more per parameter of dense_k in every variant
         size=_SIZE, reader=_READER, steps=Steps(pretrain=800, cpt=600, sft=1100), batch_size=32, rates=(4e-3, 8e-3, 16e-3),
-        selector_rate=1e-3, corpus=FactGrid.Config(num_keys=400), seeds=(1, 2, 3), validate_every=100,
+        selector_rate=1e-3, corpus=FactGrid.Config(num_keys=400, num_values=52), seeds=(1, 2, 3), validate_every=100,
         epsilons=(0.1, 0.3, 1.0), multipliers=(30.0, 100.0, 300.0),
         other_seeds=(
             "dense_k", "dense_k_long", "dense_D", "static", "static_kd", "ifp", "ifp_sft_only", "ifp_sft_short", "rand_mask",

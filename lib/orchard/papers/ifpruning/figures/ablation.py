@@ -24,7 +24,7 @@ LINES = {  # mode, the predictor starts as a language model
     ("soft", True): (PALETTE[0], "o", "-"), ("st", True): (PALETTE[2], "D", "-"),
     ("soft", False): (PALETTE[3], "s", "--"), ("st", False): (PALETTE[1], "^", "--"),
 }  # fmt: skip
-GATE_COLOURS = {"SoftTopK": PALETTE[0], "HardConcrete": PALETTE[3]}
+GATES = {"ifp": "SoftTopK", "hard_concrete": "HardConcrete"}  # of the arms that differ in them
 BANDS = {"within": (PALETTE[0], "o"), "related": (PALETTE[1], "s"), "other": (PALETTE[3], "v")}
 
 
@@ -151,25 +151,34 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def gate_losses(table: pd.DataFrame) -> Figure:
-    """Loss against steps for both kinds of gates: thin in training (HardConcrete's with its penalty), marked on validation questions."""
-    names = ("gates", "seed", "step", "stage", "loss", "validation_loss")
-    check_columns(table, {name: name for name in names}, "gate_losses")
-    made, (axes,) = plot.figure(height=2.5)
-    for gates, part in table.groupby("gates", sort=False):
-        drawn: dict[str, Any] = {"color": GATE_COLOURS[str(gates)]}
-        train, held = (part.dropna(subset=[name]).groupby("step")[name].mean() for name in ("loss", "validation_loss"))
-        axes.plot(train.index, train, **drawn, linewidth=0.8, alpha=0.7)
-        axes.plot(held.index, held, **drawn, marker="o", markersize=3, label=str(gates))
+def gate_losses(curves: pd.DataFrame) -> Figure:
+    """Loss against steps of the masked stages for both kinds of gates, first seed: thin in training (HardConcrete's with its penalty),
+    marked on validation questions."""
+    names = ("arm", "seed", "step", "stage", "loss", "validation_loss")
+    check_columns(curves, {name: name for name in names}, "gate_losses")
+    made, (axes,) = plot.figure(height=2.8)
+    table = curves[
+        curves["arm"].isin(GATES) & (curves["stage"] != "pretrain") & (curves["seed"] == curves["seed"].min())
+    ]
+    given, ends = plot.looks(GATES, LOOKS), []
+    for arm, part in table.groupby("arm", sort=False):
+        look = given[str(arm)]
+        train, held = part.dropna(subset=["loss"]), part.dropna(subset=["validation_loss"])
+        axes.plot(train["step"], train["loss"], color=look.colour, linewidth=0.8, alpha=0.7)
+        axes.plot(
+            held["step"],
+            held["validation_loss"],
+            color=look.colour,
+            marker=look.marker,
+            markersize=3,
+            label=GATES[str(arm)],
+        )
+        ends.append(f"{GATES[str(arm)]} {held['validation_loss'].iloc[-1]:.2f}")
     first = table[table["stage"] != "sft"]["step"].max()
-    if np.isfinite(first):
-        axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":")
-        axes.text(first, 0.97, " fine-tuning", transform=axes.get_xaxis_transform(), va="top", fontsize=6.5, color=GREY)
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
-    end = table.dropna(subset=["validation_loss"]).groupby("gates", sort=False)["validation_loss"].last()
-    axes.set_title("loss at the end: " + ", ".join(f"{gates} {value:.2f}" for gates, value in end.items()))
+    axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":", label="fine-tuning begins")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=f"at the end: {', '.join(ends)}")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    made.legend(loc="outside lower center", ncols=2)
+    made.legend(loc="outside lower center", ncols=3)
     return made
 
 
@@ -211,23 +220,4 @@ def prefix_overlap(table: pd.DataFrame, arm: str = "ifp") -> Figure:
         axes.set(ylim=(0, 1.04), title=f"layer {layer}", xlabel="prefix of the prompts", ylabel="")
     panels[0].set_ylabel("overlap |A ∩ B| / k")
     made.legend(*taken_legend(panels[0]), loc="outside lower center", ncols=4)
-    return made
-
-
-@plot.use_style()
-def channel_use(table: pd.DataFrame) -> Figure:
-    """Share of the prompts that select a channel, channels in order of that share, one panel per layer: right of where a line meets zero
-    are the channels that no prompt selects, left of where it leaves one those that all do."""
-    check_columns(table, {name: name for name in ("arm", "layer", "rank", "use")}, "channel_use")
-    layers = sorted(table["layer"].unique())
-    made, panels = plot.figure(COLUMN if len(layers) < 3 else WIDE, 2.3, columns=len(layers))
-    given = plot.looks(pd.unique(table["arm"]), LOOKS)
-    for axes, layer in zip(panels, layers, strict=True):
-        for place, (arm, part) in enumerate(table[table["layer"] == layer].groupby("arm", sort=False)):
-            look, label = given[str(arm)], words(arm) if axes is panels[0] else "_"
-            dashes = ("-", "--", ":", "-.")[place % 4]
-            axes.step(part["rank"], part["use"], where="post", color=look.colour, linestyle=dashes, label=label)
-        axes.set(title=f"layer {layer}", xlabel="channels (share)", xlim=(0, 1))
-    panels[0].set_ylabel("prompts that select it (share)")
-    made.legend(loc="outside lower center", ncols=2)
     return made

@@ -19,7 +19,8 @@ Gate = Callable[[Tables], tuple[bool, str]]
 
 FULL = 1.5  # bits of facts per active parameter of dense_k, at least
 LEARNED = 0.9  # right answers of dense_D: the world can be learned in these steps
-SETTLED = 0.05  # right answers that 1.8 times the pre-training may add to dense_k
+STEPS = 0.5  # of the gap between dense_k and dense_D that 1.8 times the pre-training may close: more would be speed of learning
+EQUAL = 0.02  # right answers that one mask may be behind dense_k, the margin of C1n
 ANSWERS = 0.5  # right answers of an arm that works
 CEILING = 0.98  # right answers of dense_k from which two arms are equal by having learned everything
 MATTER = 0.1  # right answers lost with the masks of another domain
@@ -53,11 +54,13 @@ def full(tables: Tables, variant: str = "win") -> tuple[bool, str]:
     return each >= FULL, f"{each:.2f} bits of facts per parameter of dense_k ({FULL} needed)"
 
 
-def settled(tables: Tables) -> tuple[bool, str]:
-    """The large decoder has learned the world, and more steps do not give it to the small one."""
-    large, more = _mean(tables, "dense_D"), _mean(tables, "dense_k_long") - _mean(tables, "dense_k")
-    said = f"dense_D answers {large:.2f} ({LEARNED} needed), 1.8 times the pre-training adds {more:+.3f} to dense_k (at most {SETTLED})"
-    return large >= LEARNED and more <= SETTLED, said
+def not_steps(tables: Tables) -> tuple[bool, str]:
+    """The large decoder has learned the world, and what the small one lacks is not steps alone."""
+    base, large = _mean(tables, "dense_k"), _mean(tables, "dense_D")
+    closed = (_mean(tables, "dense_k_long") - base) / (large - base)
+    said = f"dense_D answers {large:.2f} ({LEARNED} needed)"
+    said += f"; 1.8 times the pre-training closes {closed:.2f} of its lead on dense_k (at most {STEPS})"
+    return large >= LEARNED and closed <= STEPS, said
 
 
 def tuned(*families: str, trials: int = 1) -> Gate:
@@ -88,8 +91,8 @@ def below_ceiling(tables: Tables) -> tuple[bool, str]:
 def static_learns(tables: Tables) -> tuple[bool, str]:
     """One mask for everybody is no worse than a small decoder that was never pruned."""
     base, static, distilled = (_mean(tables, arm) for arm in ("dense_k", "static", "static_kd"))
-    said = f"static {static:.3f} and static_kd {distilled:.3f} beside dense_k {base:.3f} (neither may be below)"
-    return static >= base and distilled >= base, said
+    said = f"static {static:.3f} and static_kd {distilled:.3f} beside dense_k {base:.3f} (at most {EQUAL} below)"
+    return static >= base - EQUAL and distilled >= base - EQUAL, said
 
 
 def answers(arm: str, variant: str = "win") -> Gate:
@@ -134,7 +137,7 @@ def grid_varies(tables: Tables) -> tuple[bool, str]:
     return len(table) >= GRID and min(ranges.values()) >= VARIED, said
 
 
-_memory = (full, settled)
+_memory = (full, not_steps)
 GATES: dict[str, Gate] = {
     "C1": every(*_memory, tuned("dense_k")), "C1s": every(*_memory, tuned("dense_k")),
     "C1f": every(*_memory, tuned("dense_k_long")), "C1n": every(partial(full, variant="null"), below_ceiling),

@@ -106,11 +106,11 @@ PROFILES: dict[str, Profile] = {
 
 def _without_cpt(profile: Profile) -> Profile:
     steps = dataclasses.replace(profile.steps, cpt=0)
-    return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=(0,))
+    return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=profile.seeds[:1])
 
 
-# What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out: a predictor
-# arm is then `ifp_sft_short` of the comparison, the same run. At gpu the decoder is smaller, with as many bits of facts per parameter.
+# What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out, as
+# `ifp_sft_short` of the comparison does. At gpu the decoder is smaller, with as many bits of facts per parameter.
 GRIDS: dict[str, Profile] = {
     "smoke": _without_cpt(PROFILES["smoke"]),
     "laptop": _without_cpt(PROFILES["laptop"]),
@@ -187,17 +187,20 @@ class Point:
 
 
 _MIXES = (Point(), Point(mix=2), Point(mix=4))
+_MANY = {
+    "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.5, 1.0), (0.0, 0.5))), "mixing": _MIXES,
+}  # fmt: skip
 _FEW: dict[str, tuple[Point, ...]] = {"sharing": (Point(), Point(rho_all=1.0)), "mixing": (Point(), Point(mix=2))}
 DIAGRAMS: dict[str, dict[str, tuple[Point, ...]]] = {  # of the phase diagram, its points
     "smoke": _FEW,
-    "laptop": _FEW,
+    "laptop": _MANY,
     "gpu": {
         "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
         "mixing": _MIXES,
     },
     "paper": {},
 }  # fmt: skip
-TOKEN_ROUTED = {"gpu": (*_MIXES, Point(tagless=0.5))}  # those that also have a moe
+TOKEN_ROUTED = dict.fromkeys(("laptop", "gpu"), (*_MIXES, Point(tagless=0.5)))  # those that also have a moe
 
 
 _TIMED = Latency.Config(

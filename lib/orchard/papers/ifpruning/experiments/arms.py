@@ -66,7 +66,7 @@ CONTRAST = 0.1
 # Families that choose their rates, in turns: masked arms start from the dense_D of the first. Arms that no claim is about have those of
 # one like them.
 TURNS = (
-    ("dense_k", "dense_k_long", "dense_D", "moe"),
+    ("dense_k", "dense_k_long", "dense_D"),
     ("static", "static_kd", "ifp", "ifp_sft_only", "hard_concrete", "rand_mask", "rand_lsh"),
 )
 LIKE = {

@@ -154,7 +154,7 @@ def headline(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
     order = scores[scores["arm"].isin((BASE, LARGE, METHOD, RANDOM))].sort_values("accuracy", ascending=False)
     listed = ", ".join(f"{words(row.arm)} {row.accuracy:.3f}" for row in order.itertuples())
     row = differences[(differences["other"] == RANDOM) & (differences["variant"] == "win")].iloc[0]
-    said = "learned masks and random ones are not told apart: that every domain has its own channels is what is shown to help"
+    said = "learned masks and random ones are not told apart"
     if row["low"] > 0:
         said = "learned masks beat random ones"
     if row["high"] < 0:

@@ -104,16 +104,16 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def _without_cpt(profile: Profile) -> Profile:
-    steps = dataclasses.replace(profile.steps, cpt=0)
+def _without_cpt(profile: Profile, sft: int) -> Profile:
+    steps = dataclasses.replace(profile.steps, cpt=0, sft=sft)
     return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=profile.seeds[:1])
 
 
 # What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out, as
 # `ifp_sft_short` of the comparison does. At gpu the decoder is smaller, with as many bits of facts per parameter.
 GRIDS: dict[str, Profile] = {
-    "smoke": _without_cpt(PROFILES["smoke"]),
-    "laptop": _without_cpt(PROFILES["laptop"]),
+    "smoke": _without_cpt(PROFILES["smoke"], 16),
+    "laptop": _without_cpt(PROFILES["laptop"], 800),
     "gpu": dataclasses.replace(
         PROFILES["gpu"], size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),

@@ -77,7 +77,7 @@ def spread_lines(table: pd.DataFrame) -> Figure:
     table = table[(table["epsilon"] == table["epsilon"].mode()[0]) & (table["rate"] == 1)]
     made, (scores, overlap) = plot.figure(WIDE, 2.5, columns=2)
     lost = table.assign(lost=table["across"] >= COLLAPSED).groupby("reads")["lost"].agg(["sum", "size"])
-    said = [f"{row['sum']} of {row['size']} with {_begin('', reads)[2:]}" for reads, row in lost.iterrows()]
+    said = [f"{row['sum']} of {row['size']} {_begin('', reads)[2:]}" for reads, row in lost.iterrows()]
     overlap.set_title(f"collapsed: {', '.join(said)}", fontsize=7)
     for (mode, reads), part in table.groupby(["mode", "reads"], sort=False):
         colour, marker, dashes = LINES[str(mode), bool(reads)]
@@ -137,7 +137,7 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     made, (axes,) = plot.figure(height=0.8 + 0.22 * len(across))
     axes.axvline(0, color=INK, linewidth=0.8)
     best = rows.groupby("label")["points"].mean()
-    axes.set_title(f"{(best > 1).sum()} of {len(best)} changes gain more than a point")
+    axes.set_title(f"more than a point gained: {(best > 1).sum()} of {len(best)}")
     sns.stripplot(rows, x="points", y="label", color=PALETTE[0], jitter=False, ax=axes)
     right_of = axes.get_yaxis_transform()
     for place, value in enumerate(across):

@@ -62,6 +62,8 @@ def source_scaling(
             y_label=y_label if place % across == 0 else "", axes=frame, known=LOOKS,
         )  # fmt: skip
         frame.set_title(f"{name}, paper" if paper else f"{name}, ours", fontsize=7)
+        if not paper:
+            frame.plot(part["ratio"], part["score"], ".", color=GREY, markersize=3, zorder=1, label="_")
         frame.set_xlim(ratios.min() / 1.15, ratios.max() * 1.15)
         frame.tick_params(axis="x", labelrotation=90 if across > 1 else 0)
         frame.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")

@@ -79,9 +79,7 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
     for end in held[held["arm"] == "dense_k"].groupby("stage", sort=False)["step"].max().iloc[:-1]:
         axes.axvline(end, color=INK, linewidth=0.7, linestyle=":")
     axes.set(xlabel="optimizer step", ylabel="right answers (share)", ylim=(-0.02, 1.02))
-    axes.set_title(
-        f"last quarter of the steps: small dense {100 * last['dense_k']:+.0f} points, IFP {100 * last['ifp']:+.0f}"
-    )
+    axes.set_title(f"last quarter: small dense {100 * last['dense_k']:+.0f} points, IFP {100 * last['ifp']:+.0f}")
     made.legend(loc="outside lower center", ncols=1)
     return made
 
@@ -127,7 +125,9 @@ def swapped_masks(table: pd.DataFrame) -> Figure:
         axes.vlines(at, own["low"], own["high"], color=INK, linewidth=0.9)
         for place, high, effect in zip(at, own["high"], own["effect"], strict=True):
             axes.text(place, high + 0.02, f"{effect:.2f}", ha="center", fontsize=5.5)
-    axes.set_xticks(range(len(arms)), [words(arm).replace(", ", ",\n") for arm in arms], fontsize=6)
+    axes.set_xticks(
+        range(len(arms)), [words(arm).replace(", ", ",\n").replace(" (", "\n(") for arm in arms], fontsize=5.5
+    )
     lost = (table[table["masks"] == "of the prompt"].set_index("arm")["effect"] - own["effect"]).loc[arms[0]]
     axes.set(
         ylim=(0, 1.12), ylabel="right answers (share)", title=f"another domain's mask costs IFP {100 * lost:.0f} points"

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 
 from orchard.evidence import Evidence
 from orchard.papers.ifpruning.experiments import ablations, checks, comparison, explanation, real_text, serving, speed
 from orchard.papers.ifpruning.experiments.arms import rates
 from orchard.papers.ifpruning.experiments.gates import CONTROLS, GATES
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, Profile
+from orchard.papers.ifpruning.method.models import decoder
 from orchard.papers.ifpruning.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
@@ -46,10 +48,12 @@ EVIDENCE: dict[str, Evidence] = {
 
 
 def scale(profile: str) -> str:
-    """The size of what is pruned at a profile, in words."""
+    """The size of what is pruned at a profile, in words; parameters are those beside embeddings."""
     chosen = PROFILES[profile]
-    size, seeds = chosen.size, len(chosen.seeds)
-    return f"{size.num_layers} layers of {size.dim}, {size.keep} of {size.width} channels, {chosen.corpus.num_keys} keys, {seeds} models"
+    with torch.device("meta"):
+        small, large = (decoder(chosen.size, width, 1).build() for width in (chosen.size.keep, chosen.size.width))
+    active, whole = (model.num_parameters(embedding=False) / 1e6 for model in (small, large))
+    return f"{active:.2g} of {whole:.2g} M parameters, {chosen.corpus.num_keys} keys, {len(chosen.seeds)} models"
 
 
 LAUNCH = "orchard ifpruning train MODEL DATA OUT --predictor FOLDER --keep K   (a predictor and masks for a decoder of transformers)"

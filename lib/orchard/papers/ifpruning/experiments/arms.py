@@ -30,18 +30,9 @@ import pandas as pd
 from orchard.config import replace
 from orchard.nn import Decoder, FeedForward, MixtureOfExperts
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, SELECTOR_RATES, Cell, Profile, Rates, cells
+from orchard.papers.ifpruning.method import selectors
 from orchard.papers.ifpruning.method.masks import Gates, Predictor, Selector, masked
 from orchard.papers.ifpruning.method.models import decoder, reader
-from orchard.papers.ifpruning.method.selectors import (
-    DomainMasks,
-    DomainTable,
-    DomainTag,
-    Film,
-    HardConcrete,
-    HashedMasks,
-    Prefix,
-    Static,
-)
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Runner, Setting
 from orchard.runs.grid import Best, best_of
@@ -58,9 +49,7 @@ WORDS = {  # every arm as figures and tables call it
     "film_k": "small dense, factors per domain", "prefix_cond": "small dense, soft token", "moe": "experts per token",
     "moe_seq": "experts per prompt", "ifp_unread": "IFP, predictor with new weights",
 }  # fmt: skip
-ARMS = tuple(
-    name for name in WORDS if name != "ifp_unread"
-)  # that one is a run which collapses, of `explanation.collapse`
+ARMS = tuple(name for name in WORDS if name != "ifp_unread")  # which is a run that collapses, of `explanation.collapse`
 LONGER = 1.8  # times the pre-training of dense_k_long: 9T over 5T tokens
 CONTRAST = 0.1
 # Families that choose their rates, in turns: masked arms start from the dense_D of the first. Arms that no claim is about have those of
@@ -134,24 +123,24 @@ class Study:
             case "hard_concrete":
                 rate = self.tuned.get(MULTIPLIERS, self.cell.profile.multipliers[0])
                 return self.pruned(
-                    name, HardConcrete.Config(backbone=reads.backbone, rank=reads.rank, multiplier_rate=rate)
+                    name, selectors.HardConcrete.Config(backbone=reads.backbone, rank=reads.rank, multiplier_rate=rate)
                 )
             case "oracle":
-                return self.pruned(name, DomainTable.Config(gates=Gates.Config(mode="st")))
+                return self.pruned(name, selectors.DomainTable.Config(gates=Gates.Config(mode="st")))
             case "rand_mask":
-                return self.pruned(name, DomainMasks.Config())
+                return self.pruned(name, selectors.DomainMasks.Config())
             case "rand_lsh":
-                return self.pruned(name, HashedMasks.Config(backbone=reads.backbone))
+                return self.pruned(name, selectors.HashedMasks.Config(backbone=reads.backbone))
             case "static" | "static_kd":
                 return self.static(name, name == "static_kd")
             case "film_k":
-                return self._finish(name, self.dense(k), masked(decoder(size, k), k), selector=Film.Config())
+                return self._finish(name, self.dense(k), masked(decoder(size, k), k), selector=selectors.Film.Config())
             case "dense_D_tag":
                 return self._finish(
-                    name, self.dense(wide), masked(decoder(size, wide), wide), selector=DomainTag.Config()
+                    name, self.dense(wide), masked(decoder(size, wide), wide), selector=selectors.DomainTag.Config()
                 )
             case "prefix_cond":
-                prefix = Prefix.Config(backbone=reads.backbone, rank=reads.rank)
+                prefix = selectors.Prefix.Config(backbone=reads.backbone, rank=reads.rank)
                 model = masked(decoder(size, k), k)
                 return self._finish(name, self.dense(k), model, selector=prefix, reader=self.reading())
             case "moe":
@@ -192,7 +181,7 @@ class Study:
         more: dict[str, Any] = {"teacher": self.arm("dense_D")} if distil else {}
         gates = Gates.Config(epsilon=self.tuned.get(EPSILON, self.cell.profile.epsilons[0]))
         learned = self._stage(
-            "cpt", model, name, start=self.dense(size.width), selector=Static.Config(gates=gates), **more
+            "cpt", model, name, start=self.dense(size.width), selector=selectors.Static.Config(gates=gates), **more
         )
         return self._stage("sft", decoder(size, size.keep), name, start=learned, prune_start=True, **more)
 

@@ -37,22 +37,18 @@ def arm_scores(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
         axes[0].axvline(score, color=INK, linewidth=0.8, linestyle="--")
         axes[1].axhline(score, color=INK, linewidth=0.8, linestyle="--")
     axes[0].set_yticks(range(len(ordered)), [words(arm) for arm in ordered["arm"]])
-    axes[0].set(
-        ylim=(len(ordered) - 0.4, -0.6), xlabel="right answers (share)", title=f"most right: {words(ordered['arm'][0])}"
-    )
+    axes[0].set(ylim=(len(ordered) - 0.4, -0.6), xlabel="right answers (share)")
+    axes[0].set_title(f"most right: {words(ordered['arm'][0])}")
     axes[0].grid(False, axis="y")
-    axes[1].set(
-        xlabel="training FLOPs / those of small dense",
-        ylabel="right answers (share)",
-        xlim=(0.9, None),
-        title="dashed: small, large",
-    )
+    axes[1].set(xlabel="training FLOPs / those of small dense", ylabel="right answers (share)", xlim=(0.9, None))
+    axes[1].set_title("dashed: small and large dense")
     return made
 
 
 @plot.use_style()
 def arm_differences(table: pd.DataFrame) -> Figure:
-    """ifp minus each of the others, with intervals, in points; columns label, effect, low, high (shares). The tick is a claim's bound."""
+    """ifp minus each of the others, with intervals, in points; columns label, effect, low, high (shares). C1, C1f, C2, C2s ask for
+    more than 0."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "arm_differences")
     points = table.assign(**{name: 100 * table[name] for name in ("effect", "low", "high")})
     made, [axes] = plot.figure(WIDE, 0.8 + 0.19 * len(table))

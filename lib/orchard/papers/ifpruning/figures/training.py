@@ -61,9 +61,8 @@ def stage_curves(table: pd.DataFrame) -> Figure:
 def accuracy_curves(table: pd.DataFrame) -> Figure:
     """Right answers to validation questions against steps, a thin line per seed and a thick one for their mean; columns step,
     validation_accuracy, arm, seed, stage. Dotted lines: stages end. Flat at the end means that steps are not what is missing."""
-    check_columns(
-        table, {name: name for name in ("step", "validation_accuracy", "arm", "seed", "stage")}, "accuracy_curves"
-    )
+    names = ("step", "validation_accuracy", "arm", "seed", "stage")
+    check_columns(table, {name: name for name in names}, "accuracy_curves")
     made, (axes,) = plot.figure(COLUMN, 3.0)
     held = table[table["arm"].isin(SPEED)].dropna(subset=["validation_accuracy"])
     given, last = plot.looks(SPEED, LOOKS), {}
@@ -72,9 +71,7 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
         for _, one in own.groupby("seed"):
             axes.plot(one["step"], one["validation_accuracy"], color=look.colour, linewidth=0.5, alpha=0.5)
         mean = own.groupby("step")["validation_accuracy"].mean()
-        axes.plot(
-            mean.index, mean, color=look.colour, marker=look.marker, markersize=3, markevery=0.2, label=words(arm)
-        )
+        axes.plot(mean.index, mean, color=look.colour, marker=look.marker, markersize=3, label=words(arm))
         last[arm] = mean.iloc[-1] - mean[mean.index <= 0.75 * mean.index.max()].iloc[-1] if len(mean) > 1 else np.nan
     for end in held[held["arm"] == "dense_k"].groupby("stage", sort=False)["step"].max().iloc[:-1]:
         axes.axvline(end, color=INK, linewidth=0.7, linestyle=":")

@@ -15,6 +15,7 @@ from orchard.papers.ifpruning.experiments import explanation
 from orchard.papers.ifpruning.experiments.arms import EPSILON, MULTIPLIERS, TURNS, Study, tuning
 from orchard.papers.ifpruning.experiments.comparison import VARIANTS
 from orchard.papers.ifpruning.experiments.profiles import PROFILES, cells
+from orchard.papers.ifpruning.figures import ablation, comparison, training
 from orchard.papers.ifpruning.method import overlap
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Setting
@@ -225,3 +226,40 @@ def test_every_family_is_tuned_at_a_seed_of_its_own_and_masked_arms_start_from_t
     study = Study(cells(Setting("laptop"))[0], found.chosen | {"hard_concrete": 2e-3, MULTIPLIERS: 300.0})
     concrete = study.arm("hard_concrete")
     assert (concrete.optim.learning_rate, concrete.selector.multiplier_rate) == (2e-3, 300.0)  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------- figures and the headline
+
+
+def test_figures_say_what_they_show_with_arms_in_words() -> None:
+    steps = np.arange(1, 9) * 10
+    curves = pd.concat([
+        pd.DataFrame({"step": steps, "loss": 2.0, "validation_loss": 1.0 + seed, "validation_accuracy": rate * steps / 80, "seed": seed,
+                      "stage": ["pretrain"] * 4 + ["sft"] * 4}).assign(arm=arm)
+        for arm, rate in (("dense_k", 0.4), ("dense_D", 0.8), ("rand_mask", 0.9), ("ifp", 0.8), ("hard_concrete", 0.5)) for seed in (1, 2)
+    ])  # fmt: skip
+    drawn = training.accuracy_curves(curves).axes[0]
+    assert drawn.get_title(loc="left") == "last quarter: small dense +10 points, IFP +20"
+    assert len(drawn.get_lines()) == 4 * 3 + 1  # two seeds and their mean; the end of a stage
+    assert "HardConcrete 2.00" in ablation.gate_losses(curves).axes[0].get_title(loc="left")
+    scores = pd.DataFrame(
+        {"arm": ["dense_k", "ifp"], "accuracy": [0.5, 0.7], "low": 0.4, "high": 0.8, "flops_factor": [1.0, 2.0]}
+    )
+    left = comparison.arm_scores(scores, curves.assign(test=0.5)).axes[0]
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        "mask per instruction (IFP)",
+        "small dense (width k)",
+    ]
+    assert left.get_title(loc="left") == "most right: mask per instruction (IFP)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.2, "beat random ones"), (-0.2, -0.1, "beat learned"), (-0.1, 0.1, "not told apart")],
+)
+def test_the_headline_follows_the_interval(low: float, high: float, said: str) -> None:
+    scores = pd.DataFrame({"arm": ["dense_k", "dense_D", "ifp", "rand_mask"], "accuracy": [0.5, 0.7, 0.8, 0.9]})
+    row = {"other": "rand_mask", "variant": "win", "effect": (low + high) / 2, "low": low, "high": high}
+    text = explanation.headline(scores, pd.DataFrame([row]))
+    assert said in text
+    assert text.startswith("Right answers: random masks, told the domain 0.900, mask per instruction (IFP) 0.800")

@@ -144,10 +144,8 @@ def beats_dense_by_seed(tables: Tables, variant: str = "win") -> pd.DataFrame:
 
 def learned_selection(tables: Tables, first: str = "ifp") -> pd.DataFrame:
     """C2s: minus random masks that read the prompt, on held-out wordings and on prompts of two domains."""
-    parts = {"test": "held-out wordings", "mixed": "two domains"}
-    return evidence.together(
-        difference(tables, "rand_lsh", first, "kin", name, part=part) for name, part in parts.items()
-    )
+    minus = partial(difference, tables, "rand_lsh", first, "kin")
+    return evidence.together([minus("test", part="held-out wordings"), minus("mixed", part="two domains")])
 
 
 def pretraining_matters(tables: Tables, first: str = "ifp") -> pd.DataFrame:

@@ -165,14 +165,8 @@ def gate_losses(curves: pd.DataFrame) -> Figure:
         look = given[str(arm)]
         train, held = part.dropna(subset=["loss"]), part.dropna(subset=["validation_loss"])
         axes.plot(train["step"], train["loss"], color=look.colour, linewidth=0.8, alpha=0.7)
-        axes.plot(
-            held["step"],
-            held["validation_loss"],
-            color=look.colour,
-            marker=look.marker,
-            markersize=3,
-            label=GATES[str(arm)],
-        )
+        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3}
+        axes.plot(held["step"], held["validation_loss"], **drawn, label=GATES[str(arm)])
         ends.append(f"{GATES[str(arm)]} {held['validation_loss'].iloc[-1]:.2f}")
     first = table[table["stage"] != "sft"]["step"].max()
     axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":", label="fine-tuning begins")

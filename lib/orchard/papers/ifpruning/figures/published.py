@@ -153,7 +153,7 @@ def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> 
             axes.hlines(bars.index, bars["low"], bars["high"], color=INK, linewidth=1)
             labels = list(bars["dataset"])
         for at, dashes in ((0, "-"), (1, "--"), (0.5, ":")):  # C3 asks for at least 0.5
-            if paper <= (at != 0.5):
+            if not paper or at != 0.5:
                 axes.axvline(at, color=INK, linewidth=0.8, linestyle=dashes)
         axes.set_yticks(bars.index, labels, fontsize=6.5)
         axes.set_ylim(len(bars) - 0.4 - max(counts), len(bars) - 0.4)  # bars of one thickness in both panels

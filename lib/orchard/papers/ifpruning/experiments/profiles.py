@@ -85,8 +85,8 @@ PROFILES: dict[str, Profile] = {
         size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, width=2048, keep=512),
         reader=Reader(dim=128, num_layers=2, num_heads=2, width=256, rank=64),
         steps=Steps(pretrain=400, cpt=300, sft=500), batch_size=256, rates=(1e-3, 2e-3, 4e-3), selector_rate=5e-4,
-        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
-        validate_every=100,
+        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(1, 2, 3),
+        validate_every=100, epsilons=(0.1, 0.3, 1.0), multipliers=(30.0, 100.0, 300.0),
         other_seeds=(
             "dense_k", "dense_k_long", "dense_D", "static", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "oracle",
             "rand_mask", "rand_lsh", "film_k", "moe", "hard_concrete",

@@ -140,6 +140,7 @@ OTHERWISE = {  # of every claim, tables on which it is refuted, or at least not 
 CLOSED = [  # a gate that does not hold, while the rule is met
     *((name, arms(bits=9000.0)) for name in ("C1", "C1s", "C1f", "C1n", "C2", "C2s", "C3", "C4")),
     *((name, win(dense_D=0.85)) for name in ("C1", "C1s", "C1f", "C2", "C3")),
+    ("C1", win(dense_k=0.98)),
     *((name, win(dense_k_long=0.85)) for name in ("C1", "C1f", "C2")), ("C1", on_edge("dense_k")), ("C1f", on_edge("dense_k_long")),
     ("C1n", win(variant="null", ifp=1.0, dense_k=1.0)), ("C2", win(static=0.55)), ("C2", win(static_kd=0.55)), ("C2", on_edge(EPSILON)),
     ("C2s", whole({("kin", "rand_lsh", "test"): 0.4})), ("C2s", arms(across=0.95)), ("C3", on_edge("dense_D")), ("C4", arms(across=0.95)),

@@ -77,9 +77,9 @@ def quiet(tables: Tables) -> tuple[bool, str]:
     return len(own) >= 20 and apart <= QUIET, said
 
 
-def ratio(tables: Tables, column: str) -> pd.DataFrame:
-    """Evidence from a column of :func:`repetitions`."""
-    values = repetitions(tables("latency"))[column]
+def ratio(tables: Tables, column: str, allowed: float = 1.0) -> pd.DataFrame:
+    """Evidence from a column of :func:`repetitions`, over what is ``allowed`` of it."""
+    values = repetitions(tables("latency"))[column] / allowed
     return rows("batch 1", 0, values.index, values)
 
 

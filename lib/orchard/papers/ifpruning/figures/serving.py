@@ -107,8 +107,8 @@ def latency_ratios(repetitions: pd.DataFrame) -> Figure:
             axes.barh(place, high - low, left=low, color=PALETTE[0], alpha=0.18, height=0.8)
         _dots(axes, place, values, float(np.median(values)), PALETTE[0])
     _rows(axes, list(rows.values()), at=1.0)
-    axes.set(xlim=(0, None), xlabel="ratio within a round (shaded: asked by C7, C7b)")
-    axes.set_title(f"IFP decodes in {repetitions['decode'].median():.2f} of small dense's time")
+    axes.set(xlim=(0, None), xlabel="ratio (shaded: C7, C7b)")
+    axes.set_title(f"decoding: {repetitions['decode'].median():.2f} × small dense")
     return made
 
 

@@ -124,7 +124,7 @@ class Operations(LayerMeasurement):
 
         def layer(name: str) -> Step:
             built = self.layer(name).to(device)
-            run = torch.compile(built, dynamic=False) if hardware.compile else built
+            run = torch.compile(built, dynamic=False) if _compiles(hardware) else built
             return forward_backward(_autocast(run, hardware), [x], list(built.parameters()))
 
         def residual(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -187,9 +187,14 @@ def _fla_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda q, k, v: plain(q, k, v, scale=1.0)
 
 
+def _compiles(hardware: Hardware) -> bool:
+    """Whether what is timed is compiled first: on a CPU that takes a minute, for what a call takes milliseconds."""
+    return hardware.compile and hardware.device != "cpu"
+
+
 def _forget_graphs(hardware: Hardware) -> None:
     """Drop what was compiled for one length: torch.compile falls back to eager after a few shapes of the same code."""
-    if hardware.compile:
+    if _compiles(hardware):
         torch._dynamo.reset()
 
 
@@ -227,7 +232,7 @@ class Steps(LayerMeasurement):
     def _step(self, name: str, tokens: Tensor, hardware: Hardware) -> Step:
         model = self.model(name, self.cfg.num_layers).build().to(hardware.device)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        run: Any = torch.compile(model, dynamic=False) if hardware.compile else model
+        run: Any = torch.compile(model, dynamic=False) if _compiles(hardware) else model
         losses = _autocast(lambda window: token_losses(run, window).mean(), hardware)
         return lambda: torch.autograd.grad(losses(tokens), parameters)
 

@@ -87,9 +87,7 @@ class Claim:
     parts_required: int | None = None  # None: all parts
     gate: str = ""  # what must hold for the verdict to count
     control: str = ""  # what must fail the rule
-    kind: str = (
-        "finding"  # "arithmetic": a formula of the paper, computed again; it is no finding and not counted as one
-    )
+    kind: str = "finding"  # or "arithmetic": a formula of the paper, computed again; it is not counted as a finding
 
     @property
     def rule(self) -> str:

@@ -111,7 +111,7 @@ class Series:
         self.profile = self.experiments.PROFILES[setting.profile]
         self.output = output_folder(slug, setting, device)
         self._tables: dict[str, pd.DataFrame] = {}
-        self._asked: dict[str, Run.Config] = {}  # by id
+        self._cfgs: dict[str, Run.Config] = {}  # by id
         self._runs: dict[str, Finished] = {}  # by the id that their config has here, corpus and code included
         self._figures: list[str] = []
         self._verdicts: dict[str, Verdict] = {}
@@ -137,7 +137,7 @@ class Series:
     def _find(self, cfgs: Sequence[Run.Config]) -> tuple[list[str], dict[str, Run.Config]]:
         """Ids of configs, and those of them that are not finished."""
         known = [(identity(cfg), cfg) for cfg in cfgs]
-        self._asked.update({ident.id: cfg for ident, cfg in known})
+        self._cfgs.update({ident.id: cfg for ident, cfg in known})
         missing: dict[str, Run.Config] = {}
         for ident, cfg in known:
             if ident.id not in self._runs:
@@ -263,7 +263,7 @@ class Series:
     def _used(self) -> list[dict[str, Any]]:
         """The runs that were used and those that they contain: label, id, recipe (config and code, which tell later whether
         they are still those of the code), and what they took."""
-        contained = [self.store.get(run) for cfg in self._asked.values() for run in all_dependencies(cfg)]
+        contained = [self.store.get(run) for cfg in self._cfgs.values() for run in all_dependencies(cfg)]
         rows = {
             run.id: {
                 "label": run.label,

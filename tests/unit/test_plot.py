@@ -66,6 +66,13 @@ def test_a_family_always_looks_the_same_and_others_never_share_its_colour() -> N
     assert first == plot.looks(["pear@16", "plum@8", "x@1", "y"], known)
 
 
+def test_steps_at_which_something_else_was_logged_do_not_cut_a_curve() -> None:
+    rows = [{"arm": "pear", "seed": 0, "step": step, "loss": 3.0 - step if step % 2 else np.nan} for step in range(4)]
+    drawn = plot.learning_curves(pd.DataFrame(rows), x_label="step", y_label="loss")
+    (line,) = drawn.axes[0].get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 2], [3, 0]])
+
+
 def test_learning_curves_are_means_with_bands_over_seeds() -> None:
     table = pd.DataFrame(
         [{"arm": "swa@8", "seed": s, "step": t, "loss": 3.0 - t + s} for s in (0, 1) for t in (0, 1, 2)]

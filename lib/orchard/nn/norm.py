@@ -39,10 +39,8 @@ class RMSNorm(nn.Module, Configurable):
                 f"RMSNorm got {tuple(x.shape)}, its gain is {tuple(self.gain.shape)}: the last dimensions must agree"
             )
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = (
-            torch.linalg.vecdot(wide, wide).unsqueeze(-1) / wide.shape[-1]
-        )  # half the passes of square().mean()
-        y = wide * torch.rsqrt(mean_square + self.eps)
+        square = torch.linalg.vecdot(wide, wide).unsqueeze(-1)  # half the passes of square().mean()
+        y = wide * torch.rsqrt(square / wide.shape[-1] + self.eps)
         return (y * self.gain).to(x.dtype)
 
     def extra_repr(self) -> str:

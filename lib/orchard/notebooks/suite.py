@@ -182,11 +182,10 @@ def _compute(
 
 def notebooks_at_a_time() -> int:
     """One per core, as far as memory reaches (3 GiB for each)."""
-    import psutil
-
+    from orchard.estimate import memory_bytes
     from orchard.runs.engine import default_jobs
 
-    return max(1, min(default_jobs("cpu"), psutil.virtual_memory().total // (3 * 2**30)))
+    return max(1, min(default_jobs("cpu"), memory_bytes() // (3 * 2**30)))
 
 
 def check_home() -> None:

@@ -33,6 +33,7 @@ def learning_curves(
 ) -> Figure:  # fmt: skip
     """``y`` against ``x``, one line per ``hue``: mean over seeds, band from the smallest to the largest seed.
 
+    Rows without ``y`` (a step at which another value was logged) are left out, so that they do not cut the line.
     Arms of one colour differ in line style. ``known`` (here and below) has the looks of families, as in ``looks()``.
     """
     check_columns(table, {"x": x, "y": y, "hue": hue, "seed": seed}, "learning_curves")
@@ -42,7 +43,7 @@ def learning_curves(
     for arm in arms:
         look = given[str(arm)]
         line, seen[look.colour] = LINES[seen.get(look.colour, 0) % len(LINES)], seen.get(look.colour, 0) + 1
-        points = _over_seeds(table[table[hue] == arm], x, y, seed)
+        points = _over_seeds(table[table[hue] == arm].dropna(subset=[y]), x, y, seed)
         axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
         axes.plot(points.index, points["mean"], line, color=look.colour, label=str(arm))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from orchard.papers.sbp.experiments.profiles import PROFILES, Profile
 from orchard.papers.sbp.method.models import Size
 from orchard.papers.sbp.runs.bounds import Bounds
+from orchard.papers.sbp.runs.controls import ExactPosterior
 from orchard.papers.sbp.runs.ensemble import Ensemble
 from orchard.papers.sbp.runs.filter import Filter
 from orchard.papers.sbp.runs.mix import Mix
@@ -96,8 +97,15 @@ class FakeRuns:
             return {}, {"eval": {"step": torch.tensor([1]), "validation": curve, "test": curve.clone()}}
         if isinstance(cfg, Tune.Config):
             return {"flops": TUNING, "loss": 20.0}, {}
-        if isinstance(cfg, Synthesise.Config):
-            return {"flops": SAMPLING}, {}
+        if isinstance(cfg, Synthesise.Config | ExactPosterior.Config):
+            real = (
+                (cfg.corpus if isinstance(cfg, ExactPosterior.Config) else cfg.tuned.pretrained.mix.corpus)
+                .build()
+                .documents("train")
+            )
+            made = {"tokens": torch.from_numpy(real.tokens), "offsets": torch.from_numpy(real.offsets)}
+            made |= {name: torch.zeros(len(real), dtype=torch.long) for name in ("seed", "batch", "ended")}
+            return {"flops": SAMPLING}, {"synthetic": made}
         if isinstance(cfg, Filter.Config):
             made = cfg.corpus.build().documents("train")
             return {}, {"kept": {"tokens": torch.from_numpy(made.tokens), "offsets": torch.from_numpy(made.offsets)}}

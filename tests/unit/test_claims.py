@@ -333,12 +333,14 @@ def test_arithmetic_is_counted_apart_from_findings(capsys: pytest.CaptureFixture
 
 def test_rattention_has_every_claim_of_its_specification() -> None:
     claims = {found.id: found for found in load_claims(PAPER)}
-    assert set(claims) == {f"C{number}" for number in range(1, 18)} | {"C4b", "C7b"}
+    assert set(claims) == {f"C{number}" for number in range(1, 18)} | {"C4b", "C7b", "C7r", "C7br"}
     smoke = {"C1", "C2", "C3", "C4", "C4b", "C5", "C6", "C16", "C17"}
     assert {name for name, found in claims.items() if found.profile == "smoke"} == smoke
     assert {name for name, found in claims.items() if found.statistic == "exact"} == smoke
     assert {name for name, found in claims.items() if found.experiment == "exact_checks"} == smoke
-    assert {found.fixed for found in claims.values()} == {date(2026, 11, 23)}
+    assert {name for name, found in claims.items() if found.profile == "gpu"} == {"C14", "C15"}
+    assert {name for name, found in claims.items() if not (found.gate and found.control)} == smoke
+    assert {name for name, found in claims.items() if found.fixed != date(2026, 11, 23)} == {"C7r", "C7br"}
     assert {found.notebook for found in claims.values()} == {"01_build", "03_ablate", "04_plot", "05_efficiency"}
     assert (claims["C7"].parts_required, claims["C8"].threshold, claims["C9"].threshold) == (3, 0.01, 0.1)
 

@@ -12,7 +12,7 @@ import torch
 
 from orchard.papers.ifpruning.experiments import EVIDENCE, ablations
 from orchard.papers.ifpruning.experiments.ablations import PREFIX_ARMS, shared_prefixes
-from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded
+from orchard.papers.ifpruning.experiments.arms import Study, compared, named
 from orchard.papers.ifpruning.experiments.profiles import Start, cells, grid_cells
 from orchard.papers.ifpruning.figures import ablation as figures
 from orchard.papers.ifpruning.figures.published import source_scaling
@@ -92,11 +92,10 @@ def test_smoke_shares_runs_with_the_comparison() -> None:
         assert ablations.of_width(Study(cell), 2).arm(arm).fingerprint() not in known
 
 
-def test_recorded_leaves_the_comparison_as_it_is() -> None:
+def test_named_leaves_the_comparison_as_it_is() -> None:
     known, study = compared(SMOKE, runner(lambda cfg: masked(0.5))), Study(cells(SMOKE)[0])
-    assert recorded(study.arm("ifp"), known, "x").fingerprint() in known
-    other = ablations.begun(study.arm("ifp"), Start(r=0.1, reads=False))
-    assert recorded(other, known, "new").on_collapse == "record"
+    assert named(study.arm("ifp"), known, "x").fingerprint() in known
+    other = named(ablations.begun(study.arm("ifp"), Start(r=0.1, reads=False)), known, "new")
     assert other.label == "new: ifp, sft, seed 0"
     assert other.start is not None
     assert other.start.start is not None
@@ -150,26 +149,21 @@ def test_gpu_grids_give_whole_tables_and_figures() -> None:
         assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
 
 
-def test_c10_is_question_by_question() -> None:
-    rows = [("SoftTopK", 0, 1.0), ("SoftTopK", 1, 0.0), ("HardConcrete", 0, 0.0), ("HardConcrete", 1, 1.0)]
-    table = pd.DataFrame(rows, columns=["gates", "question", "right"]).assign(seed=4)
-    assert EVIDENCE["C10"](lambda _: table)[["seed", "unit", "value"]].to_numpy().tolist() == [
-        [4, 0, 1.0],
-        [4, 1, -1.0],
-    ]
-
-
 def test_c11_is_a_rank_correlation_of_three_runs_or_more() -> None:
-    table = pd.DataFrame({"within": [0.2, 0.5, 0.9, 0.95], "right": [0.1, 0.4, 0.3, 0.8]})
+    table = pd.DataFrame({"within": [0.2, 0.5, 0.9, 0.95], "right": [0.1, 0.4, 0.3, 0.8], "seed": 1})
     assert EVIDENCE["C11"](lambda _: table)["value"].to_list() == pytest.approx([0.8])
+    assert EVIDENCE["C11b"](lambda _: table)["value"].to_list() == pytest.approx(
+        [4 / 24], abs=0.02
+    )  # pairings as good, of 4!
     assert EVIDENCE["C11"](lambda _: table[:2]).empty
 
 
 def test_c4_is_the_one_sided_p_of_growth() -> None:
-    grows = [{"line": "IFP", "D": d, "score": 10 * d + seed} for d in (2, 3, 4, 6) for seed in range(3)]
-    table = pd.DataFrame([*grows, {"line": "dense", "D": 2, "score": 1000}])
-    assert EVIDENCE["C4"](lambda _: table)["value"].item() < 0.01
-    assert EVIDENCE["C4"](lambda _: table.assign(score=-table["score"]))["value"].item() > 0.9
+    grows = [{"line": "IFP", "D": d, "score": 10 * d + seed, "seed": seed} for d in (2, 3, 4, 6) for seed in range(3)]
+    table = pd.DataFrame([*grows, {"line": "dense", "D": 2, "score": 1000, "seed": 0}])
+    assert EVIDENCE["C4"](lambda _: table)["seed"].to_list() == [0, 1, 2]
+    assert (EVIDENCE["C4"](lambda _: table)["value"] < 0.01).all()
+    assert (EVIDENCE["C4"](lambda _: table.assign(score=-table["score"]))["value"] > 0.9).all()
     assert EVIDENCE["C4"](lambda _: table[:2]).empty
 
 

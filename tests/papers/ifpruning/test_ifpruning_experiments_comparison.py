@@ -1,24 +1,27 @@
-"""The evidence for the claims on tables made by hand, which each can come out either way; overlap, gauge and intervals by brute force."""
+"""Overlap, gauge and intervals by brute force, and what is said about them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from orchard.claims import decide, load_claims
-from orchard.papers.ifpruning.experiments import EVIDENCE, explanation
+from orchard.papers.ifpruning.experiments import explanation
+from orchard.papers.ifpruning.experiments.arms import EPSILON, MULTIPLIERS, TURNS, Study, tuning
+from orchard.papers.ifpruning.experiments.comparison import VARIANTS
+from orchard.papers.ifpruning.experiments.profiles import PROFILES, cells
+from orchard.papers.ifpruning.figures import ablation, comparison, training
 from orchard.papers.ifpruning.method import overlap
-from orchard.series import papers_folder
+from orchard.papers.ifpruning.runs.train import Train
+from orchard.runs import Setting
 from orchard.stats import paired_bootstrap
 
-CLAIMS = {claim.id: claim for claim in load_claims(papers_folder("ifpruning"))}
 SEEDS, QUESTIONS = (0, 1, 2), 60
-DOMAINS = ("A1", "A2", "A3", "B1", "B2", "B3")
 
 
 def answers(shares: dict[tuple[str, str, str], float]) -> pd.DataFrame:
@@ -32,84 +35,6 @@ def answers(shares: dict[tuple[str, str, str], float]) -> pd.DataFrame:
                 .assign(variant=variant, seed=seed, arm=arm, evaluation=evaluation)
             )  # fmt: skip
     return pd.concat(rows, ignore_index=True)
-
-
-def arm_table(**scores: float) -> pd.DataFrame:
-    rows = [
-        {"variant": "win", "seed": seed, "arm": arm, "test": score} for arm, score in scores.items() for seed in SEEDS
-    ]
-    return pd.DataFrame(rows).assign(across=0.3, union=0.8, chance=0.25)
-
-
-def overlap_table(related: float, other: float, first_layer: float) -> pd.DataFrame:
-    """Two layers of masks of ifp: in the last, pairs of one group and of two; in the first, all pairs alike."""
-    rows = []
-    for seed, layer, row, column in itertools.product(SEEDS, (1, 2), DOMAINS, DOMAINS):
-        kin = row[0] == column[0]
-        value = 1.0 if row == column else first_layer if layer == 1 else related if kin else other
-        rows.append({"seed": seed, "arm": "ifp", "layer": layer, "row": row, "column": column, "row_block": row[0],
-                     "column_block": column[0], "overlap": value + 0.001 * seed, "chance": 0.25})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def win(other: str, ours: float, theirs: float, evaluation: str = "test", variant: str = "win") -> pd.DataFrame:
-    return answers({(variant, "ifp", "test"): ours, (variant, other, evaluation): theirs})
-
-
-def both(ours: float, theirs: float) -> pd.DataFrame:
-    return answers(
-        {
-            ("kin", arm, name): share
-            for arm, share in (("ifp", ours), ("rand_lsh", theirs))
-            for name in ("test", "mixed")
-        }
-    )
-
-
-def sooner(ours: float, theirs: float) -> pd.DataFrame:
-    """ifp, and fine-tuning alone for as many steps in all and of fine-tuning."""
-    arms = {"ifp": ours, "ifp_sft_only": theirs, "ifp_sft_short": theirs}
-    return answers({("win", arm, "test"): share for arm, share in arms.items()})
-
-
-CASES: dict[str, tuple[str, Callable[[bool], pd.DataFrame]]] = {
-    "C1": ("answers", lambda good: win("dense_k", 0.9 if good else 0.4, 0.6)),
-    "C1s": ("answers", lambda good: win("dense_k", 0.9 if good else 0.63, 0.6)),
-    "C1f": ("answers", lambda good: win("dense_k_long", 0.9 if good else 0.4, 0.6)),
-    "C1n": ("answers", lambda good: win("dense_k", 0.9, 0.9 if good else 0.6, variant="null")),
-    "C2": ("answers", lambda good: win("static_kd", 0.9 if good else 0.4, 0.6)),
-    "C2s": ("answers", lambda good: both(0.9 if good else 0.4, 0.6)),
-    "C3": ("arms", lambda good: arm_table(dense_k=0.5, dense_D=1.0, ifp=0.9 if good else 0.6)),
-    "C5": ("answers", lambda good: win("ifp", 0.9, 0.9 if good else 0.6, "task")),
-    "C8": ("answers", lambda good: sooner(0.9 if good else 0.4, 0.6)),
-    "C6a": ("mask_overlaps", lambda good: overlap_table(0.7, 0.4 if good else 0.69, 0.9)),
-    "C6a2": ("mask_overlaps", lambda good: overlap_table(0.7, 0.4 if good else 0.2, 0.9)),
-    "C6b": ("mask_overlaps", lambda good: overlap_table(0.5, 0.4, 0.9 if good else 0.3)),
-    "C6c": ("arms", lambda good: arm_table(ifp=0.9, ifp_st=0.9).assign(across=0.3 if good else 0.95)),
-    "C6d": ("answers", lambda good: win("ifp", 0.9, 0.1 if good else 0.87, "swapped")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("good", [True, False])
-@pytest.mark.parametrize("name", CASES)
-def test_a_claim_can_come_out_either_way(name: str, good: bool) -> None:
-    experiment, table = CASES[name]
-    tables = {experiment: table(good)}
-    verdict = decide(CLAIMS[name], EVIDENCE[name](tables.__getitem__), CLAIMS[name].profile)
-    assert verdict.verdict == ("supported" if good else "refuted"), verdict.reason
-
-
-def test_every_claim_of_the_comparison_has_a_case() -> None:
-    rules = {claim: getattr(rule, "func", rule) for claim, rule in EVIDENCE.items()}
-    own = {claim for claim, rule in rules.items() if rule.__module__.endswith(".comparison")}
-    assert set(CASES) == own
-
-
-def test_channels_in_use_alone_can_refute_c6c() -> None:
-    table = arm_table(ifp=0.9, ifp_st=0.9).assign(union=0.3)
-    assert (
-        decide(CLAIMS["C6c"], EVIDENCE["C6c"]({"arms": table}.__getitem__), CLAIMS["C6c"].profile).verdict == "refuted"
-    )
 
 
 # --------------------------------------------------------------------- overlap and gauge
@@ -257,3 +182,84 @@ def test_a_ratio_over_a_gap_that_may_be_0_has_no_interval_and_says_so() -> None:
     assert said == "45.00 (no interval: the gap may be 0)"
     assert explanation.with_interval(0.712, 0.6, 0.825, digits=2) == "0.71 (0.60 to 0.82)"
     assert explanation.with_interval(np.nan, np.nan, np.nan) == "not measured"
+
+
+# --------------------------------------------------------------------- worlds and tuning
+
+
+def test_variants_take_as_many_bits_whatever_domains_share() -> None:
+    """The null would otherwise be learned whole by every arm."""
+    setting = Setting("laptop")
+    full = cells(setting)[0].corpus.build().bits
+    for variant in VARIANTS.values():
+        cell = cells(setting, **variant)[0]
+        assert cell.corpus.build().bits == pytest.approx(full, rel=0.15)
+        assert cell.reading.num_keys == cell.corpus.num_keys  # the predictor's language model knows the same tokens
+        assert (
+            len(cell.corpus.build().answers(cell.corpus.build().evaluation("test"))) <= 8 * 400 / 8
+        )  # and as many questions
+    assert cells(setting)[0].corpus.asked is None
+
+
+def test_every_family_is_tuned_at_a_seed_of_its_own_and_masked_arms_start_from_the_tuned_source() -> None:
+    asked: list[Train.Config] = []
+
+    def run(cfgs: Any) -> list[Any]:
+        asked.extend(getattr(cfg, "run", cfg) for cfg in cfgs)
+        return [
+            SimpleNamespace(result={"failed": "", "validation_accuracy": score(getattr(cfg, "run", cfg))})
+            for cfg in cfgs
+        ]
+
+    def score(cfg: Train.Config) -> float:
+        return -abs(cfg.optim.learning_rate - 4e-3)  # below the middle of the grid, which is widened
+
+    found = tuning(Setting("laptop"), run)
+    assert {cfg.seed for cfg in asked} == {0}
+    assert 0 not in PROFILES["laptop"].seeds
+    families = {name for turn in TURNS for name in turn}
+    assert {name: rate for name, rate in found.chosen.items() if name in families} == dict.fromkeys(families, 4e-3)
+    assert set(found.chosen) == families | {EPSILON, MULTIPLIERS}
+    trials = [cfg for cfg in asked if cfg.label.startswith("ifp,")]
+    assert {cfg.optim.learning_rate for cfg in trials} == {2e-3, 4e-3, 8e-3, 16e-3}
+    assert {cfg.start.start.optim.learning_rate for cfg in trials} == {4e-3}  # type: ignore[union-attr]
+    study = Study(cells(Setting("laptop"))[0], found.chosen | {"hard_concrete": 2e-3, MULTIPLIERS: 300.0})
+    concrete = study.arm("hard_concrete")
+    assert (concrete.optim.learning_rate, concrete.selector.multiplier_rate) == (2e-3, 300.0)  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------- figures and the headline
+
+
+def test_figures_say_what_they_show_with_arms_in_words() -> None:
+    steps = np.arange(1, 9) * 10
+    curves = pd.concat([
+        pd.DataFrame({"step": steps, "loss": 2.0, "validation_loss": 1.0 + seed, "validation_accuracy": rate * steps / 80, "seed": seed,
+                      "stage": ["pretrain"] * 4 + ["sft"] * 4}).assign(arm=arm)
+        for arm, rate in (("dense_k", 0.4), ("dense_D", 0.8), ("rand_mask", 0.9), ("ifp", 0.8), ("hard_concrete", 0.5)) for seed in (1, 2)
+    ])  # fmt: skip
+    drawn = training.accuracy_curves(curves).axes[0]
+    assert drawn.get_title(loc="left") == "last quarter: small dense +10 points, IFP +20"
+    assert len(drawn.get_lines()) == 4 * 3 + 1  # two seeds and their mean; the end of a stage
+    assert "HardConcrete 2.00" in ablation.gate_losses(curves).axes[0].get_title(loc="left")
+    scores = pd.DataFrame(
+        {"arm": ["dense_k", "ifp"], "accuracy": [0.5, 0.7], "low": 0.4, "high": 0.8, "flops_factor": [1.0, 2.0]}
+    )
+    left = comparison.arm_scores(scores, curves.assign(test=0.5)).axes[0]
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        "mask per instruction (IFP)",
+        "small dense (width k)",
+    ]
+    assert left.get_title(loc="left") == "most right: mask per instruction (IFP)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.2, "beat random ones"), (-0.2, -0.1, "beat learned"), (-0.1, 0.1, "not told apart")],
+)
+def test_the_headline_follows_the_interval(low: float, high: float, said: str) -> None:
+    scores = pd.DataFrame({"arm": ["dense_k", "dense_D", "ifp", "rand_mask"], "accuracy": [0.5, 0.7, 0.8, 0.9]})
+    row = {"other": "rand_mask", "variant": "win", "effect": (low + high) / 2, "low": low, "high": high}
+    text = explanation.headline(scores, pd.DataFrame([row]))
+    assert said in text
+    assert text.startswith("Right answers: random masks, told the domain 0.900, mask per instruction (IFP) 0.800")

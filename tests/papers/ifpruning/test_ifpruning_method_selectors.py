@@ -19,6 +19,7 @@ from orchard.papers.ifpruning.method.models import Reader, Size
 from orchard.papers.ifpruning.method.selectors import (
     DomainMasks,
     DomainTable,
+    DomainTag,
     Film,
     HardConcrete,
     HashedMasks,
@@ -34,10 +35,11 @@ WIDTH, KEEP, LAYERS, DIM = 23, 7, 2, 12
 CORPUS: FactGrid = FactGrid.Config(num_keys=16, num_values=12).build()
 BLIND, TOLD, READS = "knows nothing", "is told the domain", "reads the prompt"
 KNOWS: dict[type[Selector], str] = {
-    Static: BLIND, DomainTable: TOLD, DomainMasks: TOLD, Film: TOLD, HashedMasks: READS, Prefix: READS, Predictor: READS,
+    Static: BLIND, DomainTable: TOLD, DomainMasks: TOLD, Film: TOLD, DomainTag: TOLD, HashedMasks: READS, Prefix: READS,
+    Predictor: READS,
 }  # fmt: skip
 LEARNS: dict[type[Selector], set[str]] = {
-    Static: {"z"}, DomainTable: {"z"}, DomainMasks: set(), Film: {"factor"}, HashedMasks: set(),
+    Static: {"z"}, DomainTable: {"z"}, DomainMasks: set(), Film: {"factor"}, DomainTag: {"tag"}, HashedMasks: set(),
     Prefix: {"backbone", "head_in", "head_out"}, Predictor: {"backbone", "head_in", "head_out"},
 }  # fmt: skip
 ALL = pytest.mark.parametrize("kind", list(KNOWS), ids=lambda kind: kind.__name__)
@@ -55,13 +57,13 @@ def make(kind: type[Selector], **gates: Any) -> Selector:
     fields: dict[str, Any] = {"num_layers": LAYERS, "gates": Gates.Config(width=WIDTH, keep=KEEP, **gates)}
     if issubclass(kind, Predictor):
         fields |= {"backbone": decoder_config(16).set(tie_embeddings=True), "rank": 9}
-    if issubclass(kind, DomainTable | Film):
+    if issubclass(kind, DomainTable | Film | DomainTag):
         fields["num_domains"] = len(CORPUS.domains)
-    if kind is Prefix:
+    if kind in (Prefix, DomainTag):
         fields["dim"] = DIM
     made: Selector = kind.Config(**fields).build()
     made.calibrate(batch(), torch.rand(LAYERS, WIDTH, generator=torch.Generator().manual_seed(1)))
-    if kind in (Prefix, Film):  # they begin as if they were not there
+    if kind in (Prefix, Film, DomainTag):  # they begin as if they were not there
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -91,6 +93,8 @@ def other_text(examples: Examples) -> Examples:
 def says(selector: Selector, examples: Examples) -> Tensor:
     """What it tells the decoder, one row per example."""
     with torch.no_grad():
+        if isinstance(selector, DomainTag):
+            return selector.tag[examples.domain]
         if isinstance(selector, Prefix):
             return selector.head_out(selector.feature(examples.prompts[:, 0], examples.prompt_lengths[:, 0]))
         return selector(examples)[:, 0]
@@ -173,9 +177,10 @@ def test_film_and_prefix_begin_as_if_they_were_not_there() -> None:
                 torch.testing.assert_close(model(examples.tokens), wanted)
 
 
-def test_prefix_adds_to_the_first_token_and_leaves_no_hook() -> None:
+@pytest.mark.parametrize("kind", [Prefix, DomainTag])
+def test_a_soft_token_is_added_to_the_first_token_and_leaves_no_hook(kind: type[Selector]) -> None:
     torch.manual_seed(0)
-    model, prefix, examples = masked(decoder_config(KEEP), KEEP).build().eval(), make(Prefix), batch()
+    model, prefix, examples = masked(decoder_config(KEEP), KEEP).build().eval(), make(kind), batch()
     soft = says(prefix, examples)
     with torch.no_grad():
         plain = model.embedding(examples.tokens)
@@ -189,7 +194,7 @@ def test_prefix_adds_to_the_first_token_and_leaves_no_hook() -> None:
 @ALL
 def test_applied_leaves_no_gates_behind(kind: type[Selector]) -> None:
     torch.manual_seed(0)
-    width = KEEP if kind in (Film, Prefix) else WIDTH
+    width = KEEP if kind in (Film, Prefix, DomainTag) else WIDTH
     model, examples = masked(decoder_config(width), KEEP).build(), batch()
     selector = make(kind)
     if kind is Film:

@@ -30,11 +30,11 @@ WORLD = FactGrid.Config(num_domains=4, group_size=2, num_keys=16, num_values=5, 
 TINY = replace(
     PROFILES["smoke"], size=Size(dim=8, num_layers=2, num_heads=2, num_kv_heads=1, width=12, keep=4),
     reader=Reader(dim=8, num_layers=1, num_heads=2, width=8, rank=4), steps=Steps(pretrain=2, cpt=2, sft=2), batch_size=5,
-    corpus=WORLD, validate_every=2, on_collapse="raise",
+    corpus=WORLD, validate_every=2,
 )  # fmt: skip
 STUDY = Study(Cell(TINY, WORLD, WORLD, 0))
 MASKED = {
-    "ifp", "ifp_st", "ifp_contrast", "ifp_sft_only", "ifp_sft_short", "oracle", "rand_mask", "rand_lsh", "moe_seq",
+    "ifp", "ifp_st", "ifp_contrast", "ifp_sft_only", "ifp_sft_short", "hard_concrete", "oracle", "rand_mask", "rand_lsh", "moe_seq",
 }  # fmt: skip
 
 
@@ -46,11 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def done(store: Store) -> dict[str, Finished]:
     """Every arm, trained for two steps a stage."""
-    return {name: store.compute(_recorded(STUDY.arm(name)), "cpu") for name in ARMS}
-
-
-def _recorded(cfg: Train.Config) -> Train.Config:
-    return cfg.clone().set(on_collapse="record")
+    return {name: store.compute(STUDY.arm(name), "cpu") for name in ARMS}
 
 
 def chain(cfg: Train.Config) -> list[Train.Config]:
@@ -65,13 +61,13 @@ def test_every_arm_answers_every_question(done: dict[str, Finished]) -> None:
         assert torch.equal(kept["test.domain"].bincount(), torch.full((4,), 16))
         assert run.result["accuracy"]["test"] == pytest.approx(kept["test.right"].float().mean().item())
         assert bool(run.result["gauge"]) is (name in MASKED), name
-        reads = name.startswith(("ifp", "moe_seq", "prefix", "rand_lsh"))
+        reads = name.startswith(("ifp", "hard_concrete", "moe_seq", "prefix", "rand_lsh"))
         assert ("swapped" in run.result["accuracy"]) is reads, name
 
 
 def test_arms_have_equal_steps_unless_they_say_so() -> None:
     total = {name: sum(cfg.steps for cfg in chain(STUDY.arm(name))) for name in ARMS}
-    assert total.pop("ifp_sft_short") == 4
+    assert total.pop("ifp_sft_short") == total.pop("dense_k_sft_short") == 4
     assert total.pop("dense_k_long") == 2 + 5 + 2 - 0  # round(0.8 * (2 + 2)) more before fine-tuning
     assert set(total.values()) == {6}
 
@@ -113,7 +109,7 @@ def test_training_flops_are_those_of_the_source_and_of_its_chooser(done: dict[st
 
 
 def test_static_pruning_starts_with_what_its_mask_computes(store: Store, done: dict[str, Finished]) -> None:
-    cfg = _recorded(STUDY.arm("static")).set(optim=AdamW.Config(learning_rate=0.0))
+    cfg = STUDY.arm("static").set(optim=AdamW.Config(learning_rate=0.0))
     assert cfg.start is not None
     assert cfg.prune_start
     pruned = training.load(store.compute(cfg, "cpu"), cfg)[0]  # two steps that change nothing
@@ -149,7 +145,7 @@ def test_a_new_predictor_begins_with_the_language_model(
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = STUDY.arm("ifp_st").start
     assert cfg is not None
-    cfg = cfg.clone().set(steps=6, checkpoint_every=2, on_collapse="record")
+    cfg = cfg.clone().set(steps=6, checkpoint_every=2)
     honest, calls = Loss.__call__, []
 
     def compute(name: str) -> dict[str, Any]:
@@ -185,25 +181,24 @@ def test_collapsed_masks_stop_the_run_unless_they_are_studied(store: Store) -> N
     for stage in (cfg, cfg.start):
         stage.selector.set(bias_share=1e6)  # the first logits are the importance of the channels, the same for all
         stage.set(selector_rate=0.0)
-    cfg.start.set(on_collapse="record")
-    recorded = store.compute(cfg.clone().set(on_collapse="record"), "cpu")
+    recorded = store.compute(cfg.clone(), "cpu")
     assert recorded.result["gauge"]["across"] >= 0.9
     work = Workspace(store.path / "x", store.path / "x", "cpu", finished=lambda own: store.compute(own, "cpu"))
     work.folder.mkdir()
     with pytest.raises(
         Collapsed, match=r"squeezed: masks of different domains overlap by .* after 2 steps of sft.*mode 'st'"
     ):
-        cfg.build().compute(work)
+        cfg.set(on_collapse="raise").build().compute(work)
 
 
 def test_unread_differs_in_its_reader_alone() -> None:
     read, cfg = STUDY.arm("ifp_sft_short"), unread(STUDY)
     assert read.reader is not None
     assert cfg.reader is None
-    assert cfg.set(reader=read.reader, on_collapse=read.on_collapse).fingerprint() == read.fingerprint()
+    assert cfg.set(reader=read.reader).fingerprint() == read.fingerprint()
 
 
 def test_two_steps_as_a_gpu_does_them(tmp_path: Path) -> None:
-    done = two_steps(_recorded(STUDY.arm("ifp")), tmp_path, compile=False)
+    done = two_steps(STUDY.arm("ifp"), tmp_path, compile=False)
     assert 0 <= done.result["accuracy"]["test"] <= 1
     assert done.tensors("masks")["masks"].sum(dim=-1).eq(4).all()  # exactly k, in bf16 too

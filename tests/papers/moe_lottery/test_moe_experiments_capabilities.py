@@ -17,7 +17,7 @@ from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
 from orchard.papers.moe_lottery.data.probes import OUTCOMES, questions
 from orchard.papers.moe_lottery.data.world import World
 from orchard.papers.moe_lottery.experiments import capabilities
-from orchard.papers.moe_lottery.experiments.capabilities import EVIDENCE, cells, drops, gates, helped_by
+from orchard.papers.moe_lottery.experiments.capabilities import CONTROLS, EVIDENCE, cells, drops, gates, helped_by
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.explorers.examination import Examination
 from orchard.papers.moe_lottery.figures import capabilities as figures
@@ -125,12 +125,18 @@ def test_every_arm_has_its_counterpart(profile: str) -> None:
     for model in {model.name for model, _ in planned}:
         own = [cfg for m, cfg in planned if m.name == model]
         assert {(c.removal, c.help) for c in own} >= {("full", help) for help in ("none", *HELPS)}
-        assert {c.removal for c in own if c.help == PLAIN} == {"full", *size.helped, "2:4 magnitude", "2:4 wanda"}
+        assert {c.removal for c in own if c.help == PLAIN} == {
+            "full",
+            *size.helped,
+            "2:4 magnitude",
+            "2:4 wanda",
+            "random",
+        }
         tuned = [c for c in own if c.help != "none"]
         assert {(c.steps, c.batch_size) for c in tuned} == {(size.steps, size.batch_size)}
         for help in HELPS:
             assert len({c.learning_rate for c in tuned if c.help == help}) == 1
-        drawn = [c for c in own if "random" in c.removal]
+        drawn = [c for c in own if "random" in c.removal and c.help == "none"]
         assert {c.removal for c in drawn} == {"random", "2:4 random"}
         assert {c.draws for c in drawn} == {PROFILES[profile].draws}
         assert PROFILES[profile].draws >= 10
@@ -190,10 +196,21 @@ def test_evidence_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
         assert not rows.duplicated(["part", "seed", "unit"]).any()
 
 
+def test_controls_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
+    plain = units[(units["help"] == SFT)].assign(help=PLAIN)
+    controls = {
+        name: CONTROLS[name](functools.partial(tables, pd.concat([units, plain]))) for name in ("M11", "M11b", "M12")
+    }
+    assert controls["M11"]["value"].mean() == pytest.approx((1 - 0.8) / (1 - 0.5) - 1 / (1 - 0.25))
+    assert controls["M11b"].empty  # the full model makes no errors
+    assert controls["M12"].groupby("part")["value"].mean().to_dict() == pytest.approx({"examples": 0.0, SFT: 0.0})
+
+
 def test_a_model_at_guessing_level_gives_no_evidence(units: pd.DataFrame) -> None:
     guessing = units.assign(correct=(units["unit"].str[-1].astype(int) % 4 == 0).astype(float))
     for name in ("M11", "M11b", "M12"):
         assert EVIDENCE[name](functools.partial(tables, guessing)).empty
+        assert CONTROLS[name](functools.partial(tables, guessing)).empty == (name != "M11")  # facts are still known
 
 
 def test_evidence_against_sparsity() -> None:

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import spearmanr
 
 from orchard.papers.moe_lottery.experiments import ranks
-from orchard.papers.moe_lottery.experiments.suite import EVIDENCE, best_of
+from orchard.papers.moe_lottery.experiments.suite import CONTROLS, EVIDENCE, best_of, ratio_by_chance
 
 
 def test_correlations_are_those_of_scipy_and_nan_where_all_scores_are_one() -> None:
@@ -78,9 +78,12 @@ def costs(*values: float) -> pd.DataFrame:
     return pd.DataFrame([*rows, *other, {"model": "a", "split": "test", "domain": "prose", "increase": 99.0}])
 
 
-def test_m1_divides_the_largest_cost_by_the_median_one() -> None:
-    evidence = EVIDENCE["M1"]
-    assert evidence(lambda name: costs(0.1, 0.2, 0.3, 0.9, 0.2))["value"].tolist() == pytest.approx([4.5])
+def test_m1_divides_the_largest_cost_by_the_median_one_and_by_what_luck_gives() -> None:
+    evidence, luck = EVIDENCE["M1"], ratio_by_chance(5)
+    assert evidence(lambda name: costs(0.1, 0.2, 0.3, 0.9, 0.2))["value"].tolist() == pytest.approx([4.5 / luck])
+    draws = np.random.default_rng(7).exponential(size=(4000, 5))
+    above = draws.max(axis=1) / np.median(draws, axis=1) > luck
+    assert above.mean() == pytest.approx(0.05, abs=0.02)
     assert evidence(lambda name: costs(-0.1, -0.2, 0.0, 0.9, -0.2))["value"].tolist() == [np.inf]
     assert np.isnan(evidence(lambda name: costs(-0.1, -0.2, -0.3))["value"].iloc[0])
     assert np.isnan(evidence(lambda name: costs(0.1, 0.2, np.nan, 0.9))["value"].iloc[0])
@@ -104,6 +107,7 @@ def curves() -> dict[str, pd.DataFrame]:
             units += [facts | {"draw": 0, "unit": unit, "value": test + unit} for unit in range(3)]
         for draw in range(10):
             facts = {"model": model, "criterion": "random", "direction": "", "group": "random", "budget": "per layer"}
+            rows += [facts | {"draw": draw, "split": "validation", "s": s, "loss": 5.0 + draw} for s in (12.5, 25.0)]
             units += [facts | {"draw": draw, "unit": unit, "value": 4.0 + draw / 10 + unit} for unit in range(3)]
     return {"criteria_curves": pd.DataFrame(rows), "criteria_units": pd.DataFrame(units)}
 
@@ -144,3 +148,20 @@ def test_correlations_become_a_part_for_each_criterion() -> None:
     assert table["part"].tolist() == ["EAN"] * 6
     assert table["value"].tolist() == pytest.approx([1.0] * 6)
     assert EVIDENCE["M14"](lambda name: spearman)["value"].isna().all()
+
+
+def test_controls_know_nothing_of_the_costs() -> None:
+    table = made_up(models=3)
+    shuffled = CONTROLS["M3"](lambda name: table)
+    assert len(shuffled) == len(EVIDENCE["M3"](lambda name: ranks.by_layer(table))) == 9
+    assert shuffled["value"].mean() < 0.6
+    tables = curves()
+    units = tables["criteria_units"]
+    random = units[(units["criterion"] == "random") & (units["draw"] < 5)]
+    found = CONTROLS["M4"](tables.__getitem__)
+    drawn = random.groupby(["model", "draw"])["value"].mean().unstack("draw")
+    assert found["value"].tolist() == pytest.approx((drawn[4] - drawn[3]).tolist())
+    assert CONTROLS["M2"](tables.__getitem__)["part"].nunique() == 3
+    few = {name: table[~table["draw"].between(2, 9)] if "draw" in table else table for name, table in tables.items()}
+    assert CONTROLS["M2"](few.__getitem__).empty
+    assert CONTROLS["M4"](few.__getitem__).empty

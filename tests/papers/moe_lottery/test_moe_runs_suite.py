@@ -244,16 +244,29 @@ def test_stability_has_no_criterion_of_weights(computed: Any) -> None:
     assert table["rho"].abs().max() <= 1 + 1e-12
 
 
+def from_scratch(costs: pd.DataFrame) -> pd.DataFrame:
+    """A made-up table of models from scratch."""
+    rows = [
+        (model, name, 75.0, loss)
+        for model in costs["model"].unique()
+        for name, loss in (("small_scratch", 1.2), ("full_tokens", 1.0))
+    ]
+    return pd.DataFrame(rows, columns=["model", "strategy", "s", "loss"])
+
+
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     "leave_one_out": lambda t: training_figures.leave_one_out(t["leave_one_out"]),
     "leave_one_out_by_domain": lambda t: training_figures.leave_one_out_by_domain(t["leave_one_out"]),
     "increases": lambda t: training_figures.increases(t["leave_one_out"]),
+    "competence": lambda t: training_figures.competence(
+        t["router"], t["leave_one_out"], from_scratch(t["leave_one_out"])
+    ),
     "specialisation": lambda t: training_figures.specialisation(t["specialisation"]),
     "load_and_coverage": lambda t: training_figures.load_and_coverage(t["specialisation"]),
     "trust": lambda t: figures.trust(t["trust"]),
     "agreement": lambda t: figures.agreement(t["agreement_of_criteria"]),
     "scatter": lambda t: figures.scatter(t["importance"], ["ean", "rwn", "ege", "evtc"]),
-    "maps": lambda t: figures.maps(t["importance"].query("criterion in ['ean', 'rwn', 'ecc', 'leave_one_out']")),
+    "maps": lambda t: figures.maps(t["importance"], ["ean", "rwn", "ecc"]),
     "stability": lambda t: figures.stability(t["stability"]),
     "curves": lambda t: figures.curves(t["criteria_curves"]),
     "later_criteria": lambda t: figures.later_criteria(t["criteria_curves"], [("reap", "min"), ("aimer", "max")]),

@@ -22,7 +22,7 @@ from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_expert
 from orchard.papers.moe_lottery.method.models import Shape
 from orchard.papers.moe_lottery.runs import finetune
 from orchard.papers.moe_lottery.runs.scoring import Text, window_losses
-from orchard.papers.moe_lottery.runs.trajectory import Arm, Stretch, budget, counting, is_router, random_order
+from orchard.papers.moe_lottery.runs.trajectory import Arm, Stretch, budget, counting, is_router, random_order, rate_at
 from orchard.runs import Finished, Store, Workspace
 from orchard.train import TrainLM, load_model
 
@@ -47,7 +47,7 @@ def base_config(folder: Path) -> TrainLM.Config:
 
 def arm_config(base: TrainLM.Config, criterion: str, names: list[str], **fields: object) -> Arm.Config:
     given = {
-        "per_round": 1, "steps": STEPS, "controls": [1, 3], "batch_size": 3, "learning_rate": 1e-2, "calibration": 8,
+        "per_round": 1, "steps": STEPS, "controls": [1, 3], "batch_size": 3, "learning_rates": [[1, 1e-2]], "calibration": 8,
         "load_round": 2, **fields,
     }  # fmt: skip
     return Arm.Config(base=base, criterion=criterion, strategies=names, **given)
@@ -80,6 +80,11 @@ def calibration(base: TrainLM.Config) -> list[torch.Tensor]:
 def test_budget_doubles_up_to_the_paper_s_cap():
     assert budget(200_000, 6) == [200_000, 400_000, 800_000, 1_130_000, 1_130_000, 1_130_000]
     assert budget(1, 6) == [1, 2, 4, 5, 5, 5]
+
+
+def test_a_fine_tuning_has_the_rate_of_the_nearest_number_of_steps():
+    rates = [[8.0, 1e-3], [32.0, 3e-4], [128.0, 1e-4]]
+    assert [rate_at(rates, steps) for steps in (1, 8, 15, 45, 191)] == [1e-3, 1e-3, 1e-3, 3e-4, 1e-4]
 
 
 def test_stretches_follow_one_another_through_the_stream(base):
@@ -265,7 +270,8 @@ def test_dropping_below_what_the_router_chooses_is_refused(store, base):
 def test_small_models_get_the_tokens_of_both_trainings():
     setting = strategies.Setting("smoke")
     model = strategies.models(setting)[0]
-    small, sizes = arms.small(setting, model, 6), PROFILES["smoke"].arms
+    small, sizes = arms.small(setting, model, 6, 0.02), PROFILES["smoke"].arms
+    assert small.optim.learning_rate == 0.02
     tokens = sum(budget(sizes.first, 6)) * sizes.batch_size * model.run.seq_len
     per_step = model.run.batch_size * model.run.seq_len
     assert 0 <= (small.steps - model.run.steps) * per_step - tokens < per_step

@@ -12,9 +12,9 @@ import torch
 from orchard.claims import load_claims
 from orchard.data.published import published
 from orchard.nn import Attention
-from orchard.papers.rattention.experiments import EVIDENCE, ablations
+from orchard.papers.rattention.experiments import EVIDENCE, MAPS, PARTS, ablations
 from orchard.papers.rattention.experiments.ablations import TUNED, VARIANTS, rates, variant, variant_run, variants_of
-from orchard.papers.rattention.experiments.profiles import PROFILES
+from orchard.papers.rattention.experiments.profiles import PROFILES, TUNING_SEED
 from orchard.papers.rattention.figures.ablation import (
     ablation,
     beside_paper,
@@ -27,6 +27,7 @@ from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.method.variants import HeadSplit, RandomWindow, Taylor, Variant
 from orchard.paths import root
 from orchard.runs import Setting
+from orchard.runs.grid import Best
 from orchard.train import TrainLM
 
 SMOKE = PROFILES["smoke"]
@@ -84,9 +85,9 @@ def test_variants_train_alike():
     assert alike.pop()[:4] == (size.steps, size.batch_size, 1024, 1)
 
 
-def test_deciding_variants_choose_their_rate_on_validation(monkeypatch):
-    chosen = SimpleNamespace(chosen={"rattn": 1e-3, "swa": 4e-3, "full": 8e-3})
-    monkeypatch.setattr(ablations.window_sweep, "rates", lambda setting, run: chosen)
+def chosen_rates(setting: Setting) -> tuple[dict[str, float], list[TrainLM.Config]]:
+    """The rates where validation likes 5e-4 best, and the trainings that were asked for."""
+    asked: list[TrainLM.Config] = []
 
     def run(cfgs):
         trials = [cfg for cfg in cfgs if isinstance(cfg, TrainLM.Config)]
@@ -96,16 +97,21 @@ def test_deciding_variants_choose_their_rate_on_validation(monkeypatch):
             for cfg in cfgs
         ]  # fmt: skip
 
-    asked: list = []
-    found = rates(Setting("laptop"), run)
-    assert {name: found[name] for name in TUNED} == dict.fromkeys(TUNED, 5e-4)
-    assert {found[name] for name in VARIANTS if name not in (*TUNED, "−RLA")} == {1e-3}
-    assert found["−RLA"] == 4e-3
-    # The best of 0.5, 1 and 2 times the base's rate lies on the edge: one value more is tried beyond it.
-    assert len(asked) == len(TUNED) * (len(PROFILES["laptop"].ablation.factors) + 1)
-    assert {cfg.seed for cfg in asked} == {0}
-    asked.clear()
-    assert rates(Setting("smoke"), run)["identity"] == 1e-3
+    return rates(setting, run).chosen, asked
+
+
+def test_the_base_is_tuned_on_the_grid_of_the_variants(monkeypatch):
+    swept = Best(pd.DataFrame(), {"rattn@16": 1e-3, "rattn@128": 1e-3, "rattn": 1e-3}, {})
+    monkeypatch.setattr(ablations.window_sweep, "rates", lambda setting, run: swept)
+    for profile in ("laptop", "gpu"):
+        found, asked = chosen_rates(Setting(profile))
+        assert found == dict.fromkeys(TUNED, 5e-4)
+        # The best of 0.5, 1 and 2 times the sweep's rate lies on the edge: one value more is tried beyond it.
+        assert len(asked) == len(TUNED) * (len(PROFILES[profile].ablation.factors) + 1)
+        assert {cfg.seed for cfg in asked} == {TUNING_SEED}
+        assert "base" in TUNED
+    found, asked = chosen_rates(Setting("smoke"))
+    assert found["identity"] == 1e-3
     assert not asked
 
 
@@ -149,10 +155,11 @@ def test_evidence_has_the_parts_of_the_claims():
     tables = {"ablation_units": units()}
     claims = {claim.id: claim for claim in load_claims(root() / "papers" / "rattention")}
     found = EVIDENCE["C13"](tables.__getitem__)
-    assert list(pd.unique(found["part"])) == list(TUNED[1:])
+    assert list(pd.unique(found["part"])) == list(PARTS)
     assert all(part in claims["C13"].metric for part in pd.unique(found["part"]))
     assert found["value"].lt(0).all()
-    assert list(pd.unique(EVIDENCE["C12"](tables.__getitem__)["part"])) == list(TUNED[:1])
+    assert list(pd.unique(EVIDENCE["C12"](tables.__getitem__)["part"])) == list(MAPS)
+    assert {*MAPS, *PARTS, "base"} == set(TUNED)
     assert claims["C13"].parts_required == 3
 
 

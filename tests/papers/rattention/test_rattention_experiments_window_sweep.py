@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES
+from orchard.papers.rattention.experiments.profiles import PROFILES, TUNING_SEED, tuning_table
 from orchard.runs import Finished, Setting
 
 
@@ -37,9 +37,27 @@ def test_the_model_of_the_notebook_is_a_run_of_the_sweep() -> None:
     assert asked[-1] == [cfg.fingerprint()]
     window_sweep.trained(setting, run, PROFILES["smoke"].arms)
     assert cfg.fingerprint() in asked[-1]
-    tuned = window_sweep.tuning(setting, run)
+    tuned = tuning_table(window_sweep.rates(setting, run))
     assert tuned.loc[tuned["chosen"], "learning_rate"].tolist() == [4e-3] * 3
     assert set(tuned["arm"]) == set(PROFILES["smoke"].main_arms)
+    assert set(tuning_table(window_sweep.rates(Setting("laptop"), run))["arm"]) == set(PROFILES["laptop"].arms)
+
+
+def test_rates_are_chosen_at_a_seed_that_no_compared_model_has() -> None:
+    asked: list[Any] = []
+
+    def run(cfgs: Any) -> list[Any]:
+        asked.extend(getattr(cfg, "run", cfg) for cfg in cfgs)
+        return [Told(Path("1.0")) for _ in cfgs]
+
+    window_sweep.trained(Setting("laptop"), run, PROFILES["laptop"].arms)
+    short = PROFILES["laptop"].tuning_steps
+    assert {cfg.seed for cfg in asked if cfg.steps == short} == {TUNING_SEED}
+    compared = {(cfg.label.split()[0], cfg.seed) for cfg in asked if cfg.steps > short}
+    assert TUNING_SEED not in {seed for _, seed in compared}
+    assert {name: sum(arm == name for arm, _ in compared) for name in ("full_rope", "rattn@16", "rattn@8")} == {
+        "full_rope": 5, "rattn@16": 5, "rattn@8": 3,
+    }  # fmt: skip
 
 
 def units() -> pd.DataFrame:
@@ -58,16 +76,41 @@ def units() -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def test_evidence_is_paired_within_the_far_stratum() -> None:
+def test_evidence_is_what_is_gained_beyond_the_window_and_not_anyway() -> None:
     table = units().sample(frac=1, random_state=0)
-    far = window_sweep.sweep_far("swa", lambda name: table)
+    far = window_sweep.sweep_clue("swa", window_sweep.far, lambda name: table)
     assert set(far["part"]) == {"w = 8"}  # rattn@16 and swa@32 are not there; 32 is more than T/4
     assert far["value"].tolist() == pytest.approx([0.4] * 6)
-    assert window_sweep.sweep_far("swa_mem", lambda name: table).empty
-    full = window_sweep.against_full(lambda name: table)
+    behind = table.assign(
+        nats=table["nats"] + 10 * np.log(2) * 0.3 * (table["arm"] == "swa@8")
+    )  # everywhere: no far advantage
+    assert window_sweep.sweep_clue("swa", window_sweep.far, lambda name: behind)["value"].tolist() == pytest.approx(
+        [0.4] * 6
+    )
+    assert window_sweep.sweep_clue(
+        "swa", window_sweep.near, lambda name: table
+    ).empty  # no stratum lies inside a window
+    assert window_sweep.sweep_clue("swa_mem", window_sweep.far, lambda name: table).empty
+    full = window_sweep.against_full("rattn", lambda name: table)
     assert full["part"].unique().tolist() == ["rattn@8 − full_rope"]
     assert full["value"].tolist() == pytest.approx([0.05] * 6)  # both strata, as many bytes in each
+    control = window_sweep.against_full("swa", lambda name: table)
+    assert control["part"].unique().tolist() == ["rattn@8 − full_rope"]
+    assert control["value"].tolist() == pytest.approx([0.25] * 6)
     assert window_sweep.effect(table, "arm", "swa@16", "full_rope")["effect"] == pytest.approx(0.1)
+
+
+def test_a_rate_on_the_edge_of_its_grid_is_not_tuned_unless_the_grid_is_flat_there() -> None:
+    losses = {
+        "inside": [2.0, 1.0, 2.0],
+        "edge": [1.0, 2.0, 3.0],
+        "flat": [1.0, 1.001, 3.0],
+        "failed": [float("nan"), 1.0, 2.0],
+    }
+    rows = [{"arm": arm, "learning_rate": rate, "validation_loss": loss}
+            for arm, values in losses.items() for rate, loss in zip((1e-3, 2e-3, 4e-3), values, strict=True)]  # fmt: skip
+    assert window_sweep.on_edge(pd.DataFrame(rows)) == ["edge"]
+    assert window_sweep.on_edge(pd.DataFrame(rows[:1])) == []  # a grid of one rate is a choice, no search
 
 
 def test_memory_table() -> None:

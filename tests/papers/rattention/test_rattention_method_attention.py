@@ -165,3 +165,13 @@ def test_packed_documents_do_not_leak(window):
     poisoned[:, 1:12] = float("nan")
     found = module(poisoned, packed=packed)[0]
     assert found.isnan().any(-1).nonzero().flatten().tolist() == list(range(1, 12))
+
+
+def test_the_gain_of_the_residual_branch_may_start_small() -> None:
+    """The paper's is 1; the window's norm stays as it is, and without norms there is nothing to set."""
+    small = RAttention.Config(dim=32, num_heads=2, window=3, rla_gain=0.1).build()
+    assert torch.equal(small.rla_norm.gain, torch.full_like(small.rla_norm.gain, 0.1))
+    assert (small.swa_norm.gain == 1).all()
+    assert (RAttention.Config(dim=32, num_heads=2, window=3).build().rla_norm.gain == 1).all()
+    with pytest.raises(ValueError, match="without output_norm"):
+        RAttention.Config(dim=32, num_heads=2, window=3, rla_gain=0.1, output_norm=None).build()

@@ -37,7 +37,7 @@ K9 = next(claim for claim in load_claims(root() / "papers" / "sbp") if claim.id 
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
     profile = tiny(ablations=SIZES)
     monkeypatch.setitem(PROFILES, "smoke", profile)
-    return study(SETTING, Cell("dep", 0, 0), profile.start)
+    return study(SETTING, Cell("dep", 0, 0))
 
 
 @pytest.mark.parametrize("name", ablations.ABLATIONS)
@@ -98,22 +98,27 @@ def test_members_of_an_ensemble_share_their_world(
 
 def test_dose_response_measures_its_pairs(tmp_path: Path, small: Study) -> None:
     table = ablations.dose_response(SETTING, FakeRuns(tmp_path))
-    assert list(table["pairs"]) == ["drawn", "drawn", "drawn", "neighbours"]
+    assert list(table["pairs"]) == ["none", "drawn", "drawn", "drawn", "neighbours"]
     assert list(table["truth"].dropna()) == [0.0, 0.5, 1.0]
-    assert table["precision"].between(0, 1).all()
+    assert table["precision"].dropna().between(0, 1).all()
     assert figures.dose_response(table).axes[0].get_xlabel() == "pairs that share their concept"
 
 
-def test_shares_other_than_the_comparison_s_have_one_synthesis(tmp_path: Path, small: Study) -> None:
-    run = FakeRuns(tmp_path)
+def test_shares_have_one_synthesis_and_a_decay_each(tmp_path: Path, small: Study) -> None:
+    def loss(cfg: Pretrain.Config) -> float:  # nothing but synthetic documents wants the smaller decay
+        return 30.0 - (cfg.mix.share == 1.0 and cfg.optim.weight_decay < 3)
+
+    run = FakeRuns(tmp_path, loss)
     table = ablations.share_sweep(SETTING, run)
-    assert list(table.loc[table["size"] == "larger", "share"]) == list(SIZES.shares)
+    own, control = (table[table["arm"] == arm] for arm in ablations.SWEPT)
+    assert list(own.loc[own["size"] == "larger", "share"]) == list(SIZES.shares)
+    assert list(control.loc[control["size"] == "larger", "share"]) == [0.0, 0.5]
     assert table.groupby("size")["parameters"].nunique().eq(1).all()
+    assert own.groupby("share")["weight_decay"].first().to_dict() == {0.0: 4.0, 0.375: 2.0, 0.5: 2.0, 1.0: 2.0}
+    assert table["possible"].eq(1).all()  # those of FakeRuns are real documents
     for dim in (small.profile.size.dim, small.profile.other_size.dim):
-        tokens = sorted(one.tokens for one in run.of(Synthesise.Config) if one.tuned.pretrained.model.dim == dim)
-        assert len(tokens) == (2 if dim == small.size.dim else 1)  # the comparison's own, and one for the others
-        assert tokens[-1] == small.needed(1.0)
-    models = [cfg for cfg in run.of(Pretrain.Config) if cfg.mix.share == 1.0]
-    assert len(models) == 2
+        sampled = [one.tokens for one in run.of(Synthesise.Config) if one.tuned.pretrained.model.dim == dim]
+        assert small.needed(1.0) in sampled
+        assert set(sampled) <= {small.needed(1.0), small.needed()}  # the second: of the trials of an arm
     axes = figures.share_curves(table, published("sbp")).axes[0]
     assert len(axes.texts) == 3  # the shares of the paper's three scales

@@ -15,12 +15,25 @@ from orchard.papers.sbp.runs.concepts import divergence, implied_law
 from orchard.papers.sbp.runs.synthesise import prompts, seed_numbers
 
 
-def test_implied_law_leaves_out_what_is_impossible() -> None:
+def test_impossible_samples_are_of_no_concept() -> None:
     prior = np.array([0.5, 0.5])
     samples = np.array([[[1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]], [[np.nan, np.nan]] * 3])
     law, possible = implied_law(samples, prior)
-    np.testing.assert_allclose(law, [[2.5 / 3, 0.5 / 3], [0.5, 0.5]])
+    np.testing.assert_allclose(law, [[2.5 / 4, 0.5 / 4], [0.5 / 4, 0.5 / 4]])
     np.testing.assert_allclose(possible, [2 / 3, 0.0])
+
+
+def test_garbage_is_further_from_a_posterior_than_samples_of_the_prior() -> None:
+    """64 samples of 16 concepts: without a possible one the divergence is that of the prior and ln 65 more."""
+    posterior, prior = np.eye(16)[:1], np.full(16, 1 / 16)
+    of_prior = np.eye(16)[np.random.default_rng(0).integers(16, size=(1, 64))]
+    nothing = np.full((1, 64, 16), np.nan)
+    kl = {
+        name: divergence(posterior, implied_law(made, prior)[0])[0]
+        for name, made in (("prior", of_prior), ("nothing", nothing))
+    }
+    assert kl["nothing"] == pytest.approx(np.log(16) + np.log(65))
+    assert kl["prior"] < np.log(16) + 1 < kl["nothing"]
 
 
 def test_divergence_is_that_of_scipy() -> None:

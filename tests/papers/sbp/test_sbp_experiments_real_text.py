@@ -11,6 +11,7 @@ from orchard.papers.sbp.data.text import TextCorpus
 from orchard.papers.sbp.experiments.profiles import TEXT
 from orchard.papers.sbp.experiments.real_text import by_arm, corpus, novelty
 from orchard.papers.sbp.figures import real_text as figures
+from orchard.papers.sbp.figures.looks import words
 from orchard.papers.sbp.method.documents import Documents
 from orchard.runs import Setting
 
@@ -33,7 +34,9 @@ def test_bits_per_byte_weigh_documents_by_their_bytes() -> None:
 
 
 def test_what_figures_say() -> None:
-    assert [label.get_text() for label in figures.text_ends(scores()).axes[0].get_yticklabels()] == list(ARMS)
+    assert [label.get_text() for label in figures.text_ends(scores()).axes[0].get_yticklabels()] == list(
+        map(words, ARMS)
+    )
     lifts = pd.DataFrame(
         [(way, relation, 1.0 + i) for way in ARMS[2:] for i, relation in enumerate(RELATIONS)],
         columns=["pairing", "relation", "lift"],

@@ -20,7 +20,7 @@ SETTING = Setting("smoke")
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
     profile = tiny()
     monkeypatch.setitem(PROFILES, "smoke", profile)
-    return study(SETTING, Cell("dep", 0, 0), profile.start)
+    return study(SETTING, Cell("dep", 0, 0))
 
 
 def alike(first: Run.Config, second: Run.Config) -> bool:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from orchard.papers.sbp.experiments import scaling
-from orchard.papers.sbp.experiments.arms import Study, of_documents, study
-from orchard.papers.sbp.experiments.comparison import COMPARED
+from orchard.papers.sbp.experiments.arms import COMPARED, Study, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.figures import scaling as figures
+from orchard.papers.sbp.figures.looks import words
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.runs import Setting
 from sbp_runs import FakeRuns, tiny
@@ -24,17 +24,16 @@ SETTING, CELL = Setting("smoke"), Cell("dep", 0, 0)
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
     profile = tiny(scaling=(6, 12, 24), scaling_cells=2, seeds=(0, 1))
     monkeypatch.setitem(PROFILES, "smoke", profile)
-    return study(SETTING, CELL, profile.start)
+    return study(SETTING, CELL)
 
 
 def test_budget_steps_and_tuning_follow_the_documents(small: Study) -> None:
-    half = of_documents(SETTING, CELL, small, 12)
+    half = study(SETTING, CELL, 12)
     assert (2 * half.budget, 2 * half.steps) == (small.budget, small.steps)
     assert half.regular == small.regular
-    larger = of_documents(SETTING, CELL, small, 96)
+    larger = study(SETTING, CELL, 96)
     assert larger.profile.tuning_steps == 4 * small.profile.tuning_steps
-    assert of_documents(SETTING, CELL, small, None) is small
-    assert of_documents(SETTING, CELL, small, 24) is small
+    assert study(SETTING, CELL, 24) == small
     held_out = [one.corpus.build().documents("test").tokens for one in (small, half)]
     assert np.array_equal(*held_out)  # every N is judged on the same documents
 
@@ -60,11 +59,9 @@ def test_tables_have_every_arm_at_every_n(tmp_path: Path, small: Study) -> None:
         bounds[bounds["line"] == "EM"]["excess"] * bounds[bounds["line"] == "EM"]["documents"]
     ).to_list() == pytest.approx([600] * 6)
     legend = [text.get_text() for text in figures.scaling_curves(table, bounds).legends[0].get_texts()]
-    assert legend == [*COMPARED, "N documents tell: labels known", "N documents tell: EM", "Bayes"]
+    assert legend == [*map(words, COMPARED), "N documents tell: labels known", "N documents tell: EM", "Bayes"]
     axes = figures.scaling_curves(table).axes[0]
-    assert [f"{tick:g}" for tick in axes.get_xticks()] == [
-        f"{tokens}" for tokens in sorted(set(table["unique_tokens"]))
-    ]
+    assert [f"{tick:g}" for tick in axes.get_xticks()] == [f"{count}" for count in sorted(set(table["documents"]))]
     assert len(figures.scaling_compute(table).axes) == 2
 
 

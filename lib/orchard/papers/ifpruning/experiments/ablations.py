@@ -4,8 +4,6 @@
 |---|---|
 | initial_spread | r = std(z) / epsilon of the first logits, epsilon, mode, the predictor's first weights and rate (C11) |
 | one_change | mode, activation and rank of the head, chunks of a text, fade-in, decay, entropy, contrast, a predictor that stops learning |
-| hard_concrete | the gates: HardConcrete with a penalty instead of SoftTopK (C10) |
-| channel_use | nothing: which channels any prompt has selected |
 | phase, source_sizes | the corpus: what domains share, instructions that say nothing, mixed examples; the width of the source (C4) |
 | shared_prefixes | what stands in front of the instruction, read by the trained predictor without further training |
 
@@ -46,31 +44,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 
 from orchard import evidence
 from orchard.evidence import Tables
 from orchard.papers.ifpruning.data.factgrid import FactGrid
-from orchard.papers.ifpruning.experiments.arms import Study, compared, recorded, studies
-from orchard.papers.ifpruning.experiments.comparison import chain_metrics
+from orchard.papers.ifpruning.experiments.arms import Study, compared, named, studies
 from orchard.papers.ifpruning.experiments.profiles import (
     ABLATIONS,
     DIAGRAMS,
     PROFILES,
     STARTS,
     TOKEN_ROUTED,
-    Cell,
     Start,
     grid_cells,
 )
 from orchard.papers.ifpruning.method.overlap import by_domain
-from orchard.papers.ifpruning.method.selectors import HardConcrete, expected_open, settled
 from orchard.papers.ifpruning.runs.masks import PREFIXES, Binarised, PrefixMasks
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.stats import spearman
 
-GATES = {"SoftTopK": "ifp", "HardConcrete": "hard_concrete"}
-USED = ("ifp", "ifp_st", "rand_mask")  # arms of channel_use
+PAIRINGS = 9999  # random ones of a permutation test
 CELL = ["diagram", "rho_all", "tagless", "mix", "seed"]  # of the phase diagram
 FIRST, LAST = slice(1), slice(-1, None)  # of the masked stages
 
@@ -161,7 +156,7 @@ def initial_spread(setting: Setting, run: Runner) -> pd.DataFrame:
     (r at the end), never."""
     known = compared(setting, run)
     starts = [(start, cell) for cell in grid_cells(setting) for start in STARTS[setting.profile]]
-    arms = [recorded(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
+    arms = [named(begun(Study(cell).arm("ifp"), start), known, start.name) for start, cell in starts]
     rows = [
         {**vars(start), "seed": cell.seed, **measured(done)}
         for (start, cell), done in zip(starts, run(arms), strict=True)
@@ -174,7 +169,7 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     answers from the own value)."""
     known, sizes = compared(setting, run), ABLATIONS[setting.profile]
     places = [(point, cell) for cell in grid_cells(setting) for point in points(Study(cell), sizes)]
-    arms = [recorded(point.arm, known, f"{point.ablation} {point.value}") for point, _ in places]
+    arms = [named(point.arm, known, f"{point.ablation} {point.value}") for point, _ in places]
     wanted: list[Run.Config] = [
         Binarised.Config(trained=arm, label=f"{arm.label}, gates of 1") if point.binarised else arm
         for (point, _), arm in zip(places, arms, strict=True)
@@ -191,83 +186,31 @@ def one_change(setting: Setting, run: Runner) -> pd.DataFrame:
     return table.join(own, on=["ablation", "seed"]).assign(change=lambda t: t["right"] - t.pop("before"))
 
 
-def _gate_arms(setting: Setting, run: Runner) -> list[tuple[Cell, str, Train.Config, Finished]]:
-    known, found = compared(setting, run), []
-    for cell, study in studies(setting, run)[: PROFILES[setting.profile].few_seeds]:
-        reads = study.predictor()
-        concrete = HardConcrete.Config(backbone=reads.backbone, rank=reads.rank)
-        made = {"ifp": study.arm("ifp"), "hard_concrete": study.pruned("hard_concrete", concrete)}
-        found += [(cell, gates, recorded(made[arm], known, gates)) for gates, arm in GATES.items()]
-    return [(*one, done) for one, done in zip(found, run([arm for *_, arm in found]), strict=True)]
-
-
-def hard_concrete(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates (SoftTopK, HardConcrete), seed and question of `test`: gates, seed, question, right (0 or 1)."""
-    tables = []
-    for cell, gates, _, done in _gate_arms(setting, run):
-        right = done.tensors("answers")["test.right"].numpy().astype(float)
-        table = pd.DataFrame({"question": np.arange(len(right)), "right": right})
-        tables.append(table.assign(gates=gates, seed=cell.seed))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gate_curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates, seed and logged step of the masked stages: stage, step (over both), loss (nats per token; of HardConcrete
-    with its penalty), validation_loss (without), validation_accuracy."""
-    tables = []
-    for cell, gates, arm, _ in _gate_arms(setting, run):
-        metrics = chain_metrics(arm, run)
-        before = metrics.loc[metrics["stage"] == "pretrain", "step"].max()
-        masked = metrics[metrics["stage"] != "pretrain"]
-        tables.append(masked.assign(step=masked["step"] - before, gates=gates, seed=cell.seed))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gate_ends(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per kind of gates and seed: what :func:`measured` says, and for HardConcrete the share of gates that are open, expected
-    (what the penalty holds at k / D) and without noise, before the cut to k."""
-    rows = []
-    for cell, gates, arm, done in _gate_arms(setting, run):
-        shares = {"expected": float("nan"), "settled": float("nan")}
-        if isinstance(arm.selector, HardConcrete.Config):
-            z = done.tensors("masks")["z"]
-            shares = {"expected": float(expected_open(z).mean()), "settled": float((settled(z) > 0).float().mean())}
-        rows.append({"gates": gates, "seed": cell.seed, **measured(done), **shares})
-    return pd.DataFrame(rows)
-
-
-def channel_use(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per arm, layer (from 1) and channel, most used first: rank (share of the channels before it), use (share of all prompts,
-    those of training too, that select it). `ifp` with new weights and the least spread stands for a collapsed run."""
-    cell, study = studies(setting, run)[0]
-    arms = {name: study.arm(name) for name in USED}
-    if starts := STARTS[setting.profile]:
-        worst = min(starts, key=lambda start: (start.reads, start.r))
-        grid = grid_cells(setting)[0]
-        arms["new weights"] = recorded(begun(Study(grid).arm("ifp"), worst), compared(setting, run), worst.name)
-    tables = []
-    for name, done in zip(arms, run(list(arms.values())), strict=True):
-        use = done.tensors("masks")["masks"].float().mean(dim=0).sort(dim=-1, descending=True).values
-        for layer, row in enumerate(use.numpy(), 1):
-            rank = np.arange(len(row)) / len(row)
-            tables.append(pd.DataFrame({"arm": name, "layer": layer, "rank": rank, "use": row, "seed": cell.seed}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def gates_agree(tables: Tables) -> pd.DataFrame:
-    """C10: SoftTopK minus HardConcrete, question by question."""
-    table = tables("hard_concrete")
-    return evidence.paired(table, "gates", *GATES, units=["question"], value="right", part="ifp")
-
-
-def consistency(tables: Tables) -> pd.DataFrame:
+def consistency(tables: Tables, overlap: str = "within") -> pd.DataFrame:
     """C11: Spearman's correlation of the overlap within a domain with right answers over the runs of the grid; nothing with fewer than
     three of them."""
-    table = tables("initial_spread")
+    return _ranked(tables("initial_spread"), overlap, "right", lambda x, y: spearman(x, y).rho)
+
+
+def consistency_by_chance(tables: Tables, overlap: str = "within") -> pd.DataFrame:
+    """C11b: how often random pairings of the same runs correlate as much."""
+    return _ranked(tables("initial_spread"), overlap, "right", by_chance)
+
+
+def _ranked(table: pd.DataFrame, x: str, y: str, measure: Callable[[np.ndarray, np.ndarray], float]) -> pd.DataFrame:
+    """Evidence from all runs of a table at once, for each of its seeds."""
     if len(table) < 3:
         return evidence.together([])
-    rho = spearman(table["within"].to_numpy(float), table["right"].to_numpy(float)).rho
-    return evidence.rows("ifp", 0, f"{len(table)} runs", [rho])
+    value = measure(table[x].to_numpy(float), table[y].to_numpy(float))
+    return evidence.rows("ifp", np.sort(table["seed"].unique()), f"{len(table)} runs", value)
+
+
+def by_chance(x: np.ndarray, y: np.ndarray) -> float:
+    """One-sided p of a positive rank correlation: the share of random pairings that correlate as much."""
+    first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    random = np.random.default_rng(0)
+    drawn = np.stack([random.permutation(second) for _ in range(PAIRINGS)]) @ first
+    return float((1 + (drawn >= second @ first - 1e-9).sum()) / (1 + PAIRINGS))
 
 
 PREFIX_ARMS = ("ifp", "ifp_st", "rand_lsh")
@@ -310,7 +253,7 @@ def phase(setting: Setting, run: Runner) -> pd.DataFrame:
             arms = ("dense_k", "ifp", "moe") if point in routed else ("dense_k", "ifp")
             for cell in grid_cells(setting, **point.variant):
                 places += [(diagram, point, cell.seed, arm) for arm in arms]
-                wanted += [recorded(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]
+                wanted += [named(Study(cell).arm(arm), known, point.name, whole=True) for arm in arms]
     rows = [
         {
             "diagram": diagram, "rho_all": point.rho_all, "tagless": point.tagless, "mix": point.mix, "seed": seed, "arm": arm,
@@ -334,8 +277,9 @@ def of_width(study: Study, ratio: int) -> Study:
 
 
 def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per line (dense: all of D is used; IFP: k of it), D / k and seed: panel, line, ratio, D, score (right answers, %), across
-    (overlap of masks across domains), union (share of channels in use), chance (k / D). dense at ratio 1 is dense_k."""
+    """One row per line (dense: all of D is used; IFP: k of it), D / k and seed: panel, line, ratio, D, score and, with the masks of
+    another domain, swapped (right answers, %), across (overlap of masks across domains), union (share of channels in use), chance
+    (k / D). dense at ratio 1 is dense_k."""
     known, profile = compared(setting, run), PROFILES[setting.profile]
     places, wanted = [], []
     for cell, study in studies(setting, run)[: profile.few_seeds]:
@@ -345,11 +289,11 @@ def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
             lines = [("dense", "dense_D")] * (ratio in profile.dense_ratios) + [("IFP", "ifp")]
             places += [(line, ratio, cell) for line, _ in lines]
             source = of_width(study, ratio)
-            wanted += [recorded(source.arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines]
+            wanted += [named(source.arm(arm), known, f"D = {ratio}k", whole=True) for _, arm in lines]
     rows = [
         {
             "panel": "FactGrid", "line": line, "ratio": ratio, "D": ratio * cell.profile.size.keep, "seed": cell.seed,
-            "score": 100 * done.result["accuracy"]["test"],
+            "score": 100 * done.result["accuracy"]["test"], "swapped": 100 * done.result["accuracy"].get("swapped", float("nan")),
             **{name: done.result["gauge"].get(name, float("nan")) for name in ("across", "union", "chance")},
         }
         for (line, ratio, cell), done in zip(places, run(wanted), strict=True)
@@ -357,10 +301,6 @@ def source_sizes(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grows_with_source(tables: Tables) -> pd.DataFrame:
-    """C4: the one-sided p of Spearman's correlation of D with right answers, over D and seeds; nothing with fewer than three runs."""
-    table = tables("source_sizes").query("line == 'IFP'")
-    if len(table) < 3:
-        return evidence.together([])
-    p = spearman(table["D"].to_numpy(float), table["score"].to_numpy(float), alternative="greater").p_value
-    return evidence.rows("ifp", 0, f"{len(table)} runs", [p])
+def grows_with_source(tables: Tables, score: str = "score") -> pd.DataFrame:
+    """C4: how often random pairings of D with right answers, over D and seeds, correlate as much; nothing with fewer than three runs."""
+    return _ranked(tables("source_sizes").query("line == 'IFP'"), "D", score, by_chance)

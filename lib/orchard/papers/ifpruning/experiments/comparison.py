@@ -21,9 +21,11 @@ from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE, by_domain
 from orchard.papers.ifpruning.runs.train import Train
 from orchard.runs import Finished, Runner, Setting
 
+PERMUTATIONS = 9999  # of groups
+RELATED = 0.05  # by which related domains have to overlap more
 VARIANTS: dict[str, dict[str, float | int]] = {
     "win": {},  # half of the keys shared within a group
-    "null": {"rho_all": 1.0, "rho_grp": 0.0},  # everything shared: nothing for a mask to do
+    "null": {"rho_all": 1.0, "rho_grp": 0.0},  # everything shared, and as much of it: nothing for a mask to do
     "kin": {"rho_grp": 0.75, "mix": 2, "mix_share": 0.25},  # much shared within a group, and examples of two domains
 }
 
@@ -34,20 +36,20 @@ def finished(setting: Setting, run: Runner, variant: str = "win") -> list[tuple[
     for number, (cell, study) in enumerate(studies(setting, run, **VARIANTS[variant])):
         arms = profile.other_seeds if number else ARMS
         if variant != "win":
-            arms = profile.elsewhere.get(variant, ())
+            arms = profile.elsewhere.get(variant, ()) + (() if number else profile.once.get(variant, ()))
         wanted += [(cell, arm, study.arm(arm)) for arm in arms]
     return [(*want, done) for want, done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True)]
 
 
 def arms(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per variant, seed and arm: accuracy per evaluation (``test``, ``seen``, ``swapped``, ``task``, ``mixed``), the gauge of its
-    masks, and both ledgers: active parameters and training FLOPs (``reader_flops`` apart)."""
+    masks, and both ledgers: active parameters and training FLOPs (``reader_flops`` apart); ``bits`` of the facts of its world."""
     rows = []
     for variant in VARIANTS:
-        for cell, arm, _, done in finished(setting, run, variant):
+        for cell, arm, cfg, done in finished(setting, run, variant):
             result: dict[str, Any] = done.result
             rows.append({
-                "variant": variant, "seed": cell.seed, "arm": arm, **result["accuracy"], **result["gauge"],
+                "variant": variant, "seed": cell.seed, "arm": arm, "bits": cfg.corpus.build().bits, **result["accuracy"], **result["gauge"],
                 "active_parameters": result["active_parameters"],
                 "training_flops": result["training_flops"] + result["flops_before"], "reader_flops": result["reader_flops"],
             })  # fmt: skip
@@ -111,75 +113,102 @@ def mask_overlaps(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def difference(
-    tables: Tables, second: str, variant: str = "win", evaluation: str = "test", against: str | None = None, part: str = "ifp"
+    tables: Tables, second: str, first: str = "ifp", variant: str = "win", evaluation: str = "test", against: str | None = None,
+    part: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Right answers of ifp minus those of another arm, question by question; ``against`` is another evaluation of the second."""
+    """Right answers of one arm minus those of another, question by question; ``against`` is another evaluation of the second."""
     table = tables("answers").query("variant == @variant")
 
     def right(arm: str, name: str) -> pd.Series:
         chosen = table[(table["arm"] == arm) & (table["evaluation"] == name)]
         return chosen.set_index(["seed", "question"])["right"]
 
-    return evidence.difference(right("ifp", evaluation), right(second, against or evaluation), part)
+    return evidence.difference(right(first, evaluation), right(second, against or evaluation), part or first)
 
 
 beats_dense = partial(difference, second="dense_k")  # C1
 beats_longer = partial(difference, second="dense_k_long")  # C1f: 1.8 times the pre-training
 nothing_to_gain = partial(difference, second="dense_k", variant="null")  # C1n: all domains share everything
 beats_static = partial(difference, second="static_kd")  # C2: static pruning with distillation
+gates_agree = partial(difference, second="hard_concrete")  # C10: SoftTopK minus HardConcrete
+beats_one_mask = partial(difference, second="static")  # the control of C10
 per_task = partial(difference, second="ifp", against="task")  # C5: one mask per input minus one per task
 masks_matter = partial(difference, second="ifp", against="swapped")  # C6d: own masks minus those of another domain
 
 
-def beats_dense_by_seed(tables: Tables) -> pd.DataFrame:
+def beats_dense_by_seed(tables: Tables, variant: str = "win") -> pd.DataFrame:
     """C1s: minus dense_k, the mean of every seed."""
-    return evidence.of(beats_dense(tables).groupby(["part", "seed"])["value"].mean(), unit="all questions")
+    found = beats_dense(tables, variant=variant).groupby(["part", "seed"])["value"].mean()
+    return evidence.of(found, unit="all questions")
 
 
-def learned_selection(tables: Tables) -> pd.DataFrame:
+def learned_selection(tables: Tables, first: str = "ifp") -> pd.DataFrame:
     """C2s: minus random masks that read the prompt, on held-out wordings and on prompts of two domains."""
-    parts = {"test": "held-out wordings", "mixed": "two domains"}
-    return evidence.together(difference(tables, "rand_lsh", "kin", name, part=part) for name, part in parts.items())
+    minus = partial(difference, tables, "rand_lsh", first, "kin")
+    return evidence.together([minus("test", part="held-out wordings"), minus("mixed", part="two domains")])
 
 
-def pretraining_matters(tables: Tables) -> pd.DataFrame:
+def pretraining_matters(tables: Tables, first: str = "ifp") -> pd.DataFrame:
     """C8: minus fine-tuning alone, with both budgets."""
-    parts = {"ifp_sft_only": "equal total steps", "ifp_sft_short": "equal fine-tuning steps"}
-    return evidence.together(difference(tables, arm, part=part) for arm, part in parts.items())
+    parts = {"sft_only": "equal total steps", "sft_short": "equal fine-tuning steps"}
+    return evidence.together(difference(tables, f"{first}_{arm}", first, part=part) for arm, part in parts.items())
 
 
-def recovery(tables: Tables) -> pd.DataFrame:
+def recovery(tables: Tables, arm: str = "ifp") -> pd.DataFrame:
     """C3: R of every seed."""
     mean = tables("arms").query("variant == 'win'").pivot(index="seed", columns="arm", values="test")
-    return evidence.of((mean["ifp"] - mean["dense_k"]) / (mean["dense_D"] - mean["dense_k"]), part="ifp", unit="seed")
+    if not {arm, "dense_k", "dense_D"} <= set(mean):
+        return evidence.together([])
+    found = (mean[arm] - mean["dense_k"]) / (mean["dense_D"] - mean["dense_k"])
+    return evidence.of(found[mean[[arm, "dense_D"]].notna().all(axis=1)], part=arm, unit="seed")
 
 
-def structure(tables: Tables) -> pd.DataFrame:
-    """C6a: in the last layer, overlap of every two domains of one group minus the mean overlap of each with the other groups."""
-    table = tables("mask_overlaps").query("arm == 'ifp'")
-    last = table[(table["layer"] == table["layer"].max()) & (table["row"] != table["column"])]
-    kin = last["row_block"] == last["column_block"]
-    outside = last[~kin].groupby(["seed", "row"])["overlap"].mean()
-    inside = last[kin].set_index(["seed", "row", "column"])["overlap"]
-    return evidence.difference(inside, outside.reindex(inside.index.droplevel("column")).set_axis(inside.index), "ifp")
+def structure(tables: Tables, arm: str = "ifp") -> pd.DataFrame:
+    """C6a: how often domains that are dealt out to groups at random overlap more within groups than across them, in the last layer and
+    all seeds at once; ``RELATED`` is first taken from what overlaps within the true groups."""
+    table = tables("mask_overlaps").query("arm == @arm and row < column")
+    last = table[table["layer"] == table["layer"].max()]
+    if last.empty:
+        return evidence.together([])
+    random, true, drawn = np.random.default_rng(0), 0.0, np.zeros(PERMUTATIONS)
+    for _, own in last.groupby("seed"):
+        names = sorted({*own["row"], *own["column"]})
+        row, column = (own[name].map(names.index).to_numpy() for name in ("row", "column"))
+        blocks = dict(zip([*own["row"], *own["column"]], [*own["row_block"], *own["column_block"]], strict=True))
+        groups = np.array([blocks[name] for name in names])
+        overlap = own["overlap"].to_numpy() - RELATED * (groups[row] == groups[column])
+        dealt = np.stack([groups, *(random.permutation(groups) for _ in range(PERMUTATIONS))])
+        within = dealt[:, row] == dealt[:, column]
+        gap = (within * overlap).sum(1) / within.sum(1) - (~within * overlap).sum(1) / (~within).sum(1)
+        true, drawn = true + gap[0], drawn + gap[1:]
+    p = (1 + (drawn >= true - 1e-12).sum()) / (1 + PERMUTATIONS)
+    return evidence.rows(arm, np.sort(last["seed"].unique()), "all seeds at once", p)
 
 
-def above_chance(tables: Tables) -> pd.DataFrame:
-    """C6a2: mean overlap across groups in the last layer, minus chance."""
-    table = tables("mask_overlaps").query("arm == 'ifp' and row_block != column_block")
+def above_chance(tables: Tables, arm: str = "ifp") -> pd.DataFrame:
+    """C6a2: overlap of every two domains of different groups in the last layer, minus chance."""
+    table = tables("mask_overlaps").query("arm == @arm and row < column and row_block != column_block")
     last = table[table["layer"] == table["layer"].max()].set_index(["seed", "row", "column"])
-    return evidence.difference(last["overlap"], last["chance"], "ifp")
+    return evidence.difference(last["overlap"], last["chance"], arm)
 
 
-def early_layers_agree(tables: Tables) -> pd.DataFrame:
+def early_layers_agree(tables: Tables, arm: str = "ifp") -> pd.DataFrame:
     """C6b: overlap of two domains in the first layer minus that in the last, all pairs."""
-    table = tables("mask_overlaps").query("arm == 'ifp' and row < column")
+    table = tables("mask_overlaps").query("arm == @arm and row < column")
     wide = table.pivot_table(index=["seed", "row", "column"], columns="layer", values="overlap")
-    return evidence.difference(wide[wide.columns.min()], wide[wide.columns.max()], "ifp")
+    return evidence.difference(wide[wide.columns.min()], wide[wide.columns.max()], arm)
 
 
 def not_collapsed(tables: Tables) -> pd.DataFrame:
     """C6c: 0.9 minus the overlap across domains, and the union minus 1.5 k/D; both must be positive."""
-    table = tables("arms").query("variant == 'win' and arm in ('ifp', 'ifp_st')")
+    return _distances(tables("arms").query("variant == 'win' and arm in ('ifp', 'ifp_st')"))
+
+
+def collapse_is_seen(tables: Tables) -> pd.DataFrame:
+    """The control of C6c: the same of a run whose predictor has to learn to read while it selects."""
+    return _distances(tables("collapse").query("arm == 'ifp_unread'").groupby(["seed", "arm"], as_index=False).last())
+
+
+def _distances(table: pd.DataFrame) -> pd.DataFrame:
     parts = {"overlap": COLLAPSED - table["across"], "union": table["union"] - IN_USE * table["chance"]}
     return evidence.together(evidence.rows(name, table["seed"], table["arm"], value) for name, value in parts.items())

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 
 from orchard.papers.ifpruning.data.factgrid import FactGrid
-from orchard.papers.ifpruning.experiments.arms import Study, studies
+from orchard.papers.ifpruning.experiments.arms import Study, studies, words
 from orchard.papers.ifpruning.experiments.comparison import answers, arms, chain_metrics
 from orchard.papers.ifpruning.method.overlap import overlaps
 from orchard.papers.ifpruning.runs.train import Train
@@ -32,19 +32,12 @@ NO_INTERVAL = "no interval: the gap may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
 UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map
-BASE, LARGE, METHOD = "dense_k", "dense_D", "ifp"
-COMPARED = (  # minus these: what each is, and the claim that it decides
-    ("dense_k", "as wide as the mask (C1)"), ("dense_k_long", "1.8 times the pre-training (C1f)"),
-    ("dense_D", "the unpruned source (C3)"), ("static", "one mask for all"), ("static_kd", "the same, distilled (C2)"),
-    ("moe", "experts per token"), ("moe_seq", "experts per prompt"),
-    ("film_k", "told the domain, no selection"), ("prefix_cond", "reads the prompt, no selection"),
-    ("rand_mask", "told the domain, random masks"), ("rand_lsh", "reads the prompt, random masks (C2s)"),
-    ("oracle", "told the domain, learned masks"),
-)  # fmt: skip
-CONTROLS = {
-    "film_k": "told the domain, selects nothing", "prefix_cond": "reads the prompt, selects nothing",
-    "rand_mask": "told the domain, selects at random", "rand_lsh": "reads the prompt, selects at random",
+BASE, LARGE, METHOD, RANDOM = "dense_k", "dense_D", "ifp", "rand_mask"
+COMPARED = {  # minus these, and the claim that each decides
+    "dense_k": " (C1)", "dense_k_long": " (C1f)", "dense_D": " (C3)", "dense_D_tag": "", "static": "", "static_kd": " (C2)", "moe": "",
+    "moe_seq": "", "film_k": "", "prefix_cond": "", "rand_mask": "", "rand_lsh": "", "oracle": "",
 }  # fmt: skip
+CONTROLS = ("film_k", "prefix_cond", "rand_mask", "rand_lsh", "dense_D_tag")  # each can do a part of what ifp does
 
 
 def interval(
@@ -133,12 +126,12 @@ def scores(setting: Setting, run: Runner) -> pd.DataFrame:
 def differences(setting: Setting, run: Runner) -> pd.DataFrame:
     """ifp minus everything that it is claimed to beat, to equal, or not to equal: label, other, variant, effect, low, high, seeds."""
     table = answers(setting, run)
-    pairs = [(f"{arm}: {what}", arm, "test", "win") for arm, what in COMPARED]
+    pairs = [(words(arm) + claim, arm, "test", "win") for arm, claim in COMPARED.items()]
     pairs += [
-        ("ifp, own mask per task (C5)", METHOD, "task", "win"),
-        ("ifp, masks of another domain (C6d)", METHOD, "swapped", "win"),
-        ("dense_k: all shared, nothing to gain (C1n)", "dense_k", "test", "null"),
-        ("rand_lsh: kin domains (C2s)", "rand_lsh", "test", "kin"),
+        ("IFP with one mask per task (C5)", METHOD, "task", "win"),
+        ("IFP with masks of another domain (C6d)", METHOD, "swapped", "win"),
+        ("small dense where all is shared (C1n)", "dense_k", "test", "null"),
+        ("random masks by hash, kin domains (C2s)", "rand_lsh", "test", "kin"),
     ]
     rows = [
         _row(interval(table, [(METHOD, "test"), (arm, evaluation)], minus, variant), label=label, variant=variant,
@@ -152,11 +145,21 @@ def explained(setting: Setting, run: Runner) -> pd.DataFrame:
     """The share of the gain of ifp over dense_k that each control has: arm, label, effect, low, high, seeds."""
     table = answers(setting, run)
     ends = [(BASE, "test"), (METHOD, "test")]
-    rows = [
-        _row(interval(table, [(arm, "test"), *ends], share_of), arm=arm, label=f"{arm}: {what}")
-        for arm, what in CONTROLS.items()
-    ]
+    rows = [_row(interval(table, [(arm, "test"), *ends], share_of), arm=arm, label=words(arm)) for arm in CONTROLS]
     return pd.DataFrame(rows).query("seeds > 0").reset_index(drop=True)
+
+
+def headline(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """What the comparison comes to, from :func:`scores` and :func:`differences`: is learning which channels to take worth anything?"""
+    order = scores[scores["arm"].isin((BASE, LARGE, METHOD, RANDOM))].sort_values("accuracy", ascending=False)
+    listed = ", ".join(f"{words(row.arm)} {row.accuracy:.3f}" for row in order.itertuples())
+    row = differences[(differences["other"] == RANDOM) & (differences["variant"] == "win")].iloc[0]
+    said = "learned masks and random ones are not told apart"
+    if row["low"] > 0:
+        said = "learned masks beat random ones"
+    if row["high"] < 0:
+        said = "random masks, never learned, beat learned ones"
+    return f"Right answers: {listed}; {said} ({100 * row['effect']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f})."
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:
@@ -174,7 +177,7 @@ def conclusion(table: pd.DataFrame) -> list[str]:
     ):  # fmt: skip
         for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
             points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-            said.append(f"ifp minus {other}: {points}; {ahead if row['low'] > 0 else otherwise}.")
+            said.append(f"IFP minus {words(other)}: {points}; {ahead if row['low'] > 0 else otherwise}.")
     return said
 
 
@@ -182,19 +185,18 @@ def conclusion(table: pd.DataFrame) -> list[str]:
 
 
 def unread(study: Study) -> Train.Config:
-    """ifp_sft_short with a predictor of new weights, which does not begin with a language model; it is told to go on when its masks
-    collapse."""
+    """ifp_sft_short with a predictor of new weights, which does not begin with a language model."""
     cfg = study.arm(READ).clone()
-    return cfg.set(reader=None, on_collapse="record", label=cfg.label.replace(READ, UNREAD))
+    return cfg.set(reader=None, label=cfg.label.replace(READ, UNREAD))
 
 
 def collapse(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), stage, step, within, across, union, use,
-    spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
-    _, study = studies(setting, run)[0]
+    """The gauge while masks are learned, first seed: arm (ifp, ifp_sft_short, ifp_unread), seed, stage, step, within, across, union,
+    use, spread, chance, validation_accuracy. Step 0 is the end of dense pre-training."""
+    cell, study = studies(setting, run)[0]
     chosen = {METHOD: study.arm(METHOD), READ: study.arm(READ), UNREAD: unread(study)}
     run(list(chosen.values()))
-    tables = [chain_metrics(cfg, run).assign(arm=arm) for arm, cfg in chosen.items()]
+    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for arm, cfg in chosen.items()]
     return pd.concat(tables, ignore_index=True).dropna(subset=["across"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -42,46 +43,56 @@ class Profile:
     reader: Reader
     steps: Steps
     batch_size: int
-    rates: tuple[float, ...]  # of the decoder; of several, the best on validation questions (`arms.rates`)
+    rates: tuple[float, ...]  # of the decoder; of several, every family has its best (`arms.tuning`)
     selector_rate: float
     corpus: FactGrid.Config  # its seed is set from that of the cell
     seeds: tuple[int, ...]
     validate_every: int
-    own_rates: Mapping[str, Rates] = field(default_factory=dict)  # arms for which others were best
+    trial_seed: int = 0  # of the trials of `arms.tuning`; best none of `seeds`
+    epsilons: tuple[float, ...] = (0.3,)  # of one mask for everything
+    multipliers: tuple[float, ...] = (100.0,)  # rate of HardConcrete's multipliers over the predictor's
     other_seeds: tuple[str, ...] = ()  # arms at the seeds after the first
     elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # arms in the variants after the first
+    once: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # further ones there, for controls, at the first seed
     few_seeds: int = 1  # of the seeds, for HardConcrete, prefixes and the size of the source
     ratios: tuple[int, ...] = ()  # D / k of sources
     dense_ratios: tuple[int, ...] = ()  # of them, those whose dense decoders are trained too
-    on_collapse: str = "raise"  # "record" where steps are too few for masks to say anything
 
 
-_OWN = {"film_k": Rates(8e-3, 4e-3), "prefix_cond": Rates(8e-3, 4e-3), "moe": Rates(16e-3, 1e-3)}
+SELECTOR_RATES = {"film_k": 4.0, "prefix_cond": 4.0}  # over the profile's; the best of 0.5 to 4 in a pilot at smoke
 _SIZE = Size(dim=32, num_layers=2, num_heads=2, num_kv_heads=2, width=128, keep=32)
 _READER = Reader(dim=32, num_layers=1, num_heads=2, width=64, rank=32)
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(  # everything runs; the numbers mean nothing
         size=_SIZE, reader=_READER, steps=Steps(pretrain=16, cpt=8, sft=16), batch_size=16, rates=(8e-3,), selector_rate=1e-3,
-        corpus=FactGrid.Config(num_keys=64), seeds=(0, 1), validate_every=8, own_rates=_OWN,
-        other_seeds=("dense_k", "ifp"), ratios=(2, 4), dense_ratios=(4,), on_collapse="record",
+        corpus=FactGrid.Config(num_keys=64), seeds=(0, 1), validate_every=8,
+        other_seeds=("dense_k", "ifp"), ratios=(2, 4), dense_ratios=(4,),
     ),
-    "laptop": Profile(  # 22k bits of facts, 1.5 per parameter of dense_k
+    "laptop": Profile(  # 23k bits of facts, 1.5 or more per parameter of dense_k in every variant
         size=_SIZE, reader=_READER, steps=Steps(pretrain=800, cpt=600, sft=1100), batch_size=32, rates=(4e-3, 8e-3, 16e-3),
-        selector_rate=1e-3, corpus=FactGrid.Config(num_keys=400), seeds=(0, 1, 2), validate_every=100, own_rates=_OWN,
-        other_seeds=("dense_k", "dense_k_long", "dense_D", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "rand_mask"),
-        elsewhere={"null": ("dense_k", "ifp"), "kin": ("dense_k", "rand_lsh", "ifp")}, ratios=(2, 3, 4, 6), dense_ratios=(4,), few_seeds=3,
+        selector_rate=1e-3, corpus=FactGrid.Config(num_keys=400, num_values=52), seeds=(1, 2, 3), validate_every=100,
+        epsilons=(0.1, 0.3, 1.0), multipliers=(30.0, 100.0, 300.0),
+        other_seeds=(
+            "dense_k", "dense_k_long", "dense_D", "static", "static_kd", "ifp", "ifp_sft_only", "ifp_sft_short", "rand_mask",
+            "hard_concrete",
+        ),
+        elsewhere={"null": ("dense_k", "ifp"), "kin": ("rand_mask", "rand_lsh", "ifp")}, once={"null": ("dense_k_long", "static_kd")},
+        ratios=(2, 3, 4, 6), dense_ratios=(4,), few_seeds=3,
     ),
     "gpu": Profile(  # half a bit of distinct facts per parameter of dense_k
         size=Size(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, width=2048, keep=512),
         reader=Reader(dim=128, num_layers=2, num_heads=2, width=256, rank=64),
         steps=Steps(pretrain=400, cpt=300, sft=500), batch_size=256, rates=(1e-3, 2e-3, 4e-3), selector_rate=5e-4,
-        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(0, 1, 2),
-        validate_every=100,
+        corpus=FactGrid.Config(num_domains=32, group_size=4, num_keys=4096, num_values=256, queries=64, asked=512), seeds=(1, 2, 3),
+        validate_every=100, epsilons=(0.1, 0.3, 1.0), multipliers=(30.0, 100.0, 300.0),
         other_seeds=(
-            "dense_k", "dense_k_long", "dense_D", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "oracle", "rand_mask",
-            "rand_lsh", "film_k", "moe",
+            "dense_k", "dense_k_long", "dense_D", "static", "static_kd", "ifp", "ifp_st", "ifp_sft_only", "ifp_sft_short", "oracle",
+            "rand_mask", "rand_lsh", "film_k", "moe", "hard_concrete",
         ),
-        elsewhere={"null": ("dense_k", "ifp"), "kin": ("dense_k", "film_k", "rand_lsh", "ifp", "ifp_st")},
+        elsewhere={"null": ("dense_k", "ifp"), "kin": ("film_k", "rand_mask", "rand_lsh", "ifp", "ifp_st")},
+        once={"null": ("dense_k_long", "static_kd")},
         few_seeds=3, ratios=(2, 3, 4, 6), dense_ratios=(2, 3, 4, 6),
     ),
     "paper": Profile(
@@ -93,16 +104,16 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def _without_cpt(profile: Profile) -> Profile:
-    steps = dataclasses.replace(profile.steps, cpt=0)
-    return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=(0,))
+def _without_cpt(profile: Profile, sft: int) -> Profile:
+    steps = dataclasses.replace(profile.steps, cpt=0, sft=sft)
+    return dataclasses.replace(profile, steps=steps, rates=(8e-3,), seeds=profile.seeds[:1])
 
 
-# What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out: a predictor
-# arm is then `ifp_sft_short` of the comparison, the same run. At gpu the decoder is smaller, with as many bits of facts per parameter.
+# What one changes in grids is many runs, so these are shorter. At smoke and laptop they leave continued pre-training out, as
+# `ifp_sft_short` of the comparison does. At gpu the decoder is smaller, with as many bits of facts per parameter.
 GRIDS: dict[str, Profile] = {
-    "smoke": _without_cpt(PROFILES["smoke"]),
-    "laptop": _without_cpt(PROFILES["laptop"]),
+    "smoke": _without_cpt(PROFILES["smoke"], 16),
+    "laptop": _without_cpt(PROFILES["laptop"], 800),
     "gpu": dataclasses.replace(
         PROFILES["gpu"], size=Size(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, width=1024, keep=256),
         reader=Reader(dim=64, num_layers=2, num_heads=2, width=128, rank=32), steps=Steps(pretrain=400, cpt=150, sft=250),
@@ -176,17 +187,20 @@ class Point:
 
 
 _MIXES = (Point(), Point(mix=2), Point(mix=4))
+_MANY = {
+    "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.5, 1.0), (0.0, 0.5))), "mixing": _MIXES,
+}  # fmt: skip
 _FEW: dict[str, tuple[Point, ...]] = {"sharing": (Point(), Point(rho_all=1.0)), "mixing": (Point(), Point(mix=2))}
 DIAGRAMS: dict[str, dict[str, tuple[Point, ...]]] = {  # of the phase diagram, its points
     "smoke": _FEW,
-    "laptop": _FEW,
+    "laptop": _MANY,
     "gpu": {
         "sharing": tuple(Point(rho_all=r, tagless=t) for r, t in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5))),
         "mixing": _MIXES,
     },
     "paper": {},
 }  # fmt: skip
-TOKEN_ROUTED = {"gpu": (*_MIXES, Point(tagless=0.5))}  # those that also have a moe
+TOKEN_ROUTED = dict.fromkeys(("laptop", "gpu"), (*_MIXES, Point(tagless=0.5)))  # those that also have a moe
 
 
 _TIMED = Latency.Config(
@@ -257,11 +271,25 @@ class Cell:
 
 
 def cells(setting: Setting, profile: Profile | None = None, /, **variant: float | int) -> list[Cell]:
-    """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data."""
+    """One cell per seed of a setting, with FactGrid varied; the seed is that of the world, of the weights and of the order of the data.
+
+    A variant has as many keys as fill as many bits, so that a decoder that could not hold the one world cannot hold the other."""
     profile = profile or PROFILES[setting.profile]
     seeds = setting.seeds or profile.seeds
-    worlds = [profile.corpus.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on the variant
+    full = as_full(profile.corpus, **variant)
+    worlds = [full.clone().set(seed=seed) for seed in seeds]  # their wordings do not depend on what is shared
     return [Cell(profile, world.clone().set(**variant), world, seed) for world, seed in zip(worlds, seeds, strict=True)]
+
+
+def as_full(world: FactGrid.Config, **variant: float | int) -> FactGrid.Config:
+    """The world with the number of keys at which its variant takes about as many bits, and no more questions than before."""
+    built, varied = world.build(), world.clone().set(**variant).build()
+    wanted = built.bits / varied.bits * world.num_keys
+    sides = [side for side in range(2, 2 + 2 * math.isqrt(round(wanted))) if side**2 % world.queries == 0]
+    keys = min((side**2 for side in sides), key=lambda count: abs(count - wanted))
+    if keys == world.num_keys:
+        return world.clone()
+    return world.clone().set(num_keys=keys, asked=min(world.asked or world.num_keys, keys))
 
 
 def grid_cells(setting: Setting, **variant: float | int) -> list[Cell]:

@@ -32,11 +32,11 @@ def own_instructions(setting: Setting) -> Instructions.Config:
 
 
 def finished(setting: Setting, run: Runner, corpus: Corpus.Config) -> list[tuple[str, int, Train.Config, Finished]]:
-    """Arm, seed, config and finished run of each. Masks that coincide are recorded: few domains may need no more than one mask."""
+    """Arm, seed, config and finished run of each."""
     size = TEXT[setting.profile]
     wanted = [(arm, seed) for seed in setting.seeds or size.seeds for arm in size.arms]
     studies = {seed: Study(Cell(size.profile, corpus, corpus, seed)) for _, seed in wanted}
-    cfgs = [studies[seed].arm(arm).set(on_collapse="record") for arm, seed in wanted]
+    cfgs = [studies[seed].arm(arm) for arm, seed in wanted]
     return [(*want, cfg, done) for want, cfg, done in zip(wanted, cfgs, run(cfgs), strict=True)]
 
 

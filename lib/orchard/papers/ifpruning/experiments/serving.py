@@ -19,8 +19,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from orchard.nn import Decoder
-from orchard.papers.ifpruning.experiments.arms import Study
-from orchard.papers.ifpruning.experiments.profiles import Cell, cells
+from orchard.papers.ifpruning.experiments.arms import studies
+from orchard.papers.ifpruning.experiments.profiles import Cell
 from orchard.papers.ifpruning.experiments.speed import latency, medians
 from orchard.papers.ifpruning.method.batching import by_overlap, fifo, random_union_width, union_width
 from orchard.papers.ifpruning.method.masks import Predictor
@@ -37,10 +37,10 @@ PER_INPUT, PER_TASK = "per input", "per task"
 
 
 def served(setting: Setting, run: Runner) -> list[tuple[Cell, Train.Config, Finished]]:
-    """The runs of the `ifp` arm, one per seed."""
-    chosen = cells(setting)
-    cfgs = [Study(cell).arm("ifp") for cell in chosen]
-    return list(zip(chosen, cfgs, run(cfgs), strict=True))
+    """The runs of the `ifp` arm of the comparison, one per seed."""
+    chosen = [(cell, study.arm("ifp")) for cell, study in studies(setting, run)]
+    done = run([cfg for _, cfg in chosen])
+    return [(cell, cfg, finished) for (cell, cfg), finished in zip(chosen, done, strict=True)]
 
 
 class Masks:

@@ -14,6 +14,7 @@ from orchard.runs import Runner, Setting, measurement
 from orchard.runs.measurement import by_round, with_machine
 
 BENCH = SoftTopKSpeed.Config(batch=8, rounds=5)  # of `orchard bench ifpruning`
+QUIET = 0.15  # of its median: the quartiles of a part's time lie within
 RATIOS = {  # of `repetitions`, with the bound of the series
     "overhead": "(select + load) / prefill of ifp, at most 0.5",
     "decode": "decode of ifp / dense_k, 0.9 to 1.1",
@@ -21,6 +22,9 @@ RATIOS = {  # of `repetitions`, with the bound of the series
     "masked": "prefill of ifp_masked / dense_D: masking alone saves nothing",
     "moe": "decode of moe / ifp",
     "copied": "load into a decoder built anew / into the ready one",
+    "rebuilt": "(select + load into a decoder built anew) / prefill of ifp",
+    "masked decode": "decode of ifp_masked / dense_k",
+    "dense": "decode of dense_k / ifp",
 }
 
 
@@ -41,8 +45,7 @@ def medians(times: pd.DataFrame) -> pd.DataFrame:
 def repetitions(times: pd.DataFrame) -> pd.DataFrame:
     """The ratios that are claimed, one row per round: what is divided was measured in the same round.
 
-    Columns ``overhead`` (select + load over prefill, ifp), ``decode`` and ``prefill`` (ifp over dense_k), ``moe`` (decode of the mixture
-    over ifp), ``masked`` (prefill of ifp_masked over dense_D), ``copied`` (load into a decoder built anew over the ready one)."""
+    Columns are those of ``RATIOS``; the last three are controls."""
     wide = by_round(times, ["model", "part"])
     ifp = wide["ifp"]
     return pd.DataFrame({
@@ -52,6 +55,9 @@ def repetitions(times: pd.DataFrame) -> pd.DataFrame:
         "prefill": ifp["prefill"] / wide["dense_k", "prefill"],
         "masked": wide["ifp_masked", "prefill"] / wide["dense_D", "prefill"],
         "copied": wide["ifp_copied", "load"] / ifp["load"],
+        "rebuilt": (ifp["select"] + wide["ifp_copied", "load"]) / ifp["prefill"],
+        "masked decode": wide["ifp_masked", "decode"] / wide["dense_k", "decode"],
+        "dense": wide["dense_k", "decode"] / ifp["decode"],
     })  # fmt: skip
 
 
@@ -62,14 +68,24 @@ def latency_ratios(times: pd.DataFrame) -> pd.DataFrame:
     return quartiles.rename(index=RATIOS).rename_axis("ratio").reset_index().assign(rounds=len(found))
 
 
-def _ratio(tables: Tables, column: str) -> pd.DataFrame:
-    values = repetitions(tables("latency"))[column]
+def quiet(tables: Tables) -> tuple[bool, str]:
+    """Gate of C7, C7b and C9: 20 rounds, and the quartiles of the times of dense_k lie within ``QUIET`` of the median."""
+    times = tables("latency")
+    own = times[(times["model"] == "dense_k") & (times["part"] == "decode")]["seconds"]
+    apart = float((own.quantile([0.25, 0.75]) / own.median() - 1).abs().max())
+    said = f"on {times['hardware'].iloc[0]}: {len(own)} rounds, quartiles of dense_k within {apart:.0%} of the median"
+    return len(own) >= 20 and apart <= QUIET, said
+
+
+def ratio(tables: Tables, column: str, allowed: float = 1.0) -> pd.DataFrame:
+    """Evidence from a column of :func:`repetitions`, over what is ``allowed`` of it."""
+    values = repetitions(tables("latency"))[column] / allowed
     return rows("batch 1", 0, values.index, values)
 
 
-overhead_is_small = partial(_ratio, column="overhead")  # C7
-decodes_like_dense = partial(_ratio, column="decode")  # C7b
-mixture_decodes_slowly = partial(_ratio, column="moe")  # C9
+overhead_is_small = partial(ratio, column="overhead")  # C7
+decodes_like_dense = partial(ratio, column="decode")  # C7b
+mixture_decodes_slowly = partial(ratio, column="moe")  # C9
 
 
 def softtopk_speed(setting: Setting, run: Runner) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import evidence, plot
+from orchard.papers.ifpruning.experiments.arms import words
 from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
@@ -23,7 +24,7 @@ LINES = {  # mode, the predictor starts as a language model
     ("soft", True): (PALETTE[0], "o", "-"), ("st", True): (PALETTE[2], "D", "-"),
     ("soft", False): (PALETTE[3], "s", "--"), ("st", False): (PALETTE[1], "^", "--"),
 }  # fmt: skip
-GATE_COLOURS = {"SoftTopK": PALETTE[0], "HardConcrete": PALETTE[3]}
+GATES = {"ifp": "SoftTopK", "hard_concrete": "HardConcrete"}  # of the arms that differ in them
 BANDS = {"within": (PALETTE[0], "o"), "related": (PALETTE[1], "s"), "other": (PALETTE[3], "v")}
 
 
@@ -35,18 +36,23 @@ def phase_maps(table: pd.DataFrame) -> Figure:
     cell = ["diagram", "rho_all", "tagless", "mix", "arm"]
     check_columns(table, {name: name for name in (*cell, "right", "gain", "seed")}, "phase_maps")
     mean = table.groupby(cell, as_index=False)[["right", "gain"]].mean()
-    cells = mean[mean["arm"] != "dense_k"]
-    sharing, mixing = cells.query("diagram == 'sharing' and arm == 'ifp'"), cells.query("diagram == 'mixing'")
+    cells = mean[mean["arm"] != "dense_k"].assign(arm=mean["arm"].map(words))
+    sharing, mixing = (cells[cells["diagram"] == name] for name in ("sharing", "mixing"))
+    sharing = sharing[sharing["arm"] == words("ifp")]
     rows = max(sharing["rho_all"].nunique(), mixing["mix"].nunique(), 2)
     made, panels = plot.figure(WIDE, 0.9 + 0.48 * rows, columns=2)
     most = max(0.05, cells["gain"].abs().max())
     _phase_map(panels[0], sharing, "rho_all", "tagless", most)
     axis = {"xlabel": "instructions that say nothing (share)", "ylabel": "facts that all domains share"}
-    panels[0].set(**axis, title="mask per instruction")
+    up, down = (sharing["gain"] > 0.02).sum(), (sharing["gain"] < -0.02).sum()
+    panels[0].set(**axis, title=f"IFP: ahead in {up} of {len(sharing)} worlds, behind in {down}")
     _phase_map(panels[1], mixing, "mix", "arm", most)
-    panels[1].set(xlabel="method", ylabel="domains in one example", title="one mask, or one expert per token")
+    wide = mixing.pivot(index="mix", columns="arm", values="gain")
+    both = wide.reindex(columns=[words("ifp"), words("moe")]).dropna()
+    won = (both[words("moe")] > both[words("ifp")]).sum()
+    panels[1].set(xlabel="", ylabel="domains in one example", title=f"experts per token ahead in {won} of {len(both)}")
     scale = ScalarMappable(Normalize(-most, most), DIVERGING)
-    made.colorbar(scale, ax=panels, label="gain over dense_k (share)", pad=0.02)
+    made.colorbar(scale, ax=panels, label="gain over small dense (share)", pad=0.02)
     return made
 
 
@@ -70,6 +76,9 @@ def spread_lines(table: pd.DataFrame) -> Figure:
     check_columns(table, {name: name for name in names}, "spread_lines")
     table = table[(table["epsilon"] == table["epsilon"].mode()[0]) & (table["rate"] == 1)]
     made, (scores, overlap) = plot.figure(WIDE, 2.5, columns=2)
+    lost = table.assign(lost=table["across"] >= COLLAPSED).groupby("reads")["lost"].agg(["sum", "size"])
+    said = [f"{row['sum']} of {row['size']} {_begin('', reads)[2:]}" for reads, row in lost.iterrows()]
+    overlap.set_title(f"collapsed: {', '.join(said)}", fontsize=7)
     for (mode, reads), part in table.groupby(["mode", "reads"], sort=False):
         colour, marker, dashes = LINES[str(mode), bool(reads)]
         mean = part.groupby("r")[["right", "swapped", "across"]].mean()
@@ -127,6 +136,8 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     across = rows.groupby("label", sort=False)["across"].mean()
     made, (axes,) = plot.figure(height=0.8 + 0.22 * len(across))
     axes.axvline(0, color=INK, linewidth=0.8)
+    best = rows.groupby("label")["points"].mean()
+    axes.set_title(f"more than a point gained: {(best > 1).sum()} of {len(best)}")
     sns.stripplot(rows, x="points", y="label", color=PALETTE[0], jitter=False, ax=axes)
     right_of = axes.get_yaxis_transform()
     for place, value in enumerate(across):
@@ -140,33 +151,46 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def gate_losses(table: pd.DataFrame) -> Figure:
-    """Loss against steps for both kinds of gates: thin in training (HardConcrete's with its penalty), marked on validation questions."""
-    names = ("gates", "seed", "step", "stage", "loss", "validation_loss")
-    check_columns(table, {name: name for name in names}, "gate_losses")
-    made, (axes,) = plot.figure(height=2.5)
-    for gates, part in table.groupby("gates", sort=False):
-        drawn: dict[str, Any] = {"color": GATE_COLOURS[str(gates)]}
-        train, held = (part.dropna(subset=[name]).groupby("step")[name].mean() for name in ("loss", "validation_loss"))
-        axes.plot(train.index, train, **drawn, linewidth=0.8, alpha=0.7)
-        axes.plot(held.index, held, **drawn, marker="o", markersize=3, label=str(gates))
+def gate_losses(curves: pd.DataFrame) -> Figure:
+    """Loss against steps of the masked stages for both kinds of gates, first seed: thin in training (HardConcrete's with its penalty),
+    marked on validation questions."""
+    names = ("arm", "seed", "step", "stage", "loss", "validation_loss")
+    check_columns(curves, {name: name for name in names}, "gate_losses")
+    made, (axes,) = plot.figure(height=2.8)
+    table = curves[
+        curves["arm"].isin(GATES) & (curves["stage"] != "pretrain") & (curves["seed"] == curves["seed"].min())
+    ]
+    given, ends = plot.looks(GATES, LOOKS), []
+    for arm, part in table.groupby("arm", sort=False):
+        look = given[str(arm)]
+        train, held = part.dropna(subset=["loss"]), part.dropna(subset=["validation_loss"])
+        axes.plot(train["step"], train["loss"], color=look.colour, linewidth=0.8, alpha=0.7)
+        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3}
+        axes.plot(held["step"], held["validation_loss"], **drawn, label=GATES[str(arm)])
+        ends.append(f"{GATES[str(arm)]} {held['validation_loss'].iloc[-1]:.2f}")
     first = table[table["stage"] != "sft"]["step"].max()
-    if np.isfinite(first):
-        axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":")
-        axes.text(first, 0.97, " fine-tuning", transform=axes.get_xaxis_transform(), va="top", fontsize=6.5, color=GREY)
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.axvline(first, color=GREY, linewidth=0.8, linestyle=":", label="fine-tuning begins")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=f"at the end: {', '.join(ends)}")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    made.legend(loc="outside lower center", ncols=2)
+    made.legend(loc="outside lower center", ncols=3)
     return made
 
 
 @plot.use_style()
-def paired_effects(table: pd.DataFrame, *, x_label: str) -> Figure:
-    """The mean difference of every part of a claim's evidence, with its 95 % interval over seeds and questions."""
+def paired_effects(table: pd.DataFrame, *, x_label: str, margin: float = 0.0) -> Figure:
+    """The mean difference of every part of a claim's evidence, with its 95 % interval over seeds and questions, and a dot per seed;
+    shaded is the margin within which the claim calls arms equal."""
     check_columns(table, {name: name for name in ("part", "seed", "value")}, "paired_effects")
     found = {part: evidence.interval(own) for part, own in table.groupby("part", sort=False)}
     rows = [{"label": part, "effect": one.estimate, "low": one.low, "high": one.high} for part, one in found.items()]
-    return plot.forest(pd.DataFrame(rows), x_label=x_label)
+    made, (axes,) = plot.figure(height=0.95 + 0.3 * len(rows))
+    axes.axvspan(-margin, margin, color=PALETTE[0], alpha=0.12, linewidth=0)
+    plot.forest(pd.DataFrame(rows), x_label=x_label, axes=axes)
+    for place, (_, own) in enumerate(table.groupby("part", sort=False)):
+        dots = own.groupby("seed")["value"].mean()
+        axes.plot(dots, [place + 0.25] * len(dots), ".", color=GREY, markersize=4)
+    axes.set_title(", ".join(f"{100 * one.estimate:+.1f} points" for one in found.values()))
+    return made
 
 
 @plot.use_style()
@@ -190,23 +214,4 @@ def prefix_overlap(table: pd.DataFrame, arm: str = "ifp") -> Figure:
         axes.set(ylim=(0, 1.04), title=f"layer {layer}", xlabel="prefix of the prompts", ylabel="")
     panels[0].set_ylabel("overlap |A ∩ B| / k")
     made.legend(*taken_legend(panels[0]), loc="outside lower center", ncols=4)
-    return made
-
-
-@plot.use_style()
-def channel_use(table: pd.DataFrame) -> Figure:
-    """Share of the prompts that select a channel, channels in order of that share, one panel per layer: right of where a line meets zero
-    are the channels that no prompt selects, left of where it leaves one those that all do."""
-    check_columns(table, {name: name for name in ("arm", "layer", "rank", "use")}, "channel_use")
-    layers = sorted(table["layer"].unique())
-    made, panels = plot.figure(COLUMN if len(layers) < 3 else WIDE, 2.3, columns=len(layers))
-    given = plot.looks(pd.unique(table["arm"]), LOOKS)
-    for axes, layer in zip(panels, layers, strict=True):
-        for place, (arm, part) in enumerate(table[table["layer"] == layer].groupby("arm", sort=False)):
-            look, label = given[str(arm)], str(arm) if axes is panels[0] else "_"
-            dashes = ("-", "--", ":", "-.")[place % 4]
-            axes.step(part["rank"], part["use"], where="post", color=look.colour, linestyle=dashes, label=label)
-        axes.set(title=f"layer {layer}", xlabel="channels (share)", xlim=(0, 1))
-    panels[0].set_ylabel("prompts that select it (share)")
-    made.legend(loc="outside lower center", ncols=2)
     return made

@@ -8,15 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE
+from orchard.papers.ifpruning.experiments.arms import words
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, in_words
 from orchard.plot.style import COLUMN, INK, check_columns
 
 
 @plot.use_style()
-def arm_scores(table: pd.DataFrame) -> Figure:
-    """Right answers of every arm, best first, with intervals; right the same against training FLOPs over those of dense_k.
+def arm_scores(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
+    """Right answers of every arm, best first, with intervals and a dot per seed; right the same against training FLOPs over those of
+    dense_k, named by markers.
 
-    Columns arm, accuracy, low, high, flops_factor. Dashed: dense_k and dense_D, between which R is measured."""
+    Columns arm, accuracy, low, high, flops_factor; of ``seeds`` arm and test. Dashed: dense_k and dense_D, between which R is measured."""
     check_columns(table, {name: name for name in ("arm", "accuracy", "low", "high", "flops_factor")}, "arm_scores")
     ordered = table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
     given = plot.looks(ordered["arm"], LOOKS)
@@ -24,6 +26,8 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     for place, row in enumerate(ordered.to_dict("records")):
         look = given[row["arm"]]
         drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5, "linestyle": "none"}
+        dots = seeds.loc[seeds["arm"] == row["arm"], "test"]
+        axes[0].plot(dots, [place + 0.28] * len(dots), ".", color=look.colour, markersize=3, alpha=0.7)
         axes[0].hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.4)
         axes[0].plot(row["accuracy"], place, **drawn)
         axes[1].vlines(row["flops_factor"], row["low"], row["high"], color=look.colour, linewidth=1)
@@ -32,20 +36,26 @@ def arm_scores(table: pd.DataFrame) -> Figure:
     for score in ends:
         axes[0].axvline(score, color=INK, linewidth=0.8, linestyle="--")
         axes[1].axhline(score, color=INK, linewidth=0.8, linestyle="--")
-    axes[0].set_yticks(range(len(ordered)), list(ordered["arm"]))
+    axes[0].set_yticks(range(len(ordered)), [words(arm) for arm in ordered["arm"]])
     axes[0].set(ylim=(len(ordered) - 0.4, -0.6), xlabel="right answers (share)")
+    axes[0].set_title(f"most right: {words(ordered['arm'][0])}")
     axes[0].grid(False, axis="y")
-    axes[1].set(xlabel="training FLOPs / those of dense_k", ylabel="right answers (share)", xlim=(0.9, None))
+    axes[1].set(xlabel="training FLOPs / those of small dense", ylabel="right answers (share)", xlim=(0.9, None))
+    axes[1].set_title("dashed: small and large dense")
     return made
 
 
 @plot.use_style()
 def arm_differences(table: pd.DataFrame) -> Figure:
-    """ifp minus each of the others, with intervals, in points; columns label, effect, low, high (shares)."""
+    """ifp minus each of the others, with intervals, in points; columns label, effect, low, high (shares). C1, C1f, C2, C2s ask for
+    more than 0."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "arm_differences")
     points = table.assign(**{name: 100 * table[name] for name in ("effect", "low", "high")})
-    made, [axes] = plot.figure(WIDE, 0.65 + 0.19 * len(table))
-    plot.forest(points, x_label="ifp minus this (points)", axes=axes)
+    made, [axes] = plot.figure(WIDE, 0.8 + 0.19 * len(table))
+    plot.forest(points, x_label="mask per instruction minus this (points)", axes=axes)
+    axes.set_title(
+        f"ahead of {(table['low'] > 0).sum()} of {len(table)}, behind {(table['high'] < 0).sum()}, the others not told apart"
+    )
     return made
 
 
@@ -55,9 +65,10 @@ def gain_explained(table: pd.DataFrame) -> Figure:
 
     Columns label, effect, low, high."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "gain_explained")
-    made, [axes] = plot.figure(WIDE, 0.65 + 0.22 * len(table))
-    plot.forest(table, x_label="(control - dense_k) / (ifp - dense_k)", axes=axes)
+    made, [axes] = plot.figure(WIDE, 0.8 + 0.22 * len(table))
+    plot.forest(table, x_label="share of the gain: 0 is small dense, dashed (1) is IFP", axes=axes)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_title(f"{(table['effect'] >= 1).sum()} of {len(table)} controls gain as much as learned selection")
     return made
 
 
@@ -65,6 +76,7 @@ def gain_explained(table: pd.DataFrame) -> Figure:
 def domain_scores(table: pd.DataFrame) -> Figure:
     """Right answers by domain, a marker per arm, with intervals; columns domain, arm, right, low, high (mean over what is given more)."""
     check_columns(table, {name: name for name in ("domain", "arm", "right", "low", "high")}, "domain_scores")
+    table = in_words(table)
     points = table.groupby(["domain", "arm"], sort=False)[["right", "low", "high"]].mean()
     domains, arms = list(pd.unique(table["domain"])), list(pd.unique(table["arm"]))
     given = plot.looks(arms, LOOKS)
@@ -75,7 +87,12 @@ def domain_scores(table: pd.DataFrame) -> Figure:
         axes.hlines(places, own["low"], own["high"], color=given[arm].colour, linewidth=1.2)
         axes.plot(own["right"], places, given[arm].marker, color=given[arm].colour, label=arm, linestyle="none")
     axes.set_yticks(range(len(domains)), domains)
-    axes.set(ylim=(len(domains) - 0.4, -0.6), xlim=(-0.02, None), xlabel="right answers (share)")
+    axes.set(
+        ylim=(len(domains) - 0.4, -0.6),
+        xlim=(-0.02, max(0.1, 1.05 * float(points["high"].max()))),
+        xlabel="right answers (share)",
+    )
+    axes.set_title(f"{(points['right'] > 0).sum()} of {len(points)} have a right answer")
     axes.grid(False, axis="y")
     made.legend(loc="outside lower center", ncols=len(arms))
     return made

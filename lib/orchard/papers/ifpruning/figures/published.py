@@ -62,6 +62,8 @@ def source_scaling(
             y_label=y_label if place % across == 0 else "", axes=frame, known=LOOKS,
         )  # fmt: skip
         frame.set_title(f"{name}, paper" if paper else f"{name}, ours", fontsize=7)
+        if not paper:
+            frame.plot(part["ratio"], part["score"], ".", color=GREY, markersize=3, zorder=1, label="_")
         frame.set_xlim(ratios.min() / 1.15, ratios.max() * 1.15)
         frame.tick_params(axis="x", labelrotation=90 if across > 1 else 0)
         frame.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
@@ -150,8 +152,9 @@ def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> 
         else:
             axes.hlines(bars.index, bars["low"], bars["high"], color=INK, linewidth=1)
             labels = list(bars["dataset"])
-        for at in (0, 1):
-            axes.axvline(at, color=INK, linewidth=0.8, linestyle="-" if at == 0 else "--")
+        for at, dashes in ((0, "-"), (1, "--"), (0.5, ":")):  # C3 asks for at least 0.5
+            if not paper or at != 0.5:
+                axes.axvline(at, color=INK, linewidth=0.8, linestyle=dashes)
         axes.set_yticks(bars.index, labels, fontsize=6.5)
         axes.set_ylim(len(bars) - 0.4 - max(counts), len(bars) - 0.4)  # bars of one thickness in both panels
         title = "paper" if paper else "ours"

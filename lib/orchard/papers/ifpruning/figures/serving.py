@@ -84,7 +84,7 @@ def task_masks(ours: pd.DataFrame, published: pd.DataFrame) -> Figure:
     for place, (_, colour, gaps) in enumerate(groups):
         _dots(axes, place, gaps.to_numpy(), gaps.mean(), colour)
     _rows(axes, [name for name, *_ in groups], at=0.0)
-    axes.set_xlabel("mask per input minus mask per task (points)")
+    axes.set(xlabel="mask per input minus mask per task (points)", title=f"shaded: equal within {MARGIN} points (C5)")
     return made
 
 
@@ -94,8 +94,8 @@ def latency_ratios(repetitions: pd.DataFrame) -> Figure:
 
     Shaded is what the series asks for: overhead at most 0.5, decode within 10 % of a dense model of the same width."""
     rows = {
-        "overhead": "(select + load) / prefill", "decode": "decode, ifp / dense_k", "prefill": "prefill, ifp / dense_k",
-        "masked": "prefill, ifp_masked / dense_D", "moe": "decode, moe / ifp",
+        "overhead": "(select + load) / prefill", "decode": "decode, IFP / small dense", "prefill": "prefill, IFP / small dense",
+        "masked": "prefill, masked / large dense", "moe": "decode, experts / IFP",
     }  # fmt: skip
     check_columns(repetitions, {name: name for name in rows}, "latency_ratios")
     made, (axes,) = plot.figure(COLUMN, 0.6 + 0.32 * len(rows))
@@ -107,7 +107,8 @@ def latency_ratios(repetitions: pd.DataFrame) -> Figure:
             axes.barh(place, high - low, left=low, color=PALETTE[0], alpha=0.18, height=0.8)
         _dots(axes, place, values, float(np.median(values)), PALETTE[0])
     _rows(axes, list(rows.values()), at=1.0)
-    axes.set(xlim=(0, None), xlabel="ratio within a round")
+    axes.set(xlim=(0, None), xlabel="ratio (shaded: C7, C7b)")
+    axes.set_title(f"decoding: {repetitions['decode'].median():.2f} × small dense")
     return made
 
 

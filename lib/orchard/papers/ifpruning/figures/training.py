@@ -13,11 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchard import plot
+from orchard.papers.ifpruning.experiments.arms import words
 from orchard.papers.ifpruning.experiments.explanation import nearest
-from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, taken_legend
+from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, in_words, taken_legend
 from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
+SPEED = ("dense_k", "dense_D", "rand_mask", "ifp")  # arms of accuracy_curves
 PANELS: dict[str, tuple[str, ...]] = {
     "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
     "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
@@ -28,7 +30,7 @@ GAUGES = {
     "use": "entropy of use / maximum", "spread": "std(z) / ε", "validation_accuracy": "right answers (share)",
 }  # fmt: skip
 MARKERS = "osD^vP*X<>hd"
-MASKS = {"of the prompt": PALETTE[0], "of the task": PALETTE[9], "of another domain": PALETTE[3]}
+MASKS = {"of the prompt": PALETTE[0], "of the task": PALETTE[9], "of another domain": PALETTE[1]}
 
 
 @plot.use_style()
@@ -37,9 +39,9 @@ def stage_curves(table: pd.DataFrame) -> Figure:
 
     Dotted lines: the stages of most arms end. dense_k stands in every panel."""
     check_columns(table, {name: name for name in ("step", "loss", "arm", "seed", "stage")}, "stage_curves")
-    shown = {name: [arm for arm in arms if arm in set(table["arm"])] for name, arms in PANELS.items()}
-    made, axes = plot.figure(WIDE, 3.3, columns=len(shown))
-    base = table[table["arm"] == "dense_k"]
+    shown = {name: [words(arm) for arm in arms if arm in set(table["arm"])] for name, arms in PANELS.items()}
+    made, axes = plot.figure(WIDE, 3.6, columns=len(shown))
+    base, table = table[table["arm"] == "dense_k"], in_words(table)
     ends = base.groupby("stage", sort=False)["step"].max().iloc[:-1]
     for place, (frame, (name, arms)) in enumerate(zip(axes, shown.items(), strict=True)):
         own = table[table["arm"].isin(arms)].sort_values("arm", key=lambda arm: arm.map(arms.index), kind="stable")
@@ -49,9 +51,33 @@ def stage_curves(table: pd.DataFrame) -> Figure:
         for end in ends:
             frame.axvline(end, color=INK, linewidth=0.7, linestyle=":")
         taken_legend(frame)
-        made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", ncols=2, fontsize=6.5, handlelength=1.8,
-                    columnspacing=0.8, bbox_to_anchor=((place + 0.55) / len(shown), 0.25))  # fmt: skip
-    made.set_layout_engine("constrained", rect=(0, 0.24, 1, 0.76))
+        made.legend(handles=frame.get_lines()[: len(arms)], loc="upper center", fontsize=6, handlelength=1.8,
+                    bbox_to_anchor=((place + 0.55) / len(shown), 0.31))  # fmt: skip
+    made.set_layout_engine("constrained", rect=(0, 0.3, 1, 0.7))
+    return made
+
+
+@plot.use_style()
+def accuracy_curves(table: pd.DataFrame) -> Figure:
+    """Right answers to validation questions against steps, a thin line per seed and a thick one for their mean; columns step,
+    validation_accuracy, arm, seed, stage. Dotted lines: stages end. Flat at the end means that steps are not what is missing."""
+    names = ("step", "validation_accuracy", "arm", "seed", "stage")
+    check_columns(table, {name: name for name in names}, "accuracy_curves")
+    made, (axes,) = plot.figure(COLUMN, 3.0)
+    held = table[table["arm"].isin(SPEED)].dropna(subset=["validation_accuracy"])
+    given, last = plot.looks(SPEED, LOOKS), {}
+    for arm in SPEED:
+        own, look = held[held["arm"] == arm], given[arm]
+        for _, one in own.groupby("seed"):
+            axes.plot(one["step"], one["validation_accuracy"], color=look.colour, linewidth=0.5, alpha=0.5)
+        mean = own.groupby("step")["validation_accuracy"].mean()
+        axes.plot(mean.index, mean, color=look.colour, marker=look.marker, markersize=3, label=words(arm))
+        last[arm] = mean.iloc[-1] - mean[mean.index <= 0.75 * mean.index.max()].iloc[-1] if len(mean) > 1 else np.nan
+    for end in held[held["arm"] == "dense_k"].groupby("stage", sort=False)["step"].max().iloc[:-1]:
+        axes.axvline(end, color=INK, linewidth=0.7, linestyle=":")
+    axes.set(xlabel="optimizer step", ylabel="right answers (share)", ylim=(-0.02, 1.02))
+    axes.set_title(f"last quarter: small dense {100 * last['dense_k']:+.0f} points, IFP {100 * last['ifp']:+.0f}")
+    made.legend(loc="outside lower center", ncols=1)
     return made
 
 
@@ -69,7 +95,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
     for frame, (name, label) in zip(axes, GAUGES.items(), strict=True):
         for arm in arms:
             own, look = table[table["arm"] == arm], given[arm]
-            frame.plot(own["step"], own[name], color=look.colour, marker=look.marker, markersize=3.2, label=arm)
+            frame.plot(own["step"], own[name], color=look.colour, marker=look.marker, markersize=3.2, label=words(arm))
         if name in ("across", "within", "union"):
             frame.axhline(chance, color=GREY, linewidth=0.9, linestyle="--", label="chance, k/D")
         if name in bounds:
@@ -78,7 +104,7 @@ def collapse_gauge(table: pd.DataFrame) -> Figure:
             frame.set_ylim(-0.04, 1.06)
         frame.set(ylabel=label, xlabel="optimizer step" if frame in axes[3:] else "")
     handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    made.legend(handles, labels, loc="outside lower center", ncols=3)
     return made
 
 
@@ -87,15 +113,22 @@ def swapped_masks(table: pd.DataFrame) -> Figure:
     """Right answers of each arm with its own masks and with others; columns arm, masks, effect, low, high."""
     check_columns(table, {name: name for name in ("arm", "masks", "effect", "low", "high")}, "swapped_masks")
     arms, kinds = list(pd.unique(table["arm"])), list(pd.unique(table["masks"]))
-    made, [axes] = plot.figure(COLUMN, 2.2)
+    made, [axes] = plot.figure(COLUMN, 2.6)
     thick = 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
         own = table[table["masks"] == kind].set_index("arm").loc[arms]
         at = np.arange(len(arms)) + (number - (len(kinds) - 1) / 2) * thick
         axes.bar(at, own["effect"], thick * 0.92, color=MASKS[kind], label=f"mask {kind}")
         axes.vlines(at, own["low"], own["high"], color=INK, linewidth=0.9)
-    axes.set_xticks(range(len(arms)), arms)
-    axes.set(ylim=(0, 1.05), ylabel="right answers (share)")
+        for place, high, effect in zip(at, own["high"], own["effect"], strict=True):
+            axes.text(place, high + 0.02, f"{effect:.2f}", ha="center", fontsize=5.5)
+    axes.set_xticks(
+        range(len(arms)), [words(arm).replace(", ", ",\n").replace(" (", "\n(") for arm in arms], fontsize=5.5
+    )
+    lost = (table[table["masks"] == "of the prompt"].set_index("arm")["effect"] - own["effect"]).loc[arms[0]]
+    axes.set(
+        ylim=(0, 1.12), ylabel="right answers (share)", title=f"another domain's mask costs IFP {100 * lost:.0f} points"
+    )
     axes.grid(False, axis="x")
     made.legend(loc="outside lower center", ncols=2)
     return made

@@ -5,6 +5,7 @@
     DomainMasks    a random mask per domain, never learned               is told the domain
     HashedMasks    random masks keyed by a SimHash of the prompt         reads the prompt, as the predictor does; never learned
     Film           factors per domain and channel of a small model       is told the domain; conditioning without selection
+    DomainTag      a learned token per domain                            is told the domain; conditioning without selection
     Prefix         a soft token from the predictor's feature             reads the prompt; conditioning without selection
     HardConcrete   the predictor, with other gates than SoftTopK         reads the prompt
 
@@ -138,6 +139,25 @@ class Film(Selector):
         return self.factor[examples.domain][:, None].expand(-1, examples.prompts.shape[1], -1, -1)
 
 
+class DomainTag(Selector):
+    """A learned token for every domain in the place of bos, first as bos: a decoder that need not read what it is asked."""
+
+    prunes = False
+
+    class Config(Selector.Config):
+        num_domains: int = REQUIRED
+        dim: int = REQUIRED  # of the decoder
+
+    def __init__(self, cfg: DomainTag.Config) -> None:
+        super().__init__(cfg)
+        self.tag = nn.Parameter(torch.zeros(cfg.num_domains, cfg.dim))
+
+    @contextmanager
+    def applied(self, decoder: Decoder, examples: Examples, warmth: float = 1.0) -> Iterator[None]:
+        with _first_token(decoder, self.tag[examples.domain]):
+            yield
+
+
 class Prefix(Predictor):
     """The predictor's feature as a soft token in the place of bos: the same reader of prompts, and no mask."""
 
@@ -158,17 +178,23 @@ class Prefix(Predictor):
     @contextmanager
     def applied(self, decoder: Decoder, examples: Examples, warmth: float = 1.0) -> Iterator[None]:
         """Within this context the first embedding of every sequence has the soft token added to it (that of its first prompt)."""
-        soft = self.head_out(self.feature(examples.prompts[:, 0], examples.prompt_lengths[:, 0]))
+        with _first_token(decoder, self.head_out(self.feature(examples.prompts[:, 0], examples.prompt_lengths[:, 0]))):
+            yield
 
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return torch.cat([output[:, :1] + soft[:, None].to(output.dtype), output[:, 1:]], dim=1)
 
-        hook = decoder.embedding.register_forward_hook(add)
-        try:
-            with gated(decoder, None):
-                yield
-        finally:
-            hook.remove()
+@contextmanager
+def _first_token(decoder: Decoder, soft: Float[Tensor, "examples dim"]) -> Iterator[None]:
+    """Within this context this is added to the first embedding of every sequence, and no channel is masked."""
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1] + soft[:, None].to(output.dtype), output[:, 1:]], dim=1)
+
+    hook = decoder.embedding.register_forward_hook(add)
+    try:
+        with gated(decoder, None):
+            yield
+    finally:
+        hook.remove()
 
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1

@@ -49,11 +49,11 @@ class Item:
     wording: int = 0
 
 
-def questions(world: World, shots: Sequence[int], sums: int, seed: int = 0) -> list[Item]:
-    """The battery: every tested fact as statements and in both instruction tasks, and `sums` held-out sums, the tasks with each
+def questions(world: World, shots: Sequence[int], sums: int, seed: int = 0, group: str = "tested") -> list[Item]:
+    """The battery: every fact of a group as statements and in both instruction tasks, and `sums` held-out sums, the tasks with each
     number of examples. A function of its arguments: every model gets the same letters and examples."""
     items = []
-    for entity, attribute in world.facts("tested", TESTED_ATTRIBUTES):
+    for entity, attribute in world.facts(group, TESTED_ATTRIBUTES):
         value, unit = world.values[entity][attribute], f"{attribute} of {entity}"
         for wording in range(len(WORDINGS)):
             prompt = world.statement(entity, attribute, wording).removesuffix(f"{value}.")

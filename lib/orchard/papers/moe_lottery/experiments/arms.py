@@ -6,22 +6,38 @@ lottery gets is also given to a model that dropped at once, to the full model, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import product
+from statistics import mean
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, model_of, models
-from orchard.papers.moe_lottery.method.models import ROUNDS
+from orchard.papers.moe_lottery.method.models import ROUNDS, Shape
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm, budget
-from orchard.runs import Finished, Runner, Setting
+from orchard.runs import Finished, Run, Runner, Setting
 from orchard.runs.grid import Best, best_of
-from orchard.train import TrainLM
+from orchard.train import AdamW, TrainLM
 
 HALF = ROUNDS * 4 // 6  # the round at which half of the experts are gone
 CRITERIA = ("ean", "ege")  # smallest first: the paper's two best
 MOST_STUDIED = "ean"  # its partly trained lotteries, load balance and saturation are measured too
+KINDS = {
+    "full": NOTHING,
+    "one_shot": MOST_STUDIED,
+}  # what rates are tuned for: the full model and smaller ones; by what criterion
+SCRATCH = "small_scratch"
+Rates = list[list[float]]  # pairs of steps and learning rate
+
+
+class Family(NamedTuple):
+    """What a learning rate is tuned for: the strategy of a model, and steps of fine-tuning or the round whose size is trained."""
+
+    model: Model
+    strategy: str
+    steps: int
 
 
 def level(t: int) -> float:
@@ -30,76 +46,97 @@ def level(t: int) -> float:
 
 
 def arm(
-    setting: Setting, model: Model, rate: float, criterion: str, strategies: Sequence[str], **fields: Any
+    setting: Setting, model: Model, rates: Rates, criterion: str, strategies: Sequence[str], **fields: Any
 ) -> Arm.Config:
     """The run of some strategies of a criterion, on one of the setting's models."""
     profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
     given: dict[str, Any] = {
         "base": model.run, "criterion": criterion, "strategies": list(strategies), "per_round": model.shape.per_round,
         "steps": budget(sizes.first, ROUNDS), "controls": list(sizes.controls), "batch_size": sizes.batch_size,
-        "learning_rate": rate, "calibration": profile.calibration, "load_round": HALF,
+        "learning_rates": rates, "calibration": profile.calibration, "load_round": HALF,
         "label": f"{criterion} {', '.join(strategies)}; {model.name}", **fields,
     }  # fmt: skip
     return Arm.Config(**given)
 
 
-def tuned(setting: Setting, run: Runner) -> Best:
-    """The learning rate of every shape, the same for all its arms: that with the lowest mean validation loss of two arms that get all
-    tokens at once, the full model and one-shot EAN at 75 %, at the first model of the shape. A family is that model's name."""
-    firsts = {model.name: model for model in {model.shape: model for model in reversed(models(setting))}.values()}
-    fixed: dict[str, Any] = {"split": "validation", "controls": [ROUNDS], "draws": [0]}
+def tuned(setting: Setting, run: Runner) -> tuple[Best, dict[str, Family]]:
+    """The learning rates of the first model of every shape, on validation text and in an order of the training text that no arm reads,
+    and what every family of rates is for: for every number of steps in `saturation` the full model and models dropped to 75 % and 25 %
+    at once by EAN, whose mean loss counts; and the small models that are trained from scratch."""
+    firsts = {model.shape: model for model in reversed(models(setting))}.values()
+    sizes = PROFILES[setting.profile].arms
+    families, grids = dict[str, Family](), dict[str, Sequence[float]]()
+    for model in firsts:
+        for strategy, steps in [*product(KINDS, sizes.saturation), *product([SCRATCH], sizes.scratch)]:
+            name = f"{strategy}, {'round' if strategy == SCRATCH else 'steps'} {steps}, {model.name}"
+            families[name] = Family(model, strategy, steps)
+            grids[name] = sizes.scratch_rates if strategy == SCRATCH else sizes.learning_rates
 
-    def trials(name: str, rate: float) -> list[Arm.Config]:
-        cells = ((NOTHING, "full"), (MOST_STUDIED, "one_shot"))
-        return [arm(setting, firsts[name], rate, criterion, [strategy], **fixed) for criterion, strategy in cells]
+    def trial(name: str, rate: float) -> Run.Config:
+        model, strategy, steps = families[name]
+        label = f"rate {rate:g}, {name}"
+        if strategy == SCRATCH:
+            return small(setting, model, steps, rate).set(seed=1000 + model.seed, label=label)
+        fixed: dict[str, Any] = {
+            "split": "validation", "stream": 1, "steps": [0, steps, *[0] * (ROUNDS - 2)],
+            "controls": [ROUNDS] if strategy == "full" else [2, ROUNDS], "label": label,
+        }  # fmt: skip
+        return arm(setting, model, [[float(steps), rate]], KINDS[strategy], [strategy], **fixed)
 
-    grids = dict.fromkeys(firsts, PROFILES[setting.profile].arms.learning_rates)
-    return best_of(grids, trials, _tokens_loss, run, widen=0 if setting.profile == "smoke" else 2)
+    return best_of(grids, trial, _loss, run, widen=0 if setting.profile == "smoke" else 2), families
 
 
-def _tokens_loss(done: Finished) -> float:
-    """The loss of the fine-tuned model of a run that has one."""
-    return next(float(row["loss"]) for row in done.result["rows"] if row["tokens"])
+def _loss(done: Finished) -> float:
+    """The validation loss of a training, or the mean loss of the fine-tuned models of a run."""
+    result = done.result
+    return float(result.get("validation_loss") or mean(float(row["loss"]) for row in result["rows"] if row["tokens"]))
 
 
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The grid of learning rates: model, strategy, learning_rate, loss (nats/byte, validation). Empty for a grid of one; without the
-    rates at which a trial diverged."""
-    rows = [
-        {"model": name, "strategy": strategy, "learning_rate": rate, "loss": _tokens_loss(done)}
-        for (name, rate), both in tuned(setting, run).runs.items() if both
-        for strategy, done in zip(("full_tokens", "one_shot_tokens"), both, strict=True)
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["model", "strategy", "learning_rate", "loss"])
+    """The grids of learning rates: model, strategy ("full", "one_shot", "small_scratch"), steps (of the last, the round whose size it
+    has), learning_rate, loss (nats/byte, validation), chosen. Rates at which a trial diverged have no loss, nor has a grid of one."""
+    best, families = tuned(setting, run)
+    table = best.table.rename(columns={"value": "learning_rate", "score": "loss"})
+    about = [(own.model.name, own.strategy, own.steps) for own in table["family"].map(families)]
+    table[["model", "strategy", "steps"]] = pd.DataFrame(about, index=table.index)
+    return table[["model", "strategy", "steps", "learning_rate", "loss", "chosen"]]
 
 
-def rate_of(setting: Setting, run: Runner) -> dict[str, float]:
-    """The learning rate of every model: that of its shape in :func:`tuned`."""
-    chosen, shapes = tuned(setting, run).chosen, {model.name: model.shape for model in models(setting)}
-    by_shape = {shapes[name]: rate for name, rate in chosen.items()}
-    return {name: by_shape[shape] for name, shape in shapes.items()}
+def rates_of(setting: Setting, run: Runner) -> dict[tuple[str, str], Rates]:
+    """The learning rates of every model and strategy of :func:`rates`: those of its shape."""
+    best, families = tuned(setting, run)
+    by_shape: dict[tuple[Shape, str], Rates] = {}
+    for name, (model, strategy, steps) in families.items():
+        by_shape.setdefault((model.shape, strategy), []).append([float(steps), best.chosen[name]])
+    return {
+        (model.name, kind): own
+        for model in models(setting)
+        for (shape, kind), own in by_shape.items()
+        if shape == model.shape
+    }
 
 
-def arms(setting: Setting, model: Model, rate: float) -> list[Arm.Config]:
+def arms(setting: Setting, model: Model, rates: Mapping[tuple[str, str], Rates]) -> list[Arm.Config]:
     """Every arm of a model."""
     profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
 
     def of(criterion: str, strategies: Sequence[str], **fields: Any) -> Arm.Config:
-        return arm(setting, model, rate, criterion, strategies, **fields)
+        kind = "full" if criterion == NOTHING else "one_shot"
+        return arm(setting, model, rates[model.name, kind], criterion, strategies, **fields)
 
-    size = sizes.draws_per_run
+    size, saturation = sizes.draws_per_run, list(sizes.saturation)
     draws = [list(range(profile.draws))[i : i + size] for i in range(0, profile.draws, size)]
     return [
-        *(of(name, ["one_shot", "iterative", "lottery"], saturation=list(sizes.saturation) if name == MOST_STUDIED else [])
+        *(of(name, ["one_shot", "iterative", "lottery"], saturation=saturation if name == MOST_STUDIED else [])
           for name in CRITERIA),
         of(MOST_STUDIED, LOTTERIES[1:]),
         *(of(RANDOM, ["one_shot", "lottery"], draws=some, label=f"random, draws {some[0]} to {some[-1]}; {model.name}")
           for some in draws),
-        of(NOTHING, ["full"]),
+        of(NOTHING, ["full"], saturation=saturation),
     ]  # fmt: skip
 
 
-def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
+def small(setting: Setting, model: Model, t: int, rate: float) -> TrainLM.Config:
     """The model of the size that round t leaves, trained from scratch with the tokens of pre-training and of the lottery."""
     profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
     shape = replace(model.shape, num_experts=model.shape.num_experts - t * model.shape.per_round)
@@ -108,6 +145,6 @@ def small(setting: Setting, model: Model, t: int) -> TrainLM.Config:
     steps = base.steps + -(-tokens // (base.batch_size * base.seq_len))
     cfg: TrainLM.Config = base.clone().set(
         model=model_of(shape, profile), steps=steps, validate_every=steps, log_every=steps,
-        label=f"from scratch, {shape.num_experts} experts, seed {model.seed}",
+        optim=AdamW.Config(learning_rate=rate), label=f"from scratch, {shape.num_experts} experts, seed {model.seed}",
     )  # fmt: skip
     return cfg

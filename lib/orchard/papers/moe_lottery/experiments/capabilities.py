@@ -11,18 +11,21 @@ the format drops by 1 in both; one that loses the format drops in generated answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from statistics import mean
 from typing import Any
 
 import pandas as pd
 import scipy  # its submodules load when first used
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, together
-from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT, SHUFFLED
 from orchard.papers.moe_lottery.data.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, SHARES, Model, models
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE, Smaller, items_of
 from orchard.runs import Finished, Runner, Setting
+from orchard.runs.grid import Best, best_of
 
 CRITERIA = ("ean", "ege", "euf")  # the paper's best two, and usage
 ABOVE = 0.05  # significance of being above guessing
@@ -32,14 +35,18 @@ CELL = ["model", "seed", "arm", "s", "draw", "help"]
 INSTRUCTIONS = [task for task, capability in CAPABILITY.items() if capability == "instructions"]
 
 
-def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
-    """Every run of this part: those without help first, then the fine-tuned ones."""
+Rates = Mapping[tuple[str, str], float]  # learning rate by removal and help
+
+
+def cells(setting: Setting, rates: Rates | None = None) -> Iterator[tuple[Model, Smaller.Config]]:
+    """Every run of this part: those without help first, then the fine-tuned ones, at the `rates` of :func:`tuned`, which are those of
+    the first model; fine-tuning on shuffled answers has the rate of fine-tuning on true ones."""
     profile, size = PROFILES[setting.profile], PROFILES[setting.profile].capabilities
     shots, zero, half = list(size.shots), [0], [HALF / 100]
     for model in models(setting):
         common = Smaller.Config(
-            base=model.run, batch_size=size.batch_size, learning_rate=size.text_rate, seed=model.seed,
-            calibration=profile.calibration, windows=profile.eval_windows, sums=size.sums,
+            base=model.run, batch_size=size.batch_size, seed=model.seed, calibration=profile.calibration,
+            windows=profile.eval_windows, sums=size.sums,
         )  # fmt: skip
         wanted: list[dict[str, Any]] = [
             {"removal": RANDOM, "shares": list(SHARES), "shots": list(size.random_shots), "draws": profile.draws},
@@ -48,21 +55,54 @@ def cells(setting: Setting) -> Iterator[tuple[Model, Smaller.Config]]:
             *({"removal": name, "shares": half, "draws": profile.draws if "random" in name else 1} for name in SPARSE),
         ]
         for help in HELPS:
-            rate = size.text_rate if help == PLAIN else size.answers_rate
-            tuned: dict[str, Any] = {"help": help, "steps": size.steps, "learning_rate": rate, "shots": zero}
+            tuned: dict[str, Any] = {"help": help, "steps": size.steps, "shots": zero}
             shares = list(size.helped_shares) if help == SFT else half
             wanted.append({"removal": FULL, **tuned})
             wanted += [{"removal": name, "shares": shares, **tuned} for name in size.helped]
             if help == PLAIN:
                 wanted += [{"removal": name, "shares": half, **tuned} for name in SPARSE if "random" not in name]
+                wanted.append({"removal": RANDOM, "shares": half, "draws": 2, **tuned})
         for fields in wanted:
+            key = (fields["removal"], SFT if fields.get("help") == SHUFFLED else fields.get("help", NO_HELP))
+            rate = (rates or {}).get(key, size.learning_rates[0])
             label = f"{fields['removal']}, {fields.get('help', NO_HELP)}, {model.name}"
-            yield model, common.clone().set(**fields, label=label)
+            yield model, common.clone().set(**fields, learning_rate=rate, label=label)
+
+
+def tuned(setting: Setting, run: Runner) -> Best:
+    """The rate of every fine-tuned arm, at its first share: by the loss of validation text where that is what is learned,
+    else by the right answers about taught entities. A family is the label of its run."""
+    first = models(setting)[0].name
+    families = {
+        cfg.label: cfg.clone().set(split="validation", seed=1000 + cfg.seed, shares=cfg.shares[:1], draws=1, sums=0)
+        for model, cfg in cells(setting) if model.name == first and cfg.help in (SFT, PLAIN)
+    }  # fmt: skip
+
+    def score(done: Finished) -> float:
+        if done.result["help"] == PLAIN:
+            return mean(done.result["cells"][0]["windows"])
+        items = items_of(done)
+        return -float((items.loc[items["task"].isin(INSTRUCTIONS), "outcome"] == CORRECT).mean())
+
+    def trial(family: str, rate: float) -> Smaller.Config:
+        return families[family].clone().set(learning_rate=rate, label=f"rate {rate:g}, {family}")
+
+    grids = dict.fromkeys(families, PROFILES[setting.profile].capabilities.learning_rates)
+    return best_of(grids, trial, score, run, widen=0 if setting.profile == "smoke" else 2)
+
+
+def rates(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The grids of :func:`tuned`: family, learning_rate, score (lower is better), chosen."""
+    return tuned(setting, run).table.rename(columns={"value": "learning_rate"})[
+        ["family", "learning_rate", "score", "chosen"]
+    ]
 
 
 def _runs(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], Finished]]:
     """Every finished run with the columns that name it."""
-    chosen = list(cells(setting))
+    best = tuned(setting, run).chosen
+    at = {(cfg.removal, cfg.help): best[cfg.label] for _, cfg in cells(setting) if cfg.label in best}
+    chosen = list(cells(setting, at))
     place = {model.name: number for number, model in enumerate(models(setting))}
     names = [{"model": m.name, "seed": place[m.name], "arm": cfg.removal, "help": cfg.help} for m, cfg in chosen]
     return list(zip(names, run([cfg for _, cfg in chosen]), strict=True))
@@ -204,8 +244,8 @@ def sparsity_units(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "capabilities": capabilities, "capability_units": capability_units, "errors": errors, "recovery": recovery,
-    "sparsity": sparsity, "sparsity_units": sparsity_units,
+    "capabilities": capabilities, "capability_units": capability_units, "capability_rates": rates, "errors": errors,
+    "recovery": recovery, "sparsity": sparsity, "sparsity_units": sparsity_units,
 }  # fmt: skip
 
 
@@ -217,12 +257,14 @@ def _ean(units: pd.DataFrame, help: str, column: str) -> tuple[pd.Series, pd.Ser
     return full.align(small, join="inner")
 
 
-def knowledge_and_instructions(tables: Tables) -> pd.DataFrame:
+def knowledge_and_instructions(tables: Tables, control: bool = False) -> pd.DataFrame:
     """M11: relative drop of knowledge minus that of zero-shot instructions, fact by fact, over tasks that pass the gate. Models that
-    pass it in only one of the two are left out."""
+    pass it in only one of the two are left out. Control: the same facts as statements, right where the true value is the likeliest,
+    in the place of instructions: whether a rank drops less than a right answer where no instruction is followed."""
     units = _gated(tables("capability_units"))
     parts = []
-    for tasks, column, guess in (([STATE], "rank_score", None), (INSTRUCTIONS, "correct", "options")):
+    second = ([STATE], "first") if control else (INSTRUCTIONS, "correct")
+    for tasks, column, guess in (([STATE], "rank_score", False), (*second, True)):
         own = units[units["task"].isin(tasks)]
         level = own.groupby(["seed", "task"])["options"].mean().rdiv(1.0) if guess else 0.5
         full, small = _ean(own, NO_HELP, column)
@@ -237,21 +279,21 @@ def _by_task(units: pd.DataFrame) -> pd.DataFrame:
     return units.assign(unit=units["task"] + " " + units["unit"])
 
 
-def new_errors(tables: Tables) -> pd.DataFrame:
+def new_errors(tables: Tables, control: bool = False) -> pd.DataFrame:
     """M11b: 1 where the smaller model's answer is unparseable, 0 where it is wrong, over the questions that the full one answers, in
-    tasks that pass the gate."""
+    tasks that pass the gate. Control: over the errors of the full model."""
     units = _gated(tables("capability_units"))
     asked = _by_task(units[units["task"].isin(INSTRUCTIONS) & (units["help"] == NO_HELP)])
     keys = ["seed", "unit"]
     full = asked[asked["arm"] == FULL].set_index(keys)["outcome"]
     small = asked[(asked["arm"] == EAN) & (asked["s"] == HALF)].set_index(keys)["outcome"]
-    new = small[(full.reindex(small.index) == CORRECT) & (small != CORRECT)]
+    new = full[full != CORRECT] if control else small[(full.reindex(small.index) == CORRECT) & (small != CORRECT)]
     return of((new == UNPARSEABLE).astype(float), "EAN")
 
 
-def closed_gaps(tables: Tables) -> pd.DataFrame:
+def closed_gaps(tables: Tables, control: bool = False) -> pd.DataFrame:
     """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning; over
-    tasks that pass the gate."""
+    tasks that pass the gate. Control: plain text, which shows no task, in the place of both helps."""
     units = tables("capability_units")
     asked = _by_task(_gated(units[units["task"].isin(INSTRUCTIONS)]))
 
@@ -260,20 +302,27 @@ def closed_gaps(tables: Tables) -> pd.DataFrame:
         return (full - small).droplevel("task")
 
     without = gap(NO_HELP)
+    if control:
+        return together([difference(gap(PLAIN), without, part) for part in ("examples", SFT)])
     counts = [help for help in units["help"].unique() if "example" in help]
     shown = pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(skipna=False)
     return together([difference(shown, without, "examples"), difference(gap(SFT), without, SFT)])
 
 
-def against_sparsity(tables: Tables) -> pd.DataFrame:
-    """M13: test loss after dropping half of the experts by EAN minus that after 2:4, window by window, with and without fine-tuning."""
+def against_sparsity(tables: Tables, removal: str = EAN) -> pd.DataFrame:
+    """M13: test loss after dropping half of the experts by EAN minus that after 2:4, window by window, with and without fine-tuning.
+    Control: experts dropped at random."""
     table = tables("sparsity_units")
     return together(
-        paired(table[table["help"] == help], "arm", EAN, kind, units=["unit"], value="loss", part=kind + words)
+        paired(table[table["help"] == help], "arm", removal, kind, units=["unit"], value="loss", part=kind + words)
         for help, words in ((NO_HELP, ""), (PLAIN, ", fine-tuned")) for kind in SPARSE if "random" not in kind
     )  # fmt: skip
 
 
 EVIDENCE: dict[str, Evidence] = {
     "M11": knowledge_and_instructions, "M11b": new_errors, "M12": closed_gaps, "M13": against_sparsity,
+}  # fmt: skip
+CONTROLS: dict[str, Evidence] = {
+    "M11": partial(knowledge_and_instructions, control=True), "M11b": partial(new_errors, control=True),
+    "M12": partial(closed_gaps, control=True), "M13": partial(against_sparsity, removal=RANDOM),
 }  # fmt: skip

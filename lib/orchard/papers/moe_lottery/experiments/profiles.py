@@ -7,6 +7,7 @@ nothing. `laptop` decides; one part of the series takes about as long as another
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -38,9 +39,12 @@ class ArmSize:
 
     first: int  # steps of fine-tuning after the first round; see `runs.trajectory.budget`
     batch_size: int  # windows per step
-    learning_rates: tuple[float, ...]  # one for all arms; of several, the best on validation text
+    learning_rates: tuple[
+        float, ...
+    ]  # of several, the best on validation text, for every number of steps in `saturation`
     controls: tuple[int, ...]  # rounds with token-matched controls
     scratch: tuple[int, ...]  # rounds whose size is also trained from scratch
+    scratch_rates: tuple[float, ...]  # of several, the best on validation text
     saturation: tuple[int, ...]  # steps, doubled each time
     draws_per_run: int  # a run costs about as much to start as two fine-tunings of a tiny model
 
@@ -56,8 +60,7 @@ class CapabilitySize:
     helped_shares: tuple[float, ...]  # at which fine-tuning on episodes is tried; the controls at one half
     steps: int
     batch_size: int
-    answers_rate: float  # learning rate where the loss is that of answers
-    text_rate: float  # learning rate on plain text
+    learning_rates: tuple[float, ...]  # of several, each arm's best on validation text
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,10 @@ class Profile:
     capabilities: CapabilitySize
     speed: Speed.Config  # shapes: dim, experts, hidden_dim, top_k
     checkpoint: CheckpointSize
+    compile: Literal["auto"] | bool = False  # on a CPU in fp32 a graph breaks at every mixture
 
 
-TINY = Shape(num_experts=8, top_k=2, hidden_dim=64)
+TINY = Shape(num_experts=8, top_k=2, hidden_dim=16)  # with 64, two experts from scratch did as well as eight
 FEW, MANY = Shape(num_experts=16, top_k=2, hidden_dim=512), Shape(num_experts=64, top_k=8, hidden_dim=128)
 SHARES = (0.25, 0.5, 0.75)
 SPEED = "speed of mixtures and collector"
@@ -107,28 +111,29 @@ SMOKE = Profile(
         leave_one_out=(8, 6), curves=(4, 3), samples=(2, 4, 8), subsets=100, subset_windows=4, reconstruction=4
     ),
     arms=ArmSize(
-        first=1, batch_size=8, learning_rates=(3e-4,), controls=(6,), scratch=(6,), saturation=(2, 4), draws_per_run=2
+        first=1, batch_size=8, learning_rates=(3e-4,), controls=(6,), scratch=(6,), scratch_rates=(6e-3,), saturation=(2, 4),
+        draws_per_run=2
     ),
     capabilities=CapabilitySize(
         sums=6, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=4, batch_size=8,
-        answers_rate=1e-4, text_rate=1e-3,
+        learning_rates=(3e-4,),
     ),
     speed=Speed.Config(gpu=False, shapes=[[64, 8, 64, 2], [256, 16, 128, 2]], batch=8, length=128, rounds=3, label=SPEED),
     checkpoint=CheckpointSize(sequences=16, length=64, batch_size=4),
 )  # fmt: skip
-LAPTOP = Profile(  # about 100 core-minutes: bases 15, MC-Suite 14, arms 31, capabilities 28
+LAPTOP = Profile(  # about 65 core-minutes: bases 8, from scratch 18, MC-Suite 6, arms and their rates 20, capabilities 12
     dim=64, num_layers=3, num_heads=4, num_kv_heads=4, models=((TINY, 0), (TINY, 1), (TINY, 2)), bytes_per_domain=800_000, know=4,
-    entities=208, seq_len=128, batch_size=16, steps=3000, learning_rate=3e-3, calibration=128, eval_windows=96, draws=10,
+    entities=208, seq_len=128, batch_size=16, steps=3000, learning_rate=6e-3, calibration=128, eval_windows=192, draws=10,
     suite=SuiteSize(
-        leave_one_out=(96, 64), curves=(48, 16), samples=(4, 16, 64), subsets=100, subset_windows=32, reconstruction=16
+        leave_one_out=(192, 96), curves=(96, 32), samples=(4, 16, 64), subsets=100, subset_windows=32, reconstruction=16
     ),
     arms=ArmSize(  # 8 steps of 8 windows of 128: 8 thousand tokens
-        first=8, batch_size=8, learning_rates=(1e-4, 3e-4, 1e-3), controls=(4, 6), scratch=(6,),
+        first=8, batch_size=8, learning_rates=(1e-4, 3e-4, 1e-3), controls=(4, 6), scratch=(6,), scratch_rates=(3e-3, 6e-3, 1.2e-2),
         saturation=(8, 16, 32, 64, 128), draws_per_run=5,
     ),
     capabilities=CapabilitySize(
         sums=64, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=150, batch_size=8,
-        answers_rate=1e-4, text_rate=3e-4,
+        learning_rates=(1e-4, 3e-4, 1e-3),
     ),
     speed=Speed.Config(
         gpu=False, shapes=[[64, 8, 64, 2], [512, 16, 512, 2], [256, 64, 128, 8]], batch=16, length=128, rounds=5, label=SPEED
@@ -142,24 +147,24 @@ GPU = Profile(
         leave_one_out=(128, 64), curves=(96, 32), samples=(8, 32, 128), subsets=150, subset_windows=128, reconstruction=16
     ),
     arms=ArmSize(  # 32 steps of 32 windows of 512: 0.5 million tokens
-        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6),
+        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6), scratch_rates=(5e-4, 1e-3, 2e-3),
         saturation=(32, 64, 128, 256, 512), draws_per_run=1,
     ),
     capabilities=CapabilitySize(
         sums=80, shots=(0, 1, 3, 5), random_shots=(0, 1, 3, 5), helped=("ean", "ege"), helped_shares=SHARES, steps=150,
-        batch_size=32, answers_rate=1e-4, text_rate=1e-4,
+        batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4),
     ),
     speed=Speed.Config(
         gpu=True, shapes=[[512, 16, 512, 2], [512, 64, 128, 8], [2048, 64, 1024, 8]], batch=32, length=512, rounds=10, label=SPEED
     ),
-    checkpoint=CheckpointSize(sequences=256, length=256, batch_size=16),
+    checkpoint=CheckpointSize(sequences=256, length=256, batch_size=16), compile="auto",
 )  # fmt: skip
 PAPER = replace(
     GPU, dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, models=((MIXTRAL, 0),), seq_len=2048, batch_size=8,
     steps=0, learning_rate=1e-6,  # nothing is trained from scratch: the paper takes Mixtral-8x7B
     suite=replace(GPU.suite, subsets=100),
     arms=ArmSize(  # 12 steps of 8 windows of 2048: 0.2 million tokens
-        first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(),
+        first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(), scratch_rates=(),
         saturation=(16, 31, 69, 138), draws_per_run=1,
     ),
     capabilities=replace(GPU.capabilities, steps=2500, batch_size=8),
@@ -213,7 +218,7 @@ def models(setting: Setting) -> list[Model]:
         run = TrainLM.Config(
             model=model_of(shape, profile), source=source(setting), optim=AdamW.Config(learning_rate=profile.learning_rate),
             seq_len=profile.seq_len, batch_size=profile.batch_size, steps=profile.steps, seed=seed,
-            validate_every=max(1, profile.steps // 4), eval_windows=profile.eval_windows,
+            compile=profile.compile, validate_every=max(1, profile.steps // 4), eval_windows=profile.eval_windows,
             log_every=max(1, profile.steps // 50), label=f"MoE, {name}",
         )  # fmt: skip
         made.append(Model(name, shape, seed, run))

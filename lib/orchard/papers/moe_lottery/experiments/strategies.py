@@ -9,7 +9,8 @@ The runs are those of `arms`. Losses are in nats per byte, on windows of the tes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -18,7 +19,17 @@ import numpy as np
 import pandas as pd
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, rows, together
-from orchard.papers.moe_lottery.experiments.arms import CRITERIA, HALF, MOST_STUDIED, arms, level, rate_of, rates, small
+from orchard.papers.moe_lottery.experiments.arms import (
+    CRITERIA,
+    HALF,
+    MOST_STUDIED,
+    SCRATCH,
+    arms,
+    level,
+    rates,
+    rates_of,
+    small,
+)
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm
 from orchard.runs import Finished, Runner, Setting
@@ -34,10 +45,13 @@ Dropped = tuple[Model, Arm.Config, Finished]
 def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Dropped]]:
     """Every model that was trained from scratch, the full one (round 0) and those of the sizes that rounds leave; and every run
     that drops experts, or fine-tunes the full model as a control."""
-    best, sizes = rate_of(setting, run), PROFILES[setting.profile].arms
+    best, sizes = rates_of(setting, run), PROFILES[setting.profile].arms
     chosen = models(setting)
-    whole = [(model, t, small(setting, model, t) if t else model.run) for model in chosen for t in (*sizes.scratch, 0)]
-    fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best[model.name])]
+    whole = [(model, 0, model.run) for model in chosen]
+    if sizes.scratch:
+        own = {model.name: best[model.name, SCRATCH] for model in chosen}
+        whole += [(m, int(t), small(setting, m, int(t), rate)) for m in chosen for t, rate in own[m.name]]
+    fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best)]
     done = iter(run([*(cfg for *_, cfg in whole), *(cfg for _, cfg in fewer)]))  # in one batch, the longest first
     return [(*cell, next(done)) for cell in whole], [(*cell, next(done)) for cell in fewer]
 
@@ -54,7 +68,7 @@ def _measured(setting: Setting, run: Runner) -> list[tuple[dict[str, Any], np.nd
     trained, dropped = _finished(setting, run)
     for model, t, cfg, done in trained:
         extra = (cfg.steps - model.run.steps) * cfg.batch_size * cfg.seq_len
-        row = {"strategy": "small_scratch" if t else "full", "s": level(t), "draw": 0, "tokens": extra}
+        row = {"strategy": SCRATCH if t else "full", "s": level(t), "draw": 0, "tokens": extra}
         losses = done.tensors("eval")["nll"].double().mean(dim=1).numpy()
         found.append(({**_about(model, NOTHING), **row, "loss": done.result["loss"]}, losses))
     for model, arm, done in dropped:
@@ -141,9 +155,13 @@ def chance(experts: int, dropped: int) -> float:
 
 
 def agreement(setting: Setting, run: Runner) -> pd.DataFrame:
+    """The rows of :func:`agreed` of what every strategy drops."""
+    return agreed(dropped_sets(setting, run))
+
+
+def agreed(table: pd.DataFrame) -> pd.DataFrame:
     """One row per model, criterion, pair of strategies (`first`, `second`) and layer: Jaccard index of the dropped sets at
-    s = 50 %, and `chance`, its mean for two random sets."""
-    table = dropped_sets(setting, run)
+    s = 50 %, and `chance`, its mean for two random sets. From the table of :func:`dropped_sets`."""
     rows = []
     for keys, part in table[table["s"] == level(HALF)].groupby([*KEYS, "shape", "layer"], sort=False):
         sets = {name: set(x.loc[x["dropped"], "expert"]) for name, x in part.groupby("strategy", sort=False)}
@@ -196,16 +214,22 @@ def repairing(tables: Tables) -> pd.DataFrame:
     return paired(tables("strategies"), "strategy", "lottery", "one_shot", units=units, value="loss", part="all")
 
 
-def last_doubling(tables: Tables) -> pd.DataFrame:
-    """M8: the share of the repair that the last doubling of the tokens brings; a part per way to get to 75 %."""
-    by = tables("saturation").groupby(["strategy", "model", "seed"], sort=False)["repair"]
+def last_doubling(tables: Tables, full: bool = False) -> pd.DataFrame:
+    """M8: the share of the repair that the last doubling of the tokens brings; a part per way to get to 75 %. Control: the `full`
+    model, which has nothing to repair, in the place of both."""
+    table = tables("saturation")
+    if full:
+        own = table[table["strategy"] == "full"]
+        table = pd.concat([own.assign(strategy=name) for name in ("one_shot", "lottery")])
+    by = table[table["strategy"] != "full"].groupby(["strategy", "model", "seed"], sort=False)["repair"]
     return of(by.apply(lambda repair: 1 - repair.iloc[-2]).rename_axis(["part", "unit", "seed"]))
 
 
-def balance(tables: Tables) -> pd.DataFrame:
-    """M9: coefficient of variation of the load after fine-tuning minus before, every layer of every lottery."""
+def balance(tables: Tables, strategy: str = "lottery") -> pd.DataFrame:
+    """M9: coefficient of variation of the load after fine-tuning minus before, every layer of every lottery. Control: of the full
+    model, which lost nothing."""
     table = tables("load")
-    layers = table[table["strategy"] == "lottery"].drop_duplicates(["model", "criterion", "draw", "layer"])
+    layers = table[table["strategy"] == strategy].drop_duplicates(["model", "criterion", "draw", "layer"])
     keyed = layers.set_index(["seed", "model", "criterion", "draw", "layer"])
     return difference(keyed["cv_after"], keyed["cv_before"], "all")
 
@@ -225,7 +249,65 @@ def above_chance(tables: Tables) -> pd.DataFrame:
     return rows(part, table["seed"], table["layer"], table["jaccard"] - table["chance"])
 
 
+def redrawn(table: pd.DataFrame, criteria: Sequence[str], first: str, second: str) -> pd.DataFrame:
+    """One-shot dropping at random under other names, for controls: every second draw is called strategy `first`, the others `second`,
+    and the draws are shared out among the `criteria`. What is left of a strategy is that its order was drawn anew."""
+    own = table[(table["criterion"] == RANDOM) & (table["strategy"] == "one_shot")]
+    pair = own["draw"] // 2
+    return own.assign(
+        strategy=np.where(own["draw"] % 2 == 0, first, second), criterion=np.array(criteria)[pair % len(criteria)],
+        draw=pair,
+    )  # fmt: skip
+
+
+def drawn_anew(tables: Tables) -> pd.DataFrame:
+    """Control of M5: an order that is drawn anew in the place of scores that are estimated anew."""
+    units = redrawn(main_shape(tables("strategies_units")), CRITERIA, "iterative", "one_shot")
+    return iterating(lambda name: units)
+
+
+def estimated_anew(tables: Tables) -> pd.DataFrame:
+    """Control of M6: all tokens after the last drop in both places; scores that are estimated anew in the place of the lottery, of
+    random dropping the other half of the draws."""
+    units = main_shape(tables("strategies_units"))
+    at = units[units["strategy"].isin(["one_shot_tokens", "iterative_tokens"])]
+    random = (at["criterion"] == RANDOM) & (at["draw"] % 2 == 0)
+    at = at.assign(strategy=at["strategy"].mask(random, "lottery").replace("iterative_tokens", "lottery"))
+    return order(lambda name: at)
+
+
+def without_tuning(tables: Tables) -> pd.DataFrame:
+    """Control of M7: rounds without fine-tuning in the place of the lottery; an order drawn anew, of random dropping. At 12.5 % there
+    was one round, which is the same in both."""
+    table = tables("strategies")
+    anew = table[table["criterion"].isin(CRITERIA) & (table["s"] > 12.5)].replace(
+        {"strategy": {"iterative": "lottery"}}
+    )
+    anew = anew[anew["strategy"].isin(["lottery", "one_shot"])]
+    return repairing(lambda name: pd.concat([anew, redrawn(table, [RANDOM], "lottery", "one_shot")]))
+
+
+def of_another_model(sets: pd.DataFrame, strategy: str) -> pd.DataFrame:
+    """The table of :func:`dropped_sets` with the sets of one strategy taken from the next model, whose experts are others."""
+    models = list(sets["model"].unique())
+    swapped = sets["strategy"] == strategy
+    other = dict(zip(models, [*models[1:], models[0]], strict=True))
+    keys = ["model", "criterion", "strategy", "s", "layer", "expert"]
+    wanted = pd.MultiIndex.from_frame(sets.loc[swapped, keys].assign(model=sets["model"].map(other)))
+    found = sets.copy()
+    found.loc[swapped, "dropped"] = sets.set_index(keys)["dropped"].loc[wanted].to_numpy()
+    return found
+
+
 EVIDENCE: dict[str, Evidence] = {
     "M5": iterating, "M6": order, "M7": repairing, "M8": last_doubling, "M9": balance, "M10": closer,
     "M10b": above_chance,
+}  # fmt: skip
+CONTROLS: dict[str, Evidence] = {
+    "M5": drawn_anew, "M6": estimated_anew, "M7": without_tuning, "M8": partial(last_doubling, full=True),
+    "M9": partial(balance, strategy="full_tokens"),
+    "M10": lambda tables: closer(lambda name: agreed(of_another_model(main_shape(tables("dropped_sets")), "iterative"))),
+    "M10b": lambda tables: above_chance(
+        lambda name: agreed(of_another_model(main_shape(tables("dropped_sets")), "lottery"))
+    ),
 }  # fmt: skip

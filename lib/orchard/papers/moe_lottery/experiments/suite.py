@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import product
 from math import comb
 from typing import Any
@@ -109,7 +110,7 @@ EXPERT = ["layer", "expert"]
 
 def leave_one_out(setting: Setting, run: Runner) -> pd.DataFrame:
     """Model, layer, expert, split, domain ("all" and each): increase of the loss without the expert and its standard error over
-    windows (nats/byte)."""
+    windows (nats/byte). `shuffled` is the increase after the experts were shuffled in every window, so that it is nobody's own."""
     tables = []
     for study, done in _finished(setting, run, *SPLITS):
         for split, finished in done.items():
@@ -119,7 +120,11 @@ def leave_one_out(setting: Setting, run: Runner) -> pd.DataFrame:
             window = increase(losses)
             error = torch.full_like(mean, torch.nan)
             error[..., 0] = window.std(dim=-1) / window.shape[-1] ** 0.5
-            table = _long(mean, "increase", [*EXPERT, "domain"]).assign(error=error.flatten().numpy())
+            nobody = torch.full_like(mean, torch.nan)
+            order = torch.rand(window.flatten(0, 1).shape, generator=torch.Generator().manual_seed(0)).argsort(dim=0)
+            nobody[..., 0] = window.flatten(0, 1).gather(0, order).mean(dim=-1).view(mean.shape[:2])
+            columns = {"error": error.flatten().numpy(), "shuffled": nobody.flatten().numpy()}
+            table = _long(mean, "increase", [*EXPERT, "domain"]).assign(**columns)
             table["domain"] = np.array(["all", *names])[table["domain"]]
             tables.append(table.assign(**study.facts, split=split))
     return pd.concat(tables, ignore_index=True)
@@ -293,13 +298,22 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def unequal(tables: Tables) -> pd.DataFrame:
-    """M1: largest increase over the median one, test split, every model; infinite where the median expert costs nothing."""
+@lru_cache
+def ratio_by_chance(experts: int) -> float:
+    """What the largest of so many costs divided by the median one stays below in 95 of 100 cases, where all costs are independent draws
+    from one exponential law: experts that differ by luck alone."""
+    costs = np.random.default_rng(0).exponential(size=(20_000, experts))
+    return float(np.quantile(costs.max(axis=1) / np.median(costs, axis=1), 0.95))
+
+
+def unequal(tables: Tables, column: str = "increase") -> pd.DataFrame:
+    """M1: largest increase over the median one, test split, every model, divided by what chance gives as many experts; infinite where
+    the median expert costs nothing. Control: `column` "shuffled"."""
     table = tables("leave_one_out")
-    found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)["increase"]
+    found = table[(table["split"] == "test") & (table["domain"] == "all")].groupby("model", sort=False)[column]
     most, middle = found.max(skipna=False), found.median(skipna=False)
     ratio = np.where(middle > 0, most / middle, np.where(most > 0, np.inf, np.nan))
-    return rows("all models", most.index, 0, ratio)
+    return rows("all models", most.index, 0, ratio / found.size().map(ratio_by_chance))
 
 
 def best_of(curves: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
@@ -325,8 +339,25 @@ def beats_random(tables: Tables) -> pd.DataFrame:
     chosen = []
     for groups in (("activation", "gradient"), ("weight", "inference")):
         best = best_of(curves, groups).to_numpy().tolist()
-        chosen.append(pd.concat([_area(units[units["model"] == model], *which) for model, *which in best]))
+        areas = [_area(units[units["model"] == model], *which) for model, *which in best]
+        chosen.append(pd.concat([random.iloc[:0], *areas]))
     return together([*parts, difference(chosen[0], chosen[1], "best activation or gradient − best weight or usage")])
+
+
+def drawn(tables: Tables) -> Tables:
+    """The tables of the curves with random orders in the place of criteria, for controls: of EAN and EGE, which see outputs or gradients,
+    of EUF and RWN, which do not, and of RWN the other way round. The draws that are left stay random dropping."""
+    places = (("ean", "min", "activation"), ("ege", "min", "gradient"), ("euf", "min", "inference"),
+              ("rwn", "min", "weight"), ("rwn", "max", "weight"))  # fmt: skip
+
+    def table(name: str) -> pd.DataFrame:
+        own = tables(name)
+        own = own[own["criterion"] == "random"].copy()
+        for draw, place in enumerate(places):
+            own.loc[own["draw"] == draw, ["criterion", "direction", "group"]] = place
+        return own
+
+    return table
 
 
 def router_norm(tables: Tables) -> pd.DataFrame:
@@ -336,12 +367,17 @@ def router_norm(tables: Tables) -> pd.DataFrame:
     return rows("all models", by_model.index, 0, by_model)
 
 
-def correlation(*names: str) -> Evidence:
-    """Evidence from rank correlations with leaving one out: a part for each criterion, a unit for each layer."""
+def correlation(*names: str, shuffled: bool = False) -> Evidence:
+    """Evidence from rank correlations with leaving one out: a part for each criterion, a unit for each layer. Control: scores are
+    `shuffled` among the experts of their layer."""
 
     def measured(tables: Tables) -> pd.DataFrame:
-        table = tables("spearman")
+        table = tables("importance" if shuffled else "spearman")
         own = table[table["criterion"].isin(names)]
+        if shuffled:
+            score = own.groupby(["model", "criterion", "layer"], sort=False)["score"]
+            draw = np.random.default_rng(0)
+            own = ranks.by_layer(own.assign(score=score.transform(lambda values: draw.permutation(values.to_numpy()))))
         return rows(own["criterion"].str.upper(), own["model"], own["layer"], own["rho"])
 
     return measured
@@ -350,4 +386,9 @@ def correlation(*names: str) -> Evidence:
 EVIDENCE: dict[str, Evidence] = {
     "M1": unequal, "M2": beats_random, "M3": correlation("ean", "ege"), "M4": router_norm, "M14": correlation("evtc"),
     "M14b": correlation("wsr"),
+}  # fmt: skip
+CONTROLS: dict[str, Evidence] = {
+    "M1": partial(unequal, column="shuffled"), "M2": lambda tables: beats_random(drawn(tables)),
+    "M3": correlation("ean", "ege", shuffled=True), "M4": lambda tables: router_norm(drawn(tables)),
+    "M14": correlation("evtc", shuffled=True), "M14b": correlation("wsr", shuffled=True),
 }  # fmt: skip

@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 
 from orchard import plot
 from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN
-from orchard.papers.moe_lottery.data.probes import CORRECT, OUTCOMES, UNPARSEABLE, WRONG
+from orchard.papers.moe_lottery.data.probes import CAPABILITY, CORRECT, OUTCOMES, UNPARSEABLE, WRONG
 from orchard.papers.moe_lottery.data.world import CHOOSE, NAME, TASKS
 from orchard.papers.moe_lottery.experiments.capabilities import HALF
-from orchard.papers.moe_lottery.figures.training import shared_legend
+from orchard.papers.moe_lottery.figures.training import headline, shared_legend
 from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look, use_style
 
@@ -77,6 +77,7 @@ def _lines(panel: Axes, table: pd.DataFrame) -> None:
         range_ = own.groupby(level="s").agg(["mean", "min", "max"])
         means = pd.concat([pd.Series({0.0: 100 * start}), range_["mean"]])
         panel.plot(means.index, means, look.marker + "-", color=look.colour, label=ARMS[arm], markersize=3.5)
+        panel.plot(own.index, own, ".", color=look.colour, markersize=2, alpha=0.4)  # a model or a draw
         if arm == RANDOM:
             panel.fill_between(range_.index, range_["min"], range_["max"], color=look.colour, alpha=0.18, linewidth=0)
     if not table.empty:
@@ -123,6 +124,11 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
         means = own[own["task"] == task].groupby("help")[columns].mean().loc[rows] * 100
         bars = means[list(names)].rename(columns=names)
         bars.plot.barh(color=[BAR, LOOKS[arm].colour], width=0.74, legend=False, ax=panel)
+        for shift, column in ((-0.185, "full"), (0.185, "value")):
+            each = own[(own["task"] == task) & own["help"].isin(rows)]
+            panel.plot(
+                100 * each[column], each["help"].map(rows.index) + shift, ".", color=INK, markersize=3, label="_"
+            )
         for shift, parsed in ((-0.185, "full_parsed"), (0.185, "parsed")):
             panel.plot(
                 means[parsed], [place + shift for place in range(len(rows))], "|", color=TINTS[UNPARSEABLE],
@@ -166,7 +172,8 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
         panel.set_xlabel("experts dropped (%)")
     axes[0].set_ylabel("relative drop (%)")
     shared_legend(made, axes)
-    return made
+    tasks = found["task"].nunique()
+    return headline(made, f"of {len(CAPABILITY)} tasks {tasks} can be judged: the full model is above guessing there")
 
 
 @use_style()
@@ -185,6 +192,10 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
         for help, face, name in ((NO_HELP, "white", "not fine-tuned"), (PLAIN, PALETTE[0], "fine-tuned, equal tokens")):
             own = means.get(help, pd.Series(dtype=float)).reindex(arms)
             panel.plot(own, range(len(arms)), "o", color=PALETTE[0], markerfacecolor=face, label=name)
+            each = table[(table["help"] == help) & table["arm"].isin(arms)]
+            panel.plot(
+                each[column] * scale, each["arm"].map(arms.index), ".", color=PALETTE[0], markersize=2.5, alpha=0.4
+            )
         panel.set_yticks(range(len(arms)), ["full model", "EAN, 4 of 8", "random experts", *SPARSE])
         panel.tick_params(labelleft=panel is axes[0])
         panel.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
@@ -195,4 +206,7 @@ def against_sparsity(table: pd.DataFrame, published: pd.DataFrame, model: str = 
         label="paper, mean of five tasks",
     )  # fmt: skip
     shared_legend(made, axes)
-    return made
+    loss = table[(table["help"] == NO_HELP) & (table["arm"] != FULL)].groupby("arm")["loss"].mean()
+    return headline(
+        made, f"half of the weights gone, not fine-tuned: {loss.idxmin()} keeps most, {loss.idxmax()} least"
+    )

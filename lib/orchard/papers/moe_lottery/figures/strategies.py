@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.moe_lottery.experiments.strategies import main_shape as _main
-from orchard.papers.moe_lottery.figures.training import shared_legend
+from orchard.papers.moe_lottery.figures.training import headline, shared_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
@@ -31,39 +31,42 @@ STRATEGY_NAMES = {
 LOOKS = {
     "one_shot": Look(PALETTE[1], "s"), "iterative": Look(PALETTE[2], "^"), "lottery": Look(PALETTE[0], "o"),
     "one_shot_tokens": Look(PALETTE[3], "D"), "iterative_tokens": Look(PALETTE[4], "v"), "full_tokens": Look(INK, "x"),
+    "full": Look(INK, "*"),
 }  # fmt: skip
 CRITERIA = {"random": "random", "ean": "activation norm (EAN)", "ege": "gradient entropy (EGE)"}
 SETS = {"both": PALETTE[0], "the first alone": PALETTE[1], "the second alone": PALETTE[9], "neither": "#efefef"}
 
 
-def _spread(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean, smallest and largest loss at every s: over draws of random dropping (each the mean over models), else over models."""
-    by = rows.groupby(["s", "draw" if rows["draw"].nunique() > 1 else "seed"])["loss"].mean()
-    return by.groupby(level="s").agg(["mean", "min", "max"])
+def _each(rows: pd.DataFrame, by: str = "s") -> pd.Series:
+    """The loss at every s: of every draw of random dropping (the mean over models), else of every model."""
+    return rows.groupby([by, "draw" if rows["draw"].nunique() > 1 else "seed"])["loss"].mean().droplevel(1)
 
 
 @plot.use_style()
 def strategy_curves(table: pd.DataFrame) -> Figure:
     """Test loss against the share of experts dropped, a panel per criterion: strategies as lines, controls with the lottery's tokens
-    as single points, the full model as horizontal line. Bands run over draws (random) or models."""
+    as single points, the full model as horizontal line. Dots are draws (random) or models."""
     rows = _main(table)
     shown = [name for name in CRITERIA if name in set(rows["criterion"])]
     made, panels = plot.figure(WIDE, 2.7, columns=len(shown))
     full = rows.loc[rows["strategy"] == "full", "loss"].mean()
     for name, axes in zip(shown, _shared(panels), strict=True):
         axes.axhline(full, color=INK, linewidth=0.8, linestyle=":", label=STRATEGY_NAMES["full"])
-        for strategy, look in LOOKS.items():
+        for strategy, look in list(LOOKS.items())[:-1]:
             own = "none" if strategy == "full_tokens" else name
             part = rows[(rows["criterion"] == own) & (rows["strategy"] == strategy)]
             if not part.empty:
-                _line(axes, _spread(part), look, STRATEGY_NAMES[strategy], joined=not strategy.endswith("_tokens"))
+                _line(axes, _each(part), look, STRATEGY_NAMES[strategy], joined=not strategy.endswith("_tokens"))
         axes.set_title(CRITERIA[name])
         axes.set_xlabel("experts dropped, s (%)")
         axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("test loss (nats/byte)")
     shared_legend(made, panels, 4)
-    return made
+    tokens = rows.loc[rows["strategy"] == "full_tokens", "loss"].mean()
+    return headline(
+        made, f"the full model, untouched: {full:.3f} nats/byte, with the most tokens of a control {tokens:.3f}"
+    )
 
 
 def _shared(panels: list[Axes]) -> list[Axes]:
@@ -77,13 +80,12 @@ def _short(criterion: object) -> str:
     return "random" if criterion == "random" else str(criterion).upper()
 
 
-def _line(axes: Axes, at: pd.DataFrame, look: Look, label: str, joined: bool) -> None:
-    if joined:
-        axes.fill_between(at.index, at["min"], at["max"], color=look.colour, alpha=0.18, linewidth=0)
-    else:
-        axes.vlines(at.index, at["min"], at["max"], color=look.colour, linewidth=2, alpha=0.5)
+def _line(axes: Axes, each: pd.Series, look: Look, label: str, joined: bool) -> None:
+    """Means over draws or models, and a dot for each."""
+    means = each.groupby(level=0).mean()
+    axes.plot(each.index, each, "o", color=look.colour, markersize=2, alpha=0.4)
     line = "-" if joined else "none"
-    axes.plot(at.index, at["mean"], color=look.colour, marker=look.marker, linestyle=line, label=label)
+    axes.plot(means.index, means, color=look.colour, marker=look.marker, linestyle=line, label=label)
 
 
 def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -108,9 +110,10 @@ def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 
 @plot.use_style()
-def order_matters(effects: pd.DataFrame) -> Figure:
+def order_matters(effects: pd.DataFrame, further: float) -> Figure:
     """What the lottery gains, on the left over one-shot as the paper compares, on the right over one-shot with equal tokens, at the
-    shares that both have. `effects`: the two tables of :func:`differences`, told apart by the column `against`."""
+    shares that both have. `effects`: the two tables of :func:`differences`, told apart by the column `against`. The dotted line is
+    `further`, what the full model gains by the same tokens."""
     kinds = ("one_shot", "one_shot_tokens")
     parts = {kind: effects[effects["against"] == kind] for kind in kinds}
     common = set(parts[kinds[0]]["label"]) & set(parts[kinds[1]]["label"])
@@ -118,13 +121,11 @@ def order_matters(effects: pd.DataFrame) -> Figure:
     made, panels = plot.figure(WIDE, 0.9 + 0.23 * len(common), columns=2)
     for (kind, part), axes in zip(parts.items(), panels, strict=True):
         plot.forest(part, x_label="lottery − other, test loss (nats/byte)", axes=axes)
+        axes.axvline(further, color=GREY, linestyle=":", linewidth=0.9, label="full model, with − without the tokens")
         axes.set_title(f"against {STRATEGY_NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
-    return made
-
-
-def iterating(effects: pd.DataFrame) -> Figure:
-    """Iterative minus one-shot, neither fine-tuned; left of zero, estimating anew helps."""
-    return plot.forest(effects, x_label="iterative − one-shot, test loss (nats/byte)")
+    shared_legend(made, panels)
+    better = [f"{(part['high'] < 0).sum()} of {len(part)}" for part in parts.values()]
+    return headline(made, f"the lottery is better: {better[0]} (left), {better[1]} with equal tokens (right)")
 
 
 @plot.use_style()
@@ -146,23 +147,6 @@ def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
         axes.set(title=f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
     handles = [Patch(color=colour, label=name) for name, colour in SETS.items()]
     made.legend(handles=handles, loc="outside lower center", ncols=4, title=f"dropped by, s = {s:g} %")
-    return made
-
-
-@plot.use_style()
-def agreement_bars(table: pd.DataFrame) -> Figure:
-    """Jaccard index of the dropped sets at s = 50 %, a group per pair of strategies: mean over layers and models, a dot per layer;
-    dashed is chance."""
-    rows = _main(table)
-    names = rows["first"].map(STRATEGY_NAMES) + ",\n" + rows["second"].map(STRATEGY_NAMES)
-    rows = rows.assign(pair=names, criterion=rows["criterion"].map(_short))
-    made, (axes,) = plot.figure(COLUMN, 2.5)
-    common = {"x": "pair", "y": "jaccard", "hue": "criterion", "ax": axes}
-    seaborn.barplot(rows, errorbar=None, palette=PALETTE[: rows["criterion"].nunique()], alpha=0.6, **common)
-    seaborn.stripplot(rows, dodge=True, palette=[INK] * rows["criterion"].nunique(), size=3, legend=False, **common)
-    axes.axhline(rows["chance"].mean(), color=INK, linestyle="--", linewidth=0.9, label="chance")
-    axes.set(ylim=(0, 1.05), xlabel="", ylabel="Jaccard index of the dropped sets")
-    shared_legend(made, [axes], 3)
     return made
 
 
@@ -199,12 +183,14 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     rows = _main(table)
     made, panels = plot.figure(WIDE, 2.4, columns=2)
     for strategy, part in rows.groupby("strategy", sort=False):
-        look, means = LOOKS[str(strategy)], part.groupby("tokens")["loss"].agg(["mean", "min", "max"])
-        label = {"one_shot": "dropped at once", "lottery": "last round of the lottery"}[str(strategy)]
-        tuned = means[means.index > 0]
+        look, each = LOOKS[str(strategy)], _each(part.assign(draw=0), "tokens")
+        label = {"one_shot": "dropped at once", "lottery": "last round of the lottery", "full": "full model"}[
+            str(strategy)
+        ]
+        tuned = each[each.index > 0]
         tuned.index = tuned.index / 1e3
         _line(panels[0], tuned, look, label, joined=True)
-        panels[0].axhline(means["mean"].iloc[0], color=look.colour, linestyle=":", label=f"{label}, 0 tokens")
+        panels[0].axhline(each.loc[0].mean(), color=look.colour, linestyle=":", label=f"{label}, 0 tokens")
     panels[0].set(ylabel="test loss (nats/byte)", title="here")
     paper = published[published["table"] == "Table 5"]
     thousands = paper["arm"].str.extract(r"([\d.]+) million")[0].astype(float) * 1e3
@@ -220,7 +206,7 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
-        axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    shared_legend(made, panels, 2)
     return made
 
 

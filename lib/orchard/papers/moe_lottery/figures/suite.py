@@ -17,7 +17,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
-from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map, of_model, shared_legend
+from orchard.papers.moe_lottery.experiments.ranks import by_layer
+from orchard.papers.moe_lottery.figures.training import correlation_map, headline, layer_map, of_model, shared_legend
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.criteria import GROUPS as CRITERIA_GROUPS
 from orchard.plot.style import INK, PALETTE
@@ -34,6 +35,8 @@ def title(criterion: str) -> str:
     """A criterion as figures call it."""
     if criterion == "naee":
         return "NAEE"
+    if criterion == ORACLE:
+        return "leave-one-out (true cost)"
     if criterion not in CRITERIA:
         return criterion.replace("_", " ")
     first, _, rest = criterion.partition("_")
@@ -64,7 +67,10 @@ def trust(table: pd.DataFrame) -> Figure:
     handles = [Patch(color=GROUPS[name], label=name) for name in (*CRITERIA_GROUPS, "oracle")]
     handles.append(Patch(color=BAND, label="random order"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
-    return figure
+    scored = shown[shown["group"] != "oracle"]
+    return headline(
+        figure, f"{(scored['low'] > chance['high']).sum()} of {len(scored)} criteria lie wholly above random orders"
+    )
 
 
 @plot.use_style()
@@ -98,7 +104,8 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
             x=rank, y=part["increase"], hue=part["layer"], palette="viridis", s=9, linewidth=0, ax=panel,
             legend="full" if place == 0 else False,
         )  # fmt: skip
-        panel.set(title=title(name), xlabel="", ylabel="")
+        rho = by_layer(part)["rho"].mean()
+        panel.set(title=f"{title(name)}, ρ = {rho:+.2f}", xlabel="", ylabel="")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panel.yaxis.set_major_locator(MaxNLocator(3))
         panel.tick_params(axis="y", labelleft=place % 3 == 0)
@@ -163,7 +170,11 @@ def curves(table: pd.DataFrame) -> Figure:
         Patch(color=BAND, label="range of random draws"),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return figure
+    area = mean[mean["criterion"].isin([*CRITERIA, "random"]) & (mean["budget"] == "per layer")]
+    loss = area.groupby(["criterion", "direction"])["loss"].mean()
+    ways = loss.drop("random", level="criterion")
+    words = f"{(ways < loss['random'].iloc[0]).sum()} of {len(ways)} criteria and directions keep more than random dropping (means over s)"
+    return headline(figure, words)
 
 
 @plot.use_style()
@@ -230,20 +241,21 @@ def pareto(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def maps(importance: pd.DataFrame) -> Figure:
-    """Figures 8 to 15: the scores of every criterion by layer and expert, each on its own scale from lowest to highest."""
+def maps(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Figures 8 to 15: scores by layer and expert, each on its own scale from lowest (dark) to highest; first the truth, what leaving the
+    expert out costs."""
     own = of_model(importance)
-    names = list(pd.unique(own["criterion"]))
-    rows = -(-len(names) // 4)
-    figure, axes = plot.figure(width=5.2, height=0.5 + 0.82 * rows, rows=rows, columns=4)
-    for place, (name, panel) in enumerate(zip(names, axes, strict=False)):
+    shown = [ORACLE, *names]
+    rows = -(-len(shown) // 3)
+    figure, axes = plot.figure(width=5.2, height=0.5 + 0.9 * rows, rows=rows, columns=3)
+    for place, (name, panel) in enumerate(zip(shown, axes, strict=False)):
         grid = own[own["criterion"] == name].pivot(index="layer", columns="expert", values="score")
         finite = grid.to_numpy()[np.isfinite(grid.to_numpy())]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         layer_map(panel, grid.clip(lower=low), Normalize(low, high if high > low else low + 1), y_label="")
         panel.set_title(title(name), color=GROUPS[own.loc[own["criterion"] == name, "group"].iloc[0]], fontsize=7)
-        panel.tick_params(labelbottom=place >= len(names) - 4, labelleft=place % 4 == 0)
-    for spare in axes[len(names) :]:
+        panel.tick_params(labelbottom=place >= len(shown) - 3, labelleft=place % 3 == 0)
+    for spare in axes[len(shown) :]:
         spare.set_axis_off()
     figure.supxlabel("expert", fontsize=8)
     figure.supylabel("layer", fontsize=8)

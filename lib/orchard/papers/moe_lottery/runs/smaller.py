@@ -45,7 +45,7 @@ class Smaller(Run):
     """Probe a trained model after each of the given removals.
 
     `removal`: "full" (nothing), a criterion of MC-Suite in the paper's direction, "random", or a kind of `SPARSE`. One cell per
-    share and draw. Result: `cells`, a list of {s, draw, domains (nats/byte), windows (nats/byte of each test window)};
+    share and draw. Result: `help`; `cells`, a list of {s, draw, domains (nats/byte), windows (nats/byte of each test window)};
     file `items.jsonl`: the rows of :func:`probes.probe` of every cell, with its s (%) and draw.
     """
 
@@ -60,7 +60,8 @@ class Smaller(Run):
         learning_rate: float = 1e-3
         seed: int = 0  # of random removals and of the order of fine-tuning
         calibration: int = REQUIRED  # validation windows
-        windows: int = REQUIRED  # test windows
+        split: str = "test"  # "validation", with questions about taught entities, to choose a learning rate
+        windows: int = REQUIRED  # of that split
         sums: int = REQUIRED  # held-out sums in the battery
         shots: list[int] = [0]  # examples in the prompts
 
@@ -75,8 +76,8 @@ class Smaller(Run):
         base = load_model(work.result_of(cfg.base), cfg.base).to(hardware.device)
         corpus = five_domains(cfg.base)
         world: World = corpus.build().world
-        items = probes.questions(world, cfg.shots, cfg.sums)
-        test = Text.spread(cfg.base, "test", cfg.windows)
+        items = probes.questions(world, cfg.shots, cfg.sums, group="tested" if cfg.split == "test" else "taught")
+        test = Text.evaluation(cfg.base, cfg.split, cfg.windows)
         cells = []
         with open(work.folder / "items.jsonl", "w", encoding="utf-8") as file:
             for share, draw, model, masks in self._models(base):
@@ -93,7 +94,7 @@ class Smaller(Run):
                 rows = probes.probe(model, items).astype(object)
                 for row in rows.where(rows.notna(), None).to_dict("records"):  # JSON has no NaN
                     file.write(json.dumps({**cell, **row}) + "\n")
-        return {"cells": cells}
+        return {"help": cfg.help, "cells": cells}
 
     def _models(self, base: Decoder) -> Iterator[tuple[float, int, Decoder, list[sparsity.Mask] | None]]:
         """Share, draw, the smaller model in evaluation mode, and its 2:4 masks if it has any."""

@@ -11,6 +11,8 @@ training windows: the same tokens in the same number of steps.
 
     one_shot_tokens, iterative_tokens    drop, then fine-tune        full_tokens    drop nothing, fine-tune
 
+A rate that repairs in many steps can do damage in few, so that every fine-tuning has the rate that was tuned for its number of steps.
+
 Random dropping is an order of the experts, drawn once per layer: no score, so that iterating changes nothing but its name, and its
 lottery drops what its one-shot drops. Experts are named by their numbers in the full model throughout (`kept`).
 """
@@ -18,7 +20,8 @@ lottery drops what its one-shot drops. Experts are named by their numbers in the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +56,11 @@ def budget(first: int, rounds: int) -> list[int]:
     The paper starts at 0.2 million tokens and doubles; its last round must have had 1.13 million (section 3.4).
     """
     return [min(first * 2**t, int(5.65 * first)) for t in range(rounds)]
+
+
+def rate_at(rates: Sequence[Sequence[float]], steps: int) -> float:
+    """The rate that was tuned at the number of steps nearest to `steps`, by ratio. `rates`: pairs of steps and rate."""
+    return min(rates, key=lambda pair: abs(math.log(pair[0] / steps)))[1]
 
 
 class Stretch:
@@ -117,10 +125,11 @@ class Arm(Run):
         controls: list[int] = []  # rounds after which the token-matched controls are fine-tuned
         saturation: list[int] = []  # steps of fine-tuning after the last drop, each from the same model
         batch_size: int = REQUIRED  # of fine-tuning, in windows
-        learning_rate: float = REQUIRED
+        learning_rates: list[list[float]] = REQUIRED  # pairs of steps and the rate that was tuned for so many
         calibration: int = REQUIRED  # windows, of the validation split
         load_round: int = 4
-        split: str = "test"  # "validation" to choose the learning rate
+        split: str = "test"  # "validation" to choose a learning rate
+        stream: int = 0  # of several orders of the training windows; rates are chosen on another one
 
     preload = "orchard.train.loop"
     cfg: Config
@@ -155,7 +164,7 @@ class Arm(Run):
         self.train = windows(base.source, "train", base.seq_len)
         held_out = Text.spread(base, "validation", cfg.calibration)
         self.calibration = [tokens[:, :-1] for tokens in held_out.on(self.full)]
-        self.scored = Text.spread(base, cfg.split, base.eval_windows)
+        self.scored = Text.evaluation(base, cfg.split, base.eval_windows)
         count, scored = cfg.per_round * len(cfg.steps), cfg.criterion not in (RANDOM, NOTHING)
         statistics = self._statistics(self.full) if scored else []
         self.first: Kept = [
@@ -187,20 +196,24 @@ class Arm(Run):
                 if name != "full":
                     self._measure(model, name, draw, t, 0, kept)
                 if t in cfg.controls:
-                    total = sum(cfg.steps[:t])
-                    tuned = self._tuned(copy.deepcopy(model), f"{name}_tokens", draw, t, 0, total)
-                    self._measure(tuned, f"{name}_tokens", draw, t, total, kept)
-            if t == len(cfg.steps) and name in ("one_shot", "lottery") and cfg.saturation:
+                    tuned = copy.deepcopy(model)
+                    self._repair(tuned, f"{name}_tokens", draw, t, 0, sum(cfg.steps[:t]), kept)
+            if t == len(cfg.steps) and name in ("one_shot", "lottery", "full") and cfg.saturation:
                 self._saturate(model, name, used)
             if name in LOTTERIES:
-                before = self._load(model)[1] if t == cfg.load_round else None
-                self._tuned(model, name, draw, t, used, steps)
+                self._repair(model, name, draw, t, used, steps, kept)
                 used += steps
-                after = self._measure(model, name, draw, t, used, kept)
-                for layer, shares in enumerate(before or []):
-                    self.found["loads"].append({
-                        "strategy": name, "draw": draw, "layer": layer, "kept": kept[layer], "before": shares, "after": after[layer],
-                    })  # fmt: skip
+
+    def _repair(self, model: Decoder, name: str, draw: int, t: int, start: int, steps: int, kept: Kept) -> None:
+        """Fine-tune in place, measure, and compare the loads if it is the round for it."""
+        watched = t == self.cfg.load_round and name in (*LOTTERIES, "full_tokens")
+        before = self._load(model)[1] if watched else []
+        self._tuned(model, name, draw, t, start, steps)
+        after = self._measure(model, name, draw, t, start + steps, kept)
+        for layer, shares in enumerate(before):
+            self.found["loads"].append({
+                "strategy": name, "draw": draw, "layer": layer, "kept": kept[layer], "before": shares, "after": after[layer],
+            })  # fmt: skip
 
     def _drop(self, model: Decoder, kept: Kept, order: Kept | None, t: int) -> None:
         """Round t: drop by the given order, or by the scores of the model as it is; `kept` follows."""
@@ -220,8 +233,8 @@ class Arm(Run):
         cfg = self.cfg
         trains = {"lottery_router": is_router, "lottery_frozen_router": lambda p: not is_router(p)}
         finetune(
-            model, Stretch(self.train, cfg.base.seed, start * cfg.batch_size, steps * cfg.batch_size), steps=steps,
-            batch_size=cfg.batch_size, learning_rate=cfg.learning_rate, seed=cfg.base.seed, work=self.work,
+            model, Stretch(self.train, cfg.base.seed + 1000 * cfg.stream, start * cfg.batch_size, steps * cfg.batch_size),
+            steps=steps, batch_size=cfg.batch_size, learning_rate=rate_at(cfg.learning_rates, steps), seed=cfg.base.seed, work=self.work,
             name=f"{name}-{draw}-{t}-{steps}", trains=trains.get(name, lambda p: True), balance=name == "lottery_balanced",
         )  # fmt: skip
         return model

@@ -1,7 +1,8 @@
 """What is changed in rattn@T/8, one thing at a time, and what each change is worth on real text (03_ablate; Table 4).
 
-Every variant has the base's parameters but for what its note says, the same tokens in the same order, and the learning
-rate that was tuned for the base; those that decide claims C12 and C13 are tuned on a grid around it (`Ablation.factors`).
+Every variant has the base's parameters but for what its note says and the same tokens in the same order. The base, and the variants
+that decide claims C12 and C13, are tuned on one grid of learning rates (`Ablation.factors`); the others take the base's rate, −RLA
+that of the sliding window.
 What the variants compute stands in `method/variants.py`, here is how each is made from the base.
 """
 
@@ -19,12 +20,22 @@ from orchard.config import replace
 from orchard.evidence import Tables, together
 from orchard.nn import Attention, Decoder
 from orchard.papers.rattention.experiments import window_sweep
-from orchard.papers.rattention.experiments.profiles import PROFILES, Profile, chosen, model, run_config, tuned
-from orchard.papers.rattention.experiments.window_sweep import difference, units_table
+from orchard.papers.rattention.experiments.profiles import (
+    PROFILES,
+    TUNING_SEED,
+    Profile,
+    chosen,
+    model,
+    rate_of,
+    run_config,
+    tuned,
+)
+from orchard.papers.rattention.experiments.window_sweep import difference, edges, on_edge, units_table
 from orchard.papers.rattention.method import variants
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.runs.drift import StateDrift
 from orchard.runs import Finished, Runner, Setting
+from orchard.runs.grid import Best
 from orchard.train import TrainLM
 
 RATIO_LAYERS = 12  # at least: 6, 3, 2 and 1 global layers at 1:1, 1:3, 1:5 and 1:7
@@ -114,6 +125,7 @@ VARIANTS: dict[str, Change] = {
     "taylor": Change(MAP, "φ(q)·φ(k) = 1 + s + s²/2, s = q·k/√r on r channels, as large a state", partial(_layer, variants.Taylor)),
     "−norm": Change(NORM, "o_swa + o_rla, no norm", partial(base, output_norm=None)),
     "one norm": Change(NORM, "RMS(o_swa + o_rla)", partial(_layer, variants.SharedNorm)),
+    "gain 0.1": Change(NORM, "the gain of RMS(o_rla) starts at 0.1 instead of 1 (ours, not the paper's)", partial(base, rla_gain=0.1)),
     "joint denominator": Change(NORM, "one softmax-like normalisation over both branches (LoLCATs)",
         partial(_layer, variants.JointDenominator)),
     "−SWA": Change(BRANCH, "linear attention alone, the current token included", partial(model, "la")),
@@ -140,7 +152,7 @@ VARIANTS: dict[str, Change] = {
     "global 1:5": Change(STRUCTURE, "one global layer in 6", partial(_ratio, period=6), "global 1:3"),
     "global 1:7": Change(STRUCTURE, "one global layer in 8", partial(_ratio, period=8), "global 1:3"),
 }  # fmt: skip
-TUNED = ("identity", "−SWA", "−norm", "head split")  # they decide C12 and C13, so each gets its own learning rate
+TUNED = ("base", "identity", "−SWA", "−norm", "head split")  # they decide C12 and C13: each has its own learning rate
 
 
 def variant(name: str, profile: Profile) -> Decoder.Config:
@@ -164,27 +176,33 @@ def variant_run(name: str, setting: Setting, seed: int, rate: float) -> TrainLM.
     size = profile.ablation
     cfg = run_config(variant(name, profile), profile, setting, seed, rate, f"ablation {name} seed {seed} lr {rate:g}")
     return cfg.set(
-        steps=size.steps, batch_size=size.batch_size, eval_windows=size.eval_windows, validate_every=size.steps,
+        steps=size.steps, batch_size=size.batch_size, eval_windows=size.eval_windows, validate_every=max(1, size.steps // 8),
         log_every=max(1, size.steps // 50),
     )  # fmt: skip
 
 
-def rates(setting: Setting, run: Runner) -> dict[str, float]:
-    """The learning rate of each variant: its family's, or the best on the variant's own grid, at the first seed."""
-    families = window_sweep.rates(setting, run).chosen
-    profile, seeds = chosen(setting, "ablation")
-    grids = {name: [factor * families["rattn"] for factor in profile.ablation.factors] for name in TUNED}
-    found = tuned(setting, run, grids, lambda name, rate: variant_run(name, setting, seeds[0], rate))
-    return dict.fromkeys(VARIANTS, families["rattn"]) | {"−RLA": families["swa"]} | found.chosen
+def rates(setting: Setting, run: Runner) -> Best:
+    """The learning rates of the variants that have a grid: multiples of the rate of rattn@T/8 in the window sweep."""
+    size, swept = PROFILES[setting.profile].ablation, window_sweep.rates(setting, run)
+    middle = rate_of(swept, PROFILES[setting.profile], f"rattn@{PROFILES[setting.profile].eighth}")
+    grid = [factor * middle for factor in size.factors]
+    return tuned(
+        setting, run, dict.fromkeys(TUNED, grid), lambda name, rate: variant_run(name, setting, TUNING_SEED, rate)
+    )
 
 
-def _ablated(setting: Setting, run: Runner) -> list[tuple[str, int, float, Finished]]:
-    chosen_rates = rates(setting, run)
-    cells = [
-        (name, seed, chosen_rates[name]) for name in variants_of(setting) for seed in chosen(setting, "ablation")[1]
-    ]
-    done = run([variant_run(name, setting, seed, rate) for name, seed, rate in cells])
-    return [(*cell, d) for cell, d in zip(cells, done, strict=True)]
+def _ablated(setting: Setting, run: Runner, placebo: bool = False) -> list[tuple[str, int, float, Finished]]:
+    """Variant, seed, rate and run; with the base at further seeds, as variant ``placebo``."""
+    found, (profile, seeds) = rates(setting, run).chosen, chosen(setting, "ablation")
+    window = rate_of(window_sweep.rates(setting, run), profile, f"swa@{profile.eighth}")
+    rate = dict.fromkeys(VARIANTS, found["base"]) | {"−RLA": window} | found
+    cells = [(name, seed, rate[name]) for name in variants_of(setting) for seed in seeds]
+    cfgs = [variant_run(name, setting, seed, rate) for name, seed, rate in cells]
+    if placebo:
+        again = list(zip(seeds, profile.ablation.placebo_seeds, strict=False))
+        cells += [("placebo", seed, found["base"]) for seed, _ in again]
+        cfgs += [variant_run("base", setting, other, found["base"]) for _, other in again]
+    return [(*cell, d) for cell, d in zip(cells, run(cfgs), strict=True)]
 
 
 def ablation(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -197,14 +215,19 @@ def ablation(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def ablation_units(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per variant, seed, test window and stratum: nats and bytes."""
-    cells = (({"variant": v}, s, d) for v, s, _, d in _ablated(setting, run))
+    """One row per variant, seed, test window and stratum: nats and bytes. ``placebo`` is the base from other seeds."""
+    cells = (({"variant": v}, s, d) for v, s, _, d in _ablated(setting, run, placebo=True))
     return units_table(cells, PROFILES[setting.profile].seq_len)
+
+
+def ablation_curves(setting: Setting, run: Runner) -> pd.DataFrame:
+    """Learning curves: arm (the variant), seed, step, loss, validation_loss (nats per token)."""
+    return pd.concat([d.metrics().assign(arm=v, seed=s) for v, s, _, d in _ablated(setting, run)], ignore_index=True)
 
 
 def _drift(setting: Setting, run: Runner) -> dict[str, Any]:
     profile, seeds = chosen(setting, "ablation")
-    base = variant_run("base", setting, seeds[0], rates(setting, run)["base"])
+    base = variant_run("base", setting, seeds[0], rates(setting, run).chosen["base"])
     tokens = profile.ablation.drift_tokens
     return run([StateDrift.Config(model=base, tokens=tokens, head_dim=profile.head_dim, label="state drift")])[0].result
 
@@ -220,7 +243,18 @@ def state_dtype_loss(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame([{"state": name, "bits_per_byte": value} for name, value in bits.items()])
 
 
-def ablated(names: tuple[str, ...], tables: Tables) -> pd.DataFrame:
-    """The base against variants, on all text; a part each, named by the variant."""
+def ablated(names: tuple[str, ...], tables: Tables, instead: str = "") -> pd.DataFrame:
+    """The base against variants, on all text; a part each, named by the variant. ``instead`` stands in the place of each (controls)."""
     units = tables("ablation_units")
-    return together(difference(units, "variant", "base", name, name) for name in names)
+    return together(difference(units, "variant", "base", instead or name, name) for name in names)
+
+
+LEARNED = 2.8  # bits per byte of a base that has left the first steps behind, in which a byte takes 4
+
+
+def base_has_learned(names: tuple[str, ...], tables: Tables) -> tuple[bool, str]:
+    """Gate of C12 and C13: the base and what it is compared with are tuned, and the base has learned the text."""
+    table, tuning = tables("ablation"), tables("ablation_tuning")
+    untuned = on_edge(tuning[tuning["variant"].isin(["base", *names])], "variant")
+    loss = float(table.loc[table["variant"] == "base", "bits_per_byte"].mean())
+    return loss <= LEARNED and not untuned, f"the base needs {loss:.3f} bits/byte, {LEARNED:g} at most" + edges(untuned)

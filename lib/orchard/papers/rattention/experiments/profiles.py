@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from orchard.data import text_source
 from orchard.nn import Decoder
 from orchard.papers.rattention.data.ruler_tokens import TASKS
@@ -20,6 +22,7 @@ from orchard.runs.grid import Best, Trials, best_of
 from orchard.train import AdamW, TrainLM
 
 FAMILIES = ("full", "swa", "rattn")  # each has its own learning rate
+TUNING_SEED = 100  # of every trial of a grid; no model that is compared has it
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,13 @@ class Ablation:
     batch_size: int
     seeds: tuple[int, ...]
     eval_windows: int
-    factors: tuple[float, ...]  # grid around the base's learning rate for the variants that decide claims
+    factors: tuple[float, ...]  # grid around the rate of rattn@T/8, for the variants that have one of their own
     drift_tokens: int  # length of the text over which a bf16 state is compared with an fp32 one
     variants: tuple[str, ...] | None = None  # None: all
+    own_rates: bool = (
+        False  # every variant has a grid; else those that decide claims, and the others take the base's rate
+    )
+    placebo_seeds: tuple[int, ...] = ()  # the base once more: what a comparison shows where nothing was changed
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,32 @@ class Ruler:
     batch_size: int
     steps: int
     seeds: tuple[int, ...]
-    learning_rates: dict[str, tuple[float, ...]]  # the grid of each family, judged by validation loss at the first seed
+    learning_rates: dict[str, tuple[float, ...]]  # the grid of each family, judged by validation loss
     test_examples: int  # sequences per task and length
     validations: int  # times during the training
     validation_examples: int = 32  # sequences per task
     multiples: tuple[int, ...] = (1, 2, 4, 8)
+
+
+RECALL_SHAPE = Shape(dim=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32, ffn_dim=128)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Associative recall: two local layers, and beside them one local and one global layer."""
+
+    steps: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]  # the grid of every arm
+    pairs: tuple[int, ...]  # a batch draws one of these; the middle one is tested at every filler
+    fillers: tuple[int, ...]  # tested, the last one is the most that is trained
+    decisive: tuple[int, ...]  # fillers that lie beyond what any window arm reaches through its layers
+    test_examples: int
+    validations: int
+    window: int = 8
+    keys: int = 32
+    shape: Shape = RECALL_SHAPE
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,10 @@ class Profile(Shape):
     eval_windows: int
     ablation: Ablation
     ruler: Ruler
+    recall: Recall
     timing: Timing
+    main_seeds: tuple[int, ...] | None = None  # of the main arms, whose gaps are small (C8); None: as the others
+    own_rates: bool = False  # every arm is tuned; else the main arm of each family, for its family
 
     @property
     def eighth(self) -> int:
@@ -128,25 +159,33 @@ PROFILES: dict[str, Profile] = {
             steps=6, seeds=(0,), learning_rates={"full": (6e-3,), "swa": (4e-3,), "rattn": (3e-3,)}, test_examples=4,
             validations=2, validation_examples=4,
         ),
+        recall=Recall(
+            steps=3, batch_size=4, seeds=(0,), learning_rates=(5e-3,), pairs=(4, 8, 16), fillers=(0, 32, 64), decisive=(64,),
+            test_examples=4, validations=1,
+        ),
         timing=Timing(
             gpu=False, lengths=(128, 256, 512), tokens=512, rounds=2, step_lengths=(128, 256), step_layers=4, step_batch=1, step_rounds=3,
             tile_length=None, contexts=(128, 256, 512), decode_batch=1, decode_tokens=7, window=64, memory_lengths=(512, 1024, 2048),
             memory_window=128,
         ),
     ),
-    # Estimated for 170 core-minutes: the sweep 105, RULER-lite 45, the ablation 20.
+    # Every arm is tuned by itself, at a seed that no compared model has; what it costs stands in NOTES.md.
     "laptop": Profile(
-        **SMALL, batch_size=16, steps=1500, tuning_steps=400, seeds=(0, 1, 2),
-        arms=("full_rope", "la", "swa@8", "swa@16", "swa@32", "rattn@8", "rattn@16", "rattn@32", "swa_mem@16"),
-        learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=200,
+        **SMALL, batch_size=16, steps=1500, tuning_steps=300, seeds=(0, 1, 2), main_seeds=(0, 1, 2, 3, 4), own_rates=True,
+        arms=("full_rope", *(f"{kind}@{w}" for kind in ("swa", "rattn", "swa_mem") for w in (8, 16, 32))),
+        learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=400,
         ablation=Ablation(
             steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=200, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
-            variants=("base", "relu", "identity", "−norm", "−SWA", "head split", "scalar decay"),
+            variants=("base", "relu", "identity", "−norm", "gain 0.1", "−SWA", "−RLA", "head split"), placebo_seeds=(3, 4, 5),
         ),
         ruler=Ruler(
-            arms=("full_rope", "full_rnope", "la", "swa@16", "swa@64", "swa_mem@16", "rattn@8", "rattn@16", "rattn@32"),
-            tasks=("niah_single_2", "niah_multikey_1", "fwe", "kv_overwrite"), needles="pair", batch_size=32, steps=450, seeds=(0, 1, 2),
-            learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=9,
+            arms=("full_rope", "full_rnope", "swa@16", "swa@64", "swa_mem@16", "rattn@8", "rattn@16", "rattn@32"),
+            tasks=("niah_single_2", "niah_multikey_1", "fwe", "kv_overwrite"), needles="pair", batch_size=32, steps=400, seeds=(0, 1, 2),
+            learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=8,
+        ),
+        recall=Recall(
+            steps=400, batch_size=32, seeds=(0, 1, 2), learning_rates=(2.5e-3, 5e-3, 1e-2, 2e-2), pairs=(6, 12, 24),
+            fillers=(0, 16, 32, 64, 96, 128), decisive=(96, 128), test_examples=128, validations=8,
         ),
         timing=Timing(
             gpu=False, lengths=(256, 1024, 4096), tokens=4096, rounds=5, step_lengths=(128, 256), step_layers=4, step_batch=2,
@@ -156,16 +195,21 @@ PROFILES: dict[str, Profile] = {
     # Estimated for ten minutes a notebook, not measured.
     "gpu": Profile(
         dim=384, num_layers=8, num_heads=6, num_kv_heads=2, head_dim=64, ffn_dim=1024, seq_len=1024, batch_size=32, steps=500,
-        tuning_steps=500, seeds=(0, 1, 2),
+        tuning_steps=500, seeds=(0, 1, 2), main_seeds=(0, 1, 2, 3, 4),
         arms=swept((32, 64, 128, 256, 512), "swa_mem@32", "swa_mem@64", "swa_mem@128", "swa_mem@256", "swa_flops@128"),
         learning_rates=(5e-4, 1e-3, 2e-3), eval_windows=256,
         ablation=Ablation(
-            steps=225, batch_size=16, seeds=(0, 1), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024
+            steps=225, batch_size=16, seeds=(0, 1, 2), eval_windows=128, factors=(0.5, 1.0, 2.0), drift_tokens=1024,
+            placebo_seeds=(3, 4, 5),
         ),
         ruler=Ruler(
             arms=("full_rope", "full_rnope", "la", "swa@128", "swa@512", "swa_mem@128", "rattn@64", "rattn@128", "rattn@256"),
             tasks=TASKS, needles="words", batch_size=24, steps=1000, seeds=(0, 1, 2), test_examples=256, validations=20,
             learning_rates=dict.fromkeys(FAMILIES, (1e-3, 2e-3, 4e-3)),
+        ),
+        recall=Recall(
+            steps=2000, batch_size=64, seeds=(0, 1, 2), learning_rates=(1.25e-3, 2.5e-3, 5e-3, 1e-2), pairs=(6, 12, 24),
+            fillers=(0, 16, 32, 64, 128, 256), decisive=(128, 256), test_examples=256, validations=20,
         ),
         timing=Timing(
             gpu=True, lengths=LONG, tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=8, step_batch=8, step_rounds=20,
@@ -182,6 +226,10 @@ PROFILES: dict[str, Profile] = {
         ruler=Ruler(
             arms=("full_rope", "swa@2048", "rattn@1024", "rattn@512"), tasks=TASKS, needles="words", batch_size=1020, steps=95_367,
             seeds=(0,), learning_rates=dict.fromkeys(FAMILIES, (1e-3,)), test_examples=500, validations=20,
+        ),
+        recall=Recall(
+            steps=2000, batch_size=64, seeds=(0,), learning_rates=(5e-3,), pairs=(6, 12, 24), fillers=(0, 16, 32, 64, 128, 256),
+            decisive=(128, 256), test_examples=256, validations=20,
         ),
         timing=Timing(
             gpu=True, lengths=LONG, tokens=65536, rounds=10, step_lengths=(4096, 8192), step_layers=4, step_batch=2, step_rounds=20,
@@ -219,7 +267,29 @@ def tuned(setting: Setting, run: Runner, grids: Mapping[str, Sequence[float]], t
     return best_of(grids, trials, lambda done: done.result["validation_loss"], run, widen=widen)
 
 
+def tuned_arms(profile: Profile, arms: Sequence[str]) -> Sequence[str]:
+    """The arms that have a grid: all of them, or the main arm of each family for its family."""
+    return arms if profile.own_rates else profile.main_arms
+
+
+def tuning_table(found: Best, name: str = "arm") -> pd.DataFrame:
+    """One row per arm that has a grid and value: the arm, seed, learning_rate, validation_loss, chosen, widened, failed."""
+    names = {"family": name, "value": "learning_rate", "score": "validation_loss"}
+    return found.table.rename(columns=names).assign(seed=TUNING_SEED)
+
+
+def rate_of(found: Best, profile: Profile, name: str) -> float:
+    """The chosen rate of an arm, or of the main arm of its family."""
+    return found.chosen[name if name in found.chosen else profile.main_arm[family(name)]]
+
+
 def chosen(setting: Setting, study: str = "") -> tuple[Profile, tuple[int, ...]]:
     """The profile of a setting, and the seeds: those asked for, or the profile's for the sweep or another ``study``."""
     profile = PROFILES[setting.profile]
     return profile, setting.seeds or (getattr(profile, study) if study else profile).seeds
+
+
+def seeds_of(setting: Setting, name: str) -> tuple[int, ...]:
+    """The seeds of an arm of the window sweep."""
+    profile, seeds = chosen(setting)
+    return (name in profile.main_arms and not setting.seeds and profile.main_seeds) or seeds

@@ -186,19 +186,51 @@ def relative_steps(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     return found.assign(ratio=found["seconds"] / base.transform("max"))
 
 
-def step_ratios(tables: Tables) -> pd.DataFrame:
-    """Evidence of C14: forward and backward time of rattn@T/8 over swa@T/2, a part for every T, a unit for every pair."""
+def step_ratios(tables: Tables, ours: str = "rattn@{eighth}") -> pd.DataFrame:
+    """Evidence of C14: forward and backward time of rattn@T/8 over swa@T/2, a part for every T, a unit for every pair; or of another arm
+    in the place of rattn@T/8 (the control)."""
     table = tables("throughput")
     parts = []
     for length in map(int, table.loc[table["measurement"] == "step", "length"].unique()):
-        ratio = paired(table, "step", f"rattn@{length // 8}", f"swa@{length // 2}", length)
+        ratio = paired(table, "step", ours.format(eighth=length // 8), f"swa@{length // 2}", length)
         parts.append(rows(f"T = {length}", 0, ratio.index, ratio))
     return together(parts)
 
 
 def tile_gain(tables: Tables) -> pd.DataFrame:
     """Evidence of C15: 1 - time of the best (m, C) / time of (m = 1, largest C that fits); empty where no tile was timed."""
+    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in _tile_pairs(tables))
+
+
+def base_against_itself(tables: Tables) -> pd.DataFrame:
+    """Control of C15: the same for two timings of the (m = 1, largest C) tile that follow one another."""
+    table = tables("throughput")
+    base = table[(table["measurement"] == "tile pair") & (table["name"] == "base")]
+    times = base.sort_values("round")["ms"].to_numpy()
+    first, second = times[: len(times) // 2 * 2].reshape(-1, 2).T
+    return rows("best tile", 0, np.arange(len(first)), 1 - second / first)
+
+
+def _tile_pairs(tables: Tables) -> list[pd.Series]:
     table = tables("throughput")
     lengths = map(int, pd.unique(table.loc[table["measurement"] == "tile pair", "length"]))
-    found = [paired(table, "tile pair", "best", "base", length) for length in lengths]
-    return together(rows("best tile", 0, ratio.index, 1 - ratio) for ratio in found)
+    return [paired(table, "tile pair", "best", "base", length) for length in lengths]
+
+
+SPREAD = 0.1  # half of a step's times lie within this share of their median, or other work shares the machine
+
+
+def quiet_gpu(tables: Tables) -> tuple[bool, str]:
+    """Gate of C14: steps were timed on a GPU that nobody else used."""
+    steps = tables("throughput").query("measurement == 'step'")
+    times = steps.groupby(["name", "length"])["ms"]
+    spread = float(((times.quantile(0.75) - times.quantile(0.25)) / times.median()).max())
+    device = ", ".join(pd.unique(steps["device"]))
+    said = f"timed on {device}; the middle half of a step's times spreads by {spread:.0%} of the median, {SPREAD:.0%} at most"
+    return device == "cuda" and spread <= SPREAD, said
+
+
+def pairs_on_gpu(tables: Tables) -> tuple[bool, str]:
+    """Gate of C15: the kernels were timed on a GPU, in at least 50 pairs."""
+    pairs = [len(ratio) for ratio in _tile_pairs(tables)]
+    return min(pairs, default=0) >= 50, f"{min(pairs, default=0)} pairs of the kernels on a GPU, 50 needed"

@@ -1,22 +1,33 @@
 """The window sweep on real text: learning rates, every arm and seed, the tidy tables they give, and the evidence of C7 and C8.
 
-The learning rate of each family is chosen on a grid by validation loss.
+The learning rate of each arm (or of each family, where a profile says so) is chosen on a grid by validation loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from orchard import evidence
 from orchard.evidence import Tables, interval, paired, together
 from orchard.papers.rattention.data.strata import copy_distance, strata
-from orchard.papers.rattention.experiments.profiles import FAMILIES, chosen, family, model, run_config, tuned
+from orchard.papers.rattention.experiments.profiles import (
+    TUNING_SEED,
+    chosen,
+    model,
+    rate_of,
+    run_config,
+    seeds_of,
+    tuned,
+    tuned_arms,
+)
 from orchard.runs import Finished, Runner, Setting
 from orchard.runs.grid import Best
 from orchard.train import TrainLM
@@ -26,29 +37,20 @@ Cell = tuple[str, int, TrainLM.Config, Finished]  # arm, seed, its config and it
 
 
 def rates(setting: Setting, run: Runner) -> Best:
-    """The learning rate of each family: a grid at the first seed, judged by validation loss."""
-    profile, seeds = chosen(setting)
+    """The learning rate of each arm that has a grid, judged by validation loss at a seed of its own."""
+    profile = chosen(setting)[0]
     short = replace(profile, steps=profile.tuning_steps)
 
-    def trial(name: str, rate: float) -> TrainLM.Config:
-        arm = profile.main_arm[name]
-        return run_config(model(arm, profile), short, setting, seeds[0], rate, f"tuning {arm} lr {rate:g}")
+    def trial(arm: str, rate: float) -> TrainLM.Config:
+        return run_config(model(arm, profile), short, setting, TUNING_SEED, rate, f"tuning {arm} lr {rate:g}")
 
-    return tuned(setting, run, dict.fromkeys(FAMILIES, profile.learning_rates), trial)
-
-
-def tuning(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Validation loss of one arm per family on the grid: arm, family, learning_rate, seed, validation_loss, chosen, widened."""
-    profile, seeds = chosen(setting)
-    table = rates(setting, run).table.rename(columns={"value": "learning_rate", "score": "validation_loss"})
-    return table.assign(arm=table["family"].map(profile.main_arm), seed=seeds[0])
+    return tuned(setting, run, dict.fromkeys(tuned_arms(profile, profile.arms), profile.learning_rates), trial)
 
 
 def trained(setting: Setting, run: Runner, arms: Sequence[str]) -> list[Cell]:
-    """Arms at their family's best rate, at every seed."""
-    profile, seeds = chosen(setting)
-    rate = rates(setting, run).chosen
-    cells = [(name, seed, rate[family(name)]) for name in arms for seed in seeds]
+    """Arms at their best rate, at every seed."""
+    profile, found = chosen(setting)[0], rates(setting, run)
+    cells = [(name, seed, rate_of(found, profile, name)) for name in arms for seed in seeds_of(setting, name)]
     cfgs = [run_config(model(n, profile), profile, setting, s, r, f"{n} seed {s} lr {r:g}") for n, s, r in cells]
     return [(n, s, cfg, done) for (n, s, _), cfg, done in zip(cells, cfgs, run(cfgs), strict=True)]
 
@@ -134,34 +136,101 @@ def difference(table: pd.DataFrame, by: str, first: str, second: str, part: str)
     return paired(bits(table, by), by, first, second, units=["unit"], value="value", part=part)
 
 
-def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, float]:
-    """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval: effect, low, high."""
-    found = interval(difference(units, by, first, second, first))
-    return {"effect": found.estimate, "low": found.low, "high": found.high}
+def effect(units: pd.DataFrame, by: str, first: str, second: str) -> dict[str, Any]:
+    """Mean paired difference ``first`` - ``second`` in bits per byte with its 95 % interval, and of each seed: effect, low, high, seeds."""
+    gaps = difference(units, by, first, second, first)
+    found = interval(gaps)
+    seeds = gaps.groupby("seed")["value"].mean().tolist()
+    return {"effect": found.estimate, "low": found.low, "high": found.high, "seeds": seeds}
+
+
+def _distances(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """The least and the largest copy distance of each row's stratum; missing where copying does not predict the byte."""
+    ends = table["stratum"].str.extract(r"^(\d+)–(\d+)$").astype(float)
+    return ends[0], ends[1]
 
 
 def far(table: pd.DataFrame, window: int) -> pd.DataFrame:
     """Rows of the strata that lie wholly beyond a window: copying predicts the token, from further back than the window reaches."""
-    lows = table["stratum"].str.extract(r"^(\d+)–")[0].astype(float)
-    return table[lows > window]
+    return table[_distances(table)[0] > window]
+
+
+def near(table: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Rows of the strata that lie wholly inside a window."""
+    return table[_distances(table)[1] <= window]
 
 
 def _length(units: pd.DataFrame) -> int:
     """The training length: where the farthest stratum ends."""
-    return int(units["stratum"].str.extract(r"–(\d+)$")[0].astype(float).max())
+    return int(_distances(units)[1].max())
 
 
-def sweep_far(baseline: str, tables: Tables) -> pd.DataFrame:
-    """``baseline``@w against rattn@w on the far stratum, for every window w <= T/4 that has both."""
+def clue(rows: pd.DataFrame, units: pd.DataFrame, first: str, second: str, part: str) -> pd.DataFrame:
+    """``first`` - ``second`` in bits per byte on ``rows`` minus the same where nothing can be copied (stratum ``none``).
+
+    Window by window of the text: an arm that is ahead everywhere, whatever stands where, has no advantage here.
+    """
+    keys = ["part", "seed", "unit"]
+    gain, anyway = (
+        difference(table, "arm", first, second, part).set_index(keys)["value"]
+        for table in (rows, units[units["stratum"] == "none"])
+    )
+    return evidence.difference(gain, anyway)
+
+
+def sweep_clue(baseline: str, where: Callable[[pd.DataFrame, int], pd.DataFrame], tables: Tables) -> pd.DataFrame:
+    """``baseline``@w against rattn@w where the clue is `far` (or `near`) minus where there is none, for every window w <= T/4."""
     units = tables("window_sweep_units")
     windows = sorted({int(w) for w in map(_window, pd.unique(units["arm"])) if w <= _length(units) // 4})
     return together(
-        difference(far(units, w), "arm", f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows
+        clue(where(units, w), units, f"{baseline}@{w}", f"rattn@{w}", f"w = {w}") for w in windows
     )  # fmt: skip
 
 
-def against_full(tables: Tables) -> pd.DataFrame:
-    """rattn@T/8 against full attention with rotary positions, on all text."""
+def against_full(arm: str, tables: Tables) -> pd.DataFrame:
+    """``arm``@T/8 against full attention with rotary positions, on all text; the part is named after RAttention's."""
     units = tables("window_sweep_units")
-    name = f"rattn@{_length(units) // 8}"
-    return difference(units, "arm", name, "full_rope", f"{name} − full_rope")
+    eighth = _length(units) // 8
+    return difference(units, "arm", f"{arm}@{eighth}", "full_rope", f"rattn@{eighth} − full_rope")
+
+
+FLAT = 0.005  # share of the loss within which two rates are as good
+
+
+def on_edge(tuning: pd.DataFrame, by: str = "arm") -> list[str]:
+    """Arms of a table of tuning that are not tuned: the best value is the least or the largest that was tried, and the one beside it
+    is worse by more than ``FLAT``."""
+    found = []
+    for name, grid in tuning.groupby(by, sort=False):
+        losses = grid.set_index("learning_rate")["validation_loss"].sort_index().to_list()
+        if len(losses) > 1:
+            inward = {0: losses[1], len(losses) - 1: losses[-2]}.get(int(np.nanargmin(losses)))
+            if inward is not None and not inward <= (1 + FLAT) * np.nanmin(losses):
+                found.append(str(name))
+    return found
+
+
+def edges(names: list[str]) -> str:
+    """What a gate says of arms that are not tuned; nothing where there are none."""
+    return f"; the rate of {', '.join(names)} lies on the edge of its grid" if names else ""
+
+
+def something_to_recall(tables: Tables) -> tuple[bool, str]:
+    """Gate of C7 and C7b: full attention gains on the smallest window beyond T/4, more than where nothing can be copied."""
+    units, untuned = tables("window_sweep_units"), on_edge(tables("tuning"))
+    window = int(units["arm"].str.extract(r"^swa@(\d+)$")[0].dropna().astype(int).min())
+    found = interval(clue(far(units, _length(units) // 4), units, f"swa@{window}", "full_rope", ""))
+    gain = f"{found.estimate:+.3f} bits/byte [{found.low:+.3f}, {found.high:+.3f}]"
+    said = f"beyond T/4 full attention gains {gain} on a window of {window}"
+    return bool(found.low > 0) and not untuned, said + edges(untuned)
+
+
+LEARNED = 2.1  # bits per byte of full attention; a byte alone takes 4.6, and 400 steps end at 2.5
+
+
+def full_has_learned(tables: Tables) -> tuple[bool, str]:
+    """Gate of C8: full attention is tuned and has learned the text."""
+    table, untuned = tables("window_sweep"), on_edge(tables("tuning"))
+    loss = float(table.loc[table["arm"] == "full_rope", "bits_per_byte"].mean())
+    said = f"full attention needs {loss:.3f} bits/byte, {LEARNED:g} at most"
+    return loss <= LEARNED and not untuned, said + edges(untuned)

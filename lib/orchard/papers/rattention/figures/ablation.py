@@ -12,10 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from orchard import plot
 from orchard.papers.rattention.experiments.ablations import VARIANTS
 from orchard.papers.rattention.experiments.window_sweep import effect
-from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, use_style
+from orchard.papers.rattention.figures.looks import dots, titled
+from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, looks, use_style
 
 ROW = 0.145  # inches
 ALL = "all text"
+LAG = ("base", "gain 0.1", "−norm", "−RLA")  # the norm of the branch, and no branch
+GREY_BAR = PALETTE[1]
 # Rows of the paper's Table 4 and our variants. What its Mamba2 and Hymba rows are made of it does not say.
 TABLE_4 = {
     "ReLU": "relu",
@@ -54,6 +57,7 @@ def ablation(table: pd.DataFrame) -> Figure:
             place += 1
             axes.hlines(place, row.low, row.high, color=PALETTE[index % len(PALETTE)], linewidth=1.5)
             axes.plot(row.effect, place, "o", color=PALETTE[index % len(PALETTE)], markersize=3.6)
+            axes.plot(row.seeds, [place] * len(row.seeds), "|", color=INK, markersize=4, alpha=0.6)
             places.append(place)
             names.append(str(row.label) if row.against == "base" else f"{row.label}*")
         place += 1
@@ -63,8 +67,11 @@ def ablation(table: pd.DataFrame) -> Figure:
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     others = ", ".join(name for name in pd.unique(table["against"]) if name != "base")
-    axes.set_xlabel("change in test loss (bits/byte)" + (f"\n* against {others}, not the base" if others else ""))
-    return made
+    axes.set_xlabel(
+        "← better   change in test loss (bits/byte)" + (f"\n* against {others}, not the base" if others else "")
+    )
+    worse = (table["low"] > 0).sum()
+    return titled(made, f"{worse} of {len(table)} changes make it worse; ticks are seeds")
 
 
 def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
@@ -73,6 +80,47 @@ def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     paper = (table - table.loc["RAtt@512"]).loc[list(TABLE_4)].rename(columns=lambda name: f"{name}, paper (points)")
     ours = found.set_index("label").reindex(list(TABLE_4.values()))[["effect", "low", "high"]]
     return paper.assign(variant=list(TABLE_4.values())).set_index("variant").join(ours.add_suffix(" (bits/byte)"))
+
+
+@use_style()
+def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
+    """Why RAttention is behind where nothing has to be recalled: the loss of the base, of a norm that starts small, of no norm and of the
+    window alone against steps; and what each needs more than the window alone, in all strata and where nothing can be copied."""
+    names = [name for name in LAG if name in set(curves["arm"])]
+    made, (left, right) = plot.figure(7.0, 2.6, columns=2)
+    part = curves[curves["arm"].isin(names)].dropna(subset=["validation_loss"])
+    known = {name.lower(): look for name, look in looks(names).items()}
+    label = "validation loss (nats/byte)"
+    plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label, axes=left, known=known)
+    dots(left, part, "step", "validation_loss", known)
+    table = lag_table(units)
+    for shift, (where, rows) in zip((-0.12, 0.12), table.groupby("where", sort=False), strict=True):
+        places = [names.index(name) + shift for name in rows["label"]]
+        colour = INK if where == ALL else GREY_BAR
+        right.hlines(places, rows["low"], rows["high"], color=colour, linewidth=1.6)
+        right.plot(rows["effect"], places, "o", color=colour, label=where)
+        for place, values in zip(places, rows["seeds"], strict=True):
+            right.plot(values, [place] * len(values), "|", color=colour, markersize=5)
+    right.axvline(0, color=INK, linewidth=0.8)
+    compared = names[: names.index("−RLA")] if "−RLA" in names else names
+    right.set_yticks(range(len(compared)), compared)
+    right.set_ylim(len(compared) - 0.5, -0.5)
+    right.set_xlabel("← better   loss minus the window alone (bits/byte)")
+    made.legend(handles=right.get_legend_handles_labels()[0], loc="outside lower right", ncols=2)
+    base = table[(table["label"] == "base") & (table["where"] != ALL)]["effect"]
+    return titled(
+        made, f"where nothing can be copied the base needs {base.sum():+.3f} bits/byte more than the window alone"
+    )
+
+
+def lag_table(units: pd.DataFrame) -> pd.DataFrame:
+    """Variants of :data:`LAG` minus the window alone: label, where (all text, nothing to copy), effect, low, high, seeds."""
+    trained = set(units["variant"])
+    parts = {ALL: units, "nothing to copy": units[units["stratum"] == "none"]}
+    return pd.DataFrame([
+        {"label": name, "where": where, **effect(part, "variant", name, "−RLA")}
+        for where, part in parts.items() for name in LAG if {name, "−RLA"} <= trained and name != "−RLA"
+    ])  # fmt: skip
 
 
 def by_stratum(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -96,10 +144,12 @@ def compare(units: pd.DataFrame) -> Callable[..., Figure]:
 def global_ratio(table: pd.DataFrame) -> Figure:
     """Bits per byte against the cache that a decoded token reads, for the ratios of global to local layers."""
     shown = table[table["variant"].str.startswith("global ")]
-    return plot.pareto(
+    made = plot.pareto(
         shown.assign(kib=shown["cache_bytes"] / 1024), cost="kib", loss="bits_per_byte", label="variant",
         x_label="cache read per decoded token (KiB, bf16)", y_label="test loss (bits/byte)",
     )  # fmt: skip
+    means = shown.groupby("variant")["bits_per_byte"].mean()
+    return titled(made, f"{means.idxmin()} has the lowest loss, {means.idxmax()} the highest")
 
 
 @use_style()
@@ -113,4 +163,5 @@ def state_drift(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="tokens in the state", ylabel="relative error of the read-out")
     sns.move_legend(axes, "upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    return made
+    worst = table.groupby("dtype")["error"].max()
+    return titled(made, "largest error: " + ", ".join(f"{error:.0e} in {kind}" for kind, error in worst.items()))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.nn import window_mask
+from orchard.papers.rattention.figures.looks import titled
 from orchard.plot.style import PALETTE
 
 BRANCHES = {
@@ -31,10 +32,13 @@ def coverage(length: int = 24, window: int = 5, delay: int | None = None) -> Fig
     """The two branches partition the causal past; with a smaller delay tokens are read twice, with a larger one there is a gap."""
     table = coverage_table(length, window, delay)
     seen = set(table["branch"])
-    return plot.heat_map(
+    made = plot.heat_map(
         table, row="query", column="key", value="branch", x_label="key position s", y_label="query position t",
         value_label="seen by", colours={name: colour for name, colour in BRANCHES.items() if name in seen},
     )  # fmt: skip
+    past = table[table["branch"] != "not visible"]["branch"]
+    once = past.isin(["sliding window", "linear attention"]).mean()
+    return titled(made, f"{once:.0%} of the past is seen by exactly one branch")
 
 
 def feature_map_table(scale: float = 1.0, dim: int = 16, draws: int = 512) -> pd.DataFrame:
@@ -65,12 +69,15 @@ def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> p
 def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
     """The linear branch is silent until the window is full; then the norm lifts it to unit size at once."""
     table = norm_jump_table(length, window, scale)
-    return plot.learning_curves(
+    made = plot.learning_curves(
         table, x="position", y="rms", x_label="position t (tokens)", y_label="RMS of the linear branch"
     )
+    return titled(made, f"silent up to t = {min(window, length - 1)}, of unit size behind its norm from then on")
 
 
 def feature_entropy(scale: float = 1.0) -> Figure:
     """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
     table, label = feature_map_table(scale), "standard deviation of the input"
-    return plot.learning_curves(table, x="scale", y="entropy", x_label=label, y_label="entropy of φ (nats)")
+    made = plot.learning_curves(table, x="scale", y="entropy", x_label=label, y_label="entropy of φ (nats)")
+    at = np.interp(1.0, table["scale"], table["entropy"])
+    return titled(made, f"{at:.2f} nats at a standard deviation of one, {table['entropy'].max():.2f} where it is flat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from orchard import plot
 from orchard.papers.rattention.experiments import speed
-from orchard.papers.rattention.figures.looks import LOOKS
+from orchard.papers.rattention.figures.looks import LOOKS, dots, named, rule, titled, words
 from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY, INK, PALETTE
 
@@ -39,7 +40,7 @@ def throughput(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         _log(axes)
         axes.set_title(title)
-    return made
+    return titled(made, "time per token; a flat line is linear in the length")
 
 
 def _log(axes: Axes) -> None:
@@ -82,46 +83,71 @@ def step_bars(relative: pd.DataFrame) -> Figure:
             bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
             axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.axhline(10, color=INK, linewidth=0.6, linestyle=":")
+    rule(axes, 10, "rule of C14")
     axes.set_xticks(range(len(settings)), [f"{s['setting']}\n{s['source']}" for _, s in settings.iterrows()])
     axes.margins(y=0.12)
     axes.set_ylabel("step time against swa@T/2 (%)")
     axes.set_xlabel("hatched: full attention; plain: RATTENTION at T/8; dotted: the rule of C14")
     axes.grid(False, axis="x")
-    return made
+    ours = relative[(relative["source"] == "here") & (relative["arm"] == "rattn")]["ratio"]
+    return titled(made, f"a step of RAttention takes {', '.join(f'{ratio:.2f}' for ratio in ours)} times as long here")
 
 
 @plot.use_style()
 def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     """Latency of one token and bytes of the caches against context; peak memory of a forward pass against length."""
     made, (left, middle, right) = plot.figure(WIDE, 2.5, columns=3)
-    table = decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024)
+    table, known = named(decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024))
     for axes, y, label in ((left, "ms", "one decoded token (ms)"), (middle, "kib", "caches per sequence (KiB)")):
-        plot.sweep(table, x="context", y=y, x_label="context (tokens)", y_label=label, axes=axes, known=LOOKS)
+        plot.sweep(table, x="context", y=y, x_label="context (tokens)", y_label=label, axes=axes, known=known)
     left.set_ylim(bottom=0)
     _log(middle)
-    peaks = memory.assign(mib=memory["bytes"] / 2**20)
-    colours = {arm: look.colour for arm, look in plot.looks(pd.unique(memory["arm"]), LOOKS).items()}
+    peaks, known = named(memory.assign(mib=memory["bytes"] / 2**20))
+    colours = {arm: known[arm.lower()].colour for arm in pd.unique(peaks["arm"])}
     sns.lineplot(peaks, x="length", y="mib", hue="arm", style="mode", palette=colours, markers=True, ax=right)
     right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
     right.set_ylim(peaks["mib"].min() / 1.3, peaks["mib"].max() * 8)  # room for the legend
     _octaves(right, sorted(map(float, memory["length"].unique())), "{:g}")
     _log(right)
     right.legend(loc="upper left", ncols=2)
-    return made
+    last = decoded[decoded["context"] == decoded["context"].max()].set_index("arm")["cache_bytes"]
+    return titled(
+        made,
+        f"at {decoded['context'].max()} tokens full attention holds {last.max() / last.min():.1f} times the smallest cache",
+    )
 
 
 @plot.use_style()
 def timing(table: pd.DataFrame) -> Figure:
     """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
     made, panels = plot.figure(WIDE, 2.9, columns=3)
-    shown = table.assign(kib=table["kv_bytes"] / 1024)
+    shown, looks = named(table.assign(kib=table["kv_bytes"] / 1024))
+    known = {_short(arm).lower(): look for arm, look in looks.items()}
+    shown["arm"] = shown["arm"].map(_short)
     costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
     for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
         plot.pareto(
-            shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes, known=LOOKS
+            shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes, known=known
         )  # fmt: skip
-    return made
+        dots(axes, shown, cost, "bits_per_byte", known)
+    best = table.groupby("arm")["bits_per_byte"].mean().idxmin()
+    return titled(
+        made, f"the lowest loss is that of {words(str(best))}; W sliding window, R RAttention, dots are seeds"
+    )
+
+
+def _short(words: str) -> str:
+    """An arm in words, for a narrow panel: "W 16", "R 16", "memory of R 16"."""
+    shorter = {
+        "sliding window": "W",
+        "window, ": "",
+        "rattention": "R",
+        "full attention": "full",
+        " attention alone": "",
+    }
+    for long, short in shorter.items():
+        words = re.sub(long, short, words, flags=re.IGNORECASE)
+    return words
 
 
 BATCHES = (1, 8, 32, 128, 512)

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from orchard import plot
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
 from orchard.papers.rattention.experiments.long_context import steps_to_reach
-from orchard.papers.rattention.figures.looks import LOOKS
+from orchard.papers.rattention.figures.looks import LOOKS, dots, named, titled, words
 
 DEPTH_BINS = 5
 NUMBERS = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}  # in the cells of a map
@@ -39,7 +39,16 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         for axes, title in ((left, "RULER-lite, measured here"), (right, "RULER, as published (3B)")):
             axes.set_title(title)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
-    return made
+    return titled(made, fall(table))
+
+
+def fall(table: pd.DataFrame, multiple: int = 4) -> str:
+    """What is left of the accuracy at T where the text is four times as long (or another multiple), for the arms of each end."""
+    found = task_means(table).groupby(["arm", "multiple"], sort=False)["accuracy"].mean().unstack()
+    at = multiple if multiple in found else max(found.columns)
+    left = found[at].sort_values()
+    (worst, least), *_, (best, most) = zip(map(words, map(str, left.index)), left, strict=True)
+    return f"at {at:g}T {best} keeps {most:.0%}, {worst} {least:.0%}"
 
 
 def task_curves(table: pd.DataFrame, task: str) -> Figure:
@@ -57,10 +66,11 @@ def task_title(task: str) -> str:
 
 def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
-    shown = table.assign(accuracy=100 * table["accuracy"])
+    shown, known = named(table.assign(accuracy=100 * table["accuracy"]))
     made = plot.learning_curves(
-        shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=LOOKS
+        shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=known
     )
+    dots(axes or made.axes[0], shown, "multiple", "accuracy", known)
     _length_axis(axes or made.axes[0], table["multiple"].unique())
     return made
 
@@ -91,7 +101,7 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
             bins = [f"{low}–{low + 100 // DEPTH_BINS}" for low in grid.index]
             rows = bins if axes is panels[0] else [""] * len(bins)
             sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **NUMBERS)
-            axes.set(xlabel="length (tokens)", ylabel="", title=arm)
+            axes.set(xlabel="length (tokens)", ylabel="", title=words(arm))
             axes.tick_params(axis="y", rotation=0)
         panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
         made.colorbar(panels[0].collections[0], ax=panels, label="accuracy", pad=0.02)
@@ -116,11 +126,12 @@ def task_table(table: pd.DataFrame) -> pd.DataFrame:
 def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
     part = curves.dropna(subset=["validation_accuracy"])
-    shown = part.assign(accuracy=100 * part[f"accuracy {task}"])
-    made, (axes,) = plot.figure(height=2.5)
+    shown, known = named(part.assign(accuracy=100 * part[f"accuracy {task}"]))
+    made, (axes,) = plot.figure(height=3.0)
     plot.learning_curves(
-        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=LOOKS
+        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=known
     )
+    dots(axes, shown[shown["step"] == shown["step"].max()], "step", "accuracy", known)
     with plot.use_style():
         axes.set_title(task_title(task))
         axes.set_yticks([0, 25, 50, 75, 90, 100])

@@ -1,6 +1,19 @@
-"""How each family of arms looks in every figure of this paper; the paper's own figures call RAttention ``RAtt``."""
+"""How each family of arms looks in every figure of this paper, and its arms in words.
 
-from orchard.plot.style import PALETTE, Look
+The paper's own figures call RAttention ``RAtt``. ``swa@16`` is a name for code; figures and tables say "sliding window 16".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL
+from orchard.plot.style import INK, PALETTE, Look, looks, use_style
 
 LOOKS: dict[str, Look] = {
     "full": Look(PALETTE[2], "D"),
@@ -13,3 +26,75 @@ LOOKS: dict[str, Look] = {
     "rattn": Look(PALETTE[0], "o"),
     "la": Look(PALETTE[4], "^"),
 }
+KINDS = {
+    "full_rope": ("full attention", "every layer reads everything, with rotary positions"),
+    "full_rnope": ("full attention, NoPE", "full attention whose global layers have no positions, as all arms below"),
+    "la": ("linear attention alone", "local layers have the state and no window"),
+    "swa": ("sliding window", "local layers read the last W tokens, the current one counted"),
+    "rattn": ("RAttention", "the window of W, and a state of all tokens before it"),
+    "swa_mem": (
+        "window, memory of",
+        "a window widened by as many tokens as the state weighs: as much memory as RAttention W",
+    ),
+    "swa_flops": ("window, compute of", "a window widened until it computes as much as RAttention W"),
+}
+
+
+def words(arm: str) -> str:
+    """An arm in words: "sliding window 16", "window, memory of RAttention 16"; a name that is none is left as it is."""
+    name, also_global = arm.removesuffix(ALSO_GLOBAL), arm.endswith(ALSO_GLOBAL)
+    kind, _, window = name.partition("@")
+    if kind not in KINDS:
+        return arm
+    said = f"{KINDS[kind][0]} {'RAttention ' if kind in ('swa_mem', 'swa_flops') and window else ''}{window}".strip()
+    return f"{said}, one global layer" if also_global else said
+
+
+def arms_in_words(arms: Iterable[str]) -> pd.DataFrame:
+    """The arms of a notebook: name in code, in words, what its local layers read."""
+    names = list(dict.fromkeys(arms))
+    rows = {name: (words(name), KINDS.get(name.partition("@")[0], ("", ""))[1]) for name in names}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["in words", "its local layers"]).rename_axis("arm")
+
+
+def named(table: pd.DataFrame, column: str = "arm") -> tuple[pd.DataFrame, dict[str, Look]]:
+    """The table with its arms in words, and how each of them looks."""
+    given = looks(map(str, pd.unique(table[column])), LOOKS)
+    return table.assign(**{column: table[column].map(words)}), {words(arm).lower(): look for arm, look in given.items()}
+
+
+def dots(
+    axes: Axes, table: pd.DataFrame, x: str, y: str, known: Mapping[str, Look], hue: str = "arm", edge: float = 0.99
+) -> None:
+    """Every row of ``table`` (one per seed) as a dot; without an ``x`` at the right edge of the axes, on the arm's line."""
+    for arm, rows in table.groupby(hue, sort=False):
+        look = known[str(arm).lower()]
+        style: dict[str, Any] = {
+            "linestyle": "none",
+            "marker": ".",
+            "markersize": 3,
+            "color": look.colour,
+            "alpha": 0.7,
+            "zorder": 2.5,
+        }
+        at = rows.dropna(subset=[x])
+        axes.plot(at[x], at[y], **style)
+        flat = rows[rows[x].isna()]
+        axes.plot([edge] * len(flat), flat[y], transform=axes.get_yaxis_transform(), **style)
+
+
+@use_style()
+def titled(figure: Figure, says: str) -> Figure:
+    """The figure with one line above it that says what is seen; over a single panel it ends at its right edge."""
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    if len(panels) == 1:
+        panels[0].set_title(says, loc="right", fontsize=7)
+    else:
+        figure.suptitle(says, x=0.01, ha="left", fontsize=7.5)
+    return figure
+
+
+def rule(axes: Axes, value: float, says: str, *, vertical: bool = False) -> None:
+    """The threshold of a claim as a dotted line, named in the legend."""
+    draw = axes.axvline if vertical else axes.axhline
+    draw(value, color=INK, linewidth=0.9, linestyle=":", label=says)

@@ -101,6 +101,7 @@ class RAttention(Attention):
     class Config(Attention.Config):
         feature_map: str = "softmax"
         output_norm: RMSNorm.Config | None = RMSNorm.Config(eps=1e-8)  # gain [heads, head_dim]; None = plain sum
+        rla_gain: float = 1.0  # of the residual branch's norm at the start; the paper's is 1
         chunk_size: int | None = None  # None: what each form takes, default_chunk(head_dim) or a kernel's tile
         use_learned_init: bool = False  # state starts from `learned_tokens` keys and values instead of zero
         learned_tokens: int = 128
@@ -123,9 +124,14 @@ class RAttention(Attention):
         self.feature_map, self.features, self.value_dim = cfg.feature_map, features * self.head_dim, self.head_dim
         self.chunk_size = cfg.chunk_size
         self.swa_norm = self.rla_norm = None
+        if cfg.output_norm is None and cfg.rla_gain != 1:
+            raise ValueError(
+                f"RAttention.Config.rla_gain is {cfg.rla_gain} without output_norm: leave it at 1, or give the norm"
+            )
         if cfg.output_norm is not None:
             cfg.output_norm.set(dim=[self.num_heads, self.head_dim])
             self.rla_norm = cfg.output_norm.build()
+            nn.init.constant_(self.rla_norm.gain, cfg.rla_gain)
             self.swa_norm = cfg.output_norm.build() if window >= 0 else None
         shape = (cfg.learned_tokens, self.num_kv_heads, self.head_dim)
         learned = cfg.use_learned_init  # unit variance, as raw k and v have; zeros would make the norm's slope 1e4

@@ -18,6 +18,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
 from orchard.kernels.residual import default_chunk
 from orchard.nn import Attention, Block, Decoder, FeedForward, RMSNorm, Rotary
 from orchard.papers.rattention.method.attention import RAttention, local_global
@@ -98,6 +103,34 @@ def arm(
         period,
     )
     return Decoder.Config(vocab_size=vocab_size, dim=dim, layers=layers, tie_embeddings=tie_embeddings)
+
+
+class ShiftedDecoder(Decoder):
+    """A decoder whose first layer reads of every token its vector and a learned multiple of the vector before it.
+
+        x_t = e_t + m * roll(e_{t-1})          m [dim], rolled by one channel so that the two can be told apart
+
+    The short convolution that recall is usually tested with, the same for every arm, so that one layer can find "the token after this
+    one". For whole sequences: there is no cache for the token before.
+    """
+
+    class Config(Decoder.Config):
+        pass
+
+    def __init__(self, cfg: ShiftedDecoder.Config) -> None:
+        super().__init__(cfg)
+        self.previous = nn.Parameter(torch.ones(cfg.dim))
+
+    def embed(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """The vectors of token ids, with a share of the one before. Raises ValueError for an id outside the vocabulary."""
+        x = super().embed(tokens)
+        before = F.pad(x[:, :-1], (0, 0, 1, 0)).roll(1, dims=-1)
+        return x + self.previous * before
+
+
+def shifted(decoder: Decoder.Config) -> ShiftedDecoder.Config:
+    """The same decoder, with the token before in every vector."""
+    return ShiftedDecoder.Config(vocab_size=decoder.vocab_size, dim=decoder.dim, layers=decoder.layers)
 
 
 def paper_model(size: str, name: str = "rattn@512", vocab_size: int = 32_768) -> Decoder.Config:

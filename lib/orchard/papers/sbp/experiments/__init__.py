@@ -19,6 +19,7 @@ from orchard.papers.sbp.experiments import (
     comparison,
     concepts,
     costs,
+    gates,
     pairs,
     partners,
     quality,
@@ -32,7 +33,7 @@ from orchard.papers.sbp.experiments.profiles import PROFILES, scale
 from orchard.papers.sbp.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
 
-__all__ = ["EVIDENCE", "EXPERIMENTS", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
+__all__ = ["CONTROLS", "EVIDENCE", "EXPERIMENTS", "GATES", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": checks.published, "paper_shapes": checks.published_shapes, "invariants": checks.invariants,
@@ -60,5 +61,19 @@ EVIDENCE: dict[str, Evidence] = {
     "K4b": partners.not_below_exact, "K5": concepts.follows_posterior, "K6": comparison.crossing, "K7": quality.few_copies,
     "K8": quality.better_with_size, "K9": ablations.interior_share, "K10": costs.beats_with_equal_flops,
     "K11": exact("invariants"),
+}  # fmt: skip
+CONTROLS: dict[str, Evidence] = {  # what lacks the claimed cause, under the same rule
+    "K1": partial(comparison.gap, second="repetition", variant="indep"), "K2": partial(comparison.recovered, variant="indep"),
+    "K3": partial(comparison.pair_information, first="uncond"), "K3b": partial(comparison.gap, second="sbp-random"),
+    "K4": partial(partners.uses_seed, arm="sbp-random"), "K4b": partners.below_alone,
+    "K5": partial(concepts.follows_posterior, arm="sbp-random"), "K6": partial(comparison.crossing, variant="indep"),
+    "K7": partial(quality.few_copies, source=quality.COPIED), "K8": partial(quality.better_with_size, column="real"),
+    "K9": partial(ablations.interior_share, arm="exact-posterior"), "K10": partial(costs.beats_with_equal_flops, first="sbp-random"),
+}  # fmt: skip
+COMPETENT = gates.all_of(gates.can_write(), gates.tuned_inside("repetition", "oracle", "sbp-nn-lm"), gates.oracle_gains)
+GATES: dict[str, gates.Gate] = {
+    "K1": COMPETENT, "K2": COMPETENT, "K3": gates.all_of(gates.can_write(), gates.no_worse), "K3b": gates.can_write("indep"),
+    "K4": gates.can_write(), "K4b": gates.can_write(), "K5": gates.can_write(), "K6": gates.all_of(COMPETENT, gates.seen_early),
+    "K7": gates.can_write(), "K8": gates.spread, "K9": gates.both_write, "K10": COMPETENT,
 }  # fmt: skip
 LAUNCH = "orchard sbp run TEXT OUT   (pair, tune, synthesise, filter and mix on a corpus of your own)"

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,18 @@ import pandas as pd
 
 from orchard.config import derive
 from orchard.evidence import Tables, rows
+from orchard.papers.sbp.experiments import arms
 from orchard.papers.sbp.experiments.arms import Study, ran
-from orchard.papers.sbp.experiments.comparison import mean_excess, studies
+from orchard.papers.sbp.experiments.comparison import mean_excess, possible, studies
 from orchard.papers.sbp.experiments.costs import ARM
-from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell
+from orchard.papers.sbp.experiments.profiles import PROFILES, Ablations, Cell, cells
+from orchard.papers.sbp.experiments.regularisation import regularised, trial_study, validation_loss
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.ensemble import Distill, Ensemble
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import Tune, precision
 from orchard.runs import Run, Runner, Setting
+from orchard.runs.grid import best_of
 
 MEMBERS = 2  # of an ensemble: seeds of one world
 ABLATIONS = ("k", "threshold", "temperature", "top-p", "order", "synthesizer")
@@ -50,7 +54,7 @@ class Point:
 
 def points(study: Study, sizes: Ablations) -> Iterator[Point]:
     """Every value of every ablation, the comparison's own among them."""
-    own, embedder = study.tune(study.pairs(ARM), ARM), LMEmbedder.Config(pretrained=study.repetition())
+    own, embedder = study.synthesizer(ARM), LMEmbedder.Config(pretrained=study.repetition())
 
     def point(ablation: str, value: str, tuned: Tune.Config = own, order: str = "mixed", **sampling: Any) -> Point:
         sampled = study.synthesise(tuned, value, **sampling)
@@ -102,47 +106,68 @@ def ablations(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def dose_response(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per cell and pairing: variant, world, seed, pairs (drawn, or neighbours), ``truth`` asked for, measured ``precision``,
-    ``last`` and ``best`` (nats above Bayes)."""
+    """One row per cell and pairing: variant, world, seed, pairs (drawn, neighbours, or none: repetition), ``truth`` asked for, measured
+    ``precision``, ``last`` and ``best`` (nats above Bayes). All have what was tuned for neighbours."""
     sizes = PROFILES[setting.profile].ablations
-    wanted: list[tuple[dict[str, Any], Study, Run.Config, Run.Config]] = []
+    wanted: list[tuple[dict[str, Any], Study, Run.Config | None, Run.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
+        wanted.append(({**cell.columns, "pairs": "none", "truth": np.nan}, study, None, study.repetition()))
         for truth in sizes.truths:
-            pairs, name = study.drawn(truth), f"{truth:.0%} true"
-            model = study.joint(study.synthesise(study.tune(pairs, name), name), name)
-            wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, pairs, model))
+            drawn, name = study.drawn(truth), f"{truth:.0%} true"
+            model = study.joint(study.synthesise(study.tune(drawn, name), name), name)
+            wanted.append(({**cell.columns, "pairs": "drawn", "truth": truth}, study, drawn, model))
         nearest = study.pairs(ARM)
-        assert nearest is not None  # an arm that is tuned on pairs
         wanted.append(({**cell.columns, "pairs": "neighbours", "truth": np.nan}, study, nearest, study.arm(ARM)))
-    return pd.DataFrame([
-        {**row, "precision": precision(run([pairs])[0], study.corpus.build()), **mean_excess(study, finished)}
-        for row, study, pairs, finished in ran(run, wanted)
-    ])  # fmt: skip
+    rows = []
+    for row, study, pairs, finished in ran(run, wanted):
+        share = np.nan if pairs is None else precision(run([pairs])[0], study.corpus.build())
+        rows.append({**row, "precision": share, **mean_excess(study, finished)})
+    return pd.DataFrame(rows)
 
 
-def at_share(study: Study, share: float, greatest: float) -> Pretrain.Config:
-    """The joint model with a share. Documents come in one order whatever the share, so one synthesis, for the greatest share, serves
-    all; only the comparison's own model keeps its own, which begins with the same documents."""
-    if share == 0 or (share == study.profile.share and study.size == study.profile.size):
-        return study.arm(ARM, share)
-    return study.joint(study.sampled(ARM, greatest), f"{ARM}, share {share:g}", share)
+NAMES = ("smaller", "larger")
+SWEPT = (ARM, "exact-posterior")  # whose documents are shared out: SBP's, and as a control those of the world's own law
 
 
 def share_sweep(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per cell, size and share: variant, world, seed, size (smaller, larger), parameters, share, ``last`` and ``best`` (nats
-    above Bayes). Both have the regularisation tuned for repetition at the profile's own size."""
-    sizes = PROFILES[setting.profile].ablations
-    wanted = []
-    for cell, study in studies(setting, run, "dep")[: sizes.share_cells]:
-        shapes = sorted((study.profile.size, study.profile.other_size), key=lambda shape: shape.dim)
-        for size, shape in zip(("smaller", "larger"), shapes, strict=True):
-            sized = study.with_(size=shape, name=f"{study.name}, {size} model")
-            for share in sizes.shares:
-                row = {**cell.columns, "size": size, "share": share}
-                wanted.append((row, sized, at_share(sized, share, max(sizes.shares))))
+    """One row per cell, arm, size and share: variant, world, seed, arm (`SWEPT`; of the control the first cell alone), size (smaller,
+    larger), parameters, share, weight_decay, ``possible`` (share of raw samples), ``last`` and ``best`` (nats above Bayes).
+
+    Each size is regularised by itself, and each share has a weight decay of its own. The control has every second share. Documents come
+    in one order whatever the share, so one synthesis, for the greatest share, serves all."""
+    profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].ablations
+    shapes = sorted((profile.size, profile.other_size), key=lambda shape: shape.dim)
+    bases = regularised(run, [(trial_study(setting, "dep", size=shape), ("repetition", ARM)) for shape in shapes])[0]
+    swept = {arm: [share for share in sizes.shares[:: 1 if arm == ARM else 2] if share] for arm in SWEPT}
+    families = {
+        f"{arm}, {name}, {share:g}": (base, arm, share)
+        for arm in SWEPT for name, base in zip(NAMES, bases, strict=True) for share in swept[arm]
+    }  # fmt: skip
+
+    def at(sized: Study, arm: str, share: float, decay: float) -> Pretrain.Config:
+        regular = replace(sized.regular_of(arm), weight_decay=decay)
+        sampled, label = sized.sampled(arm, max(sizes.shares)), f"{arm}, share {share:g}"
+        return sized.regularised(arm, regular).joint(sampled, label, share, arm)
+
+    grids = {
+        family: [base.regular_of(arm).weight_decay * factor for factor in sizes.share_decays]
+        for family, (base, arm, _) in families.items()
+    }
+    trials = best_of(
+        grids, lambda family, decay: at(*families[family], decay), validation_loss, run, widen=profile.widen
+    )
+    wanted: list[tuple[dict[str, Any], Study, Run.Config]] = []
+    of_arm = [(arm, cell) for arm in SWEPT for cell in cells(setting, "dep")[: sizes.share_cells if arm == ARM else 1]]
+    for (arm, cell), (name, base) in product(of_arm, zip(NAMES, bases, strict=True)):
+        sized = arms.study(setting, cell, size=base.size).regularised_as(base)
+        for share in (0.0, *swept[arm]):
+            decay = trials.chosen[f"{arm}, {name}, {share:g}"] if share else base.regular.weight_decay
+            row = {**cell.columns, "arm": arm, "size": name, "share": share, "weight_decay": decay}
+            wanted.append((row, sized, at(sized, arm, share, decay) if share else sized.repetition()))
     return pd.DataFrame([
-        {**row, "parameters": finished.result["parameters"], **mean_excess(study, finished)}
-        for row, study, finished in ran(run, wanted)
+        {**row, "parameters": finished.result["parameters"], **mean_excess(sized, finished),
+         "possible": possible(sized, run([sized.sampled(row["arm"], max(sizes.shares))])[0])}
+        for row, sized, finished in ran(run, wanted)
     ])  # fmt: skip
 
 
@@ -171,15 +196,16 @@ def ensembles(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def best_shares(table: pd.DataFrame, column: str = "best") -> pd.DataFrame:
-    """world, seed and the share with the smallest loss, for the smaller and for the larger model."""
-    place = table.groupby(["world", "seed", "size"])[column].idxmin()
-    return table.loc[place].pivot(index=["world", "seed"], columns="size", values="share").reset_index()
+    """arm, world, seed and the share with the smallest loss, for the smaller and for the larger model."""
+    keys = ["arm", "world", "seed"]
+    place = table.groupby([*keys, "size"])[column].idxmin()
+    return table.loc[place].pivot(index=keys, columns="size", values="share").reset_index()
 
 
-def interior_share(tables: Tables) -> pd.DataFrame:
+def interior_share(tables: Tables, arm: str = ARM) -> pd.DataFrame:
     """K9: 1 where the best share is neither the smallest nor the greatest of the sweep, for both sizes, and not smaller for the larger
-    model; best checkpoints."""
-    table = tables("share_sweep")
+    model; best checkpoints. The control is the world's own law, whose documents are never too many."""
+    table = tables("share_sweep").query("arm == @arm")
     found = best_shares(table)
     low, high = table["share"].min(), table["share"].max()
     inside = found[["smaller", "larger"]].gt(low).all(axis=1) & found[["smaller", "larger"]].lt(high).all(axis=1)

@@ -14,8 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVarTuple
 
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Profile, Regular, world
@@ -39,29 +39,44 @@ REFERENCES = ("repetition", "oracle")
 NEAREST = ("sbp-nn-lm", "sbp-nn-tfidf")
 CONTROLS = ("sbp-random", "sbp-true", "uncond", "paraphrase", "icp", "exact-posterior")
 ARMS = REFERENCES + NEAREST + CONTROLS
+TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
+COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random", "uncond")  # in every cell
 SPARE_TOKENS = 2  # documents: a share is met by whole documents
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything the arms of one cell have in common. ``replace`` changes one thing for all of them.
+    """Everything the arms of one cell have in common, and what was tuned for each. ``with_`` changes one thing for all of them.
 
-    ``tokens_per_document`` is that of D; the budget is ``profile.pool`` times D, the number of repeats of the baseline.
+    The budget is ``profile.pool`` times D, the number of repeats of the baseline. A synthesizer is tuned with a quarter of the rate of
+    repetition, whose model it starts from, and a weight decay of its own.
     """
 
     profile: Profile
     corpus: Corpus.Config
     name: str
     seed: int
-    regular: Regular
+    regular: Regular  # of repetition, and of every arm that has none of its own
     size: Size
     budget: int
     steps: int
-    oracle_regular: Regular | None = None  # what was tuned for the oracle; None: as everybody
+    own: Mapping[str, Regular] = field(default_factory=dict)  # by arm
 
     def with_(self, **changes: Any) -> Study:
         """The same study with some fields changed."""
         return replace(self, **changes)
+
+    def regularised(self, arm: str, regular: Regular) -> Study:
+        """The study with another regularisation of one arm."""
+        return self.with_(regular=regular) if arm == "repetition" else self.with_(own={**self.own, arm: regular})
+
+    def regularised_as(self, other: Study) -> Study:
+        """The study with what was tuned in another one."""
+        return self.with_(regular=other.regular, own=other.own)
+
+    def regular_of(self, arm: str) -> Regular:
+        """What was tuned for an arm."""
+        return self.own.get(arm, self.regular)
 
     def pretrain(self, label: str, regular: Regular | None = None, **mix: Any) -> Pretrain.Config:
         """A joint model from scratch on a mixture."""
@@ -84,7 +99,7 @@ class Study:
 
     def oracle(self) -> Pretrain.Config:
         """As many tokens, all of them of documents seen once."""
-        return self.pretrain("oracle", self.oracle_regular, real="pool")
+        return self.pretrain("oracle", self.regular_of("oracle"), real="pool")
 
     def nearest(self, embedder: Embedder.Config, name: str, **changes: Any) -> Pair.Config:
         """Pairs of neighbours."""
@@ -109,15 +124,20 @@ class Study:
             return self.nearest(TfidfEmbedder.Config(), "TF-IDF")
         return {"sbp-random": self.drawn(0.0), "sbp-true": self.drawn(1.0)}.get(arm)
 
-    def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        """A synthesizer that starts from the repetition model."""
+    def tune(self, pairs: Run.Config | None, name: str, arm: str = "sbp-nn-lm", **changes: Any) -> Tune.Config:
+        """A synthesizer that starts from the repetition model, with what was tuned for that of ``arm``."""
+        regular = replace(self.regular, weight_decay=self.regular_of(arm).tuning_decay)
         steps = self.profile.tuning_steps
         fields: dict[str, Any] = {"steps": steps, "batch_size": self.profile.tuning_batch, **changes}
         return Tune.Config(
-            pretrained=self.repetition(), pairs=pairs, optim=optimizer(self.regular, rate=self.regular.learning_rate / 4),
+            pretrained=self.repetition(), pairs=pairs, optim=optimizer(regular, rate=regular.learning_rate / 4),
             seed=self.seed, validate_every=-(-steps // 6), held_out=self.profile.held_out, label=f"synthesizer {name}; {self.name}",
             **fields,
         )  # fmt: skip
+
+    def synthesizer(self, arm: str) -> Tune.Config:
+        """The synthesizer of an arm that has one."""
+        return self.tune(self.pairs(arm), arm, arm)
 
     def needed(self, share: float | None = None) -> int:
         """Tokens that a share of the budget takes, and a little more: whole documents fill it."""
@@ -140,22 +160,24 @@ class Study:
         if arm in ("paraphrase", "exact-posterior"):
             control, label = Paraphrase if arm == "paraphrase" else ExactPosterior, f"samples {arm}; {self.name}"
             return control.Config(corpus=self.corpus, tokens=self.needed(share), seed=self.seed, label=label)
-        return self.synthesise(self.tune(self.pairs(arm), arm), arm, share)
+        return self.synthesise(self.synthesizer(arm), arm, share)
 
-    def joint(self, sampled: Run.Config, name: str, share: float | None = None, **mix: Any) -> Pretrain.Config:
-        """The joint model on D and what was kept of a synthetic corpus."""
+    def joint(
+        self, sampled: Run.Config, name: str, share: float | None = None, arm: str = "sbp-nn-lm", **mix: Any
+    ) -> Pretrain.Config:
+        """The joint model on D and what was kept of a synthetic corpus, with what was tuned for ``arm``."""
         share = self.profile.share if share is None else share
-        return self.pretrain(name, synthetic=self.filtered(sampled, name), share=share, **mix)
+        return self.pretrain(name, self.regular_of(arm), synthetic=self.filtered(sampled, name), share=share, **mix)
 
-    def arm(self, name: str, share: float | None = None) -> Pretrain.Config:
-        """The joint model of an arm, by its name in ``ARMS``; a share of 0 is the repetition model."""
-        if name == "repetition" or share == 0:
+    def arm(self, name: str) -> Pretrain.Config:
+        """The joint model of an arm, by its name in ``ARMS``."""
+        if name == "repetition":
             return self.repetition()
         if name == "oracle":
             return self.oracle()
         if name == "icp":
-            return self.pretrain("icp", neighbours=self.pairs("icp"))
-        return self.joint(self.sampled(name, share), name, share)
+            return self.pretrain("icp", self.regular_of("icp"), neighbours=self.pairs("icp"))
+        return self.joint(self.sampled(name), name, arm=name)
 
 
 def optimizer(regular: Regular, rate: float | None = None) -> AdamW.Config:
@@ -170,24 +192,17 @@ def ran(run: Runner, rows: Iterable[tuple[*Facts, Run.Config]]) -> list[tuple[*F
     return [(*row[:-1], done) for row, done in zip(wanted, run([row[-1] for row in wanted]), strict=True)]
 
 
-def study(
-    setting: Setting, cell: Cell, regular: Regular, oracle_regular: Regular | None = None, documents: int | None = None
-) -> Study:
-    """The study of a cell: the profile's sizes, with what was tuned for repetition and for the oracle."""
+def study(setting: Setting, cell: Cell, documents: int | None = None, size: Size | None = None) -> Study:
+    """The study of a cell before anything is tuned: the profile's sizes, another D where ``documents`` says so (budget and steps follow
+    it, those of tuning too), or another ``size`` of all its models."""
     profile = PROFILES[setting.profile]
-    count = profile.documents if documents is None else documents
-    corpus = world(setting, cell.variant, cell.world, documents)
-    budget = profile.pool * count * (corpus.build().cap + 1)
-    name = cell.name if documents is None else f"{cell.name}, {documents} documents"
-    steps = profile.pool * count // profile.batch
-    return Study(profile, corpus, name, cell.seed, regular, profile.size, budget, steps, oracle_regular)
-
-
-def of_documents(setting: Setting, cell: Cell, chosen: Study, documents: int | None) -> Study:
-    """The study with another D of one cell: budget and steps follow it, and so do the steps of tuning."""
-    profile = PROFILES[setting.profile]
-    if documents is None or documents == profile.documents:
-        return chosen
-    steps = max(6, round(profile.tuning_steps * documents / profile.documents))
-    made = study(setting, cell, chosen.regular, chosen.oracle_regular, documents)
-    return made.with_(profile=replace(profile, tuning_steps=steps))
+    count, name = profile.documents, cell.name
+    if documents is not None and documents != count:
+        steps = max(6, round(profile.tuning_steps * documents / count))
+        profile, count, name = replace(profile, tuning_steps=steps), documents, f"{name}, {documents} documents"
+    if size is not None and size != profile.size:
+        name = f"{name}, width {size.dim}"
+    corpus = world(setting, cell.variant, cell.world, count)
+    budget, steps = profile.pool * count * (corpus.build().cap + 1), profile.pool * count // profile.batch
+    own = {"oracle": profile.oracle_start}
+    return Study(profile, corpus, name, cell.seed, profile.start, size or profile.size, budget, steps, own)

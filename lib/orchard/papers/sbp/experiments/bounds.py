@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from orchard.papers.sbp.data.world import VARIANTS
-from orchard.papers.sbp.experiments.arms import ran
-from orchard.papers.sbp.experiments.comparison import COMPARED, studies
+from orchard.papers.sbp.experiments.arms import COMPARED, ran
+from orchard.papers.sbp.experiments.comparison import studies
 from orchard.papers.sbp.experiments.profiles import PROFILES, world
 from orchard.papers.sbp.runs.bounds import Bounds, Information
 from orchard.papers.sbp.runs.cloze import Cloze

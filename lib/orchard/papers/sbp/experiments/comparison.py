@@ -16,23 +16,22 @@ from jaxtyping import Float64
 
 from orchard.evidence import Tables, difference, of, paired, rows, together
 from orchard.papers.sbp.experiments import regularisation
-from orchard.papers.sbp.experiments.arms import ARMS, REFERENCES, Study, ran, study
+from orchard.papers.sbp.experiments.arms import ARMS, COMPARED, REFERENCES, TUNED, Study, ran, study
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells
 from orchard.papers.sbp.runs.pretrain import Pretrain
+from orchard.papers.sbp.runs.synthesise import sampled_documents
 from orchard.papers.sbp.runs.tune import pairs_of, precision
 from orchard.runs import Finished, Runner, Setting
 
-COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random")  # in every cell
 SYNTHETIC = tuple(arm for arm in ARMS if arm not in (*REFERENCES, "icp"))
 EXACT = "exact"  # the world's own law, beside the arms
-TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
 
 
 def studies(setting: Setting, run: Runner, *variants: str) -> list[tuple[Cell, Study]]:
     """The cells of a setting with their studies, regularised as was best in their variant."""
     chosen = cells(setting, *variants)
     best = regularisation.tuned(setting, run, list(dict.fromkeys(cell.variant for cell in chosen)))
-    return [(cell, study(setting, cell, *best[cell.variant])) for cell in chosen]
+    return [(cell, study(setting, cell).regularised_as(best[cell.variant])) for cell in chosen]
 
 
 def arms_of(setting: Setting, cell: Cell) -> Sequence[str]:
@@ -95,21 +94,29 @@ def ledger(setting: Setting, run: Runner) -> pd.DataFrame:
 
 def stages(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per tuned arm and cell: pairs and the share of them that are true, loss of the synthesizer on held-out pairs before and
-    after tuning (nats per second document), documents sampled, and the share of their tokens that was kept."""
+    after tuning (nats per second document), documents sampled, the share of them that the world can make at all, and the share of their
+    tokens that was kept."""
     table = []
     for cell, arm, chosen, cfg, _ in [row for row in finished(setting, run) if row[1] in TUNED]:
         sampled: Any = chosen.sampled(arm)
         kept_by: Any = cfg.mix.synthetic
-        tuned, samples, kept = (done.result for done in run([sampled.tuned, sampled, kept_by]))
+        tuned, samples, kept = run([sampled.tuned, sampled, kept_by])
         count, true = 0, float("nan")
         if (pairs := chosen.pairs(arm)) is not None:
             found = run([pairs])[0]
             count, true = len(pairs_of(found, "pairs")[0]), precision(found, chosen.corpus.build())
         table.append({
-            **cell.columns, "arm": arm, "pairs": count, "true (%)": 100 * true, "loss before": tuned["loss_before"],
-            "loss after": tuned["loss"], "sampled": samples["documents"], "kept (%)": 100 * kept["kept_tokens"] / samples["tokens"],
+            **cell.columns, "arm": arm, "pairs": count, "true (%)": 100 * true, "loss before": tuned.result["loss_before"],
+            "loss after": tuned.result["loss"], "sampled": samples.result["documents"], "possible (%)": 100 * possible(chosen, samples),
+            "kept (%)": 100 * kept.result["kept_tokens"] / samples.result["tokens"],
         })  # fmt: skip
     return pd.DataFrame(table)
+
+
+def possible(chosen: Study, sampled: Finished) -> float:
+    """The share of raw samples that the world can make at all: the others have probability 0."""
+    world = chosen.corpus.build().world
+    return float(np.isfinite(world.log_marginal(sampled_documents(sampled)[0])).mean())
 
 
 def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -118,38 +125,42 @@ def by_cell(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
     return own.assign(seed=1000 * own["world"] + own["seed"])
 
 
-def gap(tables: Tables, second: str, variant: str = "dep") -> pd.DataFrame:
-    """SBP minus another arm on each test document of each cell of a variant, best checkpoints.
+def gap(tables: Tables, second: str, variant: str = "dep", first: str = "sbp-nn-lm") -> pd.DataFrame:
+    """One arm minus another on each test document of each cell of a variant, best checkpoints.
 
-    K1: minus repetition. K3b: neighbours minus random pairs in the world without information between documents."""
-    return gap_in(tables("documents"), second, variant)
+    K1: SBP minus repetition; its control where documents tell nothing of one another. K3b: neighbours minus random pairs in that world."""
+    return gap_in(tables("documents"), second, variant, first)
 
 
-def gap_in(table: pd.DataFrame, second: str, variant: str = "dep") -> pd.DataFrame:
+def gap_in(table: pd.DataFrame, second: str, variant: str = "dep", first: str = "sbp-nn-lm") -> pd.DataFrame:
     """The same from a table with the columns of :func:`documents`."""
-    return paired(by_cell(table, variant), "arm", "sbp-nn-lm", second, units=["document"], value="best", part=variant)
+    return paired(by_cell(table, variant), "arm", first, second, units=["document"], value="best", part=variant)
 
 
-def recovered(tables: Tables) -> pd.DataFrame:
+def recovered(tables: Tables, variant: str = "dep") -> pd.DataFrame:
     """K2: the share of the oracle's gain over the best repetition checkpoint that SBP recovers, cell by cell."""
-    mean = by_cell(tables("documents")).groupby(["seed", "arm"])["best"].mean().unstack()
-    return of((mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"]), "dep", "cell")
+    mean = by_cell(tables("documents"), variant).groupby(["seed", "arm"])["best"].mean().unstack()
+    return of((mean["repetition"] - mean["sbp-nn-lm"]) / (mean["repetition"] - mean["oracle"]), variant, "cell")
 
 
-def pair_information(tables: Tables) -> pd.DataFrame:
-    """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not."""
-    dep, indep = (gap(tables, "sbp-random", variant) for variant in ("dep", "indep"))
+def pair_information(tables: Tables, first: str = "sbp-nn-lm") -> pd.DataFrame:
+    """K3: neighbours minus random pairs where documents tell of one another; and that, minus the same where they do not. Its control:
+    samples without a seed in the place of those of neighbours."""
+    dep, indep = (gap(tables, "sbp-random", variant, first) for variant in ("dep", "indep"))
     where, elsewhere = (found.set_index(["seed", "unit"])["value"] for found in (dep, indep))
     return together([dep, difference(where, elsewhere, "dep - indep")])
 
 
-def crossing(tables: Tables) -> pd.DataFrame:
+EARLY = 0.15  # of the training, where K6 asks who is behind
+
+
+def crossing(tables: Tables, variant: str = "dep") -> pd.DataFrame:
     """K6: repetition minus SBP at 15 % of the training, SBP minus repetition at its end: both negative where the curves cross."""
-    table, found = by_cell(tables("curves")), []
+    table, found = by_cell(tables("curves"), variant), []
     for seed, part in table.groupby("seed"):
         wide = part.pivot_table(index="step", columns="arm", values="excess")[["repetition", "sbp-nn-lm"]].dropna()
         ahead = wide["repetition"] - wide["sbp-nn-lm"]
-        early = ahead.iloc[(wide.index.to_series() / wide.index.max() - 0.15).abs().argmin()]
+        early = ahead.iloc[(wide.index.to_series() / wide.index.max() - EARLY).abs().argmin()]
         found.append(rows(["early", "end"], seed, "cell", [early, -ahead.iloc[-1]]))
     return together(found)
 

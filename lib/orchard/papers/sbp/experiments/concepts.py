@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from orchard.evidence import Tables, paired
-from orchard.papers.sbp.experiments.arms import ran
-from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
+from orchard.papers.sbp.experiments.arms import TUNED, ran
+from orchard.papers.sbp.experiments.comparison import EXACT, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
 from orchard.papers.sbp.method.documents import labels_of
@@ -37,7 +37,7 @@ def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
         for arm in (EXACT, *arms) if "uncond" in arms else ():
             name, drawn = f"{arm}, chosen seeds; {chosen.name}", None
             if arm != EXACT:
-                drawn = Draws.Config(tuned=chosen.tune(chosen.pairs(arm), arm), label=f"samples {name}", **own)
+                drawn = Draws.Config(tuned=chosen.synthesizer(arm), label=f"samples {name}", **own)
             cfg = ConceptLaw.Config(corpus=chosen.corpus, sampled=drawn, label=f"concepts {name}", **own)
             wanted.append((cell, arm, cfg))
     return ran(run, wanted)
@@ -100,7 +100,8 @@ def drift_summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def follows_posterior(tables: Tables) -> pd.DataFrame:
-    """K5: the divergence of SBP's samples minus that of samples without a seed, each seed document of each cell of `dep`."""
+def follows_posterior(tables: Tables, arm: str = "sbp-nn-lm") -> pd.DataFrame:
+    """K5: the divergence of an arm's samples minus that of samples without a seed, each seed document of each cell of `dep`. The control
+    is a synthesizer tuned on random pairs."""
     laws = by_cell(tables("concept_law"))
-    return paired(laws, "arm", "sbp-nn-lm", "uncond", units=["document"], value="kl", part="dep")
+    return paired(laws, "arm", arm, "uncond", units=["document"], value="kl", part="dep")

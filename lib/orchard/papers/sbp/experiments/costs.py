@@ -12,26 +12,24 @@ reported it. The base model stands apart: repetition *is* that model, so whoever
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import product
-
 import pandas as pd
 
 from orchard.evidence import Tables
 from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.comparison import arms_of, document_excess, gap_in, studies
-from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, Regular
-from orchard.papers.sbp.experiments.regularisation import validation_loss
+from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
+from orchard.papers.sbp.experiments.regularisation import regularised, tuned
 from orchard.papers.sbp.runs.embedding import LMEmbedder
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
-from orchard.runs import Finished, Run, Runner, Setting
+from orchard.runs import Run, Runner, Setting
 
 STAGES = ("training", "embedding", "tuning", "sampling", "base model")
 SYNTHESIS = ("embedding", "tuning", "sampling")  # what synthesis adds for somebody who has the base model
 CHARGED = {"tokens": ("training",), "without base": ("training", *SYNTHESIS), "with base": STAGES}
 ARM = "sbp-nn-lm"
+BOOTSTRAPPED = (ARM, "sbp-random")
 
 
 def costs_of(cfg: Pretrain.Config, run: Runner) -> dict[str, float]:
@@ -84,26 +82,27 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm, accounting and test document: variant, world, seed, arm, ``charged`` (tokens: all read as many; without base,
     with base: all cost as many FLOPs), flops, tokens, weight_decay, document, ``last`` and ``best`` (nats above Bayes).
 
-    SBP is the same in all three. The references train for longer, on more passes over what they have, and may choose their weight decay
-    anew among the profile's factors, on validation documents.
+    The bootstrapped arms are the same in all three. The references train for longer, on more passes over what they have, and have their
+    weight decay tuned anew for that, on the seed of all trials.
     """
     sizes = PROFILES[setting.profile].matched
-    chosen = studies(setting, run, "dep")[: sizes.cells]
-    run([study.arm(name) for _, study in chosen for name in ("repetition", "oracle", ARM)])
-    trials: list[tuple[tuple[Cell, str, str], Study, Pretrain.Config]] = []
-    for cell, study in chosen:
-        sbp = study.arm(ARM)
-        trials += [((cell, ARM, charge), study, sbp) for charge in ("tokens", *sizes.charged)]
-        trials += [((cell, name, "tokens"), study, study.arm(name)) for name in ("repetition", "oracle")]
-        for charge in sizes.charged:
-            more, grid = longer(study, factors(sbp, run)[charge]), product(sizes.longer, sizes.weight_decays)
-            trials += [((cell, name, charge), more, _regularised(more, name, factor)) for name, factor in grid]
-    best: dict[tuple[Cell, str, str], tuple[Study, Pretrain.Config, Finished]] = {}
-    for key, study, cfg, done in ran(run, [(*trial, trial[-1]) for trial in trials]):
-        if key not in best or validation_loss(done) < validation_loss(best[key][-1]):
-            best[key] = study, cfg, done
+    base = tuned(setting, run, ["dep"])["dep"]
+    stretched = [longer(base, factors(base.arm(ARM), run)[charge]) for charge in sizes.charged]
+    best = regularised(run, [(study, sizes.longer) for study in stretched], ["weight_decay"])[0]
+    wanted: list[tuple[Cell, str, str, Study, Pretrain.Config]] = []
+    for cell, study in studies(setting, run, "dep")[: sizes.cells]:
+        wanted += [
+            (cell, name, charge, study, study.arm(name))
+            for charge in ("tokens", *sizes.charged)
+            for name in BOOTSTRAPPED
+        ]
+        wanted += [(cell, name, "tokens", study, study.arm(name)) for name in ("repetition", "oracle")]
+        times = factors(study.arm(ARM), run)
+        for charge, found in zip(sizes.charged, best, strict=True):
+            more = longer(study, times[charge]).regularised_as(found)
+            wanted += [(cell, name, charge, more, more.arm(name)) for name in sizes.longer]
     tables = []
-    for (cell, name, charge), (study, cfg, done) in best.items():
+    for cell, name, charge, study, cfg, done in ran(run, [(*row, row[-1]) for row in wanted]):
         own = costs_of(cfg, run)
         about = {**cell.columns, "arm": name, "charged": charge, "tokens": cfg.mix.budget}
         about |= {"flops": sum(own[stage] for stage in CHARGED[charge]), "weight_decay": cfg.optim.weight_decay}
@@ -111,16 +110,7 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _regularised(study: Study, name: str, factor: float) -> Pretrain.Config:
-    """The arm with ``factor`` times its tuned weight decay."""
-
-    def scaled(regular: Regular) -> Regular:
-        return replace(regular, weight_decay=factor * regular.weight_decay)
-
-    oracle = scaled(study.oracle_regular or study.regular)
-    return study.with_(regular=scaled(study.regular), oracle_regular=oracle).arm(name)
-
-
-def beats_with_equal_flops(tables: Tables) -> pd.DataFrame:
-    """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints."""
-    return gap_in(tables("flop_matched").query("charged == 'without base'"), "repetition")
+def beats_with_equal_flops(tables: Tables, first: str = ARM) -> pd.DataFrame:
+    """K10: SBP minus repetition with as many FLOPs (the base model not charged), each test document, best checkpoints. The control are
+    random pairs in the place of SBP's."""
+    return gap_in(tables("flop_matched").query("charged == 'without base'"), "repetition", first=first)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from orchard.evidence import Tables, rows
-from orchard.papers.sbp.experiments.arms import ran
-from orchard.papers.sbp.experiments.comparison import EXACT, TUNED, analysed, by_cell, studies, synthetic_arms
+from orchard.evidence import Tables, rows, together
+from orchard.papers.sbp.experiments.arms import TUNED, ran
+from orchard.papers.sbp.experiments.comparison import EXACT, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.runs.partners import ExactPartners, TunedPartners
 from orchard.runs import Finished, Run, Runner, Setting
@@ -28,7 +28,7 @@ def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]
         exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
         wanted.append((cell, EXACT, exact))
         for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
-            tuned, label = chosen.tune(chosen.pairs(arm), arm), f"partners, {arm}; {chosen.name}"
+            tuned, label = chosen.synthesizer(arm), f"partners, {arm}; {chosen.name}"
             wanted.append((cell, arm, TunedPartners.Config(tuned=tuned, label=label, **own)))
     return ran(run, wanted)
 
@@ -87,18 +87,27 @@ def consequences(setting: Setting, run: Runner) -> pd.DataFrame:
 
 
 def _means(tables: Tables) -> pd.DataFrame:
-    """Means over documents in `dep`, one row per arm and cell."""
+    """Means over documents in `dep`, one row per arm and cell; ``alone`` is -log p(d2) of `uncond` in its cell."""
     means = by_cell(tables("partners")).groupby(["arm", "seed"], sort=False)
-    return means[["true", "random", "exact_true"]].mean().reset_index()
+    found = means[["true", "random", "exact_true", "exact_alone"]].mean().reset_index()
+    return found.assign(alone=found["seed"].map(found[found["arm"] == "uncond"].set_index("seed")["true"]))
 
 
-def uses_seed(tables: Tables) -> pd.DataFrame:
-    """K4: -log p(d2 | true partner) minus -log p(d2 | random partner) of SBP's synthesizer, mean over documents, each seed."""
-    own = _means(tables).query("arm == 'sbp-nn-lm'")
-    return rows(own["arm"], own["seed"], "mean", own["true"] - own["random"])
+def uses_seed(tables: Tables, arm: str = "sbp-nn-lm") -> pd.DataFrame:
+    """K4: -log p(d2 | true partner) of a synthesizer, mean over documents of each cell, minus that with a random partner, and minus
+    -log p(d2) of `uncond`, which reads no partner. The control is a synthesizer tuned on random pairs."""
+    own = _means(tables).query("arm == @arm")
+    parts = {"true - random partner": own["random"], "true partner - no seed": own["alone"]}
+    return together(rows(part, own["seed"], "mean", own["true"] - other) for part, other in parts.items())
 
 
 def not_below_exact(tables: Tables) -> pd.DataFrame:
     """K4b: -log p(d2 | true partner) minus the exact one, mean over documents, every synthesizer that reads a partner, each seed."""
     own = _means(tables).query("arm not in ('exact', 'uncond')")
     return rows(own["arm"], own["seed"], "mean", own["true"] - own["exact_true"])
+
+
+def below_alone(tables: Tables) -> pd.DataFrame:
+    """The control of K4b, which must break such a bound: the exact law with a partner, held against the exact law without one."""
+    own = _means(tables).query("arm == 'exact'")
+    return rows(own["arm"], own["seed"], "mean", own["exact_true"] - own["exact_alone"])

@@ -83,8 +83,8 @@ class LocalStudy(Study):
         mix, label = self.mix(f"D; {self.name}", steps=1), f"the model as it is; {self.name}"
         return Adopt.Config(model=self.model, mix=mix, eval_documents=self.profile.held_out, label=label)
 
-    def tune(self, pairs: Run.Config | None, name: str, **changes: Any) -> Tune.Config:
-        return super().tune(pairs, name, **changes).set(optim=optimizer(self.regular, self.learning_rate))
+    def tune(self, pairs: Run.Config | None, name: str, arm: str = "sbp-nn-lm", **changes: Any) -> Tune.Config:
+        return super().tune(pairs, name, arm, **changes).set(optim=optimizer(self.regular, self.learning_rate))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Plan:
 def of_study(study: Study, arm: str = "sbp-nn-lm") -> Plan:
     """The stages of an arm of a study on text."""
     pairs, joint = study.pairs(arm), study.arm(arm)
-    tuned = study.tune(pairs, arm)
+    tuned = study.synthesizer(arm)
     sampled = study.synthesise(tuned, arm)
     return Plan(study.corpus, study.repetition(), pairs, tuned, sampled, study.filtered(sampled, arm), joint.mix)  # type: ignore[arg-type]
 
@@ -139,7 +139,9 @@ def plan(text: str | Path, options: Options = Options()) -> Plan:
         sampling_batch=options.sampling_batch, evaluations=6, held_out=128, share=options.share, batch=options.batch,
     )  # fmt: skip
     name = Path(str(text)).name
-    regular = Regular(options.weight_decay, 0.0, options.learning_rate or LEARNING_RATES[options.size])
+    regular = Regular(
+        options.weight_decay, 0.0, options.learning_rate or LEARNING_RATES[options.size], options.weight_decay
+    )
     budget = steps * options.batch * tokens // len(real)
     given = (profile, corpus, name, options.seed, regular, SIZES[options.size], budget, steps)
     study = Study(*given)

@@ -12,15 +12,17 @@ An impossible document is non-factual and irrelevant, since it has no posterior;
 raw samples and kept ones: repetition and pair-copying are rules of the filter too, so what is kept has none by construction, and
 claims are decided on raw samples.
 
-Quality against the size of the synthesizer (claim C6): models of several widths, tuned for longer and longer.
+Quality against the size of the synthesizer (claim C6): models of several widths, each tuned for four lengths.
 
     rho = Spearman(rate, FLOPs of pretraining and tuning the synthesizer)      for non-factual and irrelevant documents, each seed
 
-Every synthesizer of the ladder writes equally many documents, one for each of as many draws of a seed, and nothing is filtered.
+Every synthesizer of the ladder writes equally many documents, one for each of as many draws of a seed, and nothing is filtered. The
+control has as many parts of a set of real documents in their place, which no synthesizer wrote.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,11 +30,13 @@ import pandas as pd
 from jaxtyping import Bool
 
 from orchard.evidence import COLUMNS, Tables, of, together
-from orchard.papers.sbp.experiments.arms import Study, ran
+from orchard.papers.sbp.experiments.arms import REFERENCES, Study, ran, study
 from orchard.papers.sbp.experiments.comparison import analysed, by_cell, finished, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell, cells, world
+from orchard.papers.sbp.experiments.regularisation import regularised, trial_study
 from orchard.papers.sbp.method.ngrams import NEAR
 from orchard.papers.sbp.method.rules import REASONS
+from orchard.papers.sbp.runs.controls import Paraphrase
 from orchard.papers.sbp.runs.filter import RealRules
 from orchard.papers.sbp.runs.measure import NEAREST, NOVEL, Measure
 from orchard.papers.sbp.runs.synthesise import Draws
@@ -47,15 +51,20 @@ PAIRED = ("pair-irrelevance", "pair-copying", "pair-irrelevance, if possible")
 PERCENTILE = 1.0  # of log P of real documents, below which a document is non-factual
 RELEVANT = 0.5  # P(same concept | d1, d2)
 COPIES, MORE_DUPLICATES = 0.02, 0.01  # bounds of K7
-REAL, RANDOM = "real", "real, random pairs"
+REAL, RANDOM, COPIED = "real", "real, random pairs", "copies of the seed"
 STATES = ("raw", "kept")
 
 
 def measured(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
-    """Real documents and every synthetic corpus of every cell, measured."""
+    """Real documents and every synthetic corpus of every cell, measured; and copies of seeds with a token or none changed, which the
+    rules of copying must find."""
     wanted: list[tuple[Cell, str, Measure.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         wanted.append((cell, REAL, measure(chosen, REAL)))
+        copies = Paraphrase.Config(
+            corpus=chosen.corpus, tokens=chosen.needed(), dropped=0.0, replaced=0.02, seed=cell.seed, label=COPIED
+        )
+        wanted.append((cell, COPIED, measure(chosen, COPIED, sampled=copies)))
         for arm in synthetic_arms(setting, cell):
             wanted.append((cell, arm, measure(chosen, arm, sampled=chosen.sampled(arm))))
     return ran(run, wanted)
@@ -147,11 +156,11 @@ def novelty(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def few_copies(tables: Tables) -> pd.DataFrame:
-    """K7: by how much the upper ends of the intervals of SBP's raw samples exceed their bounds, seed by seed: 2 % for copies of the
-    seed, the rate of as many real documents plus a point for duplicates."""
+def few_copies(tables: Tables, source: str = "sbp-nn-lm") -> pd.DataFrame:
+    """K7: by how much the upper ends of the intervals of a source's raw samples exceed their bounds, seed by seed: 2 % for copies of the
+    seed, the rate of as many real documents plus a point for duplicates. The control are copies."""
     table = by_cell(tables("quality")).query("state == 'raw'")
-    own = table[table["source"] == "sbp-nn-lm"].pivot(index="seed", columns="metric", values="high")
+    own = table[table["source"] == source].pivot(index="seed", columns="metric", values="high")
     real = table[table["source"] == REAL].pivot(index="seed", columns="metric", values="rate")
     bounds = {"pair-copying": COPIES + 0 * own["pair-copying"], "duplicate": real["duplicate"] + MORE_DUPLICATES}
     return together(of(own[metric] - bound, metric, "cell") for metric, bound in bounds.items())
@@ -185,53 +194,63 @@ ARM = "sbp-nn-lm"
 METRICS = ("non-factual", "pair-irrelevance")
 
 
-def ladder(setting: Setting, chosen: Study) -> list[Tune.Config]:
-    """Synthesizers of a study: smaller models tuned for as long as the profile says, then its own size, tuned for longer and longer.
+def ladder(setting: Setting, run: Runner) -> list[tuple[Cell, Study, Tune.Config]]:
+    """Synthesizers of the first cells of `dep`: every width at every length of tuning, each width regularised by itself.
 
-    All of them are tuned on the pairs of the study's own arm, so that the pairs are no part of what is compared."""
-    sizes = PROFILES[setting.profile].analysis
-    pairs, most = chosen.pairs(ARM), chosen.profile.tuning_steps
-    small = [chosen.with_(size=size, name=f"{chosen.name}, width {size.dim}") for size in sizes.smaller]
-    steps = [max(1, round(share * most)) for share in sizes.shares]
-    names = [ARM if count == most else f"{ARM}, {count} steps" for count in steps]
-    longer = [chosen.tune(pairs, name, steps=count) for name, count in zip(names, steps, strict=True)]
-    return [*(other.tune(pairs, f"of width {other.size.dim}") for other in small), *longer]
+    All of a cell are tuned on the pairs of its own arm, so that the pairs are no part of what is compared."""
+    sizes, most = PROFILES[setting.profile].analysis, PROFILES[setting.profile].tuning_steps
+    asked = [(trial_study(setting, "dep", size=size), REFERENCES[:1]) for size in sizes.others]
+    best, found = regularised(run, asked)[0], []
+    for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
+        pairs = chosen.pairs(ARM)
+        widths = [study(setting, cell, size=one.size).regularised_as(one) for one in best]
+        for width, share in product((chosen, *widths), sizes.shares):
+            steps = max(1, round(share * most))
+            name = ARM if steps == most else f"{ARM}, {steps} steps"
+            found.append((cell, chosen, width.tune(pairs, name, steps=steps)))
+    return found
 
 
 def quality_by_size(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per seed, synthesizer and metric: ``parameters``, ``steps`` of tuning, ``flops`` (pretraining and tuning), ``loss`` on
-    held-out pairs (nats per document), and ``rate`` of raw samples with its Wilson interval."""
+    held-out pairs (nats per document), ``possible`` (share of samples), ``rate`` of raw samples with its Wilson interval, and ``real``,
+    the rate of a part of the real documents that stands in the place of the samples."""
     sizes = PROFILES[setting.profile].analysis
-    count = sizes.size_samples
+    count, rungs = sizes.size_samples, len(sizes.shares) * (1 + len(sizes.others))
     wanted: list[tuple[Cell, Study, Tune.Config, Run.Config]] = []
-    for cell, chosen in studies(setting, run, "dep")[: sizes.size_cells]:
+    for cell, chosen, tuned in ladder(setting, run):
         seeds = min(chosen.profile.documents, count)
-        for tuned in ladder(setting, chosen):
-            drawn = Draws.Config(
-                tuned=tuned, split="train", seeds=seeds, each=-(-count // seeds), seed=cell.seed, label=f"samples of {tuned.label}"
-            )  # fmt: skip
-            own = Measure.Config(
-                corpus=chosen.corpus, sampled=drawn, documents=count, duplicates_at=count, seed=cell.seed,
-                label=f"quality of {tuned.label}",
-            )  # fmt: skip
-            wanted.append((cell, chosen, tuned, own))
+        drawn = Draws.Config(
+            tuned=tuned, split="train", seeds=seeds, each=-(-count // seeds), seed=cell.seed, label=f"samples of {tuned.label}"
+        )  # fmt: skip
+        own = Measure.Config(
+            corpus=chosen.corpus, sampled=drawn, documents=count, duplicates_at=count, seed=cell.seed, label=f"quality of {tuned.label}"
+        )  # fmt: skip
+        wanted.append((cell, chosen, tuned, own))
     rows = []
-    for cell, chosen, tuned, found in ran(run, wanted):
+    for number, (cell, chosen, tuned, found) in enumerate(ran(run, wanted)):
         anchor, tuning, base = run([measure(chosen, REAL), tuned, tuned.pretrained])
         _, fails = judged(found, anchor)
+        _, real = judged(anchor, anchor)
         flops = base.result["training_flops"] + tuning.result["flops"]
-        about = {"parameters": base.result["parameters"], "steps": tuned.steps, "flops": flops}
+        about = {
+            "parameters": base.result["parameters"],
+            "steps": tuned.steps,
+            "flops": flops,
+            "loss": tuning.result["loss"],
+        }
+        about["possible"] = float((~fails["impossible"]).mean())
         for metric in METRICS:
-            loss = tuning.result["loss"]
-            rows.append({**cell.columns, **about, "metric": metric, "loss": loss, **rate(fails[metric])})
+            part = real[metric][number % rungs :: rungs]
+            rows.append({**cell.columns, **about, "metric": metric, **rate(fails[metric]), "real": float(part.mean())})
     return pd.DataFrame(rows)
 
 
-def better_with_size(tables: Tables) -> pd.DataFrame:
+def better_with_size(tables: Tables, column: str = "rate") -> pd.DataFrame:
     """K8: rank correlation of each rate with the FLOPs of the synthesizer, seed by seed."""
     found = []
     for (metric, seed), part in by_cell(tables("quality_by_size")).groupby(["metric", "seed"]):
         if len(part) >= 3:
-            rho = spearman(part["flops"], part["rate"]).rho  # NaN, where rates are all equal, counts
+            rho = spearman(part["flops"], part[column]).rho  # NaN, where rates are all equal, counts
             found.append({"part": metric, "seed": seed, "unit": "cell", "value": rho})
     return pd.DataFrame(found, columns=COLUMNS)

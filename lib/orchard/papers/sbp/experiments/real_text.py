@@ -4,13 +4,12 @@
 
 No exact law is known here. Instead: losses of the arms, each at its best checkpoint (chosen on validation documents); how much likelier a
 held-out document is after its neighbour than after anyone; what relation in code neighbours have; how much of what is sampled is new.
-Repetition and oracle are regularised apart, in-run; the synthetic arms take what was best for repetition.
+The weight decay of every arm is tuned by itself.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from orchard.papers.sbp.data.docstrings import RELATIONS, Docstrings, Relations
 from orchard.papers.sbp.data.text import TextCorpus
 from orchard.papers.sbp.experiments.arms import Study, ran
 from orchard.papers.sbp.experiments.profiles import TEXT
-from orchard.papers.sbp.experiments.regularisation import losses, of_trial, validation_loss
+from orchard.papers.sbp.experiments.regularisation import TRIAL_SEED, regularised
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.method.ngrams import at_least, hashes
 from orchard.papers.sbp.runs.mix import kept_documents
@@ -29,7 +28,6 @@ from orchard.papers.sbp.runs.partners import PartnerGap
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.tune import pairs_of
 from orchard.runs import Finished, Run, Runner, Setting
-from orchard.runs.grid import Best, best_of
 
 
 def corpus(setting: Setting) -> TextCorpus.Config:
@@ -49,7 +47,8 @@ def base(setting: Setting, seed: int) -> Study:
     name = "real text" if setting.data == "embedded" else setting.data
     steps = profile.pool * profile.documents // profile.batch
     budget = profile.pool * profile.documents * size.length
-    return Study(profile, text, f"{name}, seed {seed}", seed, profile.start, profile.size, budget, steps)
+    own = {"oracle": profile.oracle_start}
+    return Study(profile, text, f"{name}, seed {seed}", seed, profile.start, profile.size, budget, steps, own)
 
 
 def seeds(setting: Setting) -> tuple[int, ...]:
@@ -57,30 +56,20 @@ def seeds(setting: Setting) -> tuple[int, ...]:
     return TEXT[setting.profile].seeds if setting.seeds is None else setting.seeds
 
 
-def _tuned(setting: Setting, run: Runner) -> Best:
-    """Weight decays of repetition and oracle at the first seed."""
-    profile, start = TEXT[setting.profile].sizes, base(setting, seeds(setting)[0])
-    grids = {"repetition": profile.weight_decays, "oracle": profile.oracle_weight_decays}
-    return best_of(
-        grids, lambda arm, value: of_trial(start, arm, replace(profile.start, weight_decay=value)), validation_loss, run,
-        widen=0 if setting.profile == "smoke" else 2,
-    )  # fmt: skip
+def _tuned(setting: Setting, run: Runner) -> tuple[list[Study], pd.DataFrame]:
+    """The study of `TRIAL_SEED` with the weight decay of every arm, and the trials."""
+    return regularised(run, [(base(setting, TRIAL_SEED), TEXT[setting.profile].arms)], ["weight_decay"])
 
 
 def regularisation(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per trial of the first seed: arm, weight_decay, validation and test loss (nats per document), chosen."""
-    found = _tuned(setting, run)
-    return pd.DataFrame([
-        {"arm": arm, "weight_decay": value, **losses(done), "chosen": found.chosen[arm] == value}
-        for (arm, value), (done, *_) in found.runs.items()
-    ])  # fmt: skip
+    """One row per trial: arm, weight_decay, validation and test loss (nats per document), chosen."""
+    return _tuned(setting, run)[1].drop(columns="study")
 
 
 def studies(setting: Setting, run: Runner) -> list[Study]:
     """The studies of all seeds, regularised."""
-    found, start = _tuned(setting, run).chosen, TEXT[setting.profile].sizes.start
-    best, oracle = (replace(start, weight_decay=found[arm]) for arm in ("repetition", "oracle"))
-    return [base(setting, seed).with_(regular=best, oracle_regular=oracle) for seed in seeds(setting)]
+    (best,), _ = _tuned(setting, run)
+    return [base(setting, seed).regularised_as(best) for seed in seeds(setting)]
 
 
 def paired(setting: Setting, study: Study) -> dict[str, Run.Config]:
@@ -165,8 +154,8 @@ def real_text_gap(setting: Setting, run: Runner) -> pd.DataFrame:
     wanted, tables = [], []
     for study in studies(setting, run):
         own = paired(setting, study)
-        for arm, pairs in own.items():
-            tuned, label = study.tune(pairs, arm), f"partners of {arm}; {study.name}"
+        for arm in own:
+            tuned, label = study.synthesizer(arm), f"partners of {arm}; {study.name}"
             cfg = PartnerGap.Config(tuned=tuned, pairs=own["sbp-nn-lm"], seed=study.seed, label=label)
             wanted.append((study, arm, cfg))
     for study, arm, done in ran(run, wanted):

@@ -14,7 +14,7 @@ from orchard.runs.measurement import medians, ratios, with_machine
 def sampling_speed(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns way, documents, tokens, round, seconds, tokens_per_s, device, hardware."""
     _, chosen = studies(setting, run, "dep")[0]
-    tuned = chosen.tune(chosen.pairs("sbp-nn-lm"), "sbp-nn-lm")
+    tuned = chosen.synthesizer("sbp-nn-lm")
     cfg = SamplingSpeed.Config(tuned=tuned, label="speed of sampling", **PROFILES[setting.profile].sampling)
     table = with_machine(run([cfg])[0]).rename(columns={"name": "way"})
     return table.assign(tokens_per_s=table["tokens"] / table["seconds"])

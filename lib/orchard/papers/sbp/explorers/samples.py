@@ -51,7 +51,7 @@ def live(setting: Setting, run: Runner) -> Live:
     """The synthesizers of the first cell of `dep`."""
     cell, chosen = studies(setting, run, "dep")[0]
     arms = [arm for arm in SYNTHESIZERS if arm in synthetic_arms(setting, cell)]
-    tuned = [chosen.tune(chosen.pairs(arm), arm) for arm in arms]
+    tuned = [chosen.synthesizer(arm) for arm in arms]
     device, done = choose("auto").device, ran(run, zip(arms, tuned, tuned, strict=True))
     models = {arm: load_synthesizer(found, cfg).to(device) for arm, cfg, found in done}
     corpus = chosen.corpus.build()

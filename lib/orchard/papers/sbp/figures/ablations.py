@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLoc
 
 from orchard import plot
 from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
-from orchard.papers.sbp.figures.looks import LOOKS
+from orchard.papers.sbp.figures.looks import LOOKS, titled
 from orchard.papers.sbp.figures.parts import BELOW, EXCESS, WIDE, line, rows, y_of
 from orchard.plot.style import GREY, PALETTE, Look, check_columns
 
@@ -19,7 +19,7 @@ STAGE_COLOURS = dict(zip(STAGES, (PALETTE[7], PALETTE[2], PALETTE[0], PALETTE[9]
 
 @plot.use_style()
 def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
-    """Loss against the measured precision of the pairs: drawn pairs as a line, neighbours as a star."""
+    """Loss against the measured precision of the pairs: drawn pairs as a line, neighbours as a star; the dashed line is repetition."""
     check_columns(table, {"x": "precision", "y": checkpoint, "pairs": "pairs"}, "dose_response")
     made, (axes,) = plot.figure(height=2.3)
     drawn, near = (table[table["pairs"] == kind] for kind in ("drawn", "neighbours"))
@@ -28,11 +28,13 @@ def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     axes.plot(
         near["precision"], near[checkpoint], color=PALETTE[0], marker="*", markersize=9, linestyle="none", label="neighbours"
     )  # fmt: skip
+    base = table.loc[table["pairs"] == "none", checkpoint].mean()
+    axes.axhline(base, color=PALETTE[1], linewidth=0.9, linestyle="--", label="repetition")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("pairs that share their concept")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
-    return made
+    return titled(made, "Loss by the precision of the pairs")
 
 
 @plot.use_style()
@@ -65,20 +67,26 @@ def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = 
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"{EXCESS}, {checkpoint}")
     made.legend(loc="outside lower center", ncols=2)
-    return made
+    return titled(made, "One setting changed at a time")
 
 
 @plot.use_style()
 def share_curves(
     table: pd.DataFrame, published: pd.DataFrame | None = None, size: str = "both", checkpoint: str = "best"
 ) -> Figure:
-    """Loss against the synthetic share, a line for each size of the model; its smallest mean is ringed. Grey: shares the paper used."""
+    """Loss against the synthetic share, a line for each size of the model; its smallest mean is ringed. Dotted: the control, documents of
+    the exact law in the place of SBP's. Grey: shares the paper used."""
     check_columns(table, {"x": "share", "y": checkpoint, "hue": "size"}, "share_curves")
     made, (axes,) = plot.figure(height=2.4)
+    own, law = (table[table["arm"] == arm] for arm in ("sbp-nn-lm", "exact-posterior"))
     for name, look in SIZE_LOOKS.items():
-        part = table[table["size"] == name]
+        part = own[own["size"] == name]
         if part.empty or size not in ("both", name):
             continue
+        control = law[law["size"] == name].groupby("share")[checkpoint].mean()
+        axes.plot(
+            control.index, control, ":", color=look.colour, linewidth=1, label=f"{name}, documents of the exact law"
+        )
         parameters = EngFormatter(places=1, sep="")(part["parameters"].iloc[0])
         means = line(axes, part, "share", checkpoint, look, f"{name} model ({parameters} parameters)")["mean"]
         at = means.sort_values().head(1)
@@ -95,7 +103,7 @@ def share_curves(
     axes.set_xlabel("synthetic share of the budget (%)")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=1)
-    return made
+    return titled(made, "Loss by synthetic share, best share ringed")
 
 
 @plot.use_style()
@@ -115,7 +123,7 @@ def round_curves(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("round")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.margins(y=0.15)
-    return made
+    return titled(made, "Bootstrapping again and again (round 0: repetition, and real documents)")
 
 
 @plot.use_style()
@@ -131,7 +139,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
     rows(axes, wide.index.tolist())
     axes.set_xlabel("FLOPs / FLOPs of the last model's training")
     made.legend(loc="outside lower center", ncols=3)
-    return made
+    return titled(made, "What an arm costs, all stages counted")
 
 
 @plot.use_style()
@@ -162,7 +170,7 @@ def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     handles, names = right.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     made.legend(unique.values(), unique.keys(), loc=BELOW, ncols=3)
-    return made
+    return titled(made, "Equal tokens (hollow) and equal FLOPs (filled); bars span worlds and seeds")
 
 
 def synthesis_share(table: pd.DataFrame) -> pd.Series:

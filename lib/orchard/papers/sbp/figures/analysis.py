@@ -13,18 +13,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.figures.looks import LOOKS
+from orchard.papers.sbp.figures.looks import LOOKS, titled, words
 from orchard.papers.sbp.figures.parts import rows
 from orchard.plot.style import GREY, INK, PALETTE
 from orchard.stats import wilson_interval
 
 METRICS = (
-    "repetition", "duplicate", "pair-copying", "non-factual", "pair-irrelevance", "corpus-copying", "non-factual, if possible",
-    "pair-irrelevance, if possible", "impossible",
-)  # fmt: skip
+    "repetition",
+    "duplicate",
+    "pair-copying",
+    "non-factual",
+    "pair-irrelevance",
+    "impossible",
+)  # of those the paper has, and ours
 PAPER = "paper (another scale)"
 REAL = PALETTE[2]  # documents of the world
-COLOURS = {arm: look.colour for arm, look in LOOKS.items()} | {"exact": INK, "real": REAL, "real, random pairs": REAL}
+COLOURS = {arm: look.colour for arm, look in LOOKS.items()} | {
+    "exact": INK,
+    "real": REAL,
+    "real, random pairs": REAL,
+    "copies of the seed": PALETTE[8],
+}
 
 
 def pooled(table: pd.DataFrame, variant: str = "dep") -> pd.DataFrame:
@@ -41,7 +50,7 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """One panel per metric: the share of documents that fail it, by source, raw (filled) and kept (hollow). Grey: the paper's scales."""
     rates = pooled(table)
     sources = [*dict.fromkeys(rates["source"]), PAPER]
-    made, panels = plot.figure(6.8, 0.5 + 3 * (0.42 + 0.14 * len(sources)), rows=3, columns=3)
+    made, panels = plot.figure(6.8, 0.5 + 2 * (0.42 + 0.14 * len(sources)), rows=2, columns=3)
     for number, (panel, metric) in enumerate(zip(panels, METRICS, strict=True)):
         for row in rates[rates["metric"] == metric].to_dict("records"):
             colour, shift = COLOURS[row["source"]], 0.17 if row["state"] == "kept" else -0.17
@@ -56,13 +65,13 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         panel.set_title(metric)
         rows(panel, sources, number % 3 == 0)
         panel.set_xlim(left=min(0, panel.get_xlim()[0]))
-        if number >= 6:
+        if number >= 3:
             panel.set_xlabel("documents (%)")
     shapes = [("o", INK, INK, "raw samples"), ("o", INK, "white", "kept by the rules"), ("D", GREY, "white", "paper, three scales"),
               ("|", GREY, GREY, "paper, real")]  # fmt: skip
     shown = [Line2D([], [], color=c, marker=m, markerfacecolor=f, linestyle="", label=name) for m, c, f, name in shapes]
     made.legend(handles=shown, loc="outside lower center", ncols=4)
-    return made
+    return titled(made, "Which documents fail each metric; 95 % intervals, all worlds and seeds together")
 
 
 @plot.use_style()
@@ -89,7 +98,7 @@ def novelty_of_sources(table: pd.DataFrame) -> Figure:
         _spans(panel, part["source"].tolist(), part[["p5", "median", "p95"]].to_numpy())
         panel.set_xlabel(label)
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return made
+    return titled(made, "How new samples are: median, and 5 to 95 % of documents")
 
 
 def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
@@ -119,10 +128,10 @@ def partner_scatter(table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sb
         panel.plot([low, high], [low, high], color=INK, linewidth=0.8, label="model = exact law")
         panel.set(xlim=(low, high), ylim=(low, high))
         panel.set_aspect("equal")
-        panel.set(title=arm, xlabel="exact −log P(d₂ | d₁) (nats)")
+        panel.set(title=words(arm), xlabel="exact −log P(d₂ | d₁) (nats)")
     panels[0].set_ylabel("model −log p(d₂ | d₁) (nats)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return made
+    return titled(made, "Model against exact law: a dot per held-out document and kind of partner")
 
 
 @plot.use_style()
@@ -137,6 +146,7 @@ def consequences(table: pd.DataFrame) -> Figure:
         left.plot(part["gain"], [place] * len(part), "o", color=colour)
         for column, marker, face in (("true", "o", colour), ("random", "s", "white")):
             right.plot(part[column], [place] * len(part), marker, color=colour, markerfacecolor=face)
+    left.axvline(0, color=INK, linewidth=0.8)
     left.axvline(own["information"].mean(), color=INK, linewidth=0.8, linestyle="--")
     left.axvline(own["entropy"].mean(), color="#cccccc", linewidth=3, zorder=0)
     left.set_xlabel("gain over reading no partner (nats per document)")
@@ -153,7 +163,7 @@ def consequences(table: pd.DataFrame) -> Figure:
         Line2D([], [], color=INK, label="exact, true partner"), Line2D([], [], color=INK, linestyle="-.", label="exact, alone"),
     ]  # fmt: skip
     made.legend(handles=shown, loc="outside lower center", ncols=4)
-    return made
+    return titled(made, "What a partner is worth: left of 0 it is worth less than none, a dot per world and seed")
 
 
 @plot.use_style()
@@ -161,13 +171,13 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     """KL of the concepts of samples from the posterior of their seed: a point per seed document, the mean as a line."""
     own = table[table["variant"] == "dep"]
     arms = sorted(dict.fromkeys(own["arm"]), key=lambda arm: float(own.loc[own["arm"] == arm, "kl"].mean()))
-    made, (axes,) = plot.figure(plot.style.COLUMN, 0.7 + 0.25 * len(arms))
+    made, (axes,) = plot.figure(4.4, 0.7 + 0.25 * len(arms))
     shown = {"x": "kl", "y": "arm", "hue": "arm", "order": arms, "palette": COLOURS, "legend": False, "ax": axes}
     sns.stripplot(own, jitter=0.22, size=3, alpha=0.5, **shown)
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
     rows(axes, arms)
     axes.set(xlim=(0, None), ylabel="", xlabel="KL(P(c | d₁) ‖ concepts of samples) (nats)")
-    return made
+    return titled(made, "How far samples are from their seed's posterior")
 
 
 @plot.use_style()
@@ -197,7 +207,7 @@ def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure
     right.set_title("paper, other scales and an LLM as judge")
     left.legend(loc="best")
     right.legend(loc="best")
-    return made
+    return titled(made, "Quality against the FLOPs of the synthesizer, a line per world and seed")
 
 
 @plot.use_style()
@@ -224,4 +234,4 @@ def concept_drift(
     right.axline((0, 0), slope=1, color=INK, linewidth=0.8)
     right.set(xlabel="pairs − D (points)", ylabel="samples − D (points)")
     right.legend(loc="best")
-    return made
+    return titled(made, "Which concepts grow: in pairs, and in samples")

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from orchard import plot
 from orchard.papers.sbp.data.laws import EVERY, World
 from orchard.papers.sbp.data.world import ConceptWorld
+from orchard.papers.sbp.figures.looks import titled
 from orchard.papers.sbp.figures.parts import BELOW, panels, rows
 from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.bounds import true_pairs
@@ -55,7 +56,7 @@ def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> 
     right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
     right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
     right.set(ylim=(0, 1.15 * told["entropy"].iloc[0]), xlabel="words in a document", ylabel="I(d1; d2) (nats)")
-    return made
+    return titled(made, f"κ = {kappa:g}, {concepts} concepts: what one document tells")
 
 
 @plot.use_style()
@@ -75,7 +76,7 @@ def similarity(table: pd.DataFrame) -> Figure:
     first.set_ylabel("density")
     handles = [Line2D([], [], color=colour, label=f"{pairs} pairs") for pairs, colour in PAIRS.items()]
     made.legend(handles=handles, loc=BELOW, ncols=3)
-    return made
+    return titled(made, "How similar documents are, by what they have in common")
 
 
 @plot.use_style()
@@ -94,7 +95,7 @@ def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
         axes.set_xlabel("random pairs above alpha")
     all_axes[0].set_ylabel("share")
     made.legend(*all_axes[0].get_legend_handles_labels(), loc=BELOW, ncols=4)
-    return made
+    return titled(made, "Which neighbours are true, by the threshold")
 
 
 @plot.use_style()
@@ -108,8 +109,8 @@ def near_duplicates(table: pd.DataFrame, threshold: float = 0.6) -> Figure:
     )  # fmt: skip
     axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
     rows(axes, kinds)
-    axes.set(ylabel="", xlim=(-0.03, 1.03), xlabel="Jaccard of 5-grams")
-    return made
+    axes.set(ylabel="", xlim=(-0.03, 1.03), xlabel="Jaccard of 5-grams (dashed: the rule)")
+    return titled(made, "Copies with edits, and the rule that drops them")
 
 
 @plot.use_style()
@@ -123,9 +124,9 @@ def pair_gain(table: pd.DataFrame) -> Figure:
         style: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "color": colour}
         axes.plot(mean.index, mean, label=str(variant), **style)
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
-    axes.set(xlabel="share of pairs that share their concept (rho)", ylabel="gain (nats/document)")
+    axes.set(xlabel="share of pairs that share their concept (ρ)", ylabel="gain (nats/document)")
     made.legend(loc="outside lower center", ncols=3)
-    return made
+    return titled(made, "What true pairs tell, by the precision of all pairs")
 
 
 @plot.use_style()
@@ -143,7 +144,7 @@ def document_bounds(table: pd.DataFrame) -> Figure:
         axes.set(ylim=(table["excess"].min() / 1.4, table["excess"].max() * 1.4), xlabel="documents per concept")
     first.set_ylabel("above Bayes (nats/document)")
     made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
-    return made
+    return titled(made, "What N documents can tell, at most")
 
 
 @plot.use_style()
@@ -162,4 +163,4 @@ def cloze_accuracy(table: pd.DataFrame) -> Figure:
         rows(axes, arms, axes is first)
         axes.set(ylabel="", xlim=(0, 1.02), xlabel="share of right answers")
     made.legend(*first.get_legend_handles_labels(), loc=BELOW, ncols=2)
-    return made
+    return titled(made, "Which of four words comes next? A dot per world and seed")

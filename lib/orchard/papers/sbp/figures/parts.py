@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.figures.looks import looks
+from orchard.papers.sbp.figures.looks import looks, words
 from orchard.plot.style import COLUMN
 
 CHECKPOINTS = ("best", "last")
@@ -37,7 +37,7 @@ def panels(
 
 def rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
     """A row for each name, from the top; ``named=False`` beside a panel that has the names."""
-    axes.set_yticks(range(len(names)), list(names) if named else [""] * len(names))
+    axes.set_yticks(range(len(names)), [words(name) if named else "" for name in names])
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -55,9 +55,10 @@ def ends(axes: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
 
 
 def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: plot.Look, label: str) -> pd.DataFrame:
-    """Mean over the cells at every ``x``, with a band from the least to the greatest; returns mean, min and max."""
+    """Mean over the cells at every ``x``, every cell a dot, with a band from the least to the greatest; returns mean, min and max."""
     points = table.groupby(x)[y].agg(["mean", "min", "max"])
     axes.fill_between(points.index, points["min"], points["max"], color=look.colour, alpha=0.18, linewidth=0)
+    axes.plot(table[x], table[y], ".", color=look.colour, markersize=2.5, alpha=0.7)
     axes.plot(points.index, points["mean"], color=look.colour, marker=look.marker, label=label)
     return points
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.papers.sbp.data.docstrings import RELATIONS
 from orchard.papers.sbp.experiments.real_text import by_arm
-from orchard.papers.sbp.figures.looks import LOOKS, looks
+from orchard.papers.sbp.figures.looks import LOOKS, looks, titled
 from orchard.papers.sbp.figures.parts import ends, rows
 from orchard.papers.sbp.method.costs import break_even, pays_from
 from orchard.plot.style import INK, PALETTE
@@ -26,15 +26,16 @@ def text_ends(table: pd.DataFrame) -> Figure:
     ends(axes, scores, arms)
     rows(axes, arms)
     axes.set_xlabel("test loss (bits per byte)\nfilled: best checkpoint, hollow: last")
-    return figure
+    return titled(figure, "Real text: where the arms end, every seed")
 
 
 @plot.use_style()
 def text_learning(table: pd.DataFrame) -> Figure:
     """Bits per byte of held-out documents along the training."""
-    return plot.learning_curves(
+    figure = plot.learning_curves(
         table, x="tokens", y="bits_per_byte", x_label="tokens", y_label="test loss (bits per byte)", known=LOOKS
     )
+    return titled(figure, "Real text: how the arms learn; bands span seeds")
 
 
 @plot.use_style()
@@ -52,7 +53,7 @@ def text_relations(table: pd.DataFrame) -> Figure:
     rows(axes, ["no relation" if name == "none" else name for name in shown])
     axes.set_xlabel("times as frequent as among all pairs of D")
     axes.legend()
-    return figure
+    return titled(figure, "Real text: what neighbours have in common")
 
 
 @plot.use_style()
@@ -68,7 +69,7 @@ def text_novelty(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set(xlabel="n (tokens)", ylabel="share of n-grams that D lacks")
     axes.legend()
-    return figure
+    return titled(figure, "Real text: how new samples are")
 
 
 @plot.use_style()
@@ -85,7 +86,7 @@ def text_partners(table: pd.DataFrame) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.6)
     axes.set(xlabel="-log p(d2 | random) + log p(d2 | neighbour) (nats)", ylabel="density (1/nat)")
     axes.legend()
-    return figure
+    return titled(figure, "Real text: what a neighbour saves; lines are means")
 
 
 @plot.use_style()
@@ -105,4 +106,4 @@ def paying(
         axes.text(pays + 1, axes.get_ylim()[0] + 0.6, f"pays from {pays:.0f} repeats", va="bottom", fontsize=7)
     axes.set(xlabel="repeats of D in the budget", ylabel="worth (fresh tokens per unique token)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    return figure
+    return titled(figure, "When synthesis pays")

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullLocator
 
 from orchard import plot
-from orchard.papers.sbp.figures.looks import LOOKS
+from orchard.papers.sbp.figures.looks import LOOKS, titled
 from orchard.papers.sbp.figures.parts import WIDE, line, y_of
 from orchard.plot.style import INK, check_columns
 
@@ -19,23 +19,23 @@ AXES = {"training": "training_flops", "all stages": "flops"}
 
 @plot.use_style()
 def scaling_curves(table: pd.DataFrame, bounds: pd.DataFrame | None = None, checkpoint: str = "best") -> Figure:
-    """Loss against the unique tokens of D, a line per arm with its band over seeds; dark lines: what N documents can tell; 0 is Bayes."""
-    check_columns(table, {"x": "unique_tokens", "y": checkpoint, "hue": "arm"}, "scaling_curves")
-    made, (axes,) = plot.figure(height=2.8)
-    _arms(axes, table, "unique_tokens", checkpoint)
+    """Loss against the documents of D, a line per arm with its band over seeds; dark lines: what N documents can tell; 0 is Bayes."""
+    check_columns(table, {"x": "documents", "y": checkpoint, "hue": "arm"}, "scaling_curves")
+    made, (axes,) = plot.figure(4.6, 3.0)
+    _arms(axes, table, "documents", checkpoint)
     if bounds is not None:
         for name, dashes in BOUND_LINES.items():
-            means = bounds[bounds["line"] == name].groupby("unique_tokens")["excess"].mean()
+            means = bounds[bounds["line"] == name].groupby("documents")["excess"].mean()
             axes.plot(means.index, means, color=INK, linestyle=dashes, linewidth=1, label=f"N documents tell: {name}")
     axes.axhline(0, color=INK, linewidth=0.8, label="Bayes")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(pd.unique(table["unique_tokens"]))))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(pd.unique(table["documents"]))))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("unique tokens of D")
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))
+    axes.set_xlabel("unique documents N")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
-    return made
+    return titled(made, "Loss against unique documents; every arm is tuned at every N")
 
 
 def _arms(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
@@ -60,15 +60,21 @@ def scaling_compute(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     panels[0].set_xlim(panels[1].get_xlim())
     y_of(panels[0], checkpoint)
     handles, names = panels[0].get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=4)
-    return made
+    made.legend(handles, names, loc="outside lower center", ncols=3)
+    return titled(made, "Loss against FLOPs: of the last model alone, and of all stages")
 
 
 def claims_forest(verdicts: pd.DataFrame) -> Figure:
-    """Measured effects of the claims that are differences of losses, in nats per document, coloured by verdict; thresholds are ticks."""
+    """Measured effects of the claims that are differences of losses, in nats per document, coloured by verdict; thresholds are ticks, and
+    an arrow says on which side of it the claim lies."""
     table = verdicts[verdicts["metric"].str.contains("nats/document") & verdicts["effect"].notna()]
-    shown = table.assign(label=table["id"])[["label", "effect", "low", "high", "threshold", "verdict"]]
-    return plot.forest(shown, x_label="effect (nats/document)")
+    sides = {"<": "← claimed", ">": "claimed →", "=": "claimed: within"}
+    labels = [f"{name} ({sides[str(rule)[0]]})" for name, rule in zip(table["id"], table["rule"], strict=True)]
+    shown = table.assign(label=labels)
+    made = plot.forest(
+        shown[["label", "effect", "low", "high", "threshold", "verdict"]], x_label="effect (nats/document)"
+    )
+    return titled(made, "Claims that are differences of losses")
 
 
 def saved_documents(table: pd.DataFrame, arm: str, checkpoint: str = "best") -> float:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import poisson
 
 from orchard import plot
+from orchard.papers.sbp.figures.looks import titled, words
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
@@ -39,7 +40,7 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
         axes.set(ylabel="share of documents", title=str(kind))
     panels[-1].set_xlabel("more than so many pairs")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return made
+    return titled(made, "In how many pairs a document stands")
 
 
 @plot.use_style()
@@ -61,7 +62,7 @@ def sampling_speed(times: pd.DataFrame) -> Figure:
     axes.set(xscale="log", xlim=(10 ** np.floor(np.log10(least)), 6 * float(times["tokens_per_s"].max())))
     axes.set_xlabel(f"sampled tokens per second ({times['device'].iloc[0]})")
     axes.grid(False, axis="y")
-    return made
+    return titled(made, "How fast documents are sampled")
 
 
 @plot.use_style()
@@ -74,7 +75,7 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     all_reasons = [reason for reason in dict.fromkeys(table["reason"]) if reason != "kept"]
     colours = {reason: PALETTE[REASON_COLOURS[i % len(REASON_COLOURS)]] for i, reason in enumerate(all_reasons)}
     wide = wide.loc[:, (wide > 0).any()]
-    made, (axes,) = plot.figure(COLUMN, 1.15 + 0.24 * len(wide))
+    made, (axes,) = plot.figure(4.4, 1.15 + 0.24 * len(wide))
     places = np.arange(len(wide))[::-1]
     left = np.zeros(len(wide))
     for reason in [reason for reason in all_reasons if reason in wide]:
@@ -84,9 +85,9 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
         left += widths
     for place, total in zip(places, left, strict=True):
         axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(places, list(wide.index))
-    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected (%), world {chosen!r}")
+    axes.set_yticks(places, [words(arm) for arm in wide.index])
+    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected in {chosen} (%)")
     axes.grid(False, axis="y")
     if len(wide.columns):
         made.legend(loc="outside lower center", ncols=3)
-    return made
+    return titled(made, "What the rules reject, and why")

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot, stats
-from orchard.papers.sbp.figures.looks import LOOKS, looks
+from orchard.papers.sbp.figures.looks import LOOKS, titled
 from orchard.papers.sbp.figures.parts import BELOW, EXCESS, panels, rows
 from orchard.papers.sbp.figures.parts import ends as ends_of
 from orchard.plot.style import GREY, INK
@@ -21,27 +21,29 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)  # nats per document
 
 @plot.use_style()
 def tuning(table: pd.DataFrame) -> Figure:
-    """Test loss of every trial, at its best checkpoint (filled) and its last one (hollow), a panel per variant. Trials are in the order in
-    which they were made; the one that was chosen is circled."""
-    figure, axes, parts = panels(table, 3.4, names=WORLDS)
+    """Test loss of every trial at its best checkpoint (filled) and its last one (hollow), a row per arm and a panel per variant; what was
+    chosen is ringed and written at the right: weight decay, learning rate, dropout."""
+    order = [arm for arm in LOOKS if arm in set(table["arm"])]
+    figure, axes, parts = panels(table, 0.8 + 0.2 * len(order), names=WORLDS)
     for panel, own in parts:
-        own = own.reset_index(drop=True)
-        for arm, look in looks(("repetition", "oracle")).items():
-            part = own[own["arm"] == arm]
-            panel.vlines(part.index, part["loss"], part["last_loss"], color=look.colour, linewidth=0.8)
-            panel.plot(part.index, part["last_loss"], look.marker, color=look.colour, markerfacecolor="white")
-            panel.plot(part.index, part["loss"], look.marker, color=look.colour, label=arm)
-            best = part[part["chosen"]]
-            panel.plot(best.index, best["loss"], "o", markersize=10, markerfacecolor="none", color=INK)
-        panel.set_xticks(own.index, [_trial(row) for _, row in own.iterrows()], rotation=90, fontsize=6)
-    axes[0].set_ylabel("test loss\n(nats/document)")
-    title = "filled: best checkpoint, hollow: last"
-    figure.legend(*axes[0].get_legend_handles_labels(), loc=BELOW, ncols=2, title=title)
-    return figure
-
-
-def _trial(row: pd.Series) -> str:
-    return f"wd {row['weight_decay']:g}, drop {row['dropout']:g}, lr {row['learning_rate']:g}"
+        for arm, part in own.groupby("arm"):
+            look, place = LOOKS[str(arm)], order.index(str(arm))
+            panel.plot(
+                part["last_loss"],
+                [place] * len(part),
+                look.marker,
+                color=look.colour,
+                markerfacecolor="white",
+                markersize=3.5,
+            )
+            panel.plot(part["loss"], [place] * len(part), look.marker, color=look.colour, markersize=3.5)
+            best = part[part["chosen"]].iloc[0]
+            panel.plot(best["loss"], place, "o", markersize=9, markerfacecolor="none", color=INK)
+            chosen = f"{best['weight_decay']:g}, {1000 * best['learning_rate']:g}e-3, {best['dropout']:g}"
+            panel.text(1.01, place, chosen, transform=panel.get_yaxis_transform(), va="center", fontsize=6)
+        rows(panel, order, panel is axes[0])
+        panel.set_xlabel("test loss (nats/document)")
+    return titled(figure, "Every arm is tuned by itself: what was chosen, and weight decay, rate, dropout")
 
 
 @plot.use_style()
@@ -64,8 +66,8 @@ def learning(table: pd.DataFrame, arms: tuple[str, ...] = ()) -> Figure:
         handles |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     for panel in axes[1:]:
         panel.set_ylabel("")
-    figure.legend(handles.values(), handles.keys(), loc=BELOW, ncols=5)
-    return figure
+    figure.legend(handles.values(), handles.keys(), loc=BELOW, ncols=4)
+    return titled(figure, "How the arms learn; the band spans worlds and seeds, 0 is the law of the world")
 
 
 @plot.use_style()
@@ -78,7 +80,7 @@ def ends(table: pd.DataFrame) -> Figure:
         ends_of(panel, own, order)
         rows(panel, order, panel is axes[0])
         panel.set(xlim=(0, None), xlabel="loss above Bayes (nats/document)")
-    return figure
+    return titled(figure, "Where the arms end: best checkpoint filled, last hollow")
 
 
 def against(table: pd.DataFrame, reference: str = "repetition", column: str = "best") -> pd.DataFrame:
@@ -96,19 +98,25 @@ def against(table: pd.DataFrame, reference: str = "repetition", column: str = "b
 
 
 @plot.use_style()
-def differences(table: pd.DataFrame) -> Figure:
-    """The table of :func:`against`: left of 0 an arm is better than the best checkpoint of repetition."""
+def differences(table: pd.DataFrame, documents: pd.DataFrame) -> Figure:
+    """The table of :func:`against`, and the mean of each world and seed from the ``documents`` that it was made of. Left of 0 an arm is
+    better than the best checkpoint of repetition; 0 is the threshold of K1."""
+    means = documents.groupby(["variant", "arm", "world", "seed"])["best"].mean()
     order = list(pd.unique(table["arm"]))
     figure, axes, parts = panels(table, 0.8 + 0.19 * len(order), names=WORLDS)
     for panel, own in parts:
         panel.axvline(0, color=INK, linewidth=0.8)
         for _, row in own.iterrows():
             look, place = LOOKS[row["arm"]], order.index(row["arm"])
+            cells = (means[row["variant"], row["arm"]] - means[row["variant"], "repetition"]).dropna()
+            panel.plot(cells, [place + 0.25] * len(cells), ".", color=look.colour, markersize=3, alpha=0.7)
             panel.hlines(place, row["low"], row["high"], color=look.colour, linewidth=1.5)
             panel.plot(row["estimate"], place, look.marker, color=look.colour)
         rows(panel, order, panel is axes[0])
         panel.set_xlabel("minus repetition at its best (nats/document)")
-    return figure
+    return titled(
+        figure, "Every arm minus repetition: left of 0 it is better; 95 % intervals, a dot per world and seed"
+    )
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
@@ -127,27 +135,29 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
 
 @plot.use_style()
 def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """The table of :func:`recovery`: against the last checkpoint of repetition and against its best; the paper's shares in grey."""
+    """The table of :func:`recovery`: against the last checkpoint of repetition and against its best, a mark per world and seed; the
+    paper's shares in grey, the threshold of K2 as a line."""
     arms = [arm for arm in LOOKS if arm in set(table["arm"])]
-    figure, axes, parts = panels(table, 2.5, names=WORLDS)
+    figure, axes, parts = panels(table, 1.0 + 0.22 * len(arms), names=WORLDS)
     shares = published.loc[published["metric"] == "share of the oracle's gain (%)", "value"]
     for panel, own in parts:
         for share in shares:
-            panel.axhline(share, color=GREY, linewidth=0.8, linestyle="--")
-        panel.axhline(0, color=INK, linewidth=0.8)
+            panel.axvline(share, color=GREY, linewidth=0.8, linestyle="--")
+        panel.axvline(0, color=INK, linewidth=0.8)
+        panel.axvline(42, color=INK, linewidth=0.9)
         for place, arm in enumerate(arms):
             look = LOOKS[arm]
             for shift, against, fill in ((-0.15, "last", "white"), (0.15, "best", look.colour)):
                 found = own.loc[(own["arm"] == arm) & (own["against"] == against), "share"]
-                panel.plot([place + shift] * len(found), found, look.marker, color=look.colour, markerfacecolor=fill)
-        panel.set_xticks(range(len(arms)), arms, rotation=90, fontsize=6)
-        panel.set(ylim=(None, max(110, panel.get_ylim()[1])), xlim=(-0.5, len(arms) - 0.5))
-    axes[0].set_ylabel("share of the oracle's\ngain (%)")
+                panel.plot(found, [place + shift] * len(found), look.marker, color=look.colour, markerfacecolor=fill)
+        rows(panel, arms, panel is axes[0])
+        panel.set_xlabel("share of the oracle's gain (%)")
     last, best = "against the last checkpoint of repetition", "against its best"
     handles = [
         Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white", label=last),
         Line2D([], [], color=INK, marker="o", linestyle="", label=best),
         Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="paper, three scales"),
+        Line2D([], [], color=INK, linewidth=0.9, label="K2 asks for 42 %"),
     ]
-    figure.legend(handles=handles, loc=BELOW, ncols=3)
-    return figure
+    figure.legend(handles=handles, loc=BELOW, ncols=4)
+    return titled(figure, "Share of the oracle's gain that each arm recovers, by the checkpoint of repetition")

@@ -46,7 +46,7 @@ class Size:
     tie_embeddings: bool = True
 
 
-TINY, TINIER = Size(64, 2, 4, 4, 160), Size(48, 2, 4, 4, 128)
+TINY, TINIER, WIDER = Size(64, 2, 4, 4, 160), Size(48, 2, 4, 4, 128), Size(96, 2, 6, 6, 240)
 M10, M40 = Size(320, 8, 5, 5, 864), Size(512, 12, 8, 8, 1376)
 B3, B6 = Size(3072, 26, 24, 8, 8064, tie_embeddings=False), Size(4096, 32, 32, 8, 11008, tie_embeddings=False)
 

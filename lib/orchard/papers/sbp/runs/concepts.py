@@ -1,9 +1,10 @@
 """The concepts that samples from each seed document imply, against the posterior of the seed.
 
-    q(c) = (sum over samples d2 of P(c | d2) + a P(c)) / (possible samples + a)        a = 1: the prior counts as one sample
+    q(c) = (sum over possible samples d2 of P(c | d2) + a P(c)) / (samples + a)        a = 1: the prior counts as one sample
     KL(P(c | d1) || q) = sum_c P(c | d1) log (P(c | d1) / q(c))        nats
 
-A sample that the world cannot make has no posterior and is left out; the prior keeps the divergence finite.
+A sample that the world cannot make is one of no concept. q gives that outcome the rest of its mass, the posterior of a seed gives it
+none, so that garbage costs log(samples / possible samples) nats. The prior keeps the divergence finite.
 """
 
 from __future__ import annotations
@@ -69,8 +70,7 @@ def implied_law(
     """q for each seed, and the share of samples that are possible: those whose posterior is no NaN."""
     possible = np.isfinite(posterior).all(axis=2)
     sums = np.where(possible[:, :, None], posterior, 0.0).sum(axis=1)
-    counts = possible.sum(axis=1)
-    return (sums + SMOOTHING * prior) / (counts + SMOOTHING)[:, None], possible.mean(axis=1)
+    return (sums + SMOOTHING * prior) / (possible.shape[1] + SMOOTHING), possible.mean(axis=1)
 
 
 def divergence(

@@ -272,14 +272,14 @@ def _decided(verdict: Verdict, found: _Judged, gate: Gate | None, control: pd.Da
         other = _Judged.of(claim, control)
         meets = other.outcome == "supported"
         effect = format_effect(other.deciding.effect, other.deciding.low, other.deciding.high)
-        verdict = replace(verdict, control=f"the control {'meets the rule as well' if meets else 'fails it'}: {effect}")
+        verdict = replace(verdict, control=f"{'meets the rule as well' if meets else 'fails it'}: {effect}")
     if not holds:
-        return replace(verdict, verdict="gate not met", reason=f"{seen}; here {found.score}")
+        return replace(verdict, verdict="gate not met", reason=f"the gate does not hold; here {found.score}")
     if found.outcome == "supported" and control is not None and control.empty:
         return replace(verdict, verdict="gate not met", reason=f"the control was not measured; here {found.score}")
     if found.outcome == "supported" and meets:
-        return replace(verdict, verdict="gate not met", reason=f"{verdict.control}; here {found.score}")
-    return replace(verdict, verdict=found.outcome, reason="; ".join(filter(None, (found.score, seen, verdict.control))))
+        return replace(verdict, verdict="gate not met", reason=f"the control does not fail; here {found.score}")
+    return replace(verdict, verdict=found.outcome, reason=found.score)
 
 
 @dataclass(frozen=True)
@@ -405,9 +405,8 @@ def print_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> None:
             verdict.append(f"\nat {found['scale'].partition(':')[0]}", style="default")
         if claim.get("kind") == "arithmetic":
             verdict.append("\narithmetic", style="default")
-        why = [said["why"], *(f"{name}: {said[name]}" for name in ("gate", "control") if said[name])]
         measured = Text("\n".join(filter(None, (said["measured"], said["seeds"]))))
-        table.add_row(found["id"], Text(claim.get("text", "")), verdict, measured, found["rule"], Text("\n".join(why)))
+        table.add_row(found["id"], Text(claim.get("text", "")), verdict, measured, found["rule"], Text(said["why"]))
     console = Console(soft_wrap=False)
     if not console.is_terminal and not console.is_jupyter:
         console.width = 120
@@ -432,20 +431,15 @@ def in_order(verdicts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def described(verdict: Mapping[str, Any]) -> dict[str, str]:
-    """A verdict as JSON values in words: ``measured`` (effect and interval), ``seeds`` (of the part that has fewest), ``gate`` and
-    ``control`` as they were found, and ``why`` without these two."""
+    """A verdict as JSON values in words: ``measured`` (effect and interval), ``seeds`` (of the part that has fewest), and ``why``,
+    a line each: how many parts pass, and the gate and the control as they were found."""
     numbers = [math.nan if verdict.get(key) is None else float(verdict[key]) for key in ("effect", "low", "high")]
-    found = {name: verdict.get(name) or "" for name in ("gate", "control")}
-    why = verdict["reason"]
-    for text in filter(None, found.values()):
-        why = why.replace(text, "")
-    found["control"] = found["control"].removeprefix("the control ")
     fewest = min((part["seeds"] for part in verdict.get("parts", ())), default=0)
-    return found | {
-        "measured": format_effect(*numbers),
-        "seeds": _count(fewest, "seed") if fewest else "",
-        "why": "; ".join(filter(None, why.split("; "))),
-    }
+    why = (verdict["reason"], *(f"{name}: {verdict[name]}" for name in ("gate", "control") if verdict.get(name)))
+    return {
+        "measured": format_effect(*numbers), "seeds": _count(fewest, "seed") if fewest else "",
+        "why": "\n".join(filter(None, why)),
+    }  # fmt: skip
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard.card import read_card
-from orchard.claims import MEANING, PROFILES, VERDICTS, tally
+from orchard.claims import MEANING, PROFILES, VERDICTS, described, tally
 from orchard.errors import BadInput, OrchardError
 from orchard.files import write
 from orchard.notebooks import notebooks_of
@@ -164,16 +164,16 @@ def card_table(slug: str) -> str:
         for v in result["verdicts"]:
             verdict = f"**{v['verdict']}**" + (f" at {v['scale']}" if v.get("scale") else "")
             verdict += " (arithmetic)" if v["claim"].get("kind") == "arithmetic" else ""
-            text = v["claim"]["text"]
-            for name in ("gate", "control"):
-                if v["claim"].get(name):
-                    text += f"<br>{name.capitalize()}: {v['claim'][name]}."
-            rows.append([v["id"], text, v["claim"]["published"], verdict, v["reason"]])
+            said = described(v)
+            measured = ", ".join(filter(None, (said["measured"], said["seeds"])))
+            why = said["why"].replace("\n", "<br>")
+            rows.append([v["id"], v["claim"]["text"], v["claim"]["published"], verdict, measured, why])
     rows.sort(key=lambda row: (len(row[0].rstrip("abc")), row[0]))
     note = f" (figures and verdicts are {NO_NUMBERS})" if largest == "smoke" else ""
+    header = ["", "claim", "published", "verdict", "measured [95 % interval]", "why"]
     older = outdated(slug, largest)
     warning = f"{OLDER}: {', '.join(older)}.\n\n" if older else ""
-    return f"Profile `{largest}`{note}:\n\n{warning}" + _markdown(["", "claim", "published", "verdict", "why"], rows)
+    return f"Profile `{largest}`{note}:\n\n{warning}" + _markdown(header, rows)
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

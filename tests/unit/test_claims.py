@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchard.claims import Claim, ClaimError, Verdict, decide, load_claims, print_verdicts, tally, verdict_table
+from orchard.claims import Claim, ClaimError, Verdict, decide, described, load_claims, print_verdicts, tally, verdict_table
 
 PAPER = Path(__file__).parents[2] / "papers" / "rattention"
 FIELDS = {
@@ -156,10 +156,11 @@ def test_a_gate_that_does_not_hold_takes_the_verdict_away() -> None:
 
     rule = claim(gate="the baseline learns")
     found = decide(rule, exact(a=[0.1]), "smoke", partial(gate, False))
-    assert outcome(found) == ("gate not met", "the baseline learns nothing; here 1 of 1 part passes")
+    assert outcome(found) == ("gate not met", "the gate does not hold; here 1 of 1 part passes")
+    assert found.gate == "the baseline learns nothing"
     assert found.effect == 0.1
     found = decide(rule, exact(a=[0.9]), "smoke", partial(gate, True))
-    assert outcome(found) == ("refuted", "0 of 1 part passes, 1 contradicts; the baseline learns enough")
+    assert outcome(found) == ("refuted", "0 of 1 part passes, 1 contradicts")
     assert asked == [False, True]
     needs = dataclasses.replace(rule, profile="gpu")
     assert decide(needs, exact(a=[0.1]), "laptop", partial(gate, True)).verdict == "out of reach here"
@@ -176,11 +177,12 @@ def test_nothing_is_supported_that_its_control_would_pass() -> None:
     good, bad = noisy(a=0.3, b=0.3), noisy(a=0.3, b=-0.3)
     found = decide(rule, good, "smoke", control=bad)
     assert found.verdict == "supported"
-    assert found.control.startswith("the control fails it: -0.3")
-    assert found.reason == f"2 of 2 parts pass; {found.control}"
+    assert found.control.startswith("fails it: -0.3")
+    assert described(found.as_dict())["why"] == f"2 of 2 parts pass\ncontrol: {found.control}"
     found = decide(rule, good, "smoke", control=good)
     assert found.verdict == "gate not met"
-    assert found.reason.startswith("the control meets the rule as well: +0.29")
+    assert found.reason == "the control does not fail; here 2 of 2 parts pass"
+    assert found.control.startswith("meets the rule as well: +0.29")
     assert decide(rule, bad, "smoke", control=good).verdict == "refuted"  # whatever the control does
     assert (
         decide(rule, good, "smoke", control=good[:0]).reason == "the control was not measured; here 2 of 2 parts pass"

@@ -120,9 +120,9 @@ def test_m5_is_decided_where_gate_and_control_let_it() -> None:
     assert verdict(claim, competent()).verdict == "supported"
     assert verdict(claim, competent() | {"strategies_units": units(gain=-0.1)}).verdict == "refuted"
     idle = verdict(claim, spoil("router", worse("entropy", 1.0)))
-    assert (idle.verdict, "router entropy" in idle.reason) == ("gate not met", True)
+    assert (idle.verdict, "router entropy" in idle.gate) == ("gate not met", True)
     lucky = verdict(claim, competent() | {"strategies_units": units(drawn=0.1)})
-    assert (lucky.verdict, "meets the rule as well" in lucky.reason) == ("gate not met", True)
+    assert (lucky.verdict, "meets the rule as well" in lucky.control) == ("gate not met", True)
 
 
 def test_every_gate_and_control_is_measured() -> None:

@@ -117,8 +117,9 @@ def test_claims_name_notebooks_and_evidence_that_exist(slug: str) -> None:
     evidence = paper_module(slug, "experiments").EVIDENCE
     notebooks = {p.stem for p in (root() / "notebooks" / slug).glob("*.ipynb")}
     assert set(evidence) <= {claim.id for claim in claims}
-    gates = getattr(paper_module(slug, "experiments"), "GATES", {})
-    assert set(gates) == {claim.id for claim in claims if claim.gate}
+    for name in ("gate", "control"):
+        measured = getattr(paper_module(slug, "experiments"), f"{name.upper()}S", {})
+        assert set(measured) == {claim.id for claim in claims if getattr(claim, name)}
     assert {claim.notebook for claim in claims} <= notebooks
     profiles = paper_module(slug, "experiments").PROFILES
     assert all(claim.profile in profiles for claim in claims)

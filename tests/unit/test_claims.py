@@ -14,7 +14,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchard.claims import Claim, ClaimError, Verdict, decide, described, load_claims, print_verdicts, tally, verdict_table
+from orchard.claims import (
+    Claim,
+    ClaimError,
+    Verdict,
+    decide,
+    described,
+    load_claims,
+    print_verdicts,
+    tally,
+    verdict_table,
+)
 
 PAPER = Path(__file__).parents[2] / "papers" / "rattention"
 FIELDS = {

@@ -17,6 +17,7 @@ from orchard.data import DataError
 from orchard.errors import BadInput
 from orchard.papers.moe_lottery.integrations import layerwise
 from orchard.papers.moe_lottery.integrations.checkpoint import open_checkpoint
+from orchard.papers.moe_lottery.integrations.families import Mixture, mixtures, statistics_of
 from orchard.papers.moe_lottery.integrations.layerwise import (
     DEFAULT,
     check_criteria,
@@ -27,7 +28,7 @@ from orchard.papers.moe_lottery.integrations.layerwise import (
 from orchard.papers.moe_lottery.integrations.text import calibration
 from orchard.papers.moe_lottery.integrations.tiny import VOCAB, save_tiny, tiny_model
 from orchard.papers.moe_lottery.method.collect import LayerStatistics, collect
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer
+from orchard.papers.moe_lottery.method.dropping import ExpertsError
 from orchard.pretrained.folder import load_model
 
 TOKENS = torch.randint(0, VOCAB, (5, 33), generator=torch.Generator().manual_seed(1))
@@ -38,7 +39,7 @@ def loss_of(model: Any, tokens: Tensor) -> float:
         return float(model(tokens, labels=tokens).loss)
 
 
-def frozen(layer: MixtureLayer, stats: LayerStatistics) -> LayerStatistics:
+def frozen(layer: Mixture, stats: LayerStatistics) -> LayerStatistics:
     """A copy that outlives the layer's weights."""
     values = {f.name: getattr(stats, f.name) for f in dataclasses.fields(stats)}
     return LayerStatistics(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()})
@@ -73,20 +74,82 @@ def test_masks_are_those_of_every_layer(model_type: str, tmp_path: Path) -> None
     assert without == pytest.approx(loss_of(load_model(folder), TOKENS), abs=2e-6)
 
 
+LONG = {  # of Phi-3.5-MoE
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0],
+    "short_mscale": 1.2, "long_mscale": 1.3, "original_max_position_embeddings": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layout", "changes"),
+    [
+        ("gpt_oss", "fused", {}),
+        ("granitemoe", "fused under other names", {"tie_word_embeddings": False}),
+        ("granitemoeshared", "fused under other names", {}),
+        ("phimoe", "one by one", {"rope_parameters": LONG}),
+    ],
+)
+def test_other_families(model_type: str, layout: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Routers of another name, biases, factors of embeddings and logits: all statistics are those of the whole model."""
+    checkpoint = open_checkpoint(save_tiny(tmp_path / "m", model_type, **changes))
+    assert checkpoint.layout == layout
+    model = load_model(tmp_path / "m")
+    plain = loss_of(model, TOKENS)
+    passed = run_layers(checkpoint, TOKENS, frozen, batch_size=2, scratch=tmp_path)
+    for ours, theirs in zip(passed.layers, statistics_of(model, TOKENS.split(2), VOCAB), strict=True):
+        for field in dataclasses.fields(theirs):
+            if getattr(theirs, field.name) is not None:
+                torch.testing.assert_close(getattr(ours, field.name), getattr(theirs, field.name), rtol=1e-6, atol=1e-6)
+    assert passed.loss == pytest.approx(plain, abs=2e-6)
+    assert loss_of(model, TOKENS) == plain
+
+
+def test_rows_of_gpt_oss_by_its_formula(tmp_path: Path) -> None:
+    """Every pair alone, from the weights that criteria see: gate above up, as in the other families."""
+    model = load_model(save_tiny(tmp_path / "m", "gpt_oss"))
+    layer, seen = mixtures(model)[1], []
+    hook = layer.experts.register_forward_pre_hook(lambda module, given: seen.append(given))
+    [_, stats, _] = statistics_of(model, [TOKENS], VOCAB)
+    hook.remove()
+    [(hidden, index, weights)] = seen
+    gate_bias, up_bias = layer.experts.gate_up_proj_bias[:, ::2], layer.experts.gate_up_proj_bias[:, 1::2]
+    norms, total, weighted, clamped = torch.zeros(8), torch.zeros(8, 32), torch.zeros(8), 0
+    for x, experts, shares in zip(hidden, index.tolist(), weights, strict=True):
+        for e, share in zip(experts, shares, strict=True):
+            gate, up = (stats.gate_up[e] @ x).chunk(2)
+            gate, up = gate + gate_bias[e], up + up_bias[e]
+            clamped += int((gate > 1).sum())  # swiglu_limit
+            gate, up = gate.clamp(max=1), up.clamp(-1, 1)
+            row = stats.down[e] @ ((up + 1) * gate * torch.sigmoid(1.702 * gate)) + layer.experts.down_proj_bias[e]
+            norms[e] += row.norm()
+            total[e] += row
+            weighted[e] += share * row.norm()
+    assert clamped > 0
+    assert stats.count.tolist() == index.flatten().bincount(minlength=8).tolist()
+    for found, wanted in ((stats.norms, norms), (stats.total, total), (stats.weighted, weighted)):
+        torch.testing.assert_close(found.float(), wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_dense_layers_are_passed_through(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny(tmp_path / "m", "deepseek_v3"))
     assert [layer.name for layer in checkpoint.mixtures] == ["model.layers.1.mlp", "model.layers.2.mlp"]
     assert checkpoint.mixture_of(0) is None
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v3", "olmoe"])
-def test_bfloat16(model_type: str, tmp_path: Path) -> None:
-    """DeepSeek-V3 keeps the bias of its router in float32 whatever the rest is."""
-    tiny_model(model_type).to(torch.bfloat16).save_pretrained(tmp_path / "m")
+@pytest.mark.parametrize(
+    ("model_type", "dtype"),
+    [
+        ("deepseek_v3", torch.bfloat16), ("olmoe", torch.bfloat16), ("phimoe", torch.bfloat16), ("gpt_oss", torch.bfloat16),
+        ("gpt_oss", torch.float16),
+    ],
+)  # fmt: skip
+def test_half_precision(model_type: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """DeepSeek-V3 keeps the bias of its router in float32 whatever the rest is, gpt-oss its norms where that is float16."""
+    tiny_model(model_type).to(dtype).save_pretrained(tmp_path / "m")
     checkpoint = open_checkpoint(tmp_path / "m")
-    assert checkpoint.dtype == torch.bfloat16
+    assert checkpoint.dtype == dtype
     passed = run_layers(checkpoint, TOKENS, frozen, batch_size=2, scratch=tmp_path)
-    whole = collect(load_model(tmp_path / "m"), iter(TOKENS.split(2)), VOCAB)
+    whole = statistics_of(load_model(tmp_path / "m"), TOKENS.split(2), VOCAB)
     for ours, theirs in zip(passed.layers, whole, strict=True):
         assert torch.equal(ours.count, theirs.count)
         torch.testing.assert_close(ours.norms, theirs.norms, rtol=1e-5, atol=0)
@@ -96,7 +159,7 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny(tmp_path / "m", "mixtral"))
     seen: list[weakref.ref[Tensor]] = []
 
-    def use(layer: MixtureLayer, stats: LayerStatistics) -> int:
+    def use(layer: Mixture, stats: LayerStatistics) -> int:
         assert all(old() is None for old in seen), "weights of an earlier layer are still held"
         seen.append(weakref.ref(layer.experts.gate_up_proj))
         held = sum(p.numel() * 4 for one in checkpoint.layers for p in one.parameters() if not p.is_meta)

@@ -17,6 +17,7 @@ from orchard.cli import main
 from orchard.errors import BadInput, OrchardError
 from orchard.papers.moe_lottery.integrations import prune as pruning
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, open_checkpoint
+from orchard.papers.moe_lottery.integrations.families import routers
 from orchard.papers.moe_lottery.integrations.layerwise import score_checkpoint
 from orchard.papers.moe_lottery.integrations.prune import (
     Plan,
@@ -147,6 +148,29 @@ def test_budgets_that_cannot_be_met(olmoe: Checkpoint) -> None:
         direction_of("ewn", None)
     with pytest.raises(ExpertsError, match="direction 'low': choose min or max"):
         direction_of("ean", "low")
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "granitemoe", "granitemoeshared", "phimoe"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_other_families(model_type: str, fused: bool, tmp_path: Path) -> None:
+    """As few experts as a router chooses, and unequal counts; tensors keep the names of the original."""
+    checkpoint = open_checkpoint(save_tiny(tmp_path / "full", model_type, fused=fused))
+    layers = score_checkpoint(checkpoint, TOKENS, ("ean",)).layers
+    full = load_model(checkpoint.folder)
+    for keep, drop_total, load in ((2, None, load_model), (None, 7, load_pruned)):
+        plan = plan_of(checkpoint.mixtures, layers, "ean", "min", keep, drop_total)
+        assert plan.padded == (keep is None)
+        (out := tmp_path / f"kept_{keep}").mkdir()
+        write_pruned(checkpoint, plan, out)
+        pruned = open_checkpoint(out)
+        assert pruned.layout == checkpoint.layout
+        assert pruned.stored.keys() <= checkpoint.stored.keys()
+        assert pruned.config["num_local_experts"] == len(plan.slots[0])
+        with masked(routers(full), dropped(plan, 8)):
+            want = logits(full)
+        torch.testing.assert_close(logits(load(out)), want, rtol=0, atol=2e-5)
+        loss = torch.nn.functional.cross_entropy(want[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+        assert score_checkpoint(pruned, TOKENS, ("euf",)).loss == pytest.approx(float(loss), abs=2e-6)
 
 
 def test_shards_other_files_and_layers_after_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 ABOUT = "Rank and drop the experts of a local Hugging Face checkpoint."
-KINDS = "folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3"
+KINDS = "folder of a checkpoint: Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 or -V3, gpt-oss, GraniteMoE or Phi-3.5-MoE"
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=ABOUT)
 
 Model = Annotated[Path, typer.Argument(help=KINDS)]

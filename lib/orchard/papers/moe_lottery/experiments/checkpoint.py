@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orchard.data import Source
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint, of_config, open_checkpoint
+from orchard.papers.moe_lottery.integrations.families import routers
 from orchard.papers.moe_lottery.integrations.layerwise import DEFAULT, memory_bound
 from orchard.papers.moe_lottery.integrations.prune import load_pruned
 from orchard.papers.moe_lottery.integrations.tiny import save_tiny
@@ -77,7 +78,7 @@ def largest_differences(
     """Largest difference of a logit from the masked full model: of what stock `transformers` loads from the pruned folder, and
     of what `load_pruned` loads. All three models are built: only for those that fit in memory."""
     dropped = {one.place: [e for e in range(one.num_experts) if e not in kept[one.name]] for one in full.mixtures}
-    with masked(whole := load_model(full.folder), dropped):
+    with masked(routers(whole := load_model(full.folder)), dropped):
         want = logits_of(whole, tokens)
     found = {"transformers": load_model(pruned), "load_pruned": load_pruned(pruned)}
     return {name: float((logits_of(model, tokens) - want).abs().max()) for name, model in found.items()}

@@ -7,8 +7,9 @@ A checkpoint is a folder: `config.json`, and the weights in one file `model.safe
                  model.layers.i.block_sparse_moe.experts.j.{w1,w3,w2}.weight    (what transformers writes by default)
     fused        model.layers.i.mlp.experts.{gate_up_proj [n, 2f, d], down_proj [n, d, f]}          (as in memory)
 
-with the router in `....gate.weight` [n, d] and, in DeepSeek-V3, `....gate.e_score_correction_bias` [n]. The model itself is
-built on the meta device, where it takes no memory; a layer gets its weights from the disk while it is needed.
+with the router in `....gate.weight` [n, d] and, in DeepSeek-V3, `....gate.e_score_correction_bias` [n]; `families` knows where a model
+type differs. The model itself is built on the meta device, where it takes no memory; a layer gets its weights from the disk while it
+is needed.
 """
 
 from __future__ import annotations
@@ -27,25 +28,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from orchard.errors import closest
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, mixture_layers
+from orchard.papers.moe_lottery.integrations.families import EXPERT, FAMILIES, HALVES, Family, Mixture, mixtures
+from orchard.papers.moe_lottery.method.dropping import ExpertsError
 from orchard.pretrained.folder import import_transformers, load_config
 
-COUNT_KEYS = {  # model type -> the key of config.json that holds the number of experts
-    "mixtral": "num_local_experts",
-    "olmoe": "num_experts",
-    "qwen2_moe": "num_experts",
-    "qwen3_moe": "num_experts",
-    "deepseek_v2": "n_routed_experts",
-    "deepseek_v3": "n_routed_experts",
-}
-BLOCK = r"(?P<block>model\.layers\.(?P<layer>\d+)\.(?:mlp|block_sparse_moe))"
-EXPERT = re.compile(
-    BLOCK + r"\.experts\.(?P<expert>\d+)\.(?P<matrix>w1|w2|w3|gate_proj|up_proj|down_proj)\.(?P<kind>weight)"
-)
-FUSED = re.compile(BLOCK + r"\.experts\.(?P<matrix>gate_up_proj|down_proj)")
-ROUTER = re.compile(BLOCK + r"\.gate\.(?P<kind>weight|e_score_correction_bias)")
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
-HALVES = {"w1": 0, "gate_proj": 0, "w3": 1, "up_proj": 1}  # place in gate_up_proj
 MASK_FILE = "orchard_experts.json"  # which slots are padding, and the original numbers of all of them
 
 
@@ -75,7 +62,7 @@ class Checkpoint:
         parameters = _parameters(self.model, self.layers)
         self.shapes = {name: value.shape for name, value in parameters.items()}
         self.sources = _sources(self, parameters) if self.stored else {}
-        self.mixtures = mixture_layers(self.model)
+        self.mixtures = mixtures(self.model)
         self.originals, self.padding = _slots(self)
         stored = self.stored and _dtype(self.stored["model.embed_tokens.weight"].dtype)
         self.dtype: torch.dtype = getattr(self.model.config, "dtype", None) or stored or torch.bfloat16
@@ -85,15 +72,21 @@ class Checkpoint:
         return str(self.config["model_type"])
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
     def layout(self) -> str:
-        """How experts are stored: "fused" or "one by one"."""
-        return "one by one" if any(EXPERT.fullmatch(name) for name in self.stored) else "fused"
+        """How experts are stored: "one by one", "fused", or "fused under other names" than in memory."""
+        if any(EXPERT.fullmatch(name) for name in self.stored):
+            return "one by one"
+        return "fused" if self.sources.keys() <= self.stored.keys() else "fused under other names"
 
     @property
     def vocab_size(self) -> int:
         return int(self.model.config.vocab_size)
 
-    def mixture_of(self, number: int) -> MixtureLayer | None:
+    def mixture_of(self, number: int) -> Mixture | None:
         """The mixture in decoder layer `number`, or None where that layer is dense."""
         prefix = f"model.layers.{number}."
         return next((layer for layer in self.mixtures if layer.name.startswith(prefix)), None)
@@ -105,8 +98,9 @@ class Checkpoint:
 
     def read(self, name: str, device: str | torch.device = "cpu") -> Tensor:
         """A parameter of the model, in the model's type, assembled where experts are stored one by one."""
-        keep = getattr(self.model, "_keep_in_fp32_modules_strict", None) or ()
-        dtype = torch.float32 if name.rsplit(".", 1)[-1] in keep else self.dtype
+        keep = self.model._keep_in_fp32_modules_strict
+        keep = keep | self.model._keep_in_fp32_modules if self.dtype == torch.float16 else keep
+        dtype = torch.float32 if keep.intersection(name.split(".")) else self.dtype
         names = self.sources[name]
         with ExitStack() as stack:
             files = {path: opened(stack, path) for path in {self.stored[source].file for source in names}}
@@ -147,13 +141,18 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     config = _json(folder / "config.json")
     stored = _stored(folder)
     kind = config.get("model_type")
-    if kind not in COUNT_KEYS:
+    if kind not in FAMILIES:
         if not any(".experts." in name for name in stored):
             raise ExpertsError(
                 f"{folder} has the model type {kind!r} and no experts: it is a dense model, and there is nothing to drop"
             )
         raise ExpertsError(
-            f"{folder} has the model type {kind!r}, whose layout of experts is not known here: {closest(str(kind), COUNT_KEYS)}"
+            f"{folder} has the model type {kind!r}, whose layout of experts is not known here: {closest(str(kind), FAMILIES)}"
+        )
+    if packed := next((name for name in stored if name.endswith(("_proj_blocks", "_proj_scales"))), None):
+        raise ExpertsError(
+            f"{stored[packed].file} holds {packed}, a tensor of MXFP4: dequantise the checkpoint first, in transformers with "
+            "from_pretrained(..., quantization_config=Mxfp4Config(dequantize=True)) and save_pretrained(..., save_original_format=False)"
         )
     if "quantization_config" in config:
         raise ExpertsError(
@@ -229,14 +228,6 @@ def _parameters(model: Any, layers: list[nn.Module]) -> dict[str, Tensor]:
     return found
 
 
-def in_model(name: str) -> str:
-    """The name in the model of a tensor on the disk."""
-    if found := EXPERT.fullmatch(name):
-        matrix = "gate_up_proj" if found["matrix"] in HALVES else "down_proj"
-        name = f"{found['block']}.experts.{matrix}"
-    return name.replace(".block_sparse_moe.", ".mlp.")
-
-
 def beyond(name: str, num_layers: int) -> bool:
     """Whether a tensor belongs to a layer after the last one: those that predict further tokens (DeepSeek-V3), which
     `transformers` leaves out."""
@@ -249,7 +240,7 @@ def _sources(checkpoint: Checkpoint, expected: dict[str, Tensor]) -> dict[str, l
     folder, stored, num_layers = checkpoint.folder, checkpoint.stored, len(checkpoint.layers)
     sources: dict[str, list[str]] = defaultdict(list)
     for name in stored:
-        mapped = in_model(name)
+        mapped = checkpoint.family.in_model(name)
         if mapped in expected:
             sources[mapped].append(name)
         elif not (beyond(name, num_layers) or name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"):

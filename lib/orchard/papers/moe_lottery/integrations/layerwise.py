@@ -29,9 +29,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchard.papers.moe_lottery.integrations.checkpoint import Checkpoint
-from orchard.papers.moe_lottery.method.collect import Collector, LayerStatistics
+from orchard.papers.moe_lottery.integrations.families import Mixture, Watcher, routers
+from orchard.papers.moe_lottery.method.collect import LayerStatistics
 from orchard.papers.moe_lottery.method.criteria import COLUMNS, CRITERIA, chosen, criterion
-from orchard.papers.moe_lottery.method.dropping import ExpertsError, MixtureLayer, masked, swapped, worst
+from orchard.papers.moe_lottery.method.dropping import ExpertsError, masked, swapped, worst
 from orchard.train.hardware import choose
 
 T = TypeVar("T")
@@ -72,8 +73,9 @@ def check_criteria(names: Sequence[str]) -> None:
         if criterion(name).cost == "backward":
             raise ExpertsError(
                 f"criterion {name!r} needs gradients of the whole model, which a pass layer by layer does not have: choose one of "
-                f"{', '.join(n for n, c in CRITERIA.items() if c.cost != 'backward')}; or, where the model fits in memory, load it with "
-                "transformers and call orchard.papers.moe_lottery.method.collect(..., gradients=True)"
+                f"{', '.join(n for n, c in CRITERIA.items() if c.cost != 'backward')}; or, where the model fits in memory and "
+                "its routers are called gate, load it with transformers and call "
+                "orchard.papers.moe_lottery.method.collect(..., gradients=True)"
             )
 
 
@@ -95,7 +97,8 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     `sums`     running sums of the largest mixture
     `batch`    activations of one batch in the largest layer, the statistics' float32 copies of the rows, and the logits
     `runtime`  code that PyTorch loads at its first use, and blocks that the allocator keeps (a constant, measured generously)
-    `criteria` float64 copies that criteria make: of the weights of one expert, or of a piece of those of all; `ews_matched`: of all
+    `criteria` float64 copies that criteria make: of the weights of one expert, or of a piece of those of all; `ews_matched`: of all;
+               and, of gpt-oss, all weights in the layout of the other families
     """
     config, size = checkpoint.model.config, checkpoint.dtype.itemsize
     layers = [checkpoint.bytes(f"model.layers.{i}.") for i in range(len(checkpoint.layers))]
@@ -103,15 +106,18 @@ def memory_bound(checkpoint: Checkpoint, batch_size: int, length: int, criteria:
     tokens, dim, vocab = batch_size * length, int(config.hidden_size), checkpoint.vocab_size
     sums = work = rows = 0
     for mixture in checkpoint.mixtures:
-        n, f = mixture.num_experts, int(mixture.experts.down_proj.shape[2])
+        n, f = mixture.num_experts, mixture.experts.down_proj[0].numel() // dim
         expert = 3 * f * dim
         sums = max(sums, n * vocab * 4 + 8 * (3 * n * dim + n * n + 5 * n))
         one = (40 if "wsr" in criteria else 28) * expert if set(ONE_BY_ONE) & set(criteria) else 0
         every = (size + 16) * n * expert if "ews_matched" in criteria else 16 * n * min(COLUMNS, 2 * f * dim)
-        work = max(work, one, every, 10 * n * vocab)
-        rows = max(rows, tokens * mixture.top_k * (size * (3 * dim + 4 * f) + 16 * dim) + 8 * tokens * n)
+        work = max(work, (size * n * expert if mixture.turned else 0) + max(one, every, 10 * n * vocab))
+        own = size * (5 * dim + 6 * f) if mixture.turned else 0
+        rows = max(rows, tokens * mixture.top_k * (size * (3 * dim + 4 * f) + own + 16 * dim) + 8 * tokens * n)
     wide = max(s[0] for name, s in checkpoint.shapes.items() if ".layers." in name and len(s) == 2)
     attention = tokens * (size + 4) * (6 * dim + 8 * wide) + 6 * length * length
+    if config._attn_implementation == "eager":  # gpt-oss: all weights of all heads
+        attention += 5 * size * tokens * length * int(config.num_attention_heads)
     logits = 4 * PIECE * vocab * 4
     terms = {
         "weights": max(parts), "files": max(parts), "sums": sums, "batch": max(attention, rows) + logits,
@@ -165,7 +171,7 @@ def score_checkpoint(
 
 def run_layers(
     checkpoint: Checkpoint, tokens: Int[Tensor, "sequences length"],
-    use: Callable[[MixtureLayer, LayerStatistics], T], *, batch_size: int = 4, device: str = "cpu",
+    use: Callable[[Mixture, LayerStatistics], T], *, batch_size: int = 4, device: str = "cpu",
     scratch: str | Path | None = None, progress: Callable[[str], None] = lambda line: None,
 ) -> Passed[T]:  # fmt: skip
     """Pass `tokens` through the model; `use` sees each mixture and its statistics while its weights are in memory, and what it
@@ -196,7 +202,7 @@ def run_layers(
         for number in range(len(checkpoint.layers)):
             mixture = checkpoint.mixture_of(number)
             with checkpoint.layer(number, device) as layer:
-                collector = Collector([mixture] if mixture else [], checkpoint.vocab_size)
+                collector = Watcher([mixture] if mixture else [], checkpoint.vocab_size)
                 with _alone(checkpoint, layer, number, mixture, device), collector.watching():
                     for start in starts:
                         collector.tokens = tokens[start : start + batch_size]
@@ -215,15 +221,18 @@ def run_layers(
 def _loss(checkpoint: Checkpoint, hidden: _HiddenStates, tokens: Tensor, batch_size: int, device: str) -> float:
     """Mean next-token loss in nats: final norm, output matrix, cross-entropy, a few positions at a time."""
     norm = checkpoint.model.model.norm
-    norm.load_state_dict({"weight": checkpoint.read("model.norm.weight", device)}, assign=True)
+    parts = {name.removeprefix("model.norm."): name for name in checkpoint.sources if name.startswith("model.norm.")}
+    norm.load_state_dict({name: checkpoint.read(full, device) for name, full in parts.items()}, assign=True)
     tied = "lm_head.weight" not in checkpoint.sources
     head = checkpoint.read("model.embed_tokens.weight" if tied else "lm_head.weight", device)
+    bias = checkpoint.read("lm_head.bias", device) if "lm_head.bias" in checkpoint.sources else None
+    scale = float(getattr(checkpoint.model.config, "logits_scaling", 1.0))
     total, count = 0.0, 0
     for start in range(0, len(tokens), batch_size):
         ids = tokens[start : start + batch_size].to(device)
         rows, target = norm(hidden.read(start, len(ids)).to(device))[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         for one, wanted in zip(rows.split(PIECE), target.split(PIECE), strict=True):
-            total += float(F.cross_entropy(F.linear(one, head).float(), wanted, reduction="sum"))
+            total += float(F.cross_entropy(F.linear(one, head, bias).float() / scale, wanted, reduction="sum"))
         count += target.numel()
     norm.to("meta")
     return total / max(1, count)
@@ -231,21 +240,21 @@ def _loss(checkpoint: Checkpoint, hidden: _HiddenStates, tokens: Tensor, batch_s
 
 @contextmanager
 def _alone(
-    checkpoint: Checkpoint, layer: nn.Module, number: int, mixture: MixtureLayer | None, device: str
+    checkpoint: Checkpoint, layer: nn.Module, number: int, mixture: Mixture | None, device: str
 ) -> Iterator[None]:
     """The model as one layer without a final norm; the padding of its mixture is masked."""
     base, config = checkpoint.model.model, checkpoint.model.config
     types = getattr(config, "layer_types", None)
     one = {"num_hidden_layers": 1} | ({} if types is None else {"layer_types": [types[number]]})
-    hidden = masked(layer, {0: checkpoint.padding[mixture.place]}) if mixture else nullcontext()
+    hidden = masked(routers(layer), {0: checkpoint.padding[mixture.place]}) if mixture else nullcontext()
+    parts: dict[str, Any] = {"layers": nn.ModuleList([layer]), "norm": nn.Identity()}
+    parts |= {"embedding_multiplier": 1.0} if number and hasattr(base, "embedding_multiplier") else {}  # Granite's
     base.rotary_emb.to(device)
-    with swapped(base, layers=nn.ModuleList([layer]), norm=nn.Identity()), swapped(config, **one), hidden:
+    with swapped(base, **parts), swapped(config, **one), hidden:
         yield
 
 
-def _scores(
-    layer: MixtureLayer, stats: LayerStatistics, criteria: Sequence[str], generator: torch.Generator
-) -> LayerScores:
+def _scores(layer: Mixture, stats: LayerStatistics, criteria: Sequence[str], generator: torch.Generator) -> LayerScores:
     scores: dict[str, Tensor] = {}
     orders: dict[tuple[str, str], list[int]] = {}
     for name in criteria:
@@ -265,7 +274,7 @@ def _scores(
     return LayerScores(layer.place, layer.name, stats.tokens, stats.count.cpu(), mass, scores, orders)
 
 
-def _order(layer: MixtureLayer, name: str, scores: Tensor, direction: str) -> list[int]:
+def _order(layer: Mixture, name: str, scores: Tensor, direction: str) -> list[int]:
     try:
         return worst(scores, len(scores), direction)
     except ValueError as error:

@@ -24,17 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchard.errors import OrchardError
-from orchard.papers.moe_lottery.integrations.checkpoint import (
-    COUNT_KEYS,
-    EXPERT,
-    FUSED,
-    MASK_FILE,
-    ROUTER,
-    Checkpoint,
-    beyond,
-    open_checkpoint,
-    opened,
-)  # fmt: skip
+from orchard.papers.moe_lottery.integrations.checkpoint import MASK_FILE, Checkpoint, beyond, open_checkpoint, opened
+from orchard.papers.moe_lottery.integrations.families import EXPERT, PER_EXPERT, routers
 from orchard.papers.moe_lottery.integrations.layerwise import LayerScores
 from orchard.papers.moe_lottery.method.criteria import criterion
 from orchard.papers.moe_lottery.method.dropping import (
@@ -237,7 +228,7 @@ def load_pruned(folder: str | Path) -> Any:
     model = load_model(checkpoint.folder)
     if any(checkpoint.padding):
         mask = ExitStack()  # never closed: the model holds it
-        mask.enter_context(masked(model, {place: slots for place, slots in enumerate(checkpoint.padding) if slots}))
+        mask.enter_context(masked(routers(model), dict(enumerate(checkpoint.padding))))
         model.orchard_mask = mask
     return model
 
@@ -250,7 +241,7 @@ def _renamed(checkpoint: Checkpoint, name: str, slots: dict[str, list[int]]) -> 
         ids = slots[found["layer"]]
         if (expert := int(found["expert"])) in ids:
             yield f"{found['block']}.experts.{ids.index(expert)}.{found['matrix']}.{found['kind']}", None
-    elif (found := FUSED.fullmatch(name) or ROUTER.fullmatch(name)) and found["layer"] in slots:
+    elif (found := PER_EXPERT.fullmatch(checkpoint.family.in_model(name))) and found["layer"] in slots:
         yield name, slots[found["layer"]]
     else:
         yield name, None
@@ -275,7 +266,7 @@ def _shards(checkpoint: Checkpoint, written: Sequence[tuple[str, str, list[int] 
 
 def _write_config(checkpoint: Checkpoint, count: int, folder: Path, fewer_layers: bool) -> None:
     config = dict(checkpoint.config)
-    for key in {COUNT_KEYS[checkpoint.model_type], *(set(EXPERT_COUNTS) & set(config))}:
+    for key in {checkpoint.family.count, *(set(EXPERT_COUNTS) & set(config))}:
         config[key] = count
     for key in MORE_LAYERS:
         if fewer_layers and key in config:

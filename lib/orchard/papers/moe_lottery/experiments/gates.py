@@ -66,8 +66,8 @@ def harmless(tables: Tables) -> Found:
 
 
 def _harmless(harm: float, rates: pd.DataFrame, by: list[str]) -> Found:
-    ends = rates.groupby(by)["learning_rate"].agg(["min", "max"])
     chosen = rates[rates["chosen"]].set_index(by)["learning_rate"]
+    ends = rates.groupby(by)["learning_rate"].agg(["min", "max"]).loc[chosen.index]
     edges = int(((chosen == ends["min"]) | (chosen == ends["max"])).sum())
     words = f"the full model's loss changes by at most {harm:+.4f} with the same tokens ({HARM:g} allowed)"
     return bool(harm <= HARM and not edges), f"{words}, {edges} of {len(chosen)} rates on the edge of their grid"

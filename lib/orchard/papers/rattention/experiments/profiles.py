@@ -172,7 +172,7 @@ PROFILES: dict[str, Profile] = {
     # Every arm is tuned by itself, at a seed that no compared model has; what it costs stands in NOTES.md.
     "laptop": Profile(
         **SMALL, batch_size=16, steps=1500, tuning_steps=300, seeds=(0, 1, 2), main_seeds=(0, 1, 2, 3, 4), own_rates=True,
-        arms=("full_rope", *(f"{kind}@{w}" for kind in ("swa", "rattn", "swa_mem") for w in (8, 16, 32))),
+        arms=("full_rope", *(f"{kind}@{w}" for kind in ("swa", "rattn", "swa_mem") for w in (8, 16, 32)), "swa@64"),
         learning_rates=(3e-3, 6e-3, 12e-3), eval_windows=400,
         ablation=Ablation(
             steps=400, batch_size=16, seeds=(0, 1, 2), eval_windows=200, factors=(0.5, 1.0, 2.0), drift_tokens=1024,

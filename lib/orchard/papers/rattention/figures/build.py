@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from orchard import plot
 from orchard.kernels.residual import feature_map, residual_linear_attention
@@ -41,15 +44,32 @@ def coverage(length: int = 24, window: int = 5, delay: int | None = None) -> Fig
     return titled(made, f"{once:.0%} of the past is seen by exactly one branch")
 
 
-def feature_map_table(scale: float = 1.0, dim: int = 16, draws: int = 512) -> pd.DataFrame:
-    """Entropy of each half of the softmax feature map for random vectors of a given scale, beside the largest possible."""
+def feature_map_table(dim: int = 16, draws: int = 512) -> pd.DataFrame:
+    """Entropy of each half of the softmax feature map for random vectors of every scale."""
     x = torch.randn(draws, dim, generator=torch.Generator().manual_seed(0))
     rows = []
-    for factor in np.geomspace(0.1, 10, 25):
-        phi = feature_map(x * float(factor * scale), "softmax").unflatten(-1, (2, dim))
-        entropy = -(phi * phi.clamp_min(1e-30).log()).sum(-1).mean()
-        rows.append({"scale": float(factor * scale), "entropy": float(entropy), "arm": "softmax", "seed": 0})
+    for scale in np.geomspace(0.1, 10, 25).tolist():
+        entropy = float(_entropy(feature_map(x * scale, "softmax").unflatten(-1, (2, dim))).mean())
+        rows.append({"scale": scale, "entropy": entropy, "arm": "softmax", "seed": 0})
     return pd.DataFrame(rows)
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    return torch.special.entr(shares).sum(-1)
+
+
+def features(temperature: float = 1.0, dim: int = 16) -> Figure:
+    """Both halves of φ(x / temperature) for one x of unit variance: flat when it is hot, one entry each when it is cold."""
+    x = torch.randn(dim, generator=torch.Generator().manual_seed(0))
+    halves = feature_map(x / temperature, "softmax").unflatten(-1, (2, dim))
+    made, (axes,) = plot.figure()
+    at = np.arange(1, dim + 1)
+    for shift, name, half in zip((-0.2, 0.2), ("softmax(x / τ)", "softmax(−x / τ)"), halves, strict=True):
+        axes.bar(at + shift, half.numpy(), width=0.4, label=name)
+    axes.set(xlabel="channel of x", ylabel="entry of φ", ylim=(0, 1), xticks=at)
+    axes.legend(loc="upper right")
+    near, far = _entropy(halves).tolist()
+    return titled(made, f"τ = {temperature:g}: entropy {near:.2f} and {far:.2f} of {math.log(dim):.2f} nats")
 
 
 def norm_jump_table(length: int = 48, window: int = 15, scale: float = 1.0) -> pd.DataFrame:
@@ -75,9 +95,9 @@ def norm_jump(length: int = 48, window: int = 15, scale: float = 1.0) -> Figure:
     return titled(made, f"silent up to t = {min(window, length - 1)}, of unit size behind its norm from then on")
 
 
-def feature_entropy(scale: float = 1.0) -> Figure:
+def feature_entropy() -> Figure:
     """Small inputs give a flat map, large ones a one-hot map; unit variance lies between."""
-    table, label = feature_map_table(scale), "standard deviation of the input"
+    table, label = feature_map_table(), "standard deviation of the input"
     made = plot.learning_curves(table, x="scale", y="entropy", x_label=label, y_label="entropy of φ (nats)")
     at = np.interp(1.0, table["scale"], table["entropy"])
     return titled(made, f"{at:.2f} nats at a standard deviation of one, {table['entropy'].max():.2f} where it is flat")

@@ -273,7 +273,7 @@ def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     paper["rise"] = np.log(paper["value"].astype(float) / full)
     rows = _main(table)
     rows = rows[rows["strategy"].isin(("one_shot", "iterative", "lottery")) & (rows["criterion"] != "none")]
-    rise = rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0]
+    rise = rows["loss"] - _main(table).loc[lambda own: own["strategy"] == "full", "loss"].mean()
     here = rows.assign(rise=rise, strategy=rows["strategy"].map(STRATEGY_NAMES))
     columns = ["who", "criterion", "strategy", "s", "rise"]
     both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])

@@ -247,9 +247,13 @@ def same_size(table: pd.DataFrame) -> Figure:
     made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
     for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):
         means = part.groupby("arm")["loss"].mean().sort_values()
-        dots = {"order": list(means.index), "color": PALETTE[0], "alpha": 0.5, "size": 4}
-        seaborn.stripplot(part, x="loss", y="arm", ax=axes, **dots)
+        for place, arm in enumerate(means.index):
+            losses = part.loc[part["arm"] == arm, "loss"]
+            around = place + np.linspace(-0.2, 0.2, len(losses))
+            axes.plot(losses, around, "o", color=PALETTE[0], alpha=0.5, markersize=3)
         axes.plot(means, range(len(means)), "|", color=INK, markersize=11)
+        axes.set_yticks(range(len(means)), list(means.index))
+        axes.set_ylim(len(means) - 0.5, -0.5)
         axes.grid(False, axis="y")
         axes.set(title=f"s = {s:g} %", xlabel="test loss (nats/byte)", ylabel="")
     roomy(made)

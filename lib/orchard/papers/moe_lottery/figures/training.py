@@ -157,8 +157,11 @@ def leave_one_out_by_domain(table: pd.DataFrame, split: str = "test") -> Figure:
     grids = [own[own["domain"] == name].pivot(index="layer", columns="expert", values="increase") for name in names]
     norm = log_norm(np.stack([grid.to_numpy() for grid in grids]))
     figure = _panels(names, grids, norm, "expert that is left out", "loss more\n(nats/byte)", log=True)
-    dearest = own.loc[own.groupby("domain")["increase"].idxmax()].drop_duplicates(["layer", "expert"])
-    return headline(figure, f"{len(dearest)} experts are the dearest one of {len(names)} domains (one model)")
+    known = own.dropna(subset=["increase"])  # a domain without test bytes has no costs
+    dearest = known.loc[known.groupby("domain")["increase"].idxmax()].drop_duplicates(["layer", "expert"])
+    return headline(
+        figure, f"{len(dearest)} experts are the dearest one of {known['domain'].nunique()} domains (one model)"
+    )
 
 
 def _panels(

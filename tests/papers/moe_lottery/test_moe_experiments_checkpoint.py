@@ -75,4 +75,4 @@ def test_importance_is_the_order_of_dropping(ranking: tuple[pd.DataFrame, pd.Dat
     assert table.groupby(["criterion", "layer"])["importance"].max().eq(1).all()
     assert len(figures.importance(table).axes) == 3  # two maps and a colour bar
     drawn = figures.checkpoint_agreement(ranking[1])
-    assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["ewn", "rwn", "ean"]
+    assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["EWN", "RWN", "EAN"]

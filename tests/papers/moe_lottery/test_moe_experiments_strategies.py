@@ -166,7 +166,7 @@ def test_figures_are_drawn_from_the_tables(tables):
     claims = [claim for claim in load_claims(root() / "papers" / "moe_lottery") if claim.id in ("M5", "M8")]
     table_of_claims = evidence.evidence(tables.__getitem__, claims)
     assert len(evidence.shown(table_of_claims).axes) == 2
-    assert evidence.seen(table_of_claims)["M8"].startswith("M8: < 0.1 in ")
+    assert evidence.seen(table_of_claims)["M8"].startswith("M8: mean < 0.1 in ")
     lines = {line.get_label(): line for line in drawn[0].axes[0].get_lines()}
     means = table[(table["criterion"] == "random") & (table["strategy"] == "lottery")].groupby("s")["loss"].mean()
     assert lines["lottery"].get_ydata().tolist() == pytest.approx(means.tolist())

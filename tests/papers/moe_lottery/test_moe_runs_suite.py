@@ -263,7 +263,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Figure]] = {
     ),
     "specialisation": lambda t: training_figures.specialisation(t["specialisation"]),
     "load_and_coverage": lambda t: training_figures.load_and_coverage(t["specialisation"]),
-    "trust": lambda t: figures.trust(t["trust"]),
+    "trust": lambda t: figures.trust(t["trust"], t["spearman"]),
     "agreement": lambda t: figures.agreement(t["agreement_of_criteria"]),
     "scatter": lambda t: figures.scatter(t["importance"], ["ean", "rwn", "ege", "evtc"]),
     "maps": lambda t: figures.maps(t["importance"], ["ean", "rwn", "ecc"]),

@@ -14,10 +14,11 @@ from orchard import plot
 from orchard.data import ByteTokenizer
 from orchard.nn import Decoder, MixtureOfExperts
 from orchard.nn.moe import Dispatch
+from orchard.papers.moe_lottery.figures.training import headline
 from orchard.papers.moe_lottery.method.collect import Collector
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.dropping import masked, mixture_layers, route
-from orchard.plot.style import GREY
+from orchard.plot.style import GREY, PALETTE
 
 EXAMPLES = (
     "import numpy as np", "The colour of the", '{"id": 4051, "city":', "8 + 7 => 15\n1 + 12 =>", "Returns the value"
@@ -73,7 +74,7 @@ def counting_table() -> pd.DataFrame:
         rows += [{"criterion": name, "tokens": tokens, "score": score} for name, score in scores.items()]
     table = pd.DataFrame(rows)
     first = table.groupby("criterion")["score"].transform("first")
-    names = {"ean": "ean: equation 13", "ean_row": "ean_row: sum of row norms", "man": "man: mean row norm"}
+    names = {"ean": "EAN: equation 13", "ean_row": "EAN row: sum of row norms", "man": "MAN: mean row norm"}
     return table.assign(score=table["score"] / first, criterion=table["criterion"].map(names))
 
 
@@ -81,13 +82,13 @@ def counting_table() -> pd.DataFrame:
 def counting(table: pd.DataFrame) -> Figure:
     """How three readings of "activation norm" grow with the number of tokens that an expert sees."""
     made, (axes,) = plot.figure()
-    for name, rows in table.groupby("criterion"):
-        axes.plot(rows["tokens"], rows["score"], marker="o", label=str(name))
+    for (name, rows), colour, marker in zip(table.groupby("criterion"), PALETTE, "os^", strict=False):
+        axes.plot(rows["tokens"], rows["score"], marker=marker, color=colour, label=str(name))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set(xlabel="tokens routed to the expert", ylabel="score, relative to 8 tokens")
     made.legend(loc="outside lower center", ncols=1)
-    return made
+    return headline(made, "two of three readings of the activation norm grow with usage")
 
 
 @plot.use_style()
@@ -95,13 +96,14 @@ def savings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Mixtral-8x7B: share of parameters and of FLOPs per token that is left, against experts dropped."""
     made, (axes,) = plot.figure()
     flops = table["GFLOPs per token"] / table["GFLOPs per token"].iloc[0]
-    axes.plot(table["s (%)"], table["memory (%)"] / 100, marker="o", label="parameters")
-    axes.plot(table["s (%)"], flops, marker="s", label="FLOPs per token")
+    axes.plot(table["s (%)"], table["memory (%)"] / 100, marker="o", color=PALETTE[0], label="parameters")
+    axes.plot(table["s (%)"], flops, marker="s", color=PALETTE[1], label="FLOPs per token")
     memory = published[published["metric"] == "memory (×)"]
     axes.plot(memory["s"], memory["value"], "D", color=GREY, markerfacecolor="white", label="memory, paper")
     axes.set(xlabel="experts dropped (%)", xticks=table["s (%)"], ylabel="share of the full model", ylim=(0, 1.05))
-    made.legend(loc="outside lower center", ncols=3)
-    return made
+    axes.tick_params(axis="x", labelsize=6)
+    made.legend(loc="outside lower center", ncols=2)
+    return headline(made, "Mixtral-8x7B by counting: memory falls with the experts, FLOPs per token stay")
 
 
 @torch.no_grad()
@@ -133,4 +135,4 @@ def routing(table: pd.DataFrame, num_experts: int) -> Figure:
         axes.set_yticks(range(0, num_experts, max(1, num_experts // 4)))
         axes.set_xticks(range(len(text)), ["⏎" if c == "\n" else "␣" if c == " " else c for c in text], fontsize=6.5)
     panels[-1].set_xlabel("byte of the text (white to dark blue: weight 0 to 1)")
-    return made
+    return headline(made, f"{num_experts} experts (rows), two for each byte (columns)")

@@ -29,7 +29,7 @@ LOOKS = {
     "ean": Look(PALETTE[0], "o"), "ege": Look(PALETTE[1], "s"), "euf": Look(PALETTE[2], "^"), RANDOM: Look(PALETTE[4], "D"),
     FULL: Look(INK, "*"),
 }  # fmt: skip
-TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: PALETTE[3]}
+TINTS = {CORRECT: PALETTE[2], WRONG: PALETTE[1], UNPARSEABLE: "#5c5c5c"}
 # Rows of the paper's Table 4 and our arms.
 TABLE_4 = {
     FULL: "full model", "ean": "ean min lottery", "2:4 magnitude": "magnitude 2:4", "2:4 wanda": "Wanda 2:4", "2:4 random": "random 2:4",
@@ -66,7 +66,12 @@ def capability_grid(table: pd.DataFrame, helps: Sequence[str] | None = None) -> 
             panel.set_xlim(-4, 79)
             panel.tick_params(labelbottom=place == len(rows) - 1, labelleft=column == 0)
     shared_legend(made, axes)
-    return made
+    half = exact[(exact["s"] == HALF) & (exact["task"] == NAME) & (exact["arm"] == "ean") & exact["help"].isin(rows)]
+    means = half.groupby("help")["value"].mean()
+    if means.empty:
+        return made
+    words = f"with half of the experts gone by EAN, no help of these brings {NAME} above {means.max():.0%}"
+    return headline(made, words)
 
 
 def _lines(panel: Axes, table: pd.DataFrame) -> None:
@@ -100,7 +105,9 @@ def error_bars(table: pd.DataFrame, tasks: Sequence[str] = (NAME, CHOOSE)) -> Fi
         shares.plot.barh(stacked=True, width=0.78, color=[*TINTS.values()], legend=False, ax=panel, **edge)
         _bars(panel, task, "answers (%)", labels=panel is axes[0])
     shared_legend(made, axes)
-    return made
+    lost = means.xs(NAME)[UNPARSEABLE].drop(FULL, level="arm", errors="ignore").groupby("s").mean()
+    words = ", ".join(f"{share:.0f} % at s = {s:g} %" for s, share in lost.items())
+    return headline(made, f"{NAME}: answers that cannot be read, mean over arms: {words}")
 
 
 def _bars(panel: Axes, task: str, label: str, labels: bool) -> None:
@@ -140,7 +147,11 @@ def recovery_bars(table: pd.DataFrame, arm: str = "ean", tasks: Sequence[str] = 
     tick = Line2D([], [], marker="|", color=TINTS[UNPARSEABLE], linestyle="none", label=label)
     handles: list[Artist] = [*axes[0].containers, tick]  # type: ignore[list-item]
     made.legend(handles=handles, loc="outside lower center", ncols=3)
-    return made
+    gaps = own[own["task"] == tasks[0]].groupby("help")["gap"].mean()
+    least, most = (
+        f"{100 * gap:.0f} points ({help})" for gap, help in ((gaps.min(), gaps.idxmin()), (gaps.max(), gaps.idxmax()))
+    )
+    return headline(made, f"{tasks[0]}: the gap to the full model is between {least} and {most}")
 
 
 LINES = {  # capability, metric -> legend, colour, marker
@@ -163,6 +174,7 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
             own = found[(found["arm"] == arm) & (found["task"] == task) & (found["metric"] == metric)]
             if not own.empty:
                 means = 100 * own.groupby("s")["drop"].mean()
+                panel.plot(own["s"], 100 * own["drop"], ".", color=tint, markersize=2, alpha=0.5)
                 panel.plot([0, *means.index], [0, *means], marker + "-", color=tint, label=label, markersize=3.5)
         panel.axhline(100, color=INK, linestyle=":", linewidth=0.9)
         panel.set_title(ARMS[arm])
@@ -173,7 +185,10 @@ def relative_drops(table: pd.DataFrame, arms: Sequence[str] = ("ean", "ege", "eu
     axes[0].set_ylabel("relative drop (%)")
     shared_legend(made, axes)
     tasks = found["task"].nunique()
-    return headline(made, f"of {len(CAPABILITY)} tasks {tasks} can be judged: the full model is above guessing there")
+    return headline(
+        made,
+        f"{tasks} of {len(CAPABILITY)} tasks can be judged (the full model is above guessing); above 100 %: below guessing",
+    )
 
 
 @use_style()

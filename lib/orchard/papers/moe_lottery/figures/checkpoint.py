@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from orchard import plot
-from orchard.papers.moe_lottery.figures.training import correlation_map, layer_map
+from orchard.papers.moe_lottery.figures.suite import title
+from orchard.papers.moe_lottery.figures.training import correlation_map, headline, layer_map
 from orchard.plot import use_style
 
 
@@ -27,13 +29,13 @@ def importance_table(ranking: pd.DataFrame, criteria: list[str]) -> pd.DataFrame
 def importance(table: pd.DataFrame) -> Figure:
     """Importance by layer (downwards) and expert, one map per criterion."""
     criteria = list(pd.unique(table["criterion"]))
-    made, axes = plot.figure(width=7.0, height=1.9, columns=len(criteria))
+    made, axes = plot.figure(width=5.2, height=1.7, columns=len(criteria))
     for place, (criterion, panel) in enumerate(zip(criteria, axes, strict=True)):
         grid = table[table["criterion"] == criterion].pivot(index="layer", columns="expert", values="importance")
         image = layer_map(panel, grid, Normalize(0, 1), y_label="layer" if place == 0 else "")
-        panel.set(title=criterion, xlabel="expert")
-    made.colorbar(image, ax=axes, label="importance in its layer", pad=0.02)
-    return made
+        panel.set(title=criterion.upper(), xlabel="expert")
+    made.colorbar(image, ax=axes, label="importance\nin its layer", pad=0.02)
+    return headline(made, "bright: kept longest, dark: dropped first")
 
 
 @use_style()
@@ -42,6 +44,7 @@ def checkpoint_agreement(table: pd.DataFrame) -> Figure:
     names = list(pd.unique(table["a"]))
     grid = table.pivot(index="a", columns="b", values="spearman").loc[names, names]
     made, (axes,) = plot.figure(width=4.6, height=3.8)
-    correlation_map(axes, grid, names, label="rank correlation within a layer")
+    correlation_map(axes, grid, [title(name) for name in names], label="rank correlation within a layer")
     axes.set(xlabel="criterion", ylabel="criterion")
-    return made
+    pairs = grid.to_numpy()[np.triu_indices(len(grid), 1)]
+    return headline(made, f"{(pairs > 0.8).sum()} of {len(pairs)} pairs go together (ρ > 0.8)")

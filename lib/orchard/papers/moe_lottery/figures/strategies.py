@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.moe_lottery.experiments.strategies import main_shape as _main
-from orchard.papers.moe_lottery.figures.training import headline, shared_legend
+from orchard.papers.moe_lottery.figures.training import headline, roomy, shared_legend
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, Look
 from orchard.stats import paired_bootstrap
 
@@ -45,28 +45,33 @@ def _each(rows: pd.DataFrame, by: str = "s") -> pd.Series:
 @plot.use_style()
 def strategy_curves(table: pd.DataFrame) -> Figure:
     """Test loss against the share of experts dropped, a panel per criterion: strategies as lines, controls with the lottery's tokens
-    as single points, the full model as horizontal line. Dots are draws (random) or models."""
+    as single points, the full model as horizontal line; below, what was fine-tuned on a scale of its own. Dots are draws (random) or
+    models."""
     rows = _main(table)
     shown = [name for name in CRITERIA if name in set(rows["criterion"])]
-    made, panels = plot.figure(WIDE, 2.7, columns=len(shown))
+    made, panels = plot.figure(WIDE, 4.2, rows=2, columns=len(shown))
+    above, below = panels[: len(shown)], panels[len(shown) :]
     full = rows.loc[rows["strategy"] == "full", "loss"].mean()
-    for name, axes in zip(shown, _shared(panels), strict=True):
+    for name, axes in zip([*shown, *shown], [*_shared(above), *_shared(below)], strict=True):
         axes.axhline(full, color=INK, linewidth=0.8, linestyle=":", label=STRATEGY_NAMES["full"])
         for strategy, look in list(LOOKS.items())[:-1]:
             own = "none" if strategy == "full_tokens" else name
             part = rows[(rows["criterion"] == own) & (rows["strategy"] == strategy)]
             if not part.empty:
                 _line(axes, _each(part), look, STRATEGY_NAMES[strategy], joined=not strategy.endswith("_tokens"))
-        axes.set_title(CRITERIA[name])
-        axes.set_xlabel("experts dropped, s (%)")
+        axes.set_title(CRITERIA[name] + (", fine-tuned" if axes in below else ""))
+        axes.set_xlabel("experts dropped, s (%)" if axes in below else "")
         axes.xaxis.set_major_locator(FixedLocator([12.5, 25, 37.5, 50, 62.5, 75]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    panels[0].set_ylabel("test loss (nats/byte)")
+    tuned = rows.loc[rows["strategy"].isin(["lottery", "full_tokens"]), "loss"]
+    margin = 0.08 * (tuned.max() - tuned.min())
+    below[0].set_ylim(tuned.min() - margin, tuned.max() + margin)
+    for axes in (above[0], below[0]):
+        axes.set_ylabel("test loss (nats/byte)")
     shared_legend(made, panels, 4)
-    tokens = rows.loc[rows["strategy"] == "full_tokens", "loss"].mean()
-    return headline(
-        made, f"the full model, untouched: {full:.3f} nats/byte, with the most tokens of a control {tokens:.3f}"
-    )
+    last = rows[rows["s"] == rows["s"].max()].groupby(["criterion", "strategy"])["loss"].mean()
+    ends = [f"{_short(name)} {last[name, 'lottery']:.2f} and {last[name, 'one_shot_tokens']:.2f}" for name in shown]
+    return headline(made, f"at s = {rows['s'].max():g} %, lottery and one-shot + equal tokens: {', '.join(ends)}")
 
 
 def _shared(panels: list[Axes]) -> list[Axes]:
@@ -90,7 +95,8 @@ def _line(axes: Axes, each: pd.Series, look: Look, label: str, joined: bool) -> 
 
 def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Loss of strategy `first` minus that of `second` with its interval, for every criterion and s where both were measured:
-    columns criterion, s, label, effect, low, high, draws, wins (draws, or models, in which `first` has the lower loss)."""
+    columns criterion, s, label, effect, low, high, draws, wins (draws, or models, in which `first` has the lower loss), and the effects
+    of the single `models`."""
     index = ["criterion", "s", "seed", "draw", "unit"]
     rows = _main(units)
     rows = rows[rows["strategy"].isin((first, second))]
@@ -103,6 +109,7 @@ def differences(units: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
         found.append({
             "criterion": criterion, "s": s, "label": f"{_short(criterion)}, {s:g} %", "effect": interval.estimate, "low": interval.low,
             "high": interval.high, "draws": groups.ngroups, "wins": int((groups.mean() < 0).sum()),
+            "models": part.groupby("seed")["gap"].mean().tolist(),
         })  # fmt: skip
     table = pd.DataFrame(found)
     place = table["criterion"].map(list(CRITERIA).index)
@@ -119,13 +126,19 @@ def order_matters(effects: pd.DataFrame, further: float) -> Figure:
     common = set(parts[kinds[0]]["label"]) & set(parts[kinds[1]]["label"])
     parts = {kind: part[part["label"].isin(common)] for kind, part in parts.items()}
     made, panels = plot.figure(WIDE, 0.9 + 0.23 * len(common), columns=2)
+    roomy(made)
     for (kind, part), axes in zip(parts.items(), panels, strict=True):
-        plot.forest(part, x_label="lottery − other, test loss (nats/byte)", axes=axes)
+        plot.forest(part, x_label="lottery − other (nats/byte)", axes=axes)
+        for place, effects_of in enumerate(part["models"]):
+            axes.plot(effects_of, [place + 0.22] * len(effects_of), "o", color=INK, markersize=1.8, label="one model")
         axes.axvline(further, color=GREY, linestyle=":", linewidth=0.9, label="full model, with − without the tokens")
         axes.set_title(f"against {STRATEGY_NAMES[kind]}" + ("" if kind.endswith("tokens") else ", not fine-tuned"))
     shared_legend(made, panels)
     better = [f"{(part['high'] < 0).sum()} of {len(part)}" for part in parts.values()]
-    return headline(made, f"the lottery is better: {better[0]} (left), {better[1]} with equal tokens (right)")
+    return headline(
+        made,
+        f"the lottery is better (below 0) in {better[0]} on the left, in {better[1]} with equal tokens on the right",
+    )
 
 
 @plot.use_style()
@@ -147,7 +160,13 @@ def agreement_maps(sets: pd.DataFrame, s: float = 50.0) -> Figure:
         axes.set(title=f"{_short(kind)}: {STRATEGY_NAMES[first]} and {STRATEGY_NAMES[second]}")
     handles = [Patch(color=colour, label=name) for name, colour in SETS.items()]
     made.legend(handles=handles, loc="outside lower center", ncols=4, title=f"dropped by, s = {s:g} %")
-    return made
+    gone = (
+        _main(sets)
+        .query("s == @s")
+        .pivot(index=["model", "criterion", "layer", "expert"], columns="strategy", values="dropped")
+    )
+    alike = [f"{STRATEGY_NAMES[a]} and {STRATEGY_NAMES[b]} {(gone[a] == gone[b]).mean():.0%}" for a, b in pairs]
+    return headline(made, f"experts treated alike, all models: {', '.join(alike)} (maps: seed {rows['seed'].iloc[0]})")
 
 
 @plot.use_style()
@@ -173,15 +192,20 @@ def load_curves(table: pd.DataFrame, criterion: str = "ean") -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylabel("share of the choices (%)")
     shared_legend(made, panels, 4)
-    return made
+    lottery = _main(table).query("strategy == 'lottery'").drop_duplicates(["model", "criterion", "draw", "layer"])
+    even = f"{(lottery['cv_after'] < lottery['cv_before']).sum()} of {len(lottery)} layers of all lotteries"
+    return headline(
+        made, f"more even after fine-tuning: {even} (curves: {_short(criterion)}, seed {rows['seed'].iloc[0]})"
+    )
 
 
 @plot.use_style()
 def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Test loss at s = 75 % against tokens of fine-tuning after the last drop (log2 axis), with the loss before any; the paper's
+    """Test loss at s = 75 % against tokens of fine-tuning after the last drop (log2 axis), the loss before any in the legend; the paper's
     Table 5 on its own axes, since tokens and losses have other sizes there: compare the shapes."""
     rows = _main(table)
-    made, panels = plot.figure(WIDE, 2.4, columns=2)
+    made, panels = plot.figure(WIDE, 2.7, columns=2)
+    roomy(made)
     for strategy, part in rows.groupby("strategy", sort=False):
         look, each = LOOKS[str(strategy)], _each(part.assign(draw=0), "tokens")
         label = {"one_shot": "dropped at once", "lottery": "last round of the lottery", "full": "full model"}[
@@ -189,8 +213,7 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         ]
         tuned = each[each.index > 0]
         tuned.index = tuned.index / 1e3
-        _line(panels[0], tuned, look, label, joined=True)
-        panels[0].axhline(each.loc[0].mean(), color=look.colour, linestyle=":", label=f"{label}, 0 tokens")
+        _line(panels[0], tuned, look, f"{label} ({each.loc[0].mean():.2f} at 0 tokens)", joined=True)
     panels[0].set(ylabel="test loss (nats/byte)", title="here")
     paper = published[published["table"] == "Table 5"]
     thousands = paper["arm"].str.extract(r"([\d.]+) million")[0].astype(float) * 1e3
@@ -199,7 +222,7 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             thousands[part.index], np.log(part["value"].astype(float)), color=GREY, marker=marker, markerfacecolor="white",
             linestyle=line, label=f"Mixtral-8x7B {model} (paper)",
         )  # fmt: skip
-    panels[1].set(ylabel="log perplexity on C4 (nats/token)", title="Table 5 of the paper")
+    panels[1].set(ylabel="C4 loss (nats/token)", title="Table 5 of the paper")
     for axes, ticks in zip(panels, (rows.loc[rows["tokens"] > 0, "tokens"] / 1e3, thousands), strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens of fine-tuning (thousands)")
@@ -207,7 +230,11 @@ def saturation(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 1000 else f"{value:.0f}")
     shared_legend(made, panels, 2)
-    return made
+    ends = (
+        rows[rows["strategy"] != "full"].groupby(["strategy", "tokens"], sort=False)["loss"].mean().groupby("strategy")
+    )
+    falls = [f"{STRATEGY_NAMES[str(name)]} {loss.iloc[-2] - loss.iloc[-1]:.3f}" for name, loss in ends]
+    return headline(made, f"the last doubling of the tokens still brings, in nats/byte: {', '.join(falls)}")
 
 
 @plot.use_style()
@@ -220,12 +247,23 @@ def same_size(table: pd.DataFrame) -> Figure:
     made, panels = plot.figure(COLUMN if rows["s"].nunique() == 1 else WIDE, 2.9, columns=rows["s"].nunique())
     for (s, part), axes in zip(rows.groupby("s"), panels, strict=True):
         means = part.groupby("arm")["loss"].mean().sort_values()
-        dots = {"order": list(means.index), "color": PALETTE[0], "alpha": 0.5, "size": 4}
-        seaborn.stripplot(part, x="loss", y="arm", ax=axes, **dots)
+        for place, arm in enumerate(means.index):
+            losses = part.loc[part["arm"] == arm, "loss"]
+            around = place + np.linspace(-0.2, 0.2, len(losses))
+            axes.plot(losses, around, "o", color=PALETTE[0], alpha=0.5, markersize=3)
         axes.plot(means, range(len(means)), "|", color=INK, markersize=11)
+        axes.set_yticks(range(len(means)), list(means.index))
+        axes.set_ylim(len(means) - 0.5, -0.5)
         axes.grid(False, axis="y")
         axes.set(title=f"s = {s:g} %", xlabel="test loss (nats/byte)", ylabel="")
-    return made
+    roomy(made)
+    at = rows[rows["s"] == rows["s"].max()].groupby("strategy")["loss"].mean()
+    order = [
+        f"{STRATEGY_NAMES[name]} {at[name]:.2f}"
+        for name in ("small_scratch", "one_shot_tokens", "lottery")
+        if name in at
+    ]
+    return headline(made, f"s = {rows['s'].max():g} %, mean over criteria: {', '.join(order)} nats/byte")
 
 
 def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -239,7 +277,7 @@ def beside_table_2(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     paper["rise"] = np.log(paper["value"].astype(float) / full)
     rows = _main(table)
     rows = rows[rows["strategy"].isin(("one_shot", "iterative", "lottery")) & (rows["criterion"] != "none")]
-    rise = rows["loss"] - table.loc[table["strategy"] == "full", "loss"].iloc[0]
+    rise = rows["loss"] - _main(table).loc[lambda own: own["strategy"] == "full", "loss"].mean()
     here = rows.assign(rise=rise, strategy=rows["strategy"].map(STRATEGY_NAMES))
     columns = ["who", "criterion", "strategy", "s", "rise"]
     both = pd.concat([paper.assign(who="paper")[columns], here.assign(who="here")[columns]])

@@ -18,7 +18,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from orchard import plot
 from orchard.papers.moe_lottery.experiments.ranks import LEAVE_ONE_OUT as ORACLE
 from orchard.papers.moe_lottery.experiments.ranks import by_layer
-from orchard.papers.moe_lottery.figures.training import correlation_map, headline, layer_map, of_model, shared_legend
+from orchard.papers.moe_lottery.figures.training import (
+    correlation_map,
+    headline,
+    layer_map,
+    of_model,
+    roomy,
+    shared_legend,
+)
 from orchard.papers.moe_lottery.method.criteria import CRITERIA
 from orchard.papers.moe_lottery.method.criteria import GROUPS as CRITERIA_GROUPS
 from orchard.plot.style import INK, PALETTE
@@ -36,7 +43,7 @@ def title(criterion: str) -> str:
     if criterion == "naee":
         return "NAEE"
     if criterion == ORACLE:
-        return "leave-one-out (true cost)"
+        return "true cost"
     if criterion not in CRITERIA:
         return criterion.replace("_", " ")
     first, _, rest = criterion.partition("_")
@@ -46,6 +53,7 @@ def title(criterion: str) -> str:
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure with a row for every criterion, from the top."""
     figure, (axes,) = plot.figure(height=0.85 + 0.145 * len(names))
+    roomy(figure)
     axes.set_yticks(range(len(names)), [title(name) for name in names], fontsize=6.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -53,8 +61,9 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 @plot.use_style()
-def trust(table: pd.DataFrame) -> Figure:
-    """Rank correlation of every criterion with leaving one out, with intervals, best first; the band is chance."""
+def trust(table: pd.DataFrame, by_layer: pd.DataFrame) -> Figure:
+    """Rank correlation of every criterion with leaving one out, with intervals, best first; the band is chance. A small dot is a model,
+    the mean over its layers of `by_layer`."""
     shown = table[table["criterion"] != "random"].sort_values("rho", ascending=False, na_position="last")
     figure, axes = _rows(list(shown["criterion"]))
     chance = table[table["criterion"] == "random"].iloc[0]
@@ -63,9 +72,14 @@ def trust(table: pd.DataFrame) -> Figure:
     colours = shown["group"].map(GROUPS)
     axes.hlines(range(len(shown)), shown["low"], shown["high"], color=colours, linewidth=1.5)
     axes.scatter(shown["rho"], range(len(shown)), color=colours, s=14, zorder=3)
-    axes.set(xlim=(-1.02, 1.02), xlabel="Spearman's ρ with leave-one-out (95 % interval)")
-    handles = [Patch(color=GROUPS[name], label=name) for name in (*CRITERIA_GROUPS, "oracle")]
-    handles.append(Patch(color=BAND, label="random order"))
+    each = by_layer.groupby(["criterion", "model"])["rho"].mean().reset_index()
+    axes.scatter(each["rho"], each["criterion"].map(list(shown["criterion"]).index), color=INK, s=3, zorder=4)
+    axes.set(xlim=(-1.02, 1.02), xlabel="Spearman's ρ with the true cost")
+    handles: list[Patch | Line2D] = [Patch(color=GROUPS[name], label=name) for name in (*CRITERIA_GROUPS, "oracle")]
+    handles += [
+        Patch(color=BAND, label="random order"),
+        Line2D([], [], color=INK, marker="o", markersize=2, linestyle="none", label="one model"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
     scored = shown[shown["group"] != "oracle"]
     return headline(
@@ -81,6 +95,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     order = [*sorted(present, key=lambda name: CRITERIA_GROUPS.index(CRITERIA[name].group)), ORACLE]
     grid = table.pivot(index="first", columns="second", values="rho").loc[order, order]
     figure, (axes,) = plot.figure(height=3.9)
+    roomy(figure)
     label = "Spearman's ρ, mean over layers"
     correlation_map(axes, grid, [title(name) for name in order], orientation="horizontal", aspect=30, label=label)
     axes.tick_params(labelsize=5.5)
@@ -88,7 +103,8 @@ def agreement(table: pd.DataFrame) -> Figure:
         last = len(groups) - groups[::-1].index(group)
         axes.axhline(last, color=INK, linewidth=0.6)
         axes.axvline(last, color=INK, linewidth=0.6)
-    return figure
+    pairs = grid.to_numpy()[np.triu_indices(len(grid), 1)]
+    return headline(figure, f"{(pairs > 0.8).sum()} of {len(pairs)} pairs go together (ρ > 0.8)")
 
 
 @plot.use_style()
@@ -114,7 +130,7 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
     shared_legend(figure, axes[:1], 8, above="layer")
     figure.supxlabel("rank of the score in its layer", fontsize=8)
     figure.supylabel("loss more without it (nats/byte)", fontsize=8)
-    return figure
+    return headline(figure, f"the model of seed {own['seed'].iloc[0]}; ρ is the mean over its layers")
 
 
 def _mean(curves: pd.DataFrame) -> pd.DataFrame:
@@ -137,9 +153,9 @@ def _background(axes: Axes, table: pd.DataFrame) -> None:
     axes.fill_between(
         random.index, random["min"], random["max"], color=BAND, linewidth=0, label="range of random draws"
     )
-    axes.plot(random.index, random["mean"], color=DRAWS, linewidth=1)
+    axes.plot(random.index, random["mean"], color=DRAWS, linewidth=1, label="mean of random draws")
     oracle = _line(table, ORACLE, "min")
-    axes.plot(oracle["s"], oracle["loss"], color=INK, linewidth=1.4, label="by leave-one-out")
+    axes.plot(oracle["s"], oracle["loss"], color=INK, linewidth=1.4, label="by true cost")
     axes.set(xlabel="dropped experts s (%)", ylabel="test loss (nats/byte)", xlim=(0, 76))
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75]))
 
@@ -147,7 +163,7 @@ def _background(axes: Axes, table: pd.DataFrame) -> None:
 @plot.use_style()
 def curves(table: pd.DataFrame) -> Figure:
     """Figure 4: test loss against the share s of dropped experts, a panel per group, a line per criterion of the paper and direction."""
-    mean = _mean(of_model(table))
+    mean = _mean(table)
     figure, axes = plot.figure(width=5.2, height=5.2, rows=2, columns=2)
     for place, (panel, group) in enumerate(zip(axes, CRITERIA_GROUPS, strict=True)):
         _background(panel, mean)
@@ -166,36 +182,40 @@ def curves(table: pd.DataFrame) -> Figure:
     handles = [
         Line2D([], [], color=INK, linewidth=0.8, label="smallest first"),
         Line2D([], [], color=INK, linestyle="--", linewidth=0.8, label="largest first"),
-        Line2D([], [], color=INK, linewidth=1.8, label="by leave-one-out"),
+        Line2D([], [], color=INK, linewidth=1.8, label="by true cost"),
         Patch(color=BAND, label="range of random draws"),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     area = mean[mean["criterion"].isin([*CRITERIA, "random"]) & (mean["budget"] == "per layer")]
     loss = area.groupby(["criterion", "direction"])["loss"].mean()
     ways = loss.drop("random", level="criterion")
-    words = f"{(ways < loss['random'].iloc[0]).sum()} of {len(ways)} criteria and directions keep more than random dropping (means over s)"
-    return headline(figure, words)
+    better = (
+        f"{(ways < loss['random'].iloc[0]).sum()} of {len(ways)} criteria and directions keep more than random dropping"
+    )
+    return headline(figure, f"{better} (means over s and {table['model'].nunique()} models)")
 
 
 @plot.use_style()
 def later_criteria(table: pd.DataFrame, names: Sequence[tuple[str, str]]) -> Figure:
     """Test loss against s for some criteria with their direction."""
-    mean = _mean(of_model(table))
-    figure, (axes,) = plot.figure(height=3.0)
+    mean = _mean(table)
+    figure, (axes,) = plot.figure(height=3.2)
     _background(axes, mean)
     for place, (name, direction) in enumerate(names):
         own = _line(mean, name, direction)
         axes.plot(own["s"], own["loss"], LINES[direction], marker="os^vDPX*"[place % 8], markersize=3, color=PALETTE[place % 10],
                   linewidth=1, label="NAEE" if name == "naee" else f"{direction.capitalize()}-{title(name)}")  # fmt: skip
     figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    loss = {way: _line(mean, *way)["loss"].mean() for way in names if (mean["criterion"] == way[0]).any()}
+    best = min(loss, key=lambda way: loss[way])
+    return headline(figure, f"{title(best[0])} keeps most (mean over s and {table['model'].nunique()} models)")
 
 
 @plot.use_style()
 def budgets(table: pd.DataFrame) -> Figure:
     """The same criterion with as many experts dropped from every layer, and with one ranking for all layers."""
-    mean = _mean(of_model(table))
-    figure, (axes,) = plot.figure(height=2.6)
+    mean = _mean(table)
+    figure, (axes,) = plot.figure(height=2.8)
     _background(axes, mean)
     names = pd.unique(mean.loc[mean["budget"] == "all layers", "criterion"])
     for colour, name in zip(PALETTE, names, strict=False):
@@ -203,7 +223,14 @@ def budgets(table: pd.DataFrame) -> Figure:
             own = _line(mean, name, "min", budget)
             axes.plot(own["s"], own["loss"], line, color=colour, label=f"{title(name)}, {budget}")
     figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    loss = (
+        mean[mean["criterion"].isin(names) & (mean["direction"] == "min")]
+        .groupby(["criterion", "budget"])["loss"]
+        .mean()
+        .unstack()
+    )
+    better = (loss["per layer"] < loss["all layers"]).sum()
+    return headline(figure, f"equal numbers per layer keep more for {better} of {len(loss)} criteria")
 
 
 def on_validation(curves: pd.DataFrame) -> pd.DataFrame:
@@ -219,25 +246,29 @@ def on_validation(curves: pd.DataFrame) -> pd.DataFrame:
 @plot.use_style()
 def pareto(table: pd.DataFrame) -> Figure:
     """Test loss against the experts that are kept: a dot for every criterion and direction, and the choices that one could make."""
-    own = of_model(table)
-    mean = _mean(own[own["budget"] == "per layer"])
-    figure, (axes,) = plot.figure(height=2.8)
+    mean = _mean(table[table["budget"] == "per layer"])
+    figure, (axes,) = plot.figure(height=3.0)
     for group in CRITERIA_GROUPS:
         part = mean[(mean["group"] == group) & mean["criterion"].isin(CRITERIA)]
         axes.plot(100 - part["s"], part["loss"], "o", color=GROUPS[group], markersize=2, alpha=0.6, label=group)
     chosen = (
         ("random, mean of the draws", mean[mean["criterion"] == "random"], "#8c8c8c", "s"),
-        ("best on validation text", on_validation(own), PALETTE[3], "D"),
-        ("leave-one-out", mean[mean["criterion"] == ORACLE], INK, "^"),
-        ("full model", _mean(own[own["criterion"] == "full"]), INK, "*"),
+        ("best on validation text", on_validation(table), PALETTE[3], "D"),
+        ("true cost", mean[mean["criterion"] == ORACLE], INK, "^"),
+        ("full model", _mean(table[table["criterion"] == "full"]), INK, "*"),
     )
     for label, rows, colour, marker in chosen:
         line = rows.groupby("s")["loss"].mean()
         size = 3.5 if len(line) > 1 else 8
         axes.plot(100 - line.index, line, color=colour, marker=marker, markersize=size, label=label)
     axes.set(xlabel="experts that are kept (%)", ylabel="test loss (nats/byte)")
+    axes.xaxis.set_major_locator(FixedLocator([25, 50, 75, 100]))
     figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    random = mean.loc[mean["criterion"] == "random", "loss"].mean()
+    gain = random - on_validation(table)["loss"].mean()
+    return headline(
+        figure, f"the best criterion on validation text is {gain:.2f} nats/byte better than random (mean over s)"
+    )
 
 
 @plot.use_style()
@@ -259,7 +290,7 @@ def maps(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
         spare.set_axis_off()
     figure.supxlabel("expert", fontsize=8)
     figure.supylabel("layer", fontsize=8)
-    return figure
+    return headline(figure, f"dark: low, bright: high, each map on its own scale (model of seed {own['seed'].iloc[0]})")
 
 
 @plot.use_style()
@@ -279,9 +310,11 @@ def regret(table: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], marker=marker, markerfacecolor=face, label=label, **look))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axvline(1, color="#8c8c8c", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("regret (0: the best set, 1: random dropping)")
+    axes.set_xlabel("regret (0: best, 1: random)")
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1)
-    return figure
+    return headline(
+        figure, f"one layer: {(mean['regret'] < 1).sum()} of {len(mean)} choices beat a random set (mean over models)"
+    )
 
 
 @plot.use_style()
@@ -303,13 +336,14 @@ def stability(table: pd.DataFrame) -> Figure:
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=6)
     axes[1].set_ylabel("Spearman's ρ between two disjoint samples")
     axes[2].set_xlabel("windows in a sample")
-    return figure
+    last = mean[mean["windows"] == mean["windows"].max()]["rho"]
+    return headline(figure, f"{(last > 0.8).sum()} of {len(last)} criteria repeat with ρ > 0.8 at the largest sample")
 
 
 @plot.use_style()
 def curve_and_mask(table: pd.DataFrame, dropped: pd.DataFrame, criterion: str, direction: str, s: float) -> Figure:
     """One criterion: its curve with the point at s, and which experts are gone there, with the round in which they went."""
-    mean, own = _mean(of_model(table)), of_model(dropped)
+    mean, own = _mean(of_model(table)), of_model(dropped)  # experts of one model
     order = own[(own["criterion"] == criterion) & (own["direction"] == direction)]
     rounds = order.pivot(index="layer", columns="expert", values="round")
     figure, (above, below) = plot.figure(height=2.6 + 0.1 * len(rounds), rows=2)

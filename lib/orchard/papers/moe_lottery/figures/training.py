@@ -14,6 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchard import plot
@@ -35,11 +36,23 @@ def headline(figure: Figure, words: str) -> Figure:
     return figure
 
 
+def roomy(figure: Figure) -> Figure:
+    """The figure with room for labels that come out wider than when its layout was made."""
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.06)
+    return figure
+
+
+@plot.use_style()
 def learning_curve(training: pd.DataFrame) -> Figure:
     """Validation loss against optimizer steps, a line per shape, bands over seeds."""
     part = training.dropna(subset=["validation_loss"])
     label = "validation loss (nats/byte)"
-    return plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label)
+    figure = plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label)
+    loss = part.groupby("step")["validation_loss"].mean()
+    fall = loss.iloc[-2] - loss.iloc[-1] if len(loss) > 1 else 0.0
+    return headline(figure, f"still falling at the end: by {fall:.3f} nats/byte since the measurement before")
 
 
 @plot.use_style()
@@ -55,9 +68,10 @@ def competence(router: pd.DataFrame, costs: pd.DataFrame, scratch: pd.DataFrame)
             "at most",
         ),
         ("dearest expert\n(nats/byte)", test["increase"].max(), DEAREST, "at least"),
-        ("from scratch, worse\nby (nats/byte)", worth_of_experts(scratch), WORTH, "at least"),
+        ("small from scratch:\nworse (nats/byte)", worth_of_experts(scratch), WORTH, "at least"),
     )
     figure, axes = plot.figure(height=1.9, columns=len(panels))
+    roomy(figure)
     for panel, (label, values, bound, side) in zip(axes, panels, strict=True):
         places = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0.0]
         panel.plot(places, values, "o", color=PALETTE[0], alpha=0.6)
@@ -117,14 +131,14 @@ def leave_one_out(table: pd.DataFrame, split: str = "test") -> Figure:
     """Increase of the loss without each expert: layer downwards, expert to the right, on a logarithmic colour scale."""
     own = of_model(table[(table["split"] == split) & (table["domain"] == "all")])
     grid = own.pivot(index="layer", columns="expert", values="increase")
-    figure, (axes,) = plot.figure(height=0.75 + 0.28 * len(grid))
+    figure, (axes,) = plot.figure(height=0.9 + 0.28 * len(grid))
     image = layer_map(axes, grid, log_norm(grid.to_numpy()), ".3f")
     axes.set_xlabel("expert that is left out")
     bar = figure.colorbar(image, ax=axes, pad=0.02, label="loss more\n(nats/byte)")
     _plain_ticks(bar.ax.yaxis, *image.get_clim())
     first = own.nlargest(1, "increase").iloc[0]
     words = f"expert {first['expert']} of layer {first['layer']} is missed most: {first['increase']:+.3f} nats/byte"
-    return headline(figure, words)
+    return headline(figure, f"{words} (model of seed {first['seed']})")
 
 
 def _plain_ticks(axis: Axis, low: float, high: float, mantissas: tuple[int, ...] = (1, 3)) -> None:
@@ -142,7 +156,12 @@ def leave_one_out_by_domain(table: pd.DataFrame, split: str = "test") -> Figure:
     names = list(pd.unique(own["domain"]))
     grids = [own[own["domain"] == name].pivot(index="layer", columns="expert", values="increase") for name in names]
     norm = log_norm(np.stack([grid.to_numpy() for grid in grids]))
-    return _panels(names, grids, norm, "expert that is left out", "loss more\n(nats/byte)", log=True)
+    figure = _panels(names, grids, norm, "expert that is left out", "loss more\n(nats/byte)", log=True)
+    known = own.dropna(subset=["increase"])  # a domain without test bytes has no costs
+    dearest = known.loc[known.groupby("domain")["increase"].idxmax()].drop_duplicates(["layer", "expert"])
+    return headline(
+        figure, f"{len(dearest)} experts are the dearest one of {known['domain'].nunique()} domains (one model)"
+    )
 
 
 def _panels(
@@ -151,7 +170,7 @@ def _panels(
 ) -> Figure:  # fmt: skip
     """Small maps, two in a row, with one colour bar; the place that is left over holds the bar."""
     rows = -(-(len(names) + 1) // 2)
-    figure, axes = plot.figure(height=0.35 + rows * (0.5 + 0.15 * len(grids[0])), rows=rows, columns=2)
+    figure, axes = plot.figure(height=0.65 + rows * (0.5 + 0.17 * len(grids[0])), rows=rows, columns=2)
     for place, (name, grid) in enumerate(zip(names, grids, strict=True)):
         image = layer_map(axes[place], grid, norm, number, y_label=y_label if place % 2 == 0 else "")
         axes[place].set_title(name)
@@ -173,10 +192,11 @@ def specialisation(table: pd.DataFrame) -> Figure:
     own = own.assign(share=own["share"] * own["expert"].nunique())
     grids = [own[own["layer"] == layer].pivot(index="domain", columns="expert", values="share") for layer in layers]
     top = max(float(grid.to_numpy().max()) for grid in grids)
-    return _panels(
+    figure = _panels(
         [f"layer {layer}" for layer in layers], grids, Normalize(0, top), "expert", "share of the domain\n(1: even)",
         y_label="", number=".1f",
     )  # fmt: skip
+    return headline(figure, f"experts get up to {top:.1f} times an even share of a domain (one model)")
 
 
 @plot.use_style()
@@ -192,7 +212,9 @@ def load_and_coverage(table: pd.DataFrame) -> Figure:
         image = layer_map(panel, grid, Normalize(0, float(grid.to_numpy().max())), number)
         figure.colorbar(image, ax=panel, pad=0.02, label=label)
     axes[1].set_xlabel("expert")
-    return figure
+    spread = own["load"].std(ddof=0)
+    words = f"load differs by {spread:.2f} of its mean, coverage by a factor of {own['coverage'].max() / own['coverage'].min():.1f}"
+    return headline(figure, f"{words} (one model)")
 
 
 @plot.use_style()

@@ -10,9 +10,9 @@ import pytest
 
 from orchard import publish
 from orchard.errors import BadInput, OrchardError
-from orchard.runs import Finished, Setting, identity
+from orchard.runs import Finished, Setting, identity, recipe
 from orchard.series import Series, _commit, _open, check_seeds, output_folder, planned, recipes
-from toy_runs import Square, corpus, tiny_lm
+from toy_runs import Square, Total, corpus, tiny_lm
 
 
 def squares(numbers: list[int]):
@@ -137,6 +137,14 @@ def test_what_is_asked_for_is_known_as_far_as_the_store_goes(series: Series) -> 
     series.table("staged")
     assert planned("rattention")["finished"].tolist() == [False, True, False, True, True]
     assert len(recipes("rattention", "smoke")[""]) == 5
+
+
+def test_recipes_know_what_is_contained_in_what_is_asked_for(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    def totals(setting, run) -> pd.DataFrame:
+        return pd.DataFrame([done.result for done in run([Total.Config(parts=[Square.Config(number=7)])])])
+
+    monkeypatch.setattr(series.experiments, "EXPERIMENTS", {"totals": totals})
+    assert recipe(Square.Config(number=7)) in recipes("rattention", "smoke")[""]
 
 
 @pytest.mark.parametrize("content", ['{"verdicts": [{"id": "C1", "verd', "{}", '{"verdicts": [{"id": "C1"}]}', "[]"])

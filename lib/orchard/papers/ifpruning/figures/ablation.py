@@ -53,7 +53,8 @@ def phase_maps(table: pd.DataFrame) -> Figure:
     wide = mixing.pivot(index="world", columns="arm", values="gain")
     both = wide.reindex(columns=[words("ifp"), words("moe")]).dropna()
     won = (both[words("moe")] > both[words("ifp")]).sum()
-    panels[1].set(xlabel="", ylabel="world", title=f"experts per token ahead of IFP in {won} of {len(both)}")
+    panels[1].set(xlabel="arm", ylabel="", title=f"experts per token ahead of IFP in {won} of {len(both)}")
+    panels[1].set_xticks(panels[1].get_xticks(), [arm.replace(" (", "\n(") for arm in wide.columns])
     scale = ScalarMappable(Normalize(-most, most), DIVERGING)
     made.colorbar(scale, ax=panels, label="gain over small dense (share)", pad=0.02)
     return made

@@ -65,7 +65,8 @@ def gain_explained(table: pd.DataFrame) -> Figure:
 
     Columns label, effect, low, high, seeds."""
     check_columns(table, {name: name for name in ("label", "effect", "low", "high", "seeds")}, "gain_explained")
-    counted = [f"{row.label} ({row.seeds} seed{'s' * (row.seeds > 1)})" for row in table.itertuples()]
+    plural = table["seeds"].map(lambda count: "seed" if count == 1 else "seeds")
+    counted = table["label"] + " (" + table["seeds"].astype(str) + " " + plural + ")"
     made, [axes] = plot.figure(WIDE, 0.8 + 0.22 * len(table))
     plot.forest(
         table.assign(label=counted), x_label="share of the gain: 0 is small dense, dashed (1) is IFP", axes=axes

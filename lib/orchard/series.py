@@ -391,12 +391,13 @@ def _known(series: Series) -> list[str]:
 
 
 def recipes(slug: str, profile: str) -> dict[str, set[str]]:
-    """Label -> recipes of the runs that a series asks for as its code is now, and of those that they contain. Runs that depend
-    on results which are not in the store are left out."""
+    """Label -> recipes of the runs that a series asks for as its code is now, and of those that they contain. Runs that depend on
+    results which are not in the store are left out."""
     found: dict[str, set[str]] = {}
-    for asked in _asked(_open(slug, "", profile, None, "auto", "local", "embedded", None, None)):
-        for cfg in (asked, *all_dependencies(asked)):
-            found.setdefault(cfg.label, set()).add(recipe(cfg))
+    asked = _asked(_open(slug, "", profile, None, "auto", "local", "embedded", None, None))
+    runs = {(run.label, run.fingerprint()): run for cfg in asked for run in [*all_dependencies(cfg), cfg]}
+    for (label, _), run in runs.items():
+        found.setdefault(label, set()).add(recipe(run))
     return found
 
 

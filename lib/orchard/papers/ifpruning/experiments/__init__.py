@@ -6,6 +6,7 @@ An experiment gives a tidy table in a setting and runs what the store lacks; the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -24,6 +25,7 @@ __all__ = ["CONTROLS", "EVIDENCE", "EXPERIMENTS", "GATES", "LAUNCH", "PROFILES",
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "published": checks.paper_numbers, "published_latency": checks.paper_latency, "paper_shapes": checks.published_shapes,
     "rates": rates, "arms": comparison.arms, "answers": comparison.answers, "curves": comparison.curves,
+    "null_curves": partial(comparison.curves, variant="null"),
     "mask_overlaps": comparison.mask_overlaps, "softtopk_checks": checks.softtopk_checks, "pruning_checks": checks.pruning_checks,
     "iterations": checks.iterations, "softtopk_speed": speed.softtopk_speed, "latency": speed.latency,
     "serving_replay": serving.serving_replay, "batches": serving.batches, "per_task": serving.per_task,

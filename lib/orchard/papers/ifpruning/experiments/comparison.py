@@ -71,11 +71,12 @@ def answers(setting: Setting, run: Runner) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def curves(setting: Setting, run: Runner) -> pd.DataFrame:
-    """One row per seed, arm and logged step of all stages of the first variant: stage, step (over all stages), loss (nats per token),
-    validation accuracy, and the gauge."""
-    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for cell, arm, cfg, _ in finished(setting, run)]
-    return pd.concat(tables, ignore_index=True)
+def curves(setting: Setting, run: Runner, variant: str = "win") -> pd.DataFrame:
+    """One row per seed, arm and logged step of all stages of a variant: stage, step (over all stages), loss (nats per token), validation
+    accuracy, and the gauge. Empty where a profile has no arm there."""
+    done = finished(setting, run, variant)
+    tables = [chain_metrics(cfg, run).assign(arm=arm, seed=cell.seed) for cell, arm, cfg, _ in done]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def chain_metrics(cfg: Train.Config, run: Runner) -> pd.DataFrame:

@@ -32,6 +32,7 @@ NO_INTERVAL = "no interval: the gap may be 0"
 READ = "ifp_sft_short"  # ifp without continued pre-training
 UNREAD = "ifp_unread"  # the same, whose predictor begins with new weights: it has to learn to read while it selects
 SHOWN = 128  # prompts on a map
+PLACES = {"win": "", "kin": ", where domains of a group share most facts and examples mix domains"}
 BASE, LARGE, METHOD, RANDOM = "dense_k", "dense_D", "ifp", "rand_mask"
 COMPARED = {  # minus these, and the claim that each decides
     "dense_k": " (C1)", "dense_k_long": " (C1f)", "dense_D": " (C3)", "dense_D_tag": "", "static": "", "static_kd": " (C2)", "moe": "",
@@ -132,6 +133,7 @@ def differences(setting: Setting, run: Runner) -> pd.DataFrame:
         ("IFP with masks of another domain (C6d)", METHOD, "swapped", "win"),
         ("small dense where all is shared (C1n)", "dense_k", "test", "null"),
         ("random masks by hash, kin domains (C2s)", "rand_lsh", "test", "kin"),
+        ("random masks, told the domain, kin domains", "rand_mask", "test", "kin"),
     ]
     rows = [
         _row(interval(table, [(METHOD, "test"), (arm, evaluation)], minus, variant), label=label, variant=variant,
@@ -163,8 +165,8 @@ def headline(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:
-    """What :func:`differences` says about selection, a sentence per control: does ifp beat random masks that read the prompt, random masks
-    that are told the domain, and conditioning without any selection? An interval that holds 0 shows no difference."""
+    """What :func:`differences` says about selection, a sentence per control and variant: does ifp beat random masks that read the prompt,
+    random masks that are told the domain, and conditioning without any selection? An interval that holds 0 shows no difference."""
     said = []
     for other, ahead, otherwise in (
         ("rand_lsh", "learned selection beats random masks that read the same prompts",
@@ -175,9 +177,11 @@ def conclusion(table: pd.DataFrame) -> list[str]:
         ("film_k", "conditioning a small decoder on the domain does not do the same",
          "conditioning a small decoder on the domain, without any mask, is not shown to be worse"),
     ):  # fmt: skip
-        for row in table[(table["other"] == other) & (table["variant"] == "win")].to_dict("records"):
+        for row in table[(table["other"] == other) & table["variant"].isin(PLACES)].to_dict("records"):
             points = f"{100 * row['effect']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-            said.append(f"IFP minus {words(other)}: {points}; {ahead if row['low'] > 0 else otherwise}.")
+            said.append(
+                f"IFP minus {words(other)}{PLACES[row['variant']]}: {points}; {ahead if row['low'] > 0 else otherwise}."
+            )
     return said
 
 

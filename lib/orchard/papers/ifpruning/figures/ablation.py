@@ -30,30 +30,41 @@ BANDS = {"within": (PALETTE[0], "o"), "related": (PALETTE[1], "s"), "other": (PA
 
 @plot.use_style()
 def phase_maps(table: pd.DataFrame) -> Figure:
-    """Gain over dense_k where domains share more (rows) and fewer instructions speak (columns); and by mix for mask and mixture.
+    """Gain over dense_k where domains share more (rows) and fewer instructions speak (columns); and of mixture and mask (columns) where one
+    example has several domains, and in every other world that has a mixture (rows).
 
-    Under each gain stand the right answers of the arm and of dense_k in per cent. White is no gain; means over seeds."""
+    Under each gain stand the right answers of the arm and of dense_k in per cent, and whether the masks became one. White is no gain;
+    means over seeds."""
     cell = ["diagram", "rho_all", "tagless", "mix", "arm"]
-    check_columns(table, {name: name for name in (*cell, "right", "gain", "seed")}, "phase_maps")
-    mean = table.groupby(cell, as_index=False)[["right", "gain"]].mean()
+    check_columns(table, {name: name for name in (*cell, "right", "gain", "across", "seed")}, "phase_maps")
+    mean = table.groupby(cell, as_index=False)[["right", "gain", "across"]].mean()
     cells = mean[mean["arm"] != "dense_k"].assign(arm=mean["arm"].map(words))
-    sharing, mixing = (cells[cells["diagram"] == name] for name in ("sharing", "mixing"))
-    sharing = sharing[sharing["arm"] == words("ifp")]
-    rows = max(sharing["rho_all"].nunique(), mixing["mix"].nunique(), 2)
+    sharing = cells[(cells["diagram"] == "sharing") & (cells["arm"] == words("ifp"))]
+    worlds = cells[(cells["arm"] == words("moe")) | (cells["diagram"] == "mixing")][cell[1:4]].drop_duplicates()
+    mixing = cells.merge(worlds).drop_duplicates(cell[1:]).assign(world=_world)
+    rows = max(sharing["rho_all"].nunique(), mixing["world"].nunique(), 2)
     made, panels = plot.figure(WIDE, 0.9 + 0.48 * rows, columns=2)
     most = max(0.05, cells["gain"].abs().max())
     _phase_map(panels[0], sharing, "rho_all", "tagless", most)
     axis = {"xlabel": "instructions that say nothing (share)", "ylabel": "facts that all domains share"}
     up, down = (sharing["gain"] > 0.02).sum(), (sharing["gain"] < -0.02).sum()
     panels[0].set(**axis, title=f"IFP: ahead in {up} of {len(sharing)} worlds, behind in {down}")
-    _phase_map(panels[1], mixing, "mix", "arm", most)
-    wide = mixing.pivot(index="mix", columns="arm", values="gain")
+    _phase_map(panels[1], mixing, "world", "arm", most)
+    wide = mixing.pivot(index="world", columns="arm", values="gain")
     both = wide.reindex(columns=[words("ifp"), words("moe")]).dropna()
     won = (both[words("moe")] > both[words("ifp")]).sum()
-    panels[1].set(xlabel="", ylabel="domains in one example", title=f"experts per token ahead in {won} of {len(both)}")
+    panels[1].set(xlabel="arm", ylabel="", title=f"experts per token ahead of IFP in {won} of {len(both)}")
+    panels[1].set_xticks(panels[1].get_xticks(), [arm.replace(" (", "\n(") for arm in wide.columns])
     scale = ScalarMappable(Normalize(-most, most), DIVERGING)
     made.colorbar(scale, ax=panels, label="gain over small dense (share)", pad=0.02)
     return made
+
+
+def _world(cells: pd.DataFrame) -> pd.Series:
+    told = [f"{mix} domain{'s' * (mix > 1)}\nin an example" for mix in cells["mix"]]
+    return pd.Series(told, cells.index).where(
+        cells["tagless"] == 0, cells["tagless"].map("{:.0%} of instructions\nsay nothing".format)
+    )
 
 
 def _phase_map(axes: Axes, cells: pd.DataFrame, row: str, column: str, most: float) -> None:
@@ -61,6 +72,8 @@ def _phase_map(axes: Axes, cells: pd.DataFrame, row: str, column: str, most: flo
 
     grid, right = (cells.pivot(index=row, columns=column, values=value) for value in ("gain", "right"))
     words = grid.map("{:+.2f}".format) + "\n" + right.map("{:.0%}".format) + " | " + (right - grid).map("{:.0%}".format)
+    one = cells.pivot(index=row, columns=column, values="across") >= COLLAPSED
+    words = words + one.replace({True: "\none mask for all", False: ""})
     drawn: dict[str, Any] = {"cmap": DIVERGING, "vmin": -most, "vmax": most, "cbar": False}
     sns.heatmap(grid, annot=words, fmt="", ax=axes, annot_kws={"fontsize": 6.5}, **drawn)
     for i, j in zip(*np.nonzero(grid.isna()), strict=True):
@@ -88,7 +101,8 @@ def spread_lines(table: pd.DataFrame) -> Figure:
         overlap.plot(mean.index, mean["across"], dashes, **drawn)
     for height, text, colour in ((COLLAPSED, "collapsed", INK), (table["chance"].iloc[0], "chance, k/D", GREY)):
         overlap.axhline(height, color=colour, linewidth=0.8, linestyle="--")
-        overlap.text(0.02, height - 0.06, text, transform=overlap.get_yaxis_transform(), color=colour, fontsize=6.5)
+        at: dict[str, Any] = {"transform": overlap.get_yaxis_transform(), "ha": "right"}
+        overlap.text(0.98, height - 0.1, text, color=colour, fontsize=6.5, **at)
     scores.set_ylabel("right answers (share)\nhollow: mask of another domain")
     overlap.set_ylabel("overlap across domains")
     for axes in (scores, overlap):
@@ -142,7 +156,7 @@ def one_change_dots(table: pd.DataFrame) -> Figure:
     right_of = axes.get_yaxis_transform()
     for place, value in enumerate(across):
         axes.text(1.01, place, f"{value:.2f}", transform=right_of, va="center", fontsize=6.5)
-    axes.text(1.01, -0.75, "across", transform=right_of, fontsize=6.5, color=GREY)
+    axes.text(1.01, -0.04, "overlap\nacross", transform=axes.transAxes, va="top", fontsize=6.5, color=GREY)
     axes.margins(x=0.12)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))

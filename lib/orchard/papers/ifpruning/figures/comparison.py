@@ -63,12 +63,18 @@ def arm_differences(table: pd.DataFrame) -> Figure:
 def gain_explained(table: pd.DataFrame) -> Figure:
     """The share of the gain of ifp that each control has, with intervals: 0 is dense_k, 1 (dashed) is ifp.
 
-    Columns label, effect, low, high."""
-    check_columns(table, {name: name for name in ("label", "effect", "low", "high")}, "gain_explained")
+    Columns label, effect, low, high, seeds."""
+    check_columns(table, {name: name for name in ("label", "effect", "low", "high", "seeds")}, "gain_explained")
+    plural = table["seeds"].map(lambda count: "seed" if count == 1 else "seeds")
+    counted = table["label"] + " (" + table["seeds"].astype(str) + " " + plural + ")"
     made, [axes] = plot.figure(WIDE, 0.8 + 0.22 * len(table))
-    plot.forest(table, x_label="share of the gain: 0 is small dense, dashed (1) is IFP", axes=axes)
+    plot.forest(
+        table.assign(label=counted), x_label="share of the gain: 0 is small dense, dashed (1) is IFP", axes=axes
+    )
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_title(f"{(table['effect'] >= 1).sum()} of {len(table)} controls gain as much as learned selection")
+    axes.set_title(
+        f"{(table['high'] >= 1).sum()} of {len(table)} controls are not shown to gain less than learned selection"
+    )
     return made
 
 

@@ -30,6 +30,9 @@ MOST_SETS = 10  # a map of more sets has no numbers written into its cells
 USUAL_LOW = 0.5  # of the colours, unless chance or a value lies below
 GREYS = ("#3d3d3d", "#757575", "#a8a8a8", "#d4d4d4")  # the parts of a request in the paper's bars
 COLOURS = (PALETTE[3], PALETTE[1], PALETTE[9], PALETTE[0])  # and in ours
+TIMED = {  # decoders of the experiment `latency`
+    "dense_D": "large dense", "dense_k": "small dense", "ifp": "IFP", "ifp_masked": "IFP, masked at full width", "moe": "experts per token",
+}  # fmt: skip
 
 
 def _sources(published: pd.DataFrame | None, ours: pd.DataFrame | None) -> list[tuple[bool, pd.DataFrame]]:
@@ -165,7 +168,7 @@ def recovery_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> 
 
 @plot.use_style()
 def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> Figure:
-    """Seconds of a request by part, models downwards: left to the first token (select, load, prefill), right all of it, with decoding.
+    """Times of a request by part, models downwards: left to the first token (select, load, prefill), right all of it, with decoding.
 
     Columns model, select, load, prefill, decode (seconds; select and load are 0 for a dense model) and, where models of several families
     are compared, family. The paper's times stand in the upper panels in grey, ours below: machines differ, and so do the axes."""
@@ -180,20 +183,21 @@ def latency_bars(published: pd.DataFrame, ours: pd.DataFrame | None = None) -> F
     for row, (paper, table) in enumerate(tables):
         check_columns(table, {name: name for name in ("model", *PARTS)}, "latency_bars")
         many = "family" in table and table["family"].nunique() > 1
-        labels = table["model"] + " (" + table["family"] + ")" if many else table["model"]
+        named = table["model"].replace(TIMED)
+        labels = named + " (" + table["family"] + ")" if many else named
         for column, shown in enumerate((PARTS[:-1], PARTS)):
             axes = panels[2 * row + column]
             left, drawn = np.zeros(len(table)), []
             for part, colour in zip(shown, GREYS if paper else COLOURS, strict=False):
-                seconds = table[part].to_numpy(dtype=float)
-                drawn.append(axes.barh(range(len(table)), seconds, left=left, color=colour, label=part))
-                left += seconds
+                times = table[part].to_numpy(dtype=float) * (1 if paper else 1e3)
+                drawn.append(axes.barh(range(len(table)), times, left=left, color=colour, label=part))
+                left += times
             axes.grid(False, axis="y")
             axes.margins(x=0.02)
             axes.set_yticks(range(len(table)), labels if column == 0 else [])
             axes.set_ylim(len(table) - 0.5, -0.5)
             whole, whose = ("until the first token", "whole request")[column], "paper" if paper else "ours"
-            axes.set(title=f"{whole}, {whose}", xlabel="seconds")
+            axes.set(title=f"{whole}, {whose}", xlabel="seconds" if paper else "milliseconds")
         handles += drawn
     by_column = [handles[part + row * len(PARTS)] for part in range(len(PARTS)) for row in range(len(tables))]
     made.legend(handles=by_column, loc="outside lower center", ncols=len(PARTS))

@@ -6,6 +6,7 @@ Tables are those of :mod:`orchard.papers.ifpruning.experiments.comparison` and `
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from orchard.papers.ifpruning.figures.looks import LOOKS, WIDE, in_words, taken_
 from orchard.papers.ifpruning.method.overlap import COLLAPSED, IN_USE
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
-SPEED = ("dense_k", "dense_D", "rand_mask", "ifp")  # arms of accuracy_curves
+SPEED = ("dense_k", "dense_D", "rand_mask", "ifp")
 PANELS: dict[str, tuple[str, ...]] = {
     "dense and static": ("dense_k", "dense_k_long", "dense_D", "static", "static_kd"),
     "masks from the prompt": ("dense_k", "ifp", "ifp_st", "ifp_contrast", "moe_seq"),
@@ -58,15 +59,15 @@ def stage_curves(table: pd.DataFrame) -> Figure:
 
 
 @plot.use_style()
-def accuracy_curves(table: pd.DataFrame) -> Figure:
+def accuracy_curves(table: pd.DataFrame, arms: Sequence[str] = SPEED) -> Figure:
     """Right answers to validation questions against steps, a thin line per seed and a thick one for their mean; columns step,
     validation_accuracy, arm, seed, stage. Dotted lines: stages end. Flat at the end means that steps are not what is missing."""
     names = ("step", "validation_accuracy", "arm", "seed", "stage")
     check_columns(table, {name: name for name in names}, "accuracy_curves")
     made, (axes,) = plot.figure(COLUMN, 3.0)
-    held = table[table["arm"].isin(SPEED)].dropna(subset=["validation_accuracy"])
-    given, last = plot.looks(SPEED, LOOKS), {}
-    for arm in SPEED:
+    held = table[table["arm"].isin(arms)].dropna(subset=["validation_accuracy"])
+    given, last = plot.looks(arms, LOOKS), {}
+    for arm in arms:
         own, look = held[held["arm"] == arm], given[arm]
         for _, one in own.groupby("seed"):
             axes.plot(one["step"], one["validation_accuracy"], color=look.colour, linewidth=0.5, alpha=0.5)

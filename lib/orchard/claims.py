@@ -142,6 +142,11 @@ class Verdict:
     def id(self) -> str:
         return self.claim.id
 
+    @property
+    def why(self) -> str:
+        """How many parts pass, and gate and control as they were found, a line each."""
+        return described(self.as_dict())["why"]
+
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON values; NaN becomes None, and infinite ends of an interval too."""
         flat = asdict(self) | {"id": self.id, "rule": self.claim.rule}
@@ -373,12 +378,12 @@ def tally(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """One row per verdict: id, verdict, scale, rule, threshold, effect, low, high, reason, metric, published, source, notebook, text."""
+    """One row per verdict: id, verdict, scale, rule, threshold, effect, low, high, why, metric, published, source, notebook, text."""
     return pd.DataFrame([
         {
             "id": found.id, "verdict": found.verdict, "scale": found.scale, "rule": found.claim.rule,
             "threshold": found.claim.threshold, "effect": found.effect,
-            "low": found.low, "high": found.high, "reason": found.reason, "metric": found.claim.metric,
+            "low": found.low, "high": found.high, "why": found.why, "metric": found.claim.metric,
             "published": found.claim.published, "source": found.claim.source, "notebook": found.claim.notebook,
             "text": found.claim.text,
         }

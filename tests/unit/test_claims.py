@@ -19,7 +19,6 @@ from orchard.claims import (
     ClaimError,
     Verdict,
     decide,
-    described,
     load_claims,
     print_verdicts,
     tally,
@@ -188,7 +187,7 @@ def test_nothing_is_supported_that_its_control_would_pass() -> None:
     found = decide(rule, good, "smoke", control=bad)
     assert found.verdict == "supported"
     assert found.control.startswith("fails it: -0.3")
-    assert described(found.as_dict())["why"] == f"2 of 2 parts pass\ncontrol: {found.control}"
+    assert found.why == f"2 of 2 parts pass\ncontrol: {found.control}"
     found = decide(rule, good, "smoke", control=good)
     assert found.verdict == "gate not met"
     assert found.reason == "the control does not fail; here 2 of 2 parts pass"
@@ -324,7 +323,7 @@ def test_the_table_and_the_print_show_every_verdict(capsys: pytest.CaptureFixtur
     ]
     table = verdict_table(verdicts)
     assert list(table["verdict"]) == ["supported", "refuted", "inconclusive", "out of reach here"]
-    assert {"id", "rule", "effect", "low", "high", "reason", "metric", "published", "text"} <= set(table.columns)
+    assert {"id", "rule", "effect", "low", "high", "why", "metric", "published", "text"} <= set(table.columns)
     print_verdicts(found.as_dict() for found in verdicts)
     shown = capsys.readouterr().out
     assert "1 supported, 1 refuted, 1 inconclusive, 1 out of reach here" in shown

@@ -225,7 +225,7 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| laptop | 1 | 0 |" in publish.results_table()
     card = publish.card_table("rattention")
     assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
-    assert "Gate: the reader is competent.<br>Control: random pairs. |" in publish.card_table("rattention")
+    assert "| 0.1, 1 seed | 2 of 2 parts pass<br>gate: 0.9 of 0.8 needed<br>control: fails it: -1 |" in card
     assert "**supported** at smoke scale" in publish.card_table("rattention")
     found = publish.outcome("rattention")
     assert found == "At smoke scale, findings: 1 supported."

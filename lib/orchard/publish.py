@@ -62,13 +62,18 @@ def committed(slug: str, profile: str, folder: Path | None = None) -> list[dict[
 def outdated(slug: str, profile: str) -> list[str]:
     """Notebooks whose committed results are older than the code, each with how many of its runs would be others now.
 
-    Nothing is said of smoke, whose numbers mean nothing, and of runs that depend on results which are not in the store.
+    Nothing is said of smoke, whose numbers mean nothing, and of labels of which fewer runs are known now than were made then: the
+    others depend on results that are not in the store.
     """
     results = committed(slug, profile) if profile != "smoke" else []
     now = recipes(slug, profile) if results else {}
+    then: dict[str, set[str]] = {}
+    for run in (run for result in results for run in result["runs"]):
+        then.setdefault(run["label"], set()).add(run["recipe"])
+    known = {label: found for label, found in now.items() if len(found) >= len(then.get(label, ()))}
     found = []
     for result in results:
-        changed = [run for run in result["runs"] if run["recipe"] not in now.get(run["label"], {run["recipe"]})]
+        changed = [run for run in result["runs"] if run["recipe"] not in known.get(run["label"], {run["recipe"]})]
         if changed:
             found.append(f"{result['notebook']} ({len(changed)} of {len(result['runs'])} runs)")
     return found

@@ -66,7 +66,9 @@ class Estimate:
 
     def remark(self, cfg: Run.Config, seconds: float) -> str:
         """What to say when a run has been computed: the time left, at the speed of the runs so far; nothing of an unknown run."""
-        labels = [cfg.label, cfg.run.label] if isinstance(cfg, Trial.Config) else [cfg.label]  # a trial computes its run
+        labels = (
+            [cfg.label, cfg.run.label] if isinstance(cfg, Trial.Config) else [cfg.label]
+        )  # a trial computes its run
         foreseen = [self._left[label].pop() for label in labels if self._left.get(label)]
         if not foreseen:
             return ""

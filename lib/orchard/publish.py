@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from orchard.card import read_card
@@ -159,24 +161,30 @@ def results_table() -> str:
 
 
 def card_table(slug: str) -> str:
-    """Every claim of a paper with its verdict in the largest committed profile, and what no profile has decided yet."""
+    """Every claim of a paper with its verdict in the largest committed profile, and what no profile has decided yet. A gate that
+    several claims have stands below the table, once."""
     largest = next((p for p in reversed(PROFILES) if committed(slug, p)), None)
     if largest is None:
         return "No results are committed yet.\n"
+    verdicts = [verdict for result in committed(slug, largest) for verdict in result["verdicts"]]
+    often = [gate for gate, count in Counter(v.get("gate") for v in verdicts).items() if gate and count > 1]
+    letters = dict(zip(often, ascii_uppercase, strict=False))
     rows = []
-    for result in committed(slug, largest):
-        for v in result["verdicts"]:
-            verdict = f"**{v['verdict']}**" + (f" at {v['scale']}" if v.get("scale") else "")
-            verdict += " (arithmetic)" if v["claim"].get("kind") == "arithmetic" else ""
-            said = described(v)
-            measured = ", ".join(filter(None, (said["measured"], said["seeds"])))
-            why = said["why"].replace("\n", "<br>")
-            rows.append([v["id"], v["claim"]["text"], v["claim"]["published"], verdict, measured, why])
+    for v in verdicts:
+        verdict = f"**{v['verdict']}**" + (f" at {v['scale'].partition(': ')[0]}" if v.get("scale") else "")
+        verdict += " (arithmetic)" if v["claim"].get("kind") == "arithmetic" else ""
+        said = described({**v, "gate": f"{letter}, below"} if (letter := letters.get(v.get("gate"))) else v)
+        measured = ", ".join(filter(None, (said["measured"], said["seeds"])))
+        why = said["why"].replace("\n", "<br>")
+        rows.append([v["id"], v["claim"]["text"], v["claim"]["published"], verdict, measured, why])
     rows.sort(key=lambda row: (len(row[0].rstrip("abc")), row[0]))
     header = ["", "claim", "published", "verdict", "measured [95 % interval]", "why"]
     older = outdated(slug, largest)
     warning = f"{OLDER}: {', '.join(older)}.\n\n" if older else ""
-    return f"Profile `{largest}`:\n\n{warning}" + _markdown(header, rows)
+    gates = "".join(f"- Gate **{letter}**: {gate}.\n" for gate, letter in letters.items())
+    sizes = sorted({size for v in verdicts if (size := (v.get("scale") or "").partition(": ")[2])})
+    title = f"Profile `{largest}`" + (f" ({'; '.join(sizes)})" if sizes else "")
+    return f"{title}:\n\n{warning}{_markdown(header, rows)}" + (f"\n{gates}" if gates else "")
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -223,6 +223,10 @@ def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
     assert "| 0.1, 1 seed | 2 of 2 parts pass<br>gate: 0.9 of 0.8 needed<br>control: fails it: -1 |" in card
     assert "**supported** at smoke scale" in publish.card_table("rattention")
+    results["laptop"][0]["verdicts"].append(verdict("C2", 0.1, 0.2))
+    assert publish.card_table("rattention").count("gate: A, below") == 2
+    assert publish.card_table("rattention").endswith("|\n\n- Gate **A**: 0.9 of 0.8 needed.\n")
+    results["laptop"][0]["verdicts"].pop()
     found = publish.outcome("rattention")
     assert found == "At smoke scale, findings: 1 supported."
     results.clear()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL, RECALLED
-from orchard.papers.rattention.figures.looks import dots, named, rule, titled, words
+from orchard.papers.rattention.figures.looks import dots, named, no_legend, rule, titled, words
 
 
 def means(units: pd.DataFrame) -> pd.DataFrame:
@@ -25,9 +27,10 @@ def _panel(axes: Axes, table: pd.DataFrame, x: str, label: str) -> None:
 
 
 @plot.use_style()
-def recall(units: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+def recall(units: pd.DataFrame, curves: pd.DataFrame, decisive: Sequence[int] = ()) -> Figure:
     """Accuracy of far values against the length of the filler, the number of pairs and the optimizer step; every seed is a dot. Solid
-    lines have local layers alone, dashed ones of the same colour a global layer. Dotted: what full attention must reach."""
+    lines have local layers alone, dashed ones of the same colour a global layer. Dotted: what full attention must reach. Grey: the fillers
+    that decide."""
     table = means(units)
     middle, longest = table["pairs"].value_counts().idxmax(), table["filler"].max()
     made, (left, centre, right) = plot.figure(7.0, 3.2, columns=3)
@@ -36,10 +39,12 @@ def recall(units: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     steps = curves.dropna(subset=["validation_accuracy"])
     _panel(right, steps.assign(far=100 * steps["validation_accuracy"]), "step", "optimizer step")
     rule(left, 100 * RECALLED, "asked of full attention (the gate)")
+    if decisive:
+        left.axvspan(
+            min(decisive) - 2, max(decisive) + 2, color="#ececec", zorder=0, label="where C7r and C7br are decided"
+        )
     handles = left.get_legend_handles_labels()[0]
-    for axes in (left, centre, right):
-        if (legend := axes.get_legend()) is not None:
-            legend.remove()
+    no_legend(left, centre, right)
     made.legend(handles=handles, loc="outside lower center", ncols=3)
     ours = [said for said in recalled(units, alone=True) if said.startswith(("RAttention", "sliding"))]
     return titled(made, f"behind {longest:g} tokens: {', '.join(ours)}")
@@ -51,4 +56,4 @@ def recalled(units: pd.DataFrame, alone: bool) -> list[str]:
     middle = table["pairs"].value_counts().idxmax()
     far = table[(table["filler"] == table["filler"].max()) & (table["pairs"] == middle)]
     found = far.groupby("arm", sort=False)["far"].mean()
-    return [f"{words(arm)} {value:.0f} %" for arm, value in found.items() if str(arm).endswith(ALSO_GLOBAL) != alone]
+    return [f"{words(arm)}: {value:.0f} %" for arm, value in found.items() if str(arm).endswith(ALSO_GLOBAL) != alone]

@@ -132,8 +132,8 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
     names = [name for name in LAG if name in set(curves["arm"])]
     made, (left, right) = plot.figure(7.0, 2.8, columns=2)
     part = curves[curves["arm"].isin(names)].dropna(subset=["validation_loss"])
-    part = part.assign(arm=part["arm"].map(said))
-    known = {said(name).lower(): look for name, look in looks(names).items()}
+    part = part.assign(arm=part["arm"].map(SAID))
+    known = {SAID[name].lower(): look for name, look in looks(names).items()}
     label = "validation loss (nats/byte)"
     plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label, axes=left, known=known)
     dots(left, part, "step", "validation_loss", known)
@@ -147,7 +147,7 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
             right.plot(values, [place] * len(values), "|", color=colour, markersize=5)
     right.axvline(0, color=INK, linewidth=0.8)
     compared = names[: names.index("−RLA")] if "−RLA" in names else names
-    right.set_yticks(range(len(compared)), [said(name).replace(" (", "\n(") for name in compared])
+    right.set_yticks(range(len(compared)), [SAID[name].replace(" (", "\n(") for name in compared])
     right.set_ylim(len(compared) - 0.5, -0.5)
     right.set_xlabel("← better   against the window alone (bits/byte)")
     no_legend(left)

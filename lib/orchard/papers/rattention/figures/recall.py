@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from orchard import plot
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL, RECALLED
 from orchard.papers.rattention.figures.looks import dots, named, no_legend, rule, titled, words
+from orchard.plot.style import INK
+
+LEAD = 0.5  # accuracy: the threshold of claims C7r and C7br
 
 
 def means(units: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +33,7 @@ def _panel(axes: Axes, table: pd.DataFrame, x: str, label: str) -> None:
 def recall(units: pd.DataFrame, curves: pd.DataFrame, decisive: Sequence[int] = ()) -> Figure:
     """Accuracy of far values against the length of the filler, the number of pairs and the optimizer step; every seed is a dot. Solid
     lines have local layers alone, dashed ones of the same colour a global layer. Dotted: what full attention must reach. Grey: the fillers
-    that decide."""
+    that decide, with a line at what RAttention needs there to be `LEAD` above the better of the two windows."""
     table = means(units)
     middle, longest = table["pairs"].value_counts().idxmax(), table["filler"].max()
     made, (left, centre, right) = plot.figure(7.0, 3.2, columns=3)
@@ -40,9 +43,12 @@ def recall(units: pd.DataFrame, curves: pd.DataFrame, decisive: Sequence[int] = 
     _panel(right, steps.assign(far=100 * steps["validation_accuracy"]), "step", "optimizer step")
     rule(left, 100 * RECALLED, "asked of full attention (the gate)")
     if decisive:
-        left.axvspan(
-            min(decisive) - 2, max(decisive) + 2, color="#ececec", zorder=0, label="where C7r and C7br are decided"
-        )
+        span = min(decisive) - 2, max(decisive) + 2
+        left.axvspan(*span, color="#ececec", zorder=0, label="where C7r and C7br are decided")
+        at = table[(table["pairs"] == middle) & table["filler"].isin(decisive)]
+        windows = at[at["arm"].str.match(r"swa(_mem)?@\d+$")].groupby("arm")["far"].mean()
+        asked = windows.max() + 100 * LEAD
+        left.hlines(asked, *span, color=INK, linewidth=1.2, label="asked of RAttention there")
     handles = left.get_legend_handles_labels()[0]
     no_legend(left, centre, right)
     made.legend(handles=handles, loc="outside lower center", ncols=3)

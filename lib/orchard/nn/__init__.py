@@ -14,14 +14,17 @@ from orchard.nn.generation import Sampling, generate_each, stream
 from orchard.nn.moe import MixtureOfExperts, auxiliary_loss
 from orchard.nn.norm import RMSNorm
 from orchard.nn.packed import Packed
+from orchard.nn.prefix import Conditioned
 from orchard.nn.projection import Projection
 from orchard.nn.rotary import Rotary
 from orchard.nn.transformer import Block, Decoder, DecoderCache
+from orchard.nn.vit import VisionTransformer, channel_to_space, patches, space_to_channel, unpatches
 
 __all__ = [
     "Attention",
     "Block",
     "Cache",
+    "Conditioned",
     "Decoder",
     "DecoderCache",
     "FeedForward",
@@ -33,10 +36,15 @@ __all__ = [
     "RollingCache",
     "Rotary",
     "Sampling",
+    "VisionTransformer",
     "attention",
     "auxiliary_loss",
+    "channel_to_space",
     "generate_each",
+    "patches",
+    "space_to_channel",
     "stream",
+    "unpatches",
     "window_including_self",
     "window_mask",
 ]

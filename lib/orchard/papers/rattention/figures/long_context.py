@@ -95,12 +95,18 @@ def leads(table: pd.DataFrame) -> Figure:
 
 
 def fall(table: pd.DataFrame, multiple: int = 4) -> str:
-    """What is left of the accuracy at T where the text is four times as long (or another multiple), for the arms of each end."""
+    """Accuracy where the text is four times as long as trained (or another multiple): RAttention, full attention and the best window."""
     found = task_means(table).groupby(["arm", "multiple"], sort=False)["accuracy"].mean().unstack()
     at = multiple if multiple in found else max(found.columns)
-    left = found[at].sort_values()
-    (worst, least), *_, (best, most) = zip(map(words, map(str, left.index)), left, strict=True)
-    return f"at {at:g}T {best} keeps {most:.0%}, {worst} {least:.0%}"
+    left = found[at].rename(str)
+    ours, windows = (left[left.index.str.startswith(family)] for family in ("rattn", "swa"))
+    names, kept = (
+        ", ".join(column) for column in ((name.split("@")[1] for name in ours.index), ours.map("{:.0%}".format))
+    )
+    said = [f"RAttention {names}: {kept}"]
+    said += [f"{words(name)} {left[name]:.0%}" for name in ("full_rope",) if name in left]
+    said += [f"best window {windows.max():.0%}"] if len(windows) else []
+    return f"at {at:g}T {'; '.join(said)}"
 
 
 def task_curves(table: pd.DataFrame, task: str) -> Figure:

@@ -20,14 +20,14 @@ from orchard.runs import Finished, Run, Runner, Setting
 
 
 def _finished(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
-    """The exact law and the tuned synthesizers of every cell."""
+    """The exact law and the synthesizers of every cell: in `dep` all of them, since K4b is about each; elsewhere those compared there."""
     count = PROFILES[setting.profile].analysis.partners
     wanted: list[tuple[Cell, str, Run.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         own = {"documents": count, "seed": cell.seed}
         exact = ExactPartners.Config(corpus=chosen.corpus, label=f"partners, exact; {chosen.name}", **own)
         wanted.append((cell, EXACT, exact))
-        for arm in (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
+        for arm in TUNED if cell.variant == "dep" else (arm for arm in synthetic_arms(setting, cell) if arm in TUNED):
             tuned, label = chosen.synthesizer(arm), f"partners, {arm}; {chosen.name}"
             wanted.append((cell, arm, TunedPartners.Config(tuned=tuned, label=label, **own)))
     return ran(run, wanted)

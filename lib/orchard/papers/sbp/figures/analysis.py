@@ -174,7 +174,7 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
     rows(axes, arms)
     axes.set(xlim=(0, None), ylabel="", xlabel="KL(P(c | d₁) ‖ concepts of samples) (nats)")
-    return titled(made, "How far samples are from their seed's posterior; dots are seeds, bars means")
+    return titled(made, "How far samples are from their seed's posterior; a dot per seed document")
 
 
 @plot.use_style()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from orchard import plot
 from orchard.papers.sbp.experiments.costs import STAGES, SYNTHESIS
 from orchard.papers.sbp.figures.looks import LOOKS, titled
-from orchard.papers.sbp.figures.parts import BELOW, EXCESS, WIDE, line, rows, y_of
+from orchard.papers.sbp.figures.parts import BELOW, EXCESS, WIDE, cells_of, line, rows, y_of
 from orchard.plot.style import GREY, PALETTE, Look, check_columns
 
 SIZE_LOOKS = {"smaller": Look(PALETTE[0], "o"), "larger": Look(PALETTE[3], "s")}
@@ -34,7 +37,7 @@ def dose_response(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     axes.set_xlabel("pairs that share their concept")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "Loss by the precision of the pairs")
+    return titled(made, f"Loss by the precision of the pairs; {cells_of(table)}")
 
 
 @plot.use_style()
@@ -67,7 +70,7 @@ def ablation_dots(table: pd.DataFrame, ablation: str = "all", checkpoint: str = 
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"{EXCESS}, {checkpoint}")
     made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "One setting changed at a time")
+    return titled(made, f"One setting changed at a time; {cells_of(table)}")
 
 
 @plot.use_style()
@@ -103,7 +106,9 @@ def share_curves(
     axes.set_xlabel("synthetic share of the budget (%)")
     y_of(axes, checkpoint)
     made.legend(loc="outside lower center", ncols=1)
-    return titled(made, "Loss by synthetic share, best share ringed")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.35 * (high - low))  # room for the paper's scales
+    return titled(made, "Loss by synthetic share, best share ringed; dots are seeds")
 
 
 @plot.use_style()
@@ -123,7 +128,7 @@ def round_curves(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("round")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.margins(y=0.15)
-    return titled(made, "Bootstrapping again and again (round 0: repetition, and real documents)")
+    return titled(made, f"Bootstrapping again and again (round 0: repetition, real documents); {cells_of(table)}")
 
 
 @plot.use_style()
@@ -137,7 +142,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
         axes.barh(range(len(wide)), wide[stage], left=left, color=STAGE_COLOURS[stage], label=stage, height=0.7)
         left += wide[stage].to_numpy()
     rows(axes, wide.index.tolist())
-    axes.set_xlabel("FLOPs / FLOPs of the last model's training")
+    axes.set_xlabel("FLOPs, in trainings of the last model")
     made.legend(loc="outside lower center", ncols=3)
     return titled(made, "What an arm costs, all stages counted")
 
@@ -146,31 +151,33 @@ def cost_bars(table: pd.DataFrame) -> Figure:
 def flop_matched(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     """Loss against tokens read and against FLOPs spent: hollow at equal tokens, filled at equal FLOPs, lines join what one arm reaches."""
     check_columns(table, {"y": checkpoint, "hue": "arm", "charged": "charged"}, "flop_matched")
-    made, (left, right) = plot.figure(WIDE, 2.4, columns=2)
+    made, (left, right) = plot.figure(WIDE, 2.5, columns=2)
+    handles: dict[str, Line2D] = {}
     cells = table.groupby(["arm", "charged", "world", "seed"], sort=False)[["tokens", "flops", checkpoint]].mean()
-    points = cells.groupby(["arm", "charged"], sort=False).agg(["mean", "min", "max"])
+    points = cells.groupby(["arm", "charged"], sort=False).mean()
     labels = {"tokens": "tokens the model reads", "flops": "FLOPs, all stages charged"}
     for panel, (x, label) in zip((left, right), labels.items(), strict=True):
         for arm in pd.unique(table["arm"]):
             look, own = LOOKS[arm], points.loc[arm]
-            at = own[x]["mean"]
-            panel.vlines(at, own[checkpoint]["min"], own[checkpoint]["max"], color=look.colour, linewidth=1)
-            panel.plot(at, own[checkpoint]["mean"], color=look.colour, linewidth=0.8, label="_")
-            for charge, place in at.items():
+            each = cells.xs(arm)
+            panel.plot(each[x], each[checkpoint], ".", color=look.colour, markersize=2.5)
+            panel.plot(own[x], own[checkpoint], color=look.colour, linewidth=0.8)
+            for charge, place in own[x].items():
                 face = "white" if charge == "tokens" else look.colour
-                panel.plot(
-                    place, own[checkpoint]["mean"][charge], marker=look.marker, color=look.colour, markerfacecolor=face, linestyle="none",
-                    label=arm if charge != "tokens" else "_",
-                )  # fmt: skip
+                style: dict[str, Any] = {
+                    "marker": look.marker,
+                    "color": look.colour,
+                    "markerfacecolor": face,
+                    "linestyle": "none",
+                }
+                (handles[arm],) = panel.plot(place, own.loc[charge, checkpoint], label=arm, **style)
         panel.set_xlabel(label)
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.margins(x=0.1, y=0.1)
     y_of(left, checkpoint)
-    handles, names = right.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    made.legend(unique.values(), unique.keys(), loc=BELOW, ncols=3)
-    return titled(made, "Equal tokens (hollow) and equal FLOPs (filled); bars span worlds and seeds")
+    made.legend(handles.values(), handles.keys(), loc=BELOW, ncols=4)
+    return titled(made, "Equal tokens (hollow) and equal FLOPs (filled); a dot per world and seed")
 
 
 def synthesis_share(table: pd.DataFrame) -> pd.Series:

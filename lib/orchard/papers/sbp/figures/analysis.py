@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.sbp.figures.looks import LOOKS, titled, words
-from orchard.papers.sbp.figures.parts import rows
-from orchard.plot.style import GREY, INK, PALETTE
+from orchard.papers.sbp.figures.parts import BELOW, WIDE, line, rows
+from orchard.plot.style import GREY, INK, PALETTE, Look
 from orchard.stats import wilson_interval
 
 METRICS = (
@@ -74,40 +73,35 @@ def quality_rates(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     return titled(made, "Which documents fail each metric; 95 % intervals, all worlds and seeds together")
 
 
+NOVELTY = {
+    "novel_2": "new bigrams (%)", "novel_3": "new trigrams (%)", "distance": "1 − Jaccard,\nnearest in D",
+    "span": "longest run\nfound in D", "length": "length (tokens)",
+}  # fmt: skip
+
+
 @plot.use_style()
 def novelty_of_sources(table: pd.DataFrame) -> Figure:
-    """Novel n-grams against n, and nearest training document, longest memorised run and length by source (raw; median, 5 to 95 %)."""
+    """How new raw samples are, a row per source: bigrams and trigrams that D lacks, and of the other measures the median and 5 to 95 % of
+    the documents, means over worlds and seeds. Dots: every world and seed."""
     own = table[(table["variant"] == "dep") & (table["state"] == "raw")]
-    own = own[own["seed"] == own["seed"].iloc[0]]
-    made, panels = plot.figure(6.8, 3.9, rows=2, columns=2)
     sources = list(dict.fromkeys(own["source"]))
-    for number, source in enumerate(sources):
-        part = own[(own["source"] == source) & own["measure"].str.startswith("novel")]
-        panels[0].plot(
-            part["measure"].str.removeprefix("novel_").astype(int), 100 * part["mean"], ("-", "--", ":")[number % 3],
-            color=COLOURS[source], marker="o", markersize=3, label=source,
-        )  # fmt: skip
-    panels[0].set_xticks([2, 3, 4, 5])
-    panels[0].set(xlabel="n", ylabel="n-grams not in D (%)")
-    labels = {
-        "distance": "distance to the nearest document of D\n(1 − Jaccard of bigrams)", "span": "longest run found in D (tokens)",
-        "length": "length (tokens)",
-    }  # fmt: skip
-    for panel, (measure, label) in zip(panels[1:], labels.items(), strict=True):
-        part = own[own["measure"] == measure]
-        _spans(panel, part["source"].tolist(), part[["p5", "median", "p95"]].to_numpy())
+    made, panels = plot.figure(WIDE, 0.9 + 0.2 * len(sources), columns=len(NOVELTY))
+    for panel, (measure, label) in zip(panels, NOVELTY.items(), strict=True):
+        shares = measure.startswith("novel")
+        for place, source in enumerate(sources):
+            part, colour = own[(own["source"] == source) & (own["measure"] == measure)], COLOURS[source]
+            at = 100 * part["mean"] if shares else part["median"]
+            if not shares:
+                panel.hlines(place, part["p5"].mean(), part["p95"].mean(), color=colour, linewidth=1.2)
+            panel.plot(at, [place + 0.25] * len(at), ".", color=colour, markersize=2.5)
+            panel.plot(at.mean(), place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
+        rows(panel, sources, panel is panels[0])
+        panel.xaxis.set_major_locator(MaxNLocator(3, integer=not shares and measure != "distance"))
         panel.set_xlabel(label)
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return titled(made, "How new samples are: median, and 5 to 95 % of documents")
-
-
-def _spans(axes: Axes, names: Sequence[str], values: np.ndarray) -> None:
-    """A row for each name: a line from the first to the last value, a point at the middle one."""
-    for place, (name, row) in enumerate(zip(names, values, strict=True)):
-        colour = COLOURS[name]
-        axes.hlines(place, row[0], row[2], color=colour, linewidth=1.2)
-        axes.plot(row[1], place, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
-    rows(axes, names)
+        panel.margins(x=0.1)
+    return titled(
+        made, "How new samples are, compared with all of D; lines hold 90 % of the documents, dots are worlds and seeds"
+    )
 
 
 @plot.use_style()
@@ -115,7 +109,7 @@ def partner_scatter(table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sb
     """Nats of d2 given d1, model against exact law, true and random partners. The diagonal is Bayes: points lie above it on average."""
     own = table[(table["variant"] == "dep") & (table["seed"] == table["seed"].iloc[0])]
     arms = [arm for arm in arms if (own["arm"] == arm).any()]
-    made, panels = plot.figure(6.8, 2.75, columns=len(arms))
+    made, panels = plot.figure(WIDE, 2.95, columns=len(arms))
     low = own[["exact_true", "true"]].min().min() - 3
     high = own[["exact_random", "random", "true"]].quantile(0.995).max() + 3
     for panel, arm in zip(panels, arms, strict=True):
@@ -128,7 +122,10 @@ def partner_scatter(table: pd.DataFrame, arms: Sequence[str] = ("sbp-nn-lm", "sb
         panel.plot([low, high], [low, high], color=INK, linewidth=0.8, label="model = exact law")
         panel.set(xlim=(low, high), ylim=(low, high))
         panel.set_aspect("equal")
-        panel.set(title=words(arm), xlabel="exact −log P(d₂ | d₁) (nats)")
+        panel.set(
+            title=f"tuned on {'neighbours' if arm == 'sbp-nn-lm' else words(arm)}",
+            xlabel="exact −log P(d₂ | d₁) (nats)",
+        )
     panels[0].set_ylabel("model −log p(d₂ | d₁) (nats)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return titled(made, "Model against exact law: a dot per held-out document and kind of partner")
@@ -177,37 +174,44 @@ def concept_divergence(table: pd.DataFrame) -> Figure:
     sns.pointplot(own, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2, **shown)
     rows(axes, arms)
     axes.set(xlim=(0, None), ylabel="", xlabel="KL(P(c | d₁) ‖ concepts of samples) (nats)")
-    return titled(made, "How far samples are from their seed's posterior")
+    return titled(made, "How far samples are from their seed's posterior; a dot per seed document")
 
 
 @plot.use_style()
 def quality_against_size(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Non-factual and irrelevant raw samples against the FLOPs of the synthesizer; right, in grey, the paper's three scales."""
-    made, (left, right) = plot.figure(6.8, 2.5, columns=2)
+    """Non-factual and irrelevant raw samples against the FLOPs of the synthesizer: a line per size, along the steps of its tuning, a dot
+    per world and seed. Right, in grey, the paper's three scales."""
+    metrics, sizes = ("non-factual", "pair-irrelevance"), sorted(pd.unique(table["parameters"]))
+    made, panels = plot.figure(WIDE, 2.5, columns=3)
     theirs = published.query("table == 'quality' and arm != 'real'")
-    looks = {"non-factual": (PALETTE[0], "o", "-"), "pair-irrelevance": (PALETTE[1], "s", "--")}
-    for metric, (colour, marker, line) in looks.items():
-        cells = table[table["metric"] == metric].sort_values("flops").groupby(["world", "seed"])
-        for number, (_, part) in enumerate(cells):
-            error = 100 * np.abs(part[["low", "high"]].to_numpy().T - part["rate"].to_numpy())
-            left.errorbar(
-                part["flops"], 100 * part["rate"], error, color=colour, marker=marker, linestyle=line, linewidth=1, elinewidth=0.8,
-                label=metric if number == 0 else None,
-            )  # fmt: skip
+    for panel, metric, marker in zip(panels, metrics, "os", strict=False):
+        for colour, shape, parameters in zip(PALETTE, "osD^", sizes, strict=False):
+            own = table[(table["metric"] == metric) & (table["parameters"] == parameters)]
+            shown = own.assign(rate=100 * own["rate"])
+            line(
+                panel,
+                shown,
+                "flops",
+                "rate",
+                Look(colour, shape),
+                f"{EngFormatter(places=0, sep='')(parameters)} parameters",
+            )
         paper = theirs[theirs["metric"].str.startswith(metric)]
-        x, y = paper["scale"], paper["value"]
-        right.plot(x, y, line, color=GREY, marker=marker, markerfacecolor="white", label=metric)
-    if table["flops"].max() > 4 * table["flops"].min():
-        left.set_xscale("log")
-    else:
-        left.xaxis.set_major_locator(MaxNLocator(4))
-    left.xaxis.set_major_formatter(EngFormatter(sep=""))
-    left.set(xlabel="FLOPs of the synthesizer, all training", ylabel="raw samples (%)", ylim=(0, None))
-    right.set(xlabel="budget and model", ylabel="documents (%)", ylim=(0, 30))
-    right.set_title("paper, other scales and an LLM as judge")
-    left.legend(loc="best")
-    right.legend(loc="best")
-    return titled(made, "Quality against the FLOPs of the synthesizer, a line per world and seed")
+        panels[2].plot(paper["scale"], paper["value"], color=GREY, marker=marker, markerfacecolor="white", label=metric)
+        panel.set(title=metric, xlabel="FLOPs of the synthesizer, all training", xscale="log", ylim=(0, 100))
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylabel("raw samples (%)")
+    panels[2].set(
+        title="paper: another scale and judge", xlabel="budget and model", ylabel="documents (%)", ylim=(0, 30)
+    )
+    panels[2].legend(loc="upper right")
+    made.legend(*panels[0].get_legend_handles_labels(), loc=BELOW, ncols=len(sizes))
+    return titled(
+        made,
+        "Quality by the synthesizer's size and, along each line, the length of its tuning; dots are worlds and seeds",
+    )
 
 
 @plot.use_style()
@@ -221,11 +225,10 @@ def concept_drift(
     made, (left, right) = plot.figure(6.8, 2.7, columns=2)
     place = np.arange(len(first))
     left.fill_between(place, 100 * first["real"], step="mid", color="#d9d9d9", linewidth=0, label="D")
-    pairs, samples = "second documents of pairs", f"samples of {arms[0]}"
+    pairs, samples = "second documents of pairs", f"samples of {words(arms[0])}"
     left.step(place, 100 * first["pairs"], where="mid", color=PALETTE[1], linewidth=1, label=pairs)
     left.step(place, 100 * first["raw"], where="mid", color=PALETTE[0], linewidth=1.3, label=samples)
     left.set(xlabel="concept, by its share of D", ylabel="share (%)", ylim=(0, None))
-    left.legend(loc="best")
     for arm in arms:
         part = own[own["arm"] == arm]
         x, y = (100 * (part[what] - part["real"]) for what in ("pairs", "raw"))
@@ -233,5 +236,10 @@ def concept_drift(
             right.plot(x, y, "o", color=COLOURS[arm], markersize=3, alpha=0.7, markeredgewidth=0, label=arm)
     right.axline((0, 0), slope=1, color=INK, linewidth=0.8)
     right.set(xlabel="pairs − D (points)", ylabel="samples − D (points)")
-    right.legend(loc="best")
-    return titled(made, "Which concepts grow: in pairs, and in samples")
+    handles, names = (
+        part + more for part, more in zip(*(panel.get_legend_handles_labels() for panel in (left, right)), strict=True)
+    )
+    made.legend(handles, names, loc=BELOW, ncols=3)
+    return titled(
+        made, "Which concepts grow, in pairs (left, right: across) and in samples (right: up); one world, one seed"
+    )

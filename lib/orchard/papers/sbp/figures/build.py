@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from orchard import plot
 from orchard.papers.sbp.data.laws import EVERY, World
 from orchard.papers.sbp.data.world import ConceptWorld
-from orchard.papers.sbp.figures.looks import titled
+from orchard.papers.sbp.figures.looks import WORLDS, titled
 from orchard.papers.sbp.figures.parts import BELOW, panels, rows
 from orchard.papers.sbp.method.documents import labels_of
 from orchard.papers.sbp.runs.bounds import true_pairs
@@ -54,7 +54,7 @@ def concept_world(concepts: int = 32, kappa: float = 2.0, content: int = 12) -> 
     right.plot(told["words"], told["told"], marker="o", color=PALETTE[0])
     right.set_xticks(told["words"])
     right.axhline(told["entropy"].iloc[0], color=INK, linewidth=0.9, linestyle="--")
-    right.annotate("H(c)", (0.02, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
+    right.annotate("H(c)", (0.5, told["entropy"].iloc[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
     right.set(ylim=(0, 1.15 * told["entropy"].iloc[0]), xlabel="words in a document", ylabel="I(d1; d2) (nats)")
     return titled(made, f"κ = {kappa:g}, {concepts} concepts: what one document tells")
 
@@ -86,12 +86,13 @@ def precision_recall(table: pd.DataFrame, exceedance: float) -> Figure:
     shown = list(table.groupby(["variant", "relation"], sort=False))
     made, all_axes = plot.figure(width=2.3 * len(shown) + 0.4, height=2.3, columns=len(shown))
     for ((variant, relation), part), axes in zip(shown, all_axes, strict=True):
+        world = WORLDS[str(variant)]
         for what, colour, line in (("precision", PALETTE[0], "-"), ("recall", PALETTE[3], "--")):
             axes.plot(part["exceedance"], part[what], color=colour, linestyle=line, label=what)
         axes.axhline(part["chance"].iloc[0], color=INK, linewidth=0.9, linestyle=":", label="random pairs")
         axes.axvline(exceedance, color=PALETTE[1], linewidth=0.9, label="threshold taken")
         axes.set(xscale="log", ylim=(-0.02, 1.02))
-        axes.set_title(str(variant) if relation == "concept" else f"{variant}, {relation}")
+        axes.set_title(world if relation == "concept" else f"{world}: {relation}")
         axes.set_xlabel("random pairs above alpha")
     all_axes[0].set_ylabel("share")
     made.legend(*all_axes[0].get_legend_handles_labels(), loc=BELOW, ncols=4)
@@ -122,10 +123,10 @@ def pair_gain(table: pd.DataFrame) -> Figure:
     for (variant, part), colour, marker, size in looks:
         mean = part.groupby("precision")["gain"].mean()
         style: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "color": colour}
-        axes.plot(mean.index, mean, label=str(variant), **style)
+        axes.plot(mean.index, mean, label=WORLDS[str(variant)], **style)
     axes.axhline(np.log(table["concepts"].iloc[0]), color=INK, linewidth=0.9, linestyle="--", label="ln C")
     axes.set(xlabel="share of pairs that share their concept (ρ)", ylabel="gain (nats/document)")
-    made.legend(loc="outside lower center", ncols=3)
+    made.legend(loc="outside lower center", ncols=2)
     return titled(made, "What true pairs tell, by the precision of all pairs")
 
 

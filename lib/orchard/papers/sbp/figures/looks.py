@@ -27,6 +27,10 @@ WORDS = {
     "icp": "neighbours in one context", "exact-posterior": "samples of the exact law", "exact": "exact law",
     "distilled": "distilled from the ensemble",
 }  # fmt: skip
+WORLDS = {
+    "dep": "documents share concepts", "indep": "no shared information", "near-dup": "some near copies", "hier": "topics and subtopics",
+    "facts": "facts",
+}  # fmt: skip
 
 
 def looks(arms: Iterable[str]) -> dict[str, plot.Look]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
-from orchard.papers.sbp.figures.looks import looks, words
-from orchard.plot.style import COLUMN
+from orchard.papers.sbp.figures.looks import WORLDS, looks, words
+from orchard.plot.style import COLUMN, GREY
 
 CHECKPOINTS = ("best", "last")
 EXCESS = "loss above Bayes\n(nats/document)"
@@ -22,16 +22,16 @@ BELOW: Final = "outside lower center"  # where a legend of several panels stands
 
 
 def panels(
-    table: pd.DataFrame, height: float, each: float = 0.0, margin: float = WIDE, names: Mapping[str, str] | None = None
+    table: pd.DataFrame, height: float, each: float = 0.0, margin: float = WIDE, names: Mapping[str, str] = WORLDS
 ) -> tuple[Figure, list[Axes], list[tuple[Axes, pd.DataFrame]]]:
     """A panel for each variant of a table, named, and each with its rows; ``each`` inches wide, and a ``margin`` for all.
 
-    Variants come in the order of ``names`` (what a title says of each), or else of the table.
+    Variants come in the order of ``names``, what a title says of each.
     """
-    found = [name for name in names or pd.unique(table["variant"]) if (table["variant"] == name).any()]
+    found = [name for name in names if (table["variant"] == name).any()]
     made, axes = plot.figure(each * len(found) + margin, height, columns=len(found))
     for panel, variant in zip(axes, found, strict=True):
-        panel.set_title(names[variant] if names else variant)
+        panel.set_title(names[variant])
     return made, axes, [(panel, table[table["variant"] == name]) for panel, name in zip(axes, found, strict=True)]
 
 
@@ -41,6 +41,13 @@ def rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def not_run(axes: Axes, names: Sequence[str], found: Iterable[str]) -> None:
+    """Say so in every row of a panel whose name is not among those ``found``."""
+    for place in [place for place, name in enumerate(names) if name not in set(found)]:
+        at = axes.get_yaxis_transform()
+        axes.text(0.02, place, "not run here", color=GREY, fontsize=6, va="center", transform=at)
 
 
 def ends(axes: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
@@ -61,6 +68,14 @@ def line(axes: Axes, table: pd.DataFrame, x: str, y: str, look: plot.Look, label
     axes.plot(table[x], table[y], ".", color=look.colour, markersize=2.5, alpha=0.7)
     axes.plot(points.index, points["mean"], color=look.colour, marker=look.marker, label=label)
     return points
+
+
+def cells_of(table: pd.DataFrame) -> str:
+    """How many worlds and seeds a table has, in words."""
+    cells = table[["world", "seed"]].drop_duplicates()
+    if len(cells) == 1:
+        return "one world, one seed"
+    return f"worlds: {cells['world'].nunique()}, seeds: {cells['seed'].nunique()}"
 
 
 def y_of(axes: Axes, checkpoint: str) -> None:

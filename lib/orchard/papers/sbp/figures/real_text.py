@@ -33,8 +33,9 @@ def text_ends(table: pd.DataFrame) -> Figure:
 def text_learning(table: pd.DataFrame) -> Figure:
     """Bits per byte of held-out documents along the training."""
     figure = plot.learning_curves(
-        table, x="tokens", y="bits_per_byte", x_label="tokens", y_label="test loss (bits per byte)", known=LOOKS
-    )
+        table.assign(tokens=table["tokens"] / 1e3), x="tokens", y="bits_per_byte", x_label="tokens (thousands)",
+        y_label="test loss (bits per byte)", known=LOOKS,
+    )  # fmt: skip
     return titled(figure, "Real text: how the arms learn; bands span seeds")
 
 
@@ -49,11 +50,13 @@ def text_relations(table: pd.DataFrame) -> Figure:
     for number, (way, look) in enumerate(looks(ways).items()):
         at = np.arange(len(shown)) + (number - (len(ways) - 1) / 2) * height
         axes.barh(at, mean.loc[shown, way], height, color=look.colour, label=way)
+        own = table[(table["pairing"] == way) & table["relation"].isin(shown)]
+        axes.plot(own["lift"], at[own["relation"].map(shown.index)], ".", color=INK, markersize=3)
     axes.axvline(1, color=INK, linewidth=0.8)
     rows(axes, ["no relation" if name == "none" else name for name in shown])
     axes.set_xlabel("times as frequent as among all pairs of D")
     axes.legend()
-    return titled(figure, "Real text: what neighbours have in common")
+    return titled(figure, "Real text: what neighbours have in common; dots are seeds")
 
 
 @plot.use_style()
@@ -84,7 +87,7 @@ def text_partners(table: pd.DataFrame) -> Figure:
         axes.hist(part["gap"], bins, density=True, histtype="step", color=colour, label=str(name))
         axes.axvline(part["gap"].mean(), color=colour, linestyle=("-", "--")[number % 2], linewidth=0.9)
     axes.axvline(0, color=INK, linewidth=0.6)
-    axes.set(xlabel="-log p(d2 | random) + log p(d2 | neighbour) (nats)", ylabel="density (1/nat)")
+    axes.set(xlabel="−log p(d₂ | random) + log p(d₂ | neighbour) (nats)", ylabel="density (1/nat)")
     axes.legend()
     return titled(figure, "Real text: what a neighbour saves; lines are means")
 

@@ -10,9 +10,13 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, Lo
 
 from orchard import plot
 from orchard.papers.sbp.figures.looks import LOOKS, titled
-from orchard.papers.sbp.figures.parts import WIDE, line, y_of
+from orchard.papers.sbp.figures.parts import BELOW, WIDE, line, y_of
 from orchard.plot.style import INK, check_columns
 
+CLAIMS = {
+    "K1": "SBP − repetition", "K3": "SBP − random pairs", "K3b": "the same, nothing shared", "K4": "what a true partner changes",
+    "K4b": "synthesizer − exact law", "K6": "SBP at first", "K10": "SBP − repetition, equal FLOPs",
+}  # fmt: skip
 BOUND_LINES = {"labels known": (0, (4, 2)), "EM": (0, (1, 1))}
 AXES = {"training": "training_flops", "all stages": "flops"}
 
@@ -64,17 +68,23 @@ def scaling_compute(table: pd.DataFrame, checkpoint: str = "best") -> Figure:
     return titled(made, "Loss against FLOPs: of the last model alone, and of all stages")
 
 
+@plot.use_style()
 def claims_forest(verdicts: pd.DataFrame) -> Figure:
     """Measured effects of the claims that are differences of losses, in nats per document, coloured by verdict; thresholds are ticks, and
-    an arrow says on which side of it the claim lies."""
+    an arrow says on which side of it the claim lies (≈: near it)."""
     table = verdicts[verdicts["metric"].str.contains("nats/document") & verdicts["effect"].notna()]
-    sides = {"<": "← claimed", ">": "claimed →", "=": "claimed: within"}
-    labels = [f"{name} ({sides[str(rule)[0]]})" for name, rule in zip(table["id"], table["rule"], strict=True)]
-    shown = table.assign(label=labels)
-    made = plot.forest(
-        shown[["label", "effect", "low", "high", "threshold", "verdict"]], x_label="effect (nats/document)"
-    )
-    return titled(made, "Claims that are differences of losses")
+    sides = {"<": "←", ">": "→", "=": "≈"}
+    labels = [
+        f"{name}: {CLAIMS[name]} {sides[str(rule)[0]]}" for name, rule in zip(table["id"], table["rule"], strict=True)
+    ]
+    made, (axes,) = plot.figure(4.6, 1.2 + 0.23 * len(table))
+    shown = table.assign(label=labels)[["label", "effect", "low", "high", "threshold", "verdict"]]
+    plot.forest(shown, x_label="effect (nats/document)", axes=axes)
+    legend = axes.get_legend()
+    assert legend is not None
+    made.legend(handles=legend.legend_handles, loc=BELOW, ncols=4)
+    legend.remove()
+    return titled(made, "Effects of the claims; an arrow points to the side that is claimed")
 
 
 def saved_documents(table: pd.DataFrame, arm: str, checkpoint: str = "best") -> float:

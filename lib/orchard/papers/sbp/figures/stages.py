@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import poisson
 
 from orchard import plot
-from orchard.papers.sbp.figures.looks import titled, words
+from orchard.papers.sbp.figures.looks import WORLDS, titled, words
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns
 
 REASON_COLOURS = (1, 0, 2, 4, 3, 7, 9, 5, 8, 6)  # of PALETTE: neighbours in a bar differ in lightness too
@@ -35,7 +35,7 @@ def hub_degrees(table: pd.DataFrame, variant: str | None = None) -> Figure:
         mean, count = np.average(before["degree"], weights=before["documents"]), before["documents"].sum()
         degrees = np.arange(int(poisson.isf(1 / count, mean)) + 1)
         axes.step(degrees, poisson.sf(degrees, mean), where="post", color=GREY, label="by chance (Poisson)")
-        axes.set(xlabel="", yscale="log")
+        axes.set(xlabel="", yscale="log", ylim=(None, 1.4))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(ylabel="share of documents", title=str(kind))
     panels[-1].set_xlabel("more than so many pairs")
@@ -86,8 +86,8 @@ def rejection_rates(table: pd.DataFrame, variant: str | None = None) -> Figure:
     for place, total in zip(places, left, strict=True):
         axes.annotate(f"{total:.1f} %", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(places, [words(arm) for arm in wide.index])
-    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel=f"sampled documents rejected in {chosen} (%)")
+    axes.set(xlim=(0, max(float(left.max()) * 1.18, 1.0)), xlabel="sampled documents rejected (%)")
     axes.grid(False, axis="y")
     if len(wide.columns):
         made.legend(loc="outside lower center", ncols=3)
-    return titled(made, "What the rules reject, and why")
+    return titled(made, f"What the rules reject, and why ({WORLDS[chosen]})")

@@ -8,24 +8,23 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchard import plot, stats
-from orchard.papers.sbp.figures.looks import LOOKS, titled
-from orchard.papers.sbp.figures.parts import BELOW, EXCESS, panels, rows
+from orchard.papers.sbp.figures.looks import LOOKS, WORLDS, titled
+from orchard.papers.sbp.figures.parts import BELOW, EXCESS, not_run, panels, rows
 from orchard.papers.sbp.figures.parts import ends as ends_of
 from orchard.plot.style import GREY, INK
 
-WORLDS = {
-    "dep": "documents share concepts", "indep": "no shared information", "hier": "topics and subtopics", "facts": "facts"
-}  # fmt: skip
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)  # nats per document
 
 
 @plot.use_style()
 def tuning(table: pd.DataFrame) -> Figure:
     """Test loss of every trial at its best checkpoint (filled) and its last one (hollow), a row per arm and a panel per variant; what was
-    chosen is ringed and written at the right: weight decay, learning rate, dropout."""
+    chosen is ringed and written at the right: weight decay, learning rate, dropout. A star: one of them, or the weight decay of
+    the synthesizer, is the outermost that was tried."""
     order = [arm for arm in LOOKS if arm in set(table["arm"])]
-    figure, axes, parts = panels(table, 0.8 + 0.2 * len(order), names=WORLDS)
+    figure, axes, parts = panels(table, 1.0 + 0.2 * len(order))
     for panel, own in parts:
+        not_run(panel, order, own["arm"])
         for arm, part in own.groupby("arm"):
             look, place = LOOKS[str(arm)], order.index(str(arm))
             panel.plot(
@@ -39,17 +38,28 @@ def tuning(table: pd.DataFrame) -> Figure:
             panel.plot(part["loss"], [place] * len(part), look.marker, color=look.colour, markersize=3.5)
             best = part[part["chosen"]].iloc[0]
             panel.plot(best["loss"], place, "o", markersize=9, markerfacecolor="none", color=INK)
-            chosen = f"{best['weight_decay']:g}, {1000 * best['learning_rate']:g}e-3, {best['dropout']:g}"
+            chosen = f"{best['weight_decay']:g}, {1000 * best['learning_rate']:g}e-3, {best['dropout']:g}{' *' if best['edge'] else ''}"
             panel.text(1.01, place, chosen, transform=panel.get_yaxis_transform(), va="center", fontsize=6)
         rows(panel, order, panel is axes[0])
         panel.set_xlabel("test loss (nats/document)")
-    return titled(figure, "Every arm is tuned by itself: what was chosen, and weight decay, rate, dropout")
+    shapes = (
+        ("best checkpoint", 4, INK),
+        ("last checkpoint", 4, "white"),
+        ("chosen: weight decay, rate, dropout", 9, "none"),
+    )
+    handles = [
+        Line2D([], [], color=INK, marker="o", linestyle="", markersize=size, markerfacecolor=face, label=label)
+        for label, size, face in shapes
+    ]
+    edge = Line2D([], [], color=INK, marker="$*$", linestyle="", markersize=4, label="at an edge of what was tried")
+    figure.legend(handles=[*handles, edge], loc=BELOW, ncols=4)
+    return titled(figure, "Every arm is tuned by itself")
 
 
 @plot.use_style()
 def learning(table: pd.DataFrame, arms: tuple[str, ...] = ()) -> Figure:
     """Loss above Bayes against tokens, a panel per variant, bands over worlds and seeds. 0 is the law of the world itself."""
-    figure, axes, parts = panels(table[table["arm"].isin(arms)] if arms else table, 2.5, names=WORLDS)
+    figure, axes, parts = panels(table[table["arm"].isin(arms)] if arms else table, 2.5)
     handles: dict[str, Line2D] = {}
     for panel, own in parts:
         own = own.assign(cell=own["world"].astype(str) + " " + own["seed"].astype(str), tokens=own["tokens"] / 1e3)
@@ -75,9 +85,10 @@ def ends(table: pd.DataFrame) -> Figure:
     """Every arm's loss above Bayes at its best checkpoint (filled) and its last one (hollow): a point per world and seed."""
     means = table.groupby(["variant", "arm", "world", "seed"])[["best", "last"]].mean().reset_index()
     order = list(pd.unique(table["arm"]))
-    figure, axes, parts = panels(means, 0.8 + 0.19 * len(order), names=WORLDS)
+    figure, axes, parts = panels(means, 0.8 + 0.19 * len(order))
     for panel, own in parts:
         ends_of(panel, own, order)
+        not_run(panel, order, own["arm"])
         rows(panel, order, panel is axes[0])
         panel.set(xlim=(0, None), xlabel="loss above Bayes (nats/document)")
     return titled(figure, "Where the arms end: best checkpoint filled, last hollow")
@@ -103,9 +114,10 @@ def differences(table: pd.DataFrame, documents: pd.DataFrame) -> Figure:
     better than the best checkpoint of repetition; 0 is the threshold of K1."""
     means = documents.groupby(["variant", "arm", "world", "seed"])["best"].mean()
     order = list(pd.unique(table["arm"]))
-    figure, axes, parts = panels(table, 0.8 + 0.19 * len(order), names=WORLDS)
+    figure, axes, parts = panels(table, 0.8 + 0.19 * len(order))
     for panel, own in parts:
         panel.axvline(0, color=INK, linewidth=0.8)
+        not_run(panel, order, own["arm"])
         for _, row in own.iterrows():
             look, place = LOOKS[row["arm"]], order.index(row["arm"])
             cells = (means[row["variant"], row["arm"]] - means[row["variant"], "repetition"]).dropna()
@@ -138,13 +150,14 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """The table of :func:`recovery`: against the last checkpoint of repetition and against its best, a mark per world and seed; the
     paper's shares in grey, the threshold of K2 as a line."""
     arms = [arm for arm in LOOKS if arm in set(table["arm"])]
-    figure, axes, parts = panels(table, 1.0 + 0.22 * len(arms), names=WORLDS)
+    figure, axes, parts = panels(table, 1.0 + 0.22 * len(arms))
     shares = published.loc[published["metric"] == "share of the oracle's gain (%)", "value"]
     for panel, own in parts:
         for share in shares:
             panel.axvline(share, color=GREY, linewidth=0.8, linestyle="--")
         panel.axvline(0, color=INK, linewidth=0.8)
         panel.axvline(42, color=INK, linewidth=0.9)
+        not_run(panel, arms, own["arm"])
         for place, arm in enumerate(arms):
             look = LOOKS[arm]
             for shift, against, fill in ((-0.15, "last", "white"), (0.15, "best", look.colour)):
@@ -156,7 +169,7 @@ def recovered(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     handles = [
         Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white", label=last),
         Line2D([], [], color=INK, marker="o", linestyle="", label=best),
-        Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="paper, three scales"),
+        Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="paper: 42, 48, 58 %"),
         Line2D([], [], color=INK, linewidth=0.9, label="K2 asks for 42 %"),
     ]
     figure.legend(handles=handles, loc=BELOW, ncols=4)

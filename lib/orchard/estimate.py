@@ -12,6 +12,7 @@ from typing import Any
 
 from orchard.errors import BadInput
 from orchard.runs import Run
+from orchard.runs.grid import Trial
 
 
 class Estimate:
@@ -65,9 +66,13 @@ class Estimate:
 
     def remark(self, cfg: Run.Config, seconds: float) -> str:
         """What to say when a run has been computed: the time left, at the speed of the runs so far; nothing of an unknown run."""
-        if not self._left.get(cfg.label):
+        labels = (
+            [cfg.label, cfg.run.label] if isinstance(cfg, Trial.Config) else [cfg.label]
+        )  # a trial computes its run
+        foreseen = [self._left[label].pop() for label in labels if self._left.get(label)]
+        if not foreseen:
             return ""
-        self._foreseen += self._left[cfg.label].pop()
+        self._foreseen += sum(foreseen)
         self._spent += seconds
         minutes = self.left * self._spent / self._foreseen / self.jobs / 60 if self._foreseen else 0.0
         return f"   about {minutes:.0f} min left" if minutes >= 1 else "   less than a minute left"

@@ -10,6 +10,7 @@ import pytest
 from orchard import estimate as module
 from orchard.errors import BadInput
 from orchard.estimate import Estimate, memory_bytes
+from orchard.runs.grid import Trial
 from toy_runs import Square
 
 RUNS = [
@@ -32,6 +33,14 @@ def test_the_time_left_follows_what_is_finished_and_the_speed_here() -> None:
     assert found.remark(Square.Config(number=1, label="a"), 1.0) == "   less than a minute left"
     assert found.remark(Square.Config(number=1, label="a"), 1.0) == ""
     assert Estimate([], 2).total == 0
+
+
+def test_a_trial_took_what_its_run_took() -> None:
+    """Its own seconds are next to none: counted alone they made hours of minutes."""
+    trial = {"id": "4", "label": "a (trial)", "cpu_s": 0.01, "peak_memory_mib": 1.0, "bytes": 1}
+    found = Estimate([RUNS[0], trial, RUNS[2]], jobs=1)
+    done = Trial.Config(run=Square.Config(number=1, label="a"), label="a (trial)")
+    assert found.remark(done, 600.01) == "   about 30 min left"
 
 
 def test_a_machine_that_is_too_small_is_told_before_anything_starts(

@@ -214,22 +214,22 @@ def test_rows_are_drawn_one_below_the_other_and_unknown_tex_is_shown_as_source()
 
 
 def test_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = {"smoke": [{"verdicts": [verdict("C1", 0.1, 0.2)], "provenance": {"machines": ["EPYC (cpu)"]}}]}
+    results = {"laptop": [{"verdicts": [verdict("C1", 0.1, 0.2)], "provenance": {"machines": ["EPYC (cpu)"]}}]}
     monkeypatch.setattr(publish, "slugs", lambda: ["rattention"])
     monkeypatch.setattr(publish, "committed", lambda slug, profile, folder=None: results.get(profile, []))
-    said = "from smoke: its numbers mean nothing; replaced by the next profile"
-    assert f"| smoke ({said}) | 1 | 0 |" in publish.results_table()
-    assert f"Profile `smoke` (figures and verdicts are {said}):" in publish.card_table("rattention")
-    results["laptop"] = results["smoke"]
     monkeypatch.setattr(publish, "outdated", lambda slug, profile: ["01_build (2 of 3 runs)"])
     assert "| laptop | 1 | 0 |" in publish.results_table()
     card = publish.card_table("rattention")
     assert card.startswith("Profile `laptop`:\n\nOlder than the code, to be made again: 01_build (2 of 3 runs).\n\n|")
     assert "| 0.1, 1 seed | 2 of 2 parts pass<br>gate: 0.9 of 0.8 needed<br>control: fails it: -1 |" in card
     assert "**supported** at smoke scale" in publish.card_table("rattention")
+    results["laptop"][0]["verdicts"].append(verdict("C2", 0.1, 0.2))
+    assert publish.card_table("rattention").count("gate: A, below") == 2
+    assert publish.card_table("rattention").endswith("|\n\n- Gate **A**: 0.9 of 0.8 needed.\n")
+    results["laptop"][0]["verdicts"].pop()
     found = publish.outcome("rattention")
     assert found == "At smoke scale, findings: 1 supported."
-    results["laptop"] = []
+    results.clear()
     assert publish.outcome("rattention").startswith(
         "No results are committed yet: `orchard reproduce rattention --profile"
     )

@@ -54,7 +54,7 @@ def execute(
 
     Raises:
         RunError: a run failed. The others are finished and kept; the message names each failed run with its first cause.
-        BadInput: no such engine or device, or ``jobs`` below 1.
+        BadInput: no such engine or device, or ``jobs`` below 1 or above four per core.
     """
     check_engine(engine)
     check_jobs(jobs)
@@ -93,15 +93,20 @@ def check_engine(engine: str) -> None:
 
 
 def check_jobs(jobs: int | None) -> None:
-    """Raise ``BadInput`` unless ``jobs`` is a number of processes or None."""
-    if jobs is not None and jobs < 1:
-        raise BadInput(f"--jobs {jobs}: give a number of processes from 1 up, or leave it out for one per core")
+    """Raise ``BadInput`` unless ``jobs`` is None or a number of processes that this machine can bear: at most four per core."""
+    most = 4 * _cores()
+    if jobs is not None and not 1 <= jobs <= most:
+        raise BadInput(f"--jobs {jobs}: give a number of processes from 1 to {most}, or leave it out for one per core")
 
 
 def default_jobs(device: str) -> int:
     """One process per core this process may use; one on an accelerator, where runs would compete for memory."""
     if resolve_device(device) != "cpu":
         return 1
+    return _cores()
+
+
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

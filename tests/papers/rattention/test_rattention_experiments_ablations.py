@@ -22,6 +22,7 @@ from orchard.papers.rattention.figures.ablation import (
     compare,
     effects,
     global_ratio,
+    said,
 )
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.papers.rattention.method.variants import HeadSplit, RandomWindow, Taylor, Variant
@@ -151,6 +152,15 @@ def test_effects_are_paired_differences():
     assert parts["effect"].tolist() == pytest.approx([0.2] * 3, abs=0.01)
 
 
+def test_the_placebo_is_drawn_and_the_paper_beside_it():
+    again = units().query("variant == 'base'").assign(variant="placebo")
+    found = effects(pd.concat([units(), again]))
+    assert found.iloc[-1][["label", "group", "effect"]].tolist() == ["placebo", "control of C12 and C13", 0.0]
+    made = ablation(found, published("rattention"))
+    points = {line.get_label(): len(line.get_xdata()) for line in made.axes[1].get_lines() if line.get_marker() in "Do"}
+    assert points == {"MMLU (paper, 3B)": 6, "Avg (paper, 3B)": 6}
+
+
 def test_evidence_has_the_parts_of_the_claims():
     tables = {"ablation_units": units()}
     claims = {claim.id: claim for claim in load_claims(root() / "papers" / "rattention")}
@@ -167,8 +177,9 @@ def test_figures_draw_every_row():
     made = ablation(effects(units()))
     labels = [text.get_text() for text in made.axes[0].get_yticklabels()]
     assert labels == [
-        f"{n}*" if c.against != "base" else n for n, c in VARIANTS.items() if n != "base" and c.against != n
+        f"{said(n)}*" if c.against != "base" else said(n) for n, c in VARIANTS.items() if n != "base" and c.against != n
     ]
+    assert said("identity") == "identity map, C12"
     headings = [text.get_text() for text in made.axes[0].texts]
     assert headings == list(dict.fromkeys(c.group for n, c in VARIANTS.items() if n != "base"))
     assert "gap minus relu" in compare(units())("gap", "relu").axes[0].get_xlabel()

@@ -75,3 +75,23 @@ def test_learning_curves_and_steps() -> None:
     assert np.allclose(line.get_ydata()[-1], 100 * (1 + 0.8) / 2)
     table = figures.steps_table(curves)
     assert table.loc["vt", "a"] == "40 (1 of 2 seeds)"
+
+
+def test_leads_are_those_of_the_claims() -> None:
+    rows = [
+        {"arm": arm, "seed": seed, "task": "fwe", "length": 128 * multiple, "multiple": multiple, "example": example,
+         "correct": right if multiple == 4 else 1.0}
+        for arm, right in (("rattn@16", 1.0), ("full_rope", 0.0), ("swa@16", 0.5)) for seed in (0, 1) for multiple in (1, 4)
+        for example in range(4)
+    ]  # fmt: skip
+    table = figures.leads_table(pd.DataFrame(rows))
+    assert table.set_index(["claim", "label", "where"])["effect"].to_dict() == {
+        ("C9", "full_rope", "4T"): 1.0, ("C9", "full_rope", "T"): 0.0,
+        ("C10", "swa@16", "4T"): 0.5, ("C10", "swa@16", "T"): 0.0,
+    }  # fmt: skip
+    figure = figures.leads(table)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "C9: full attention",
+        "C10: sliding window 16",
+    ]
+    assert figure.axes[0].get_title(loc="right") == "at 4T RAttention is surely ahead of 2 of 2 arms"

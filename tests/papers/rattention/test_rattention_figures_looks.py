@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from orchard.papers.rattention.experiments.profiles import tuning_table
 from orchard.papers.rattention.figures import ablation, recall, sweep
-from orchard.papers.rattention.figures.looks import KINDS, LOOKS, arms_in_words, named, words
+from orchard.papers.rattention.figures.looks import KINDS, LOOKS, arms_in_words, in_short, named, shared, words
 from orchard.runs.grid import Best
 
 
@@ -60,7 +60,8 @@ def effects() -> pd.DataFrame:
 @pytest.mark.parametrize(("gap", "count"), [(0.1, 2), (-0.1, 0)])
 def test_titles_say_what_is_there(gap: float, count: int) -> None:
     assert title(sweep.window_sweep(swept(gap))) == f"RAttention is below the sliding window at {count} of 2 windows"
-    assert title(sweep.pareto(swept(gap), effects())).endswith("RAttention's")
+    best = "W 8, R 8, full" if gap > 0 else "W 8"
+    assert title(sweep.pareto(swept(gap), effects())) == f"not beaten in cache and loss at once: {best}"
     assert title(sweep.noninferiority(effects())) == "1 of 2 arms match full attention (dotted: 0.01)"
 
 
@@ -74,6 +75,21 @@ def test_every_seed_is_a_dot() -> None:
     assert dots == 9
 
 
+def test_means_are_over_the_seeds_that_every_arm_has() -> None:
+    more = pd.DataFrame(
+        [{"arm": arm, "seed": seed, "x": 1.0} for arm, n in (("swa@8", 2), ("rattn@8", 3)) for seed in range(n)]
+    )
+    assert shared(more).groupby("arm")["seed"].agg(list).to_dict() == {"swa@8": [0, 1], "rattn@8": [0, 1]}
+
+
+def test_one_model_under_two_names_is_one_point() -> None:
+    rows = [("swa@32", 1.0), ("swa_mem@16", 1.0), ("rattn@8", 2.0), ("full_rope", 3.0)]
+    table = pd.DataFrame([{"arm": arm, "seed": 0, "cost": cost, "loss": 1.0} for arm, cost in rows])
+    shown, known = in_short(table, ["cost", "loss"])
+    assert list(shown["arm"]) == ["W 32 = M 16", "R 8", "full"]
+    assert known["w 32 = m 16"] == LOOKS["swa"]
+
+
 def units(names: tuple[str, ...], by: str) -> pd.DataFrame:
     return pd.DataFrame([
         {by: name, "seed": seed, "unit": unit, "stratum": stratum, "bytes": 10, "nats": 10 * (2 + 0.1 * place + 0.01 * unit)}
@@ -85,7 +101,15 @@ def test_strata_stand_in_the_order_of_distance() -> None:
     table = sweep.clue_table(units(("rattn@8", "swa@8", "swa_mem@8"), "arm"), 8)
     assert list(pd.unique(table["label"])) == ["none", "mismatch", "1–8", "33–128"]
     assert (table["effect"] > 0).all()
-    assert "with no clue" in title(sweep.clue(table, 8))
+    wide = units(tuple(f"{kind}@{w}" for w in (8, 16) for kind in ("rattn", "swa", "swa_mem")), "arm")
+    parts = sweep.clue_parts(wide)
+    cells = parts.groupby(["against", "where"])["window"].agg(list).to_dict()
+    assert cells == {
+        (against, where): [8, 16] for against in ("swa", "swa_mem") for where in (sweep.BEYOND, sweep.INSIDE)
+    }
+    made = sweep.clue(table, parts, 8)
+    assert "with no clue" in title(made)
+    assert len(made.legends[0].get_texts()) == 4
 
 
 def test_the_lag_is_shown_beside_the_window_alone() -> None:
@@ -102,12 +126,12 @@ def test_recall_is_shown_against_filler_pairs_and_steps() -> None:
         for arm in ("full_rope", "swa@8", "swa@8+global") for seed in (0, 1) for pairs, filler in ((6, 64), (12, 0), (12, 64))
     ]  # fmt: skip
     curves = pd.DataFrame({"arm": "swa@8", "seed": 0, "step": [1, 2], "validation_accuracy": [0.0, 0.1]})
-    assert title(recall.recall(pd.DataFrame(rows), curves)) == "behind 64 tokens: sliding window 8 0 %"
-    assert recall.recalled(pd.DataFrame(rows), alone=False) == ["sliding window 8, one global layer 100 %"]
+    assert title(recall.recall(pd.DataFrame(rows), curves, decisive=(64,))) == "behind 64 tokens: sliding window 8: 0 %"
+    assert recall.recalled(pd.DataFrame(rows), alone=False) == ["sliding window 8, one global layer: 100 %"]
 
 
 def test_the_tuning_says_how_many_arms_are_tuned() -> None:
     rows = [("swa@8", rate, loss, loss == 1.0) for rate, loss in ((1e-3, 2.0), (2e-3, 1.0), (4e-3, 2.0))]
     rows += [("rattn@8", rate, loss, loss == 1.0) for rate, loss in ((1e-3, 1.0), (2e-3, 2.0), (4e-3, 3.0))]
     found = Best(pd.DataFrame(rows, columns=["family", "value", "score", "chosen"]), {}, {})
-    assert title(sweep.tuning(tuning_table(found))) == "1 of 2 arms have their best rate inside the grid"
+    assert title(sweep.tuning(tuning_table(found))) == "1 of 2 arms: best rate inside the grid (framed)"

@@ -184,7 +184,7 @@ PROFILES: dict[str, Profile] = {
             learning_rates=dict.fromkeys(FAMILIES, (2e-3, 4e-3, 8e-3)), test_examples=64, validations=8,
         ),
         recall=Recall(
-            steps=400, batch_size=32, seeds=(0, 1, 2), learning_rates=(2.5e-3, 5e-3, 1e-2, 2e-2), pairs=(6, 12, 24),
+            steps=800, batch_size=32, seeds=(0, 1, 2), learning_rates=(2.5e-3, 5e-3, 1e-2, 2e-2), pairs=(6, 12, 24),
             fillers=(0, 16, 32, 64, 96, 128), decisive=(96, 128), test_examples=128, validations=8,
         ),
         timing=Timing(

@@ -6,18 +6,27 @@ from collections.abc import Callable
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
+from orchard.papers.rattention.experiments import MAPS, PARTS
 from orchard.papers.rattention.experiments.ablations import VARIANTS
 from orchard.papers.rattention.experiments.window_sweep import effect
-from orchard.papers.rattention.figures.looks import dots, titled
-from orchard.plot.style import COLUMN, INK, PALETTE, check_columns, looks, use_style
+from orchard.papers.rattention.figures.looks import dots, no_legend, titled
+from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, looks, use_style
 
 ROW = 0.145  # inches
 ALL = "all text"
 LAG = ("base", "gain 0.1", "−norm", "−RLA")  # the norm of the branch, and no branch
+PLACEBO, CONTROL = "placebo", "control of C12 and C13"
+SAID = {
+    "base": "base (RAttention)", "relu": "ReLU map", "identity": "identity map", "gain 0.1": "gain 0.1 (branch starts small)",
+    "−norm": "−norm (branches just added)", "−SWA": "−SWA (linear attention alone)", "−RLA": "−RLA (window alone)",
+    "head split": "head split (window or branch)", PLACEBO: "placebo (base, other seeds)",
+}  # fmt: skip
+DECIDES = {**dict.fromkeys(MAPS, "C12"), **dict.fromkeys(PARTS, "C13")}
 GREY_BAR = PALETTE[1]
 # Rows of the paper's Table 4 and our variants. What its Mamba2 and Hymba rows are made of it does not say.
 TABLE_4 = {
@@ -31,53 +40,87 @@ TABLE_4 = {
 
 
 def effects(units: pd.DataFrame) -> pd.DataFrame:
-    """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows."""
+    """Every variant minus the one it is compared with, in bits per byte, with a 95 % interval over seeds and windows; last the placebo,
+    where it was trained."""
     trained = set(units["variant"])
+    compared = {name: (change.group, change.against) for name, change in VARIANTS.items() if name != "base"}
+    compared[PLACEBO] = CONTROL, "base"
     return pd.DataFrame([
-        {"label": name, "group": change.group, "against": change.against, **effect(units, "variant", name, change.against)}
-        for name, change in VARIANTS.items()
-        if {name, change.against} <= trained and change.against != name != "base"
+        {"label": name, "group": group, "against": against, **effect(units, "variant", name, against)}
+        for name, (group, against) in compared.items() if {name, against} <= trained and name != against
     ])  # fmt: skip
 
 
+def said(name: str) -> str:
+    """A variant in words, with the claim that it decides."""
+    return SAID.get(name, name) + (f", {DECIDES[name]}" if name in DECIDES else "")
+
+
 @use_style()
-def ablation(table: pd.DataFrame) -> Figure:
-    """Effects with intervals, grouped by what is changed; right of zero is worse than the base."""
+def ablation(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Effects with intervals, grouped by what is changed; right of zero is worse than the base, every seed is a tick. ``published``: on
+    the right in grey the paper's Table 4 as differences from its own base, right of zero worse too."""
     check_columns(table, {c: c for c in ("label", "group", "against", "effect", "low", "high")}, "ablation")
     groups = list(pd.unique(table["group"]))
-    made, (axes,) = plot.figure(COLUMN, 0.6 + ROW * (len(table) + len(groups)))
+    columns = 1 if published is None else 2
+    made, (axes, *others) = plot.figure(
+        4.2 if published is None else 7.0, 0.7 + ROW * (len(table) + len(groups)), columns=columns
+    )
     axes.axvline(0, color=INK, linewidth=0.8)
-    places, names, place = list[int](), list[str](), 0
+    places, place = dict[str, int](), 0
     for index, group in enumerate(groups):
         heading = axes.text(
             0.012, place, group, transform=axes.get_yaxis_transform(), va="center", fontsize=7, weight="bold"
         )
         heading.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        colour = INK if group == CONTROL else PALETTE[index % len(PALETTE)]
         for row in table[table["group"] == group].itertuples():
             place += 1
-            axes.hlines(place, row.low, row.high, color=PALETTE[index % len(PALETTE)], linewidth=1.5)
-            axes.plot(row.effect, place, "o", color=PALETTE[index % len(PALETTE)], markersize=3.6)
+            axes.hlines(place, row.low, row.high, color=colour, linewidth=1.5)
+            axes.plot(row.effect, place, "o", color=colour, markersize=3.6)
             axes.plot(row.seeds, [place] * len(row.seeds), "|", color=INK, markersize=4, alpha=0.6)
-            places.append(place)
-            names.append(str(row.label) if row.against == "base" else f"{row.label}*")
+            places[str(row.label)] = place
         place += 1
-    axes.set_yticks(places, names)
-    axes.set_ylim(place - 0.3, -0.7)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
+    starred = set(table.loc[table["against"] != "base", "label"])
+    axes.set_yticks(list(places.values()), [f"{said(name)}*" if name in starred else said(name) for name in places])
+    for panel in (axes, *others):
+        panel.set_ylim(place - 0.3, -0.7)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    others = ", ".join(name for name in pd.unique(table["against"]) if name != "base")
+    against = ", ".join(name for name in pd.unique(table["against"]) if name != "base")
     axes.set_xlabel(
-        "← better   change in test loss (bits/byte)" + (f"\n* against {others}, not the base" if others else "")
+        "← better   change in test loss (bits/byte)" + (f"\n* against {against}, not the base" if against else "")
     )
-    worse = (table["low"] > 0).sum()
-    return titled(made, f"{worse} of {len(table)} changes make it worse; ticks are seeds")
+    if published is not None:
+        _paper(others[0], published, places)
+    changes = table[table["group"] != CONTROL]
+    return titled(made, f"{(changes['low'] > 0).sum()} of {len(changes)} changes make it worse; ticks are seeds")
+
+
+def _paper(axes: Axes, published: pd.DataFrame, places: dict[str, int]) -> None:
+    """The paper's differences, turned so that right is worse, at the rows of our variants."""
+    table = _table_4(published)
+    for metric, marker, shift in (("MMLU", "D", -0.15), ("Avg", "o", 0.15)):
+        rows = [
+            (-float(table[metric][paper]), places[ours] + shift) for paper, ours in TABLE_4.items() if ours in places
+        ]
+        axes.plot(*zip(*rows, strict=True), marker, color=GREY, markerfacecolor="white", label=f"{metric} (paper, 3B)")
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(list(places.values()), [""] * len(places))
+    axes.set_xlabel("← better   points lost against the paper's base")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=2)
+
+
+def _table_4(published: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 4 as differences from its base, in points."""
+    table = published[published["table"] == "Table 4"].pivot(index="arm", columns="metric", values="value")
+    return (table - table.loc["RAtt@512"]).loc[list(TABLE_4)]
 
 
 def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 4 as differences from its base (points), beside our effects (bits/byte; less is better)."""
-    table = published[published["table"] == "Table 4"].pivot(index="arm", columns="metric", values="value")
-    paper = (table - table.loc["RAtt@512"]).loc[list(TABLE_4)].rename(columns=lambda name: f"{name}, paper (points)")
+    paper = _table_4(published).rename(columns=lambda name: f"{name}, paper (points)")
     ours = found.set_index("label").reindex(list(TABLE_4.values()))[["effect", "low", "high"]]
     return paper.assign(variant=list(TABLE_4.values())).set_index("variant").join(ours.add_suffix(" (bits/byte)"))
 
@@ -87,9 +130,10 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
     """Why RAttention is behind where nothing has to be recalled: the loss of the base, of a norm that starts small, of no norm and of the
     window alone against steps; and what each needs more than the window alone, in all strata and where nothing can be copied."""
     names = [name for name in LAG if name in set(curves["arm"])]
-    made, (left, right) = plot.figure(7.0, 2.6, columns=2)
+    made, (left, right) = plot.figure(7.0, 2.8, columns=2)
     part = curves[curves["arm"].isin(names)].dropna(subset=["validation_loss"])
-    known = {name.lower(): look for name, look in looks(names).items()}
+    part = part.assign(arm=part["arm"].map(SAID))
+    known = {SAID[name].lower(): look for name, look in looks(names).items()}
     label = "validation loss (nats/byte)"
     plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label, axes=left, known=known)
     dots(left, part, "step", "validation_loss", known)
@@ -103,10 +147,12 @@ def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
             right.plot(values, [place] * len(values), "|", color=colour, markersize=5)
     right.axvline(0, color=INK, linewidth=0.8)
     compared = names[: names.index("−RLA")] if "−RLA" in names else names
-    right.set_yticks(range(len(compared)), compared)
+    right.set_yticks(range(len(compared)), [SAID[name].replace(" (", "\n(") for name in compared])
     right.set_ylim(len(compared) - 0.5, -0.5)
-    right.set_xlabel("← better   loss minus the window alone (bits/byte)")
-    made.legend(handles=right.get_legend_handles_labels()[0], loc="outside lower right", ncols=2)
+    right.set_xlabel("← better   against the window alone (bits/byte)")
+    no_legend(left)
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
     base = table[(table["label"] == "base") & (table["where"] != ALL)]["effect"]
     return titled(
         made, f"where nothing can be copied the base needs {base.sum():+.3f} bits/byte more than the window alone"

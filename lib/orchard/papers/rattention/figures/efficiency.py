@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from orchard import plot
 from orchard.papers.rattention.experiments import speed
-from orchard.papers.rattention.figures.looks import LOOKS, dots, named, rule, titled, words
+from orchard.papers.rattention.figures.looks import (
+    LOOKS,
+    dots,
+    in_short,
+    letters_legend,
+    named,
+    no_legend,
+    rule,
+    shared,
+    titled,
+    words,
+)
 from orchard.papers.rattention.method import costs
 from orchard.plot.style import GREY, INK, PALETTE
 
 WIDE = 7.0  # inches: both columns of a paper
-OPERATIONS = {"full": "full", "window": "swa", "residual": "residual", "fla": "fla"}
-LAYERS = {"full layer": "full", "window layer": "swa", "rattn layer": "rattn"}
+FULL, WINDOW, LINEAR, FLA, OURS = (
+    "full attention", "sliding window", "residual linear attention", "linear attention of fla", "RAttention",
+)  # fmt: skip
+OPERATIONS = {"full": FULL, "window": WINDOW, "residual": LINEAR, "fla": FLA}
+LAYERS = {"full layer": FULL, "window layer": WINDOW, "rattn layer": OURS}
+TIMED = {FULL: LOOKS["full"], WINDOW: LOOKS["swa"], LINEAR: LOOKS["la"], OURS.lower(): LOOKS["rattn"]}
 
 
 @plot.use_style()
@@ -36,7 +49,7 @@ def throughput(table: pd.DataFrame) -> Figure:
         shown = times[times["name"].isin(names)].assign(arm=times["name"].map(names))
         plot.sweep(
             shown, x="length", y="us", seed="round", x_label="sequence length (tokens)",
-            y_label="forward + backward (µs per token)", axes=axes, known=LOOKS,
+            y_label="forward + backward (µs per token)", axes=axes, known=TIMED,
         )  # fmt: skip
         _log(axes)
         axes.set_title(title)
@@ -81,13 +94,16 @@ def step_bars(relative: pd.DataFrame) -> Figure:
             colour = GREY if source == "paper" else LOOKS[arm].colour
             look: dict[str, Any] = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
             bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
-            axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5)
+            for number in axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5):
+                number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     axes.axhline(0, color=INK, linewidth=0.8)
     rule(axes, 10, "rule of C14")
     axes.set_xticks(range(len(settings)), [f"{s['setting']}\n{s['source']}" for _, s in settings.iterrows()])
     axes.margins(y=0.12)
-    axes.set_ylabel("step time against swa@T/2 (%)")
-    axes.set_xlabel("hatched: full attention; plain: RATTENTION at T/8; dotted: the rule of C14")
+    axes.set_ylabel("step time against window T/2 (%)")
+    axes.set_xlabel(
+        "hatched: full attention; plain: RAttention with a window of T/8; dotted: the rule of C14 (on a GPU)"
+    )
     axes.grid(False, axis="x")
     ours = relative[(relative["source"] == "here") & (relative["arm"] == "rattn")]["ratio"]
     return titled(made, f"a step of RAttention takes {', '.join(f'{ratio:.2f}' for ratio in ours)} times as long here")
@@ -96,20 +112,23 @@ def step_bars(relative: pd.DataFrame) -> Figure:
 @plot.use_style()
 def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     """Latency of one token and bytes of the caches against context; peak memory of a forward pass against length."""
-    made, (left, middle, right) = plot.figure(WIDE, 2.5, columns=3)
+    made, (left, middle, right) = plot.figure(WIDE, 2.9, columns=3)
     table, known = named(decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024))
     for axes, y, label in ((left, "ms", "one decoded token (ms)"), (middle, "kib", "caches per sequence (KiB)")):
         plot.sweep(table, x="context", y=y, x_label="context (tokens)", y_label=label, axes=axes, known=known)
+        no_legend(axes)
     left.set_ylim(bottom=0)
     _log(middle)
     peaks, known = named(memory.assign(mib=memory["bytes"] / 2**20))
-    colours = {arm: known[arm.lower()].colour for arm in pd.unique(peaks["arm"])}
-    sns.lineplot(peaks, x="length", y="mib", hue="arm", style="mode", palette=colours, markers=True, ax=right)
+    for (arm, mode), rows in peaks.groupby(["arm", "mode"], sort=False):
+        line = "-" if mode == "inference" else "--"
+        colour = known[str(arm).lower()].colour
+        right.plot(rows["length"], rows["mib"], line, marker=".", color=colour, label=f"{arm}, {mode}")
     right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
-    right.set_ylim(peaks["mib"].min() / 1.3, peaks["mib"].max() * 8)  # room for the legend
     _octaves(right, sorted(map(float, memory["length"].unique())), "{:g}")
     _log(right)
-    right.legend(loc="upper left", ncols=2)
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
     last = decoded[decoded["context"] == decoded["context"].max()].set_index("arm")["cache_bytes"]
     return titled(
         made,
@@ -120,34 +139,18 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
 @plot.use_style()
 def timing(table: pd.DataFrame) -> Figure:
     """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
-    made, panels = plot.figure(WIDE, 2.9, columns=3)
-    shown, looks = named(table.assign(kib=table["kv_bytes"] / 1024))
-    known = {_short(arm).lower(): look for arm, look in looks.items()}
-    shown["arm"] = shown["arm"].map(_short)
+    made, panels = plot.figure(WIDE, 3.4, columns=3)
+    table = shared(table.assign(kib=table["kv_bytes"] / 1024))
     costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
     for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
+        shown, known = in_short(table, [cost, "bits_per_byte"])
         plot.pareto(
             shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes, known=known
         )  # fmt: skip
         dots(axes, shown, cost, "bits_per_byte", known)
+    letters_legend(made, pd.unique(table["arm"]), columns=4)
     best = table.groupby("arm")["bits_per_byte"].mean().idxmin()
-    return titled(
-        made, f"the lowest loss is that of {words(str(best))}; W sliding window, R RAttention, dots are seeds"
-    )
-
-
-def _short(words: str) -> str:
-    """An arm in words, for a narrow panel: "W 16", "R 16", "memory of R 16"."""
-    shorter = {
-        "sliding window": "W",
-        "window, ": "",
-        "rattention": "R",
-        "full attention": "full",
-        " attention alone": "",
-    }
-    for long, short in shorter.items():
-        words = re.sub(long, short, words, flags=re.IGNORECASE)
-    return words
+    return titled(made, f"the lowest loss is that of {words(str(best))}; dots are seeds")
 
 
 BATCHES = (1, 8, 32, 128, 512)

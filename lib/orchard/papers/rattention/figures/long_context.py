@@ -7,12 +7,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from orchard import plot
+from orchard.evidence import interval
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
-from orchard.papers.rattention.experiments.long_context import steps_to_reach
-from orchard.papers.rattention.figures.looks import LOOKS, dots, named, titled, words
+from orchard.papers.rattention.experiments import OTHERS, SMALL
+from orchard.papers.rattention.experiments.long_context import REACHED, against, steps_to_reach
+from orchard.papers.rattention.figures.looks import LOOKS, dots, named, no_legend, rule, titled, words
+from orchard.plot.style import INK
 
 DEPTH_BINS = 5
 NUMBERS = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 6.5}}  # in the cells of a map
@@ -40,6 +43,55 @@ def length_curves(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             axes.set_title(title)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
     return titled(made, fall(table))
+
+
+LEAD = 0.1  # accuracy: the threshold of claim C9
+
+
+def leads_table(units: pd.DataFrame) -> pd.DataFrame:
+    """What decides C9 and C10, and the control of C9: claim, label (the other arm), where (4T, or T), effect, low, high, seeds. RAttention
+    at T/8 minus the other arm, mean accuracy over RULER's tasks."""
+    rows = []
+    for claim, others in (("C9", OTHERS), ("C10", SMALL)):
+        for multiple in (4, 1):
+            found = against(others, {"ruler_units": units}.__getitem__, multiple=multiple)
+            for part, gaps in found.groupby("part", sort=False):
+                at, seeds = interval(gaps), gaps.groupby("seed")["value"].mean().tolist()
+                about = {
+                    "claim": claim,
+                    "label": str(part).partition(" − ")[2],
+                    "where": "4T" if multiple == 4 else "T",
+                }
+                rows.append({**about, "effect": at.estimate, "low": at.low, "high": at.high, "seeds": seeds})
+    return pd.DataFrame(rows)
+
+
+@plot.use_style()
+def leads(table: pd.DataFrame) -> Figure:
+    """RAttention against every other arm at 4T (filled) and at T (hollow), a tick per seed; C9 asks for what is right of the dotted line at
+    4T and not at T, C10 for what is right of zero at 4T."""
+    rows = list(dict.fromkeys(zip(table["claim"], table["label"], strict=True)))
+    made, (axes,) = plot.figure(5.0, 1.0 + 0.3 * len(rows))
+    for shift, where, face in ((-0.14, "4T", None), (0.14, "T", "white")):
+        part = table[table["where"] == where]
+        places = [rows.index(row) + shift for row in zip(part["claim"], part["label"], strict=True)]
+        axes.hlines(places, part["low"], part["high"], color=LOOKS["rattn"].colour, linewidth=1.6)
+        (marks,) = axes.plot(
+            part["effect"], places, "o", color=LOOKS["rattn"].colour, label=f"lead at {where}", zorder=3
+        )
+        marks.set_markerfacecolor(face or LOOKS["rattn"].colour)
+        for place, seeds in zip(places, part["seeds"], strict=True):
+            axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=5, alpha=0.6)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    rule(axes, LEAD, "asked by C9 at 4T", vertical=True)
+    axes.set_yticks(range(len(rows)), [f"{claim}: {words(label)}" for claim, label in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("RAttention ahead by (accuracy, RULER's tasks)")
+    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    far = table[table["where"] == "4T"]
+    return titled(made, f"at 4T RAttention is surely ahead of {(far['low'] > 0).sum()} of {len(far)} arms")
 
 
 def fall(table: pd.DataFrame, multiple: int = 4) -> str:
@@ -123,18 +175,21 @@ def task_table(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(index=own)
 
 
+@plot.use_style()
 def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
     part = curves.dropna(subset=["validation_accuracy"])
     shown, known = named(part.assign(accuracy=100 * part[f"accuracy {task}"]))
-    made, (axes,) = plot.figure(height=3.0)
+    made, (axes,) = plot.figure(5.0, 3.4)
     plot.learning_curves(
         shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=known
     )
+    rule(axes, 100 * REACHED, "counted as learned")
+    no_legend(axes)
+    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     dots(axes, shown[shown["step"] == shown["step"].max()], "step", "accuracy", known)
-    with plot.use_style():
-        axes.set_title(task_title(task))
-        axes.set_yticks([0, 25, 50, 75, 90, 100])
+    axes.set_title(task_title(task))
+    axes.set_yticks([0, 25, 50, 75, 90, 100])
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL
 from orchard.plot.style import INK, PALETTE, Look, looks, use_style
@@ -40,6 +41,17 @@ KINDS = {
 }
 
 
+LETTERS = {
+    "swa": "W",
+    "rattn": "R",
+    "swa_mem": "M",
+    "swa_flops": "C",
+    "full_rope": "full",
+    "full_rnope": "NoPE",
+    "la": "linear",
+}
+
+
 def words(arm: str) -> str:
     """An arm in words: "sliding window 16", "window, memory of RAttention 16"; a name that is none is left as it is."""
     name, also_global = arm.removesuffix(ALSO_GLOBAL), arm.endswith(ALSO_GLOBAL)
@@ -48,6 +60,42 @@ def words(arm: str) -> str:
         return arm
     said = f"{KINDS[kind][0]} {'RAttention ' if kind in ('swa_mem', 'swa_flops') and window else ''}{window}".strip()
     return f"{said}, one global layer" if also_global else said
+
+
+def short(arm: str) -> str:
+    """An arm beside its point: "W 16", "R 16", "full". What the letters are says :func:`letters_legend`."""
+    kind, _, window = arm.partition("@")
+    return f"{LETTERS[kind]} {window}".strip() if kind in LETTERS else arm
+
+
+def in_short(table: pd.DataFrame, at: list[str]) -> tuple[pd.DataFrame, dict[str, Look]]:
+    """The table with its arms in :func:`short`, and how each looks. Arms that share their mean point (one model under two names) become
+    one, "W 32 = M 16"."""
+    given = looks(map(str, pd.unique(table["arm"])), LOOKS)
+    means = table.groupby("arm", sort=False)[at].mean().round(9)
+    together = means.reset_index().groupby(at, sort=False, dropna=False)["arm"].agg(list)
+    said = {arm: " = ".join(map(short, names)) for names in together for arm in names}
+    kept = table[table["arm"].isin([names[0] for names in together])]
+    return kept.assign(arm=kept["arm"].map(said)), {
+        said[arm].lower(): look for arm, look in given.items() if arm in set(kept["arm"])
+    }
+
+
+def letters_legend(figure: Figure, arms: Iterable[str], columns: int = 2) -> None:
+    """Below the figure, what the letters of :func:`short` are, a marker for each."""
+    kinds = dict.fromkeys(name.partition("@")[0] for name in arms)
+    handles = []
+    for kind in (kind for kind in kinds if kind in LETTERS):
+        said = KINDS[kind][0] + (" RAttention" if kind in ("swa_mem", "swa_flops") else "")
+        style: dict[str, Any] = {"color": LOOKS[kind].colour, "marker": LOOKS[kind].marker, "linestyle": "none"}
+        handles.append(Line2D([], [], label=f"{LETTERS[kind]}: {said}", **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def shared(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the seeds that every arm has, so that no mean hangs on which seeds an arm was given."""
+    seeds = set.intersection(*(set(rows) for _, rows in table.groupby("arm")["seed"]))
+    return table[table["seed"].isin(seeds)]
 
 
 def arms_in_words(arms: Iterable[str]) -> pd.DataFrame:
@@ -92,6 +140,13 @@ def titled(figure: Figure, says: str) -> Figure:
     else:
         figure.suptitle(says, x=0.01, ha="left", fontsize=7.5)
     return figure
+
+
+def no_legend(*panels: Axes) -> None:
+    """Take the legends out of panels whose figure has one below."""
+    for axes in panels:
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
 
 
 def rule(axes: Axes, value: float, says: str, *, vertical: bool = False) -> None:

@@ -2,64 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from orchard import plot
 from orchard.errors import BadInput
-from orchard.papers.rattention.experiments.window_sweep import effect, on_edge
-from orchard.papers.rattention.figures.looks import LOOKS, dots, named, rule, titled, words
+from orchard.evidence import interval
+from orchard.papers.rattention.experiments.window_sweep import effect, far, near, on_edge, sweep_clue
+from orchard.papers.rattention.figures.looks import (
+    LOOKS,
+    dots,
+    in_short,
+    letters_legend,
+    named,
+    no_legend,
+    rule,
+    shared,
+    short,
+    titled,
+    words,
+)
 from orchard.papers.rattention.method import costs
-from orchard.plot.style import COLUMN, INK
+from orchard.plot.style import INK, PALETTE
 
 MARGIN = 0.01  # bits per byte: the threshold of claim C8
 
 
+@plot.use_style()
 def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validation") -> Figure:
-    """The "validation" or "training" loss of some arms against steps, with bands over seeds and each seed's last value as a dot."""
+    """The "validation" or "training" loss of some arms against steps, with bands over seeds and each seed's last value as a dot; on the
+    right the second half of the steps, where the arms are close."""
     column = {"validation": "validation_loss", "training": "loss"}[loss]
     part, known = named(table[table["arm"].isin(arms)].dropna(subset=[column]))
-    made = plot.learning_curves(
-        part, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)", known=known
-    )
-    last = part[part["step"] == part["step"].max()]
-    dots(made.axes[0], last, "step", column, known)
+    end = part["step"].max()
+    last = part[part["step"] == end]
+    made, panels = plot.figure(7.0, 2.6, columns=2)
+    halves = ((part, "all steps"), (part[part["step"] >= end / 2], "the second half"))
+    for axes, (shown, title) in zip(panels, halves, strict=True):
+        plot.learning_curves(
+            shown, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)", axes=axes, known=known
+        )
+        dots(axes, last, "step", column, known)
+        axes.set_title(title)
+        no_legend(axes)
+    made.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     best = last.groupby("arm")[column].mean().idxmin()
-    return titled(made, f"after {last['step'].max():g} steps {best} is lowest")
+    return titled(made, f"after {end:g} steps {best} is lowest")
 
 
+@plot.use_style()
 def tuning(table: pd.DataFrame) -> Figure:
-    """Validation loss against learning rate, one line per arm that has a grid; the chosen rate is the large marker."""
-    shown, known = named(table.assign(rate=table["learning_rate"] * 1e3))
-    made = plot.sweep(
-        shown.dropna(subset=["validation_loss"]), x="rate", y="validation_loss", x_label="learning rate (10⁻³)",
-        y_label="validation loss (nats/byte)", known=known,
+    """Validation loss of every arm (rows) at every learning rate that was tried; the chosen one is framed."""
+    shown = named(table.assign(rate=table["learning_rate"] * 1e3))[0]
+    arms, rates = list(pd.unique(shown["arm"])), sorted(pd.unique(shown["rate"]))
+    made, (axes,) = plot.figure(5.0, 0.7 + 0.2 * len(arms))
+    plot.heat_map(
+        shown, row="arm", column="rate", value="validation_loss", number=".3f", x_label="learning rate (10⁻³)", y_label="",
+        value_label="validation loss (nats/byte)", axes=axes,
     )  # fmt: skip
+    axes.set_yticks(range(len(arms)), arms)
     best = shown[shown["chosen"] & shown["validation_loss"].notna()]
-    for arm, rate, loss in zip(best["arm"], best["rate"], best["validation_loss"], strict=True):
-        look = known[arm.lower()]
-        made.axes[0].plot(rate, loss, look.marker, color=look.colour, markersize=8)
+    for arm, rate in zip(best["arm"], best["rate"], strict=True):
+        corner = (rates.index(rate) - 0.46, arms.index(arm) - 0.46)
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=PALETTE[3], linewidth=1.6))
     untuned = on_edge(table.dropna(subset=["validation_loss"]))
-    return titled(made, f"{len(best) - len(untuned)} of {len(best)} arms have their best rate inside the grid")
+    return titled(made, f"{len(best) - len(untuned)} of {len(best)} arms: best rate inside the grid (framed)")
 
 
+@plot.use_style()
 def window_sweep(table: pd.DataFrame) -> Figure:
-    """Bits per byte against the window; arms without one are horizontal lines. Every seed is a dot."""
-    shown = table[~table["family"].isin(["swa_mem", "swa_flops"])].assign(arm=table["family"])
-    shown, known = named(shown)
+    """Bits per byte against the window; arms without one are horizontal lines. Lines are means over the seeds that every arm has; every
+    seed is a dot. Dotted: what matches full attention by the margin of C8."""
+    shown = table[~table["family"].isin(["swa_mem", "swa_flops"])]
+    means = shared(shown)
+    lines, known = named(means.assign(arm=means["family"]))
     made = plot.sweep(
-        shown, x="window", y="bits_per_byte", x_label="window W = w + 1 (tokens)", y_label="test loss (bits/byte)", known=known
+        lines, x="window", y="bits_per_byte", x_label="window W = w + 1 (tokens)", y_label="test loss (bits/byte)", known=known
     )  # fmt: skip
-    dots(made.axes[0], shown, "window", "bits_per_byte", known)
+    axes = made.axes[0]
+    dots(axes, named(shown.assign(arm=shown["family"]))[0], "window", "bits_per_byte", known)
+    full = means.loc[means["arm"] == "full_rope", "bits_per_byte"].mean()
+    rule(axes, full + MARGIN, "full attention + 0.01 (C8)")
+    for legend in made.legends:
+        legend.remove()
+    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
     below = ahead(table)
     return titled(made, f"RAttention is below the sliding window at {sum(below)} of {len(below)} windows")
 
 
 def ahead(table: pd.DataFrame) -> list[bool]:
     """Whether the mean loss of RAttention lies below that of the sliding window, for every window that both have."""
-    means = table.groupby(["window", "family"])["bits_per_byte"].mean().unstack("family")
+    means = shared(table).groupby(["window", "family"])["bits_per_byte"].mean().unstack("family")
     return [bool(gap < 0) for gap in (means["rattn"] - means["swa"]).dropna()]
 
 
@@ -69,42 +108,46 @@ def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
     return pd.DataFrame([{"label": name, **effect(units, "arm", name, base)} for name in names])
 
 
+@plot.use_style()
 def noninferiority(table: pd.DataFrame) -> Figure:
-    """Arms against full attention: the interval of an arm that matches it lies left of the dotted line. Every seed is a dot."""
-    made = plot.forest(table.assign(label=table["label"].map(words)), x_label="bits/byte above full attention")
-    axes = made.axes[0]
+    """Arms against full attention: the interval of an arm that matches it lies left of the dotted line. Every seed is a tick."""
+    made, (axes,) = plot.figure(5.0, 0.75 + 0.2 * len(table))
+    plot.forest(table.assign(label=table["label"].map(words)), x_label="bits/byte above full attention", axes=axes)
     for place, values in enumerate(table["seeds"]):
         axes.plot(values, [place] * len(values), "|", color=INK, markersize=5, alpha=0.6)
     rule(axes, MARGIN, "margin of C8", vertical=True)
     return titled(made, f"{(table['high'] <= MARGIN).sum()} of {len(table)} arms match full attention (dotted: 0.01)")
 
 
+@plot.use_style()
 def pareto(table: pd.DataFrame, effects: pd.DataFrame) -> Figure:
     """Bits per byte against the bytes of cache that one step of decoding reads per sequence at the training length.
 
-    Thin bars span the seeds, each of which is a dot; wide pale ones are the 95 % intervals of ``effects``, the differences to full
-    attention of :func:`arm_effects`, around the mean of the arm.
+    Points and thin bars are means and ranges over the seeds that every arm has; every seed is a dot. Wide pale bars are the 95 %
+    intervals of ``effects``, the differences to full attention of :func:`arm_effects`, around the point of the arm.
     """
-    shown, known = named(table.assign(kib=table["cache_bytes"] / 1024))
-    made = plot.pareto(
-        shown, cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16)",
-        y_label="test loss (bits/byte)", known=known,
+    kib = table.assign(kib=table["cache_bytes"] / 1024)
+    shown, known = in_short(shared(kib), ["kib", "bits_per_byte"])
+    made, (axes,) = plot.figure(5.0, 3.3)
+    plot.pareto(
+        shown, cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16; state fp32)",
+        y_label="test loss (bits/byte)", axes=axes, known=known,
     )  # fmt: skip
-    axes = made.axes[0]
-    dots(axes, shown, "kib", "bits_per_byte", known)
-    means = shown.groupby("arm", sort=False)[["kib", "bits_per_byte"]].mean()
+    for arm, rows in kib.groupby("arm", sort=False):
+        look = LOOKS[str(arm).partition("@")[0]]
+        axes.plot(rows["kib"], rows["bits_per_byte"], ".", color=look.colour, markersize=3, alpha=0.7, zorder=2.5)
+    points = shared(kib).groupby("arm", sort=False)[["kib", "bits_per_byte"]].mean()
     for label, effect_, low, high in effects[["label", "effect", "low", "high"]].itertuples(index=False):
-        kib, bits = means.loc[words(label)].to_numpy(dtype=float)
-        colour = known[words(label).lower()].colour
-        axes.vlines(kib, bits + low - effect_, bits + high - effect_, color=colour, linewidth=5, alpha=0.25)
-    best = frontier(table)
-    ours = sum(name.startswith("rattn") for name in best)
-    return titled(made, f"{ours} of the {len(best)} arms that no other beats are RAttention's")
+        at, bits = points.loc[label].to_numpy(dtype=float)
+        colour = LOOKS[label.partition("@")[0]].colour
+        axes.vlines(at, bits + low - effect_, bits + high - effect_, color=colour, linewidth=5, alpha=0.25)
+    letters_legend(made, pd.unique(table["arm"]))
+    return titled(made, f"not beaten in cache and loss at once: {', '.join(map(short, frontier(table)))}")
 
 
 def frontier(table: pd.DataFrame) -> list[str]:
-    """The arms that no other beats in bytes of cache and in mean loss at once, cheapest first."""
-    means = table.groupby("arm", sort=False)[["cache_bytes", "bits_per_byte"]].mean()
+    """The arms that no other beats in bytes of cache and in mean loss at once, over the seeds that all have; cheapest first."""
+    means = shared(table).groupby("arm", sort=False)[["cache_bytes", "bits_per_byte"]].mean()
     means = means.sort_values(["cache_bytes", "bits_per_byte"])
     return list(means.index[means["bits_per_byte"] < means["bits_per_byte"].cummin().shift(fill_value=np.inf)])
 
@@ -119,25 +162,64 @@ def clue_table(units: pd.DataFrame, window: int) -> pd.DataFrame:
     ])  # fmt: skip
 
 
+BEYOND, INSIDE = "beyond the window (claim)", "inside the window (control)"
+
+
+def clue_parts(units: pd.DataFrame) -> pd.DataFrame:
+    """The parts of C7 and C7b and of their control: against, where, window (w = W), effect, low, high, seeds. The gain of RAttention on
+    bytes whose clue lies beyond (or inside) the window, minus its gain where nothing can be copied; bits per byte."""
+    rows = []
+    places: tuple[tuple[str, Callable[[pd.DataFrame, int], pd.DataFrame]], ...] = ((BEYOND, far), (INSIDE, near))
+    for against in ("swa", "swa_mem"):
+        for where, stratum in places:
+            gains = sweep_clue(against, stratum, {"window_sweep_units": units}.__getitem__)
+            for part, gain in gains.groupby("part", sort=False):
+                found, seeds = interval(gain), gain.groupby("seed")["value"].mean().tolist()
+                about = {"against": against, "where": where, "window": int(str(part).removeprefix("w = "))}
+                rows.append({**about, "effect": found.estimate, "low": found.low, "high": found.high, "seeds": seeds})
+    return pd.DataFrame(rows)
+
+
 @plot.use_style()
-def clue(table: pd.DataFrame, window: int) -> Figure:
-    """The gains of :func:`clue_table`: one colour per baseline, a dot per seed; the stratum ``none`` is the control."""
-    made, (axes,) = plot.figure(COLUMN, 2.6)
+def clue(table: pd.DataFrame, parts: pd.DataFrame, window: int) -> Figure:
+    """Left, the gains of :func:`clue_table` at one window: a colour per baseline, a dot per seed; the stratum ``none`` is the control.
+    Right, what decides C7 and C7b at every window, :func:`clue_parts`: filled the claim, hollow its control, zero the threshold."""
+    made, (left, right) = plot.figure(7.0, 2.8, columns=2)
     labels = list(pd.unique(table["label"]))
     for shift, (other, rows) in zip((-0.12, 0.12), table.groupby("against", sort=False), strict=False):
-        colour = LOOKS[str(other)].colour
         places = [labels.index(label) + shift for label in rows["label"]]
-        axes.vlines(places, rows["low"], rows["high"], color=colour, linewidth=1.5)
-        axes.plot(places, rows["effect"], "o", color=colour, label=f"against {words(f'{other}@{window}')}")
-        for place, values in zip(places, rows["seeds"], strict=True):
-            axes.plot([place] * len(values), values, ".", color=colour, markersize=3, alpha=0.6)
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel("copy distance (bytes); none: nothing to copy")
-    axes.set_ylabel("RAttention ahead by (bits/byte)")
-    made.legend(loc="outside lower center", ncols=1)
+        _marks(left, places, rows, LOOKS[str(other)].colour)
+    left.set_xticks(range(len(labels)), labels)
+    left.set_xlabel("copy distance (bytes); none: nothing to copy")
+    left.set_ylabel("RAttention ahead by (bits/byte)")
+    left.set_title(f"W = {window}, by copy distance")
+    windows = sorted(pd.unique(parts["window"]))
+    groups = parts.groupby(["against", "where"], sort=False)
+    for shift, ((rival, where), rows) in zip((-0.27, -0.09, 0.09, 0.27), groups, strict=False):
+        places = [windows.index(at) + shift for at in rows["window"]]
+        said = f"against {words(str(rival))} {'RAttention W' if rival == 'swa_mem' else 'W'}, {where}"
+        _marks(right, places, rows, LOOKS[str(rival)].colour, hollow=where == INSIDE, label=said)
+    right.set_xticks(range(len(windows)), [f"W = {at}" for at in windows])
+    right.set_ylabel("the same minus none (bits/byte)")
+    right.set_title("C7 and C7b: above zero is asked at all three")
+    for axes in (left, right):
+        axes.axhline(0, color=INK, linewidth=0.8)
+    made.legend(handles=right.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
     first = table[table["against"] == table["against"].iloc[0]].set_index("label")["effect"]
-    return titled(made, f"gain {first.iloc[-1]:+.3f} beyond the window, {first['none']:+.3f} with no clue")
+    return titled(
+        made, f"W = {window}: gain {first.iloc[-1]:+.3f} beyond the window, {first['none']:+.3f} with no clue"
+    )
+
+
+def _marks(
+    axes: Axes, places: list[float], rows: pd.DataFrame, colour: str, hollow: bool = False, label: str = "_"
+) -> None:
+    """An interval, its middle and every seed, for each row."""
+    axes.vlines(places, rows["low"], rows["high"], color=colour, linewidth=1.5)
+    face = "white" if hollow else colour
+    axes.plot(places, rows["effect"], "o", color=colour, markerfacecolor=face, label=label, zorder=3)
+    for place, values in zip(places, rows["seeds"], strict=True):
+        axes.plot([place] * len(values), values, ".", color=colour, markersize=3, alpha=0.6)
 
 
 def strata_table(units: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
@@ -221,10 +303,18 @@ def published_pareto(
 
 def memory(table: pd.DataFrame) -> Figure:
     """What the caches of one sequence hold against its length, both on logarithmic axes."""
+    said = {arm: arm.replace("rattn", "RAttention") if ", " in arm else words(arm) for arm in pd.unique(table["arm"])}
     figure = plot.sweep(
-        table.assign(kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
-        y_label="cache (KiB, fp32)", known=LOOKS,
+        table.assign(arm=table["arm"].map(said), kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
+        y_label="cache (fp32)", known={words("full_rope"): LOOKS["full_rope"]},
     )  # fmt: skip
-    figure.axes[0].set_yscale("log", base=2)
+    axes = figure.axes[0]
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(base=4))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda kib, _: f"{kib:g} KiB" if kib < 1024 else f"{kib / 1024:g} MiB")
+    )
     last = table[table["tokens"] == table["tokens"].max()].set_index("arm")["bytes"]
-    return titled(figure, f"after {table['tokens'].max()} tokens {last.max() / last.min():.0f} times between the arms")
+    ours = next(arm for arm in last.index if arm.startswith("rattn@"))
+    times = last["full_rope"] / last[ours]
+    return titled(figure, f"after {table['tokens'].max()} tokens {times:.1f} times less in all than full attention")

@@ -8,9 +8,10 @@ import pytest
 
 from orchard.errors import BadInput
 from orchard.papers.manzano.data import geneval
-from orchard.papers.manzano.data.captions import encode, questions
-from orchard.papers.manzano.data.geneval import TAGS, Found, evaluate, prompts, relations, satisfied, summary
+from orchard.papers.manzano.data.captions import encode, plural, questions
+from orchard.papers.manzano.data.geneval import Found, evaluate, relations, satisfied, summary
 from orchard.papers.manzano.data.parser import Reading, read
+from orchard.papers.manzano.data.prompts import TAGS, prompts, wise_prompts
 from orchard.papers.manzano.data.scene_world import Records, SceneWorld
 
 SCENE: list[Found] = [
@@ -86,7 +87,7 @@ def test_prompts_are_true_of_their_records_and_of_few_others(world: SceneWorld) 
         words, relation = prompt["prompt"], prompt["include"][-1].get("position", ["", 0])[0]
         assert len(encode(words)) >= 2
         for part in prompt["include"]:
-            name = part["class"] if part["count"] == 1 else geneval.plural(part["class"])
+            name = part["class"] if part["count"] == 1 else plural(part["class"])
             assert {name, part.get("color", name)} <= set(words.split())
         assert (prompt["tag"] == "counting") == bool(prompt["exclude"])
         assert (prompt["tag"] == "position") == bool(relation)
@@ -111,13 +112,13 @@ def test_dense_prompts_and_resolved_facts(world: SceneWorld) -> None:
     assert geneval.dense(wrong, truth)[0] == pytest.approx(8 / 10)  # of 6 + 4, a shape and a character
     scenes = world.scenes("test")
     for half in ("taught", "told"):
-        facts = geneval.wise_prompts(world, scenes.records, 0, half)
+        facts = wise_prompts(world, scenes.records, 0, half)
         rows = np.array([fact["row"] for fact in facts])
         assert geneval.wise(scenes.records.take(rows), facts) == 1
         assert geneval.wise(scenes.records.take(rows[::-1]), facts) < 0.2
     train = world.scenes("train").records
     with pytest.raises(BadInput, match="half 'told' with"):
-        geneval.wise_prompts(world, train.take(np.flatnonzero(~world.shows_unseen(train))), 0, "told")
+        wise_prompts(world, train.take(np.flatnonzero(~world.shows_unseen(train))), 0, "told")
 
 
 def test_the_floor_is_the_majority_of_training(world: SceneWorld) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from orchard.papers.manzano.method import FSQ, naive
+from orchard.papers.manzano.method.fsq import code_use
 
 LISTS = [[8, 8, 8, 5, 5, 5], [8, 5, 5, 5], [8, 8, 8, 6, 5], [3], [4, 7, 1000]]
 
@@ -65,6 +66,12 @@ def test_ids_are_those_of_float32_in_low_precision() -> None:
     assert torch.equal(cast.ids(values), ids)
     assert int(ids.min()) >= 0
     assert int(ids.max()) < fsq.size
+
+
+def test_the_use_of_a_codebook() -> None:
+    found = code_use(torch.tensor([[0, 5], [1, 5], [0, 5], [1, 5]]), 6)
+    assert (found["codes"], found["dead"]) == (3, 3)
+    assert found["perplexity"] == pytest.approx([2, 1])
 
 
 def test_bad_inputs() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -100,3 +101,11 @@ class FSQ(nn.Module, Configurable):
 
     def extra_repr(self) -> str:
         return f"{self.levels.tolist()}, {self.size} codes"
+
+
+def code_use(ids: Int[Tensor, "pictures n"], size: int) -> dict[str, Any]:
+    """How a codebook is used: ``codes`` that occur, ``dead`` ones that do not, and by position the ``perplexity`` of its codes, 1 ... size."""
+    counts = torch.stack([torch.bincount(column, minlength=size) for column in ids.cpu().T])
+    used = int((counts.sum(dim=0) > 0).sum())
+    chances = counts / counts.sum(dim=1, keepdim=True)
+    return {"codes": used, "dead": size - used, "perplexity": torch.special.entr(chances).sum(dim=1).exp().tolist()}

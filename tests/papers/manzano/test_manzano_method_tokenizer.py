@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from orchard.nn import channel_to_space, space_to_channel
 from orchard.papers.manzano.method import Size, naive, tokenizer
-from orchard.papers.manzano.method.tokenizer import HybridTokenizer, draw_adapters, unit_pixels
+from orchard.papers.manzano.method.tokenizer import HybridTokenizer, byte_pixels, draw_adapters, unit_pixels
 
 
 def test_space_to_channel_is_the_specification_pixel_unshuffle_and_a_bijection() -> None:
@@ -29,6 +29,8 @@ def test_shapes_and_ids() -> None:
     continuous, ids = tok.encode(shown)
     assert torch.equal(tok.encode(unit_pixels(shown))[0], continuous)
     assert unit_pixels(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist() == [[[[-1, 1]]]]
+    assert torch.equal(byte_pixels(unit_pixels(shown)), shown)
+    assert byte_pixels(torch.tensor([[[[-1.5, 9]]]])).tolist() == [[[[0, 255]]]]
     assert continuous.shape == (3, 2, 10)
     assert ids.shape == (3, 2) == (3, tok.n)
     assert torch.equal(ids, tok.quantizer.ids(tok.quantizer.values(ids)))

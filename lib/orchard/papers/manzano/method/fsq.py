@@ -104,7 +104,7 @@ class FSQ(nn.Module, Configurable):
 
 
 def code_use(ids: Int[Tensor, "pictures n"], size: int) -> dict[str, Any]:
-    """How a codebook is used: ``codes`` that occur, ``dead`` ones that do not, and by position the ``perplexity`` of its codes, 1 ... size."""
+    """The use of a codebook: ``codes`` that occur, ``dead`` ones, and by position the ``perplexity`` of its codes, 1 ... size."""
     counts = torch.stack([torch.bincount(column, minlength=size) for column in ids.cpu().T])
     used = int((counts.sum(dim=0) > 0).sum())
     chances = counts / counts.sum(dim=1, keepdim=True)

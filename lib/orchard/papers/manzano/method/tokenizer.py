@@ -18,7 +18,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
@@ -29,6 +29,11 @@ from orchard.papers.manzano.method.fsq import FSQ
 def unit_pixels(pictures: Num[Tensor, "b height width c"]) -> Float[Tensor, "b height width c"]:
     """`uint8` pictures as floats in -1 ... 1, what every model here reads; floats stay as they are."""
     return pictures if pictures.is_floating_point() else pictures.float() / 127.5 - 1
+
+
+def byte_pixels(pictures: Float[Tensor, "b height width c"]) -> UInt8[Tensor, "b height width c"]:
+    """The inverse: floats in -1 ... 1 as `uint8`; what lies outside is clipped."""
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class MLP(nn.Module):

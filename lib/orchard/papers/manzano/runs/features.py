@@ -69,10 +69,12 @@ def edited(world: SceneWorld, scenes: Scenes, kind: str) -> Edits:
 @torch.no_grad()
 def encoded(tok: HybridTokenizer, world: SceneWorld, scenes: Scenes, device: str) -> tuple[Tensor, Tensor]:
     """What adapters read, and codes, of the pictures of scenes; on the CPU."""
-    squares = []
-    ids = []
-    for pixels in torch.from_numpy(world.pixels(scenes)).split(AT_ONCE):
-        x = tok.squares(pixels.to(device))
-        squares.append(x.cpu())
-        ids.append(tok.discrete.ids(x).cpu())
-    return torch.cat(squares), torch.cat(ids)
+    parts = torch.from_numpy(world.pixels(scenes)).split(AT_ONCE)
+    squares = torch.cat([tok.squares(part.to(device)).cpu() for part in parts])
+    return squares, codes_of(tok, squares, device)
+
+
+@torch.no_grad()
+def codes_of(tok: HybridTokenizer, squares: Tensor, device: str) -> Tensor:
+    """Codes of what adapters read, always in parts of one size: a sum may depend on it, and a code on the last bit."""
+    return torch.cat([tok.discrete.ids(part.to(device)).cpu() for part in squares.split(AT_ONCE)])

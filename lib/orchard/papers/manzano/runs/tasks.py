@@ -167,9 +167,13 @@ def marks(
 
 
 def summary(task: Task, found: dict[str, Tensor]) -> dict[str, float]:
-    """Of marks with generated words: ``accuracy`` of slots, ``exact``, the share of texts without a wrong slot, ``loss`` in nats."""
-    wrong = torch.zeros(len(task)).index_add(0, found["item"], (~found["right"]).float())
-    scores = {"accuracy": found["right"].float(), "exact": (wrong == 0).float(), "loss": found["nats"]}
+    """Of marks with generated words: ``accuracy`` of slots, ``exact``, the share without a wrong slot of the texts that have slots,
+    ``loss`` in nats."""
+    slots, wrong = (
+        torch.zeros(len(task)).index_add(0, found["item"], values.float())
+        for values in (found["group"] > 0, ~found["right"])
+    )
+    scores = {"accuracy": found["right"].float(), "exact": (wrong[slots > 0] == 0).float(), "loss": found["nats"]}
     return {name: float(values.mean()) for name, values in scores.items()}
 
 

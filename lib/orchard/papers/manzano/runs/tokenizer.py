@@ -75,9 +75,9 @@ class Reader(nn.Module):
 class Tokenizer(TrainingRun):
     """Train a tokenizer.
 
-    Result: ``scores`` of the test slots by stream and adapter, see `tasks.summary`; ``settled``, the step by the rule above, as
-    "adapter/stream"; ``use`` of the codebook on the test pictures; ``validation_loss``, the mean over adapters and streams of the last
-    phase; ``parameters``.
+    Result: ``scores`` of the test slots by stream and adapter, see `tasks.summary`; on validation pictures "adapter/stream/loss" and
+    "adapter/stream/accuracy" (given true words), and ``validation_loss``, the mean of these losses, at the end and at the start
+    (``initial``); ``settled``, the step by the rule above, as "adapter/stream"; ``use`` of the codebook on test pictures; ``parameters``.
     Files: ``tokenizer.safetensors`` with ``tokenizer.json``, its config; ``language_model.safetensors``; ``answers.safetensors``, the
     columns of `marks` as "adapter/stream/column"; ``metrics.jsonl``.
     """
@@ -140,6 +140,7 @@ class Tokenizer(TrainingRun):
             means = [value for name, value in found.items() if name.endswith("/loss")]
             return found | {"validation_loss": float(np.mean(means))} | self._reconstructed(model, held_out)
 
+        initial = validate()
         length = tok.n + 2 + lessons.length
         validated = learn(
             self, work, hardware, model, _Objective(cfg), lessons.batch, validate, tokens=cfg.batch_size * length
@@ -149,7 +150,7 @@ class Tokenizer(TrainingRun):
         write(work.folder / "tokenizer.json", to_json(_known(cfg).to_dict()))
         parameters = sum(parameter.numel() for parameter in tok.parameters())
         settled = settled_at(work.folder / "metrics.jsonl", cfg.tolerance)
-        return validated | self._test(work, model) | {"settled": settled, "parameters": parameters}
+        return validated | self._test(work, model) | {"initial": initial, "settled": settled, "parameters": parameters}
 
     def _model(self, work: Workspace) -> Reader:
         """What learns, on the CPU."""

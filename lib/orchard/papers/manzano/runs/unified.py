@@ -46,7 +46,7 @@ from orchard.papers.manzano.method.unified import (
     plain_text,
     understanding,
 )
-from orchard.papers.manzano.runs.features import Features, edited
+from orchard.papers.manzano.runs.features import Features, codes_of, edited
 from orchard.papers.manzano.runs.learning import Batch, Until, device_of, last_step, learn, shares, stage_at
 from orchard.papers.manzano.runs.tasks import Task, mixed, to_draw, to_read
 from orchard.papers.manzano.runs.tokenizer import Reader, load_tokenizer
@@ -142,18 +142,16 @@ class Unified(TrainingRun):
             save_weights(part, work.folder / f"{name}.safetensors")
         parameters = sum(parameter.numel() for parameter in model.language_model.parameters())
         return {
-            **validated, **self._frozen(work, model.tokenizer.cpu(), features), "parameters": parameters,
+            **validated, **self._frozen(work, model.tokenizer, features), "parameters": parameters,
             "sequences": self._sequences(), "targets": self._targets(lessons),
         }  # fmt: skip
 
-    @torch.no_grad()
     def _frozen(self, work: Workspace, tok: HybridTokenizer, features: Finished) -> dict[str, int]:
         """S3: what must not have changed."""
         before = work.result_of(self.cfg.features.tokenizer).tensors("tokenizer")
-        known = features.tensors("ids")["validation"]
         squares = features.tensors("squares_validation")["squares"]
-        codes = int((tok.discrete.ids(squares) != known).sum())
-        return {"frozen_bytes": changed_bytes(before, tok.state_dict()), "frozen_codes": codes}
+        codes = codes_of(tok, squares, device_of(tok).type) != features.tensors("ids")["validation"]
+        return {"frozen_bytes": changed_bytes(before, tok.state_dict()), "frozen_codes": int(codes.sum())}
 
     def _sequences(self) -> dict[str, int]:
         """Sequences of every kind in the whole training."""
@@ -297,7 +295,7 @@ def vocabulary_of(codes: Finished) -> Vocabulary:
 def changed_bytes(before: dict[str, Tensor], after: dict[str, Tensor]) -> int:
     """Bytes of the vision transformer and of the projection to codes that differ: what must stay as stage 0 left it."""
     names = [name for name in before if name.startswith(("vision.", "discrete.project."))]
-    pairs = [[weights[name].contiguous().view(torch.uint8) for weights in (before, after)] for name in names]
+    pairs = [[weights[name].cpu().contiguous().view(torch.uint8) for weights in (before, after)] for name in names]
     return sum(int((first != second).sum()) for first, second in pairs)
 
 

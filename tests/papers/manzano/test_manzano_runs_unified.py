@@ -100,6 +100,8 @@ def test_batches_hold_what_stages_say(store: Store) -> None:
     assert [batch["shown"].shape for batch in (first, last)] == [(3, 6, 72), (4, 6, 72)]  # two are read, two are edited
     assert [int((last["kinds"] == kind).sum()) for kind in (SLOT, IMAGE)] == [4 * 6, 4 * 6]
     assert same(made.batch(3), last)
+    alone = lessons(store, stages=WRITES).batch(0)  # the same prompts and codes as beside other kinds
+    assert torch.equal(alone["tokens"], first["tokens"][3:6, : alone["tokens"].shape[1]])
     assert len(lessons(store, edits_read=False).batch(3)["shown"]) == 2
     result = store.compute(unified_run(), "cpu").result
     assert result["sequences"] == {"understanding": 10, "generation": 10, "text": 6, "edits": 4}
@@ -147,4 +149,3 @@ def test_bad_inputs() -> None:
     for fields, message in wrong:
         with pytest.raises(BadInput, match=message):
             unified_run(**fields).build()
-    assert features_run().edits == KINDS

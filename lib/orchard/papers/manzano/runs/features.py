@@ -15,13 +15,10 @@ from orchard.config import REQUIRED
 from orchard.papers.manzano.data.edits import Edits, edits
 from orchard.papers.manzano.data.scene_world import SPLITS, Scenes, SceneWorld
 from orchard.papers.manzano.method.fsq import code_use
-from orchard.papers.manzano.method.tokenizer import HybridTokenizer
-from orchard.papers.manzano.runs.tokenizer import Tokenizer, load_tokenizer
+from orchard.papers.manzano.runs.tokenizer import Tokenizer, codes_of, load_tokenizer, squares_of
 from orchard.runs import Run, Workspace
 from orchard.train.hardware import choose
 from orchard.train.run import save_tensors
-
-AT_ONCE = 256  # pictures
 
 
 class Features(Run):
@@ -39,7 +36,6 @@ class Features(Run):
 
     cfg: Config
 
-    @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Split by split."""
         cfg, hardware = self.cfg, choose(work.device)
@@ -50,11 +46,12 @@ class Features(Run):
         changed: dict[str, Tensor] = {}
         for split in SPLITS:
             scenes = world.scenes(split)
-            squares, ids[split] = encoded(tok, world, scenes, hardware.device)
-            save_tensors({"squares": squares}, work.folder / f"squares_{split}.safetensors")
+            squares = squares_of(tok, torch.from_numpy(world.pixels(scenes)))
+            ids[split] = codes_of(tok, squares)
+            save_tensors({"squares": squares.cpu()}, work.folder / f"squares_{split}.safetensors")
             for kind in cfg.edits:
-                target = edited(world, scenes, kind).target
-                changed[f"{split}/{kind}"] = encoded(tok, world, target, hardware.device)[1]
+                target = torch.from_numpy(world.pixels(edited(world, scenes, kind).target))
+                changed[f"{split}/{kind}"] = codes_of(tok, squares_of(tok, target))
         save_tensors(ids, work.folder / "ids.safetensors")
         save_tensors(changed, work.folder / "edits.safetensors")
         levels, size = tok.quantizer.levels.tolist(), tok.quantizer.size
@@ -64,17 +61,3 @@ class Features(Run):
 def edited(world: SceneWorld, scenes: Scenes, kind: str) -> Edits:
     """The edits of a kind that everything here learns from and is tested on."""
     return edits(world, scenes, kind, seed=0)
-
-
-@torch.no_grad()
-def encoded(tok: HybridTokenizer, world: SceneWorld, scenes: Scenes, device: str) -> tuple[Tensor, Tensor]:
-    """What adapters read, and codes, of the pictures of scenes; on the CPU."""
-    parts = torch.from_numpy(world.pixels(scenes)).split(AT_ONCE)
-    squares = torch.cat([tok.squares(part.to(device)).cpu() for part in parts])
-    return squares, codes_of(tok, squares, device)
-
-
-@torch.no_grad()
-def codes_of(tok: HybridTokenizer, squares: Tensor, device: str) -> Tensor:
-    """Codes of what adapters read, always in parts of one size: a sum may depend on it, and a code on the last bit."""
-    return torch.cat([tok.discrete.ids(part.to(device)).cpu() for part in squares.split(AT_ONCE)])

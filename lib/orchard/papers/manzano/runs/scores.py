@@ -133,6 +133,7 @@ class Drawings(Painter):
 
     class Config(Painter.Config):
         prompts: Literal["geneval", "full", "objects", "text", "wise", "told"] = "geneval"
+        shuffled: bool = False  # the codes of another item are drawn
 
     cfg: Config
 
@@ -144,6 +145,7 @@ class Drawings(Painter):
         task = to_draw(world, scenes.records, cfg.prompts, seed=0).head(cfg.count)
         truth = scenes.records.take(task.rows)
         ids = self.codes(model, codes, task.prompts, codes.tensors("ids")[SPLIT][torch.from_numpy(task.rows)], None)
+        ids = ids.roll(1, dims=0) if cfg.shuffled else ids
         made = byte_pixels(self.pictures(work, codes, ids))
         reading = read(world, made.numpy())
         tags = np.zeros(len(task), dtype=np.int64)

@@ -80,6 +80,11 @@ class Task:
             found.slots.append(slots[start:stop])
         return found
 
+    @classmethod
+    def of_prompts(cls, rows: Int64[np.ndarray, "texts"], texts: Sequence[list[int]]) -> Task:
+        """Prompts without answers."""
+        return cls(rows, [[BOS, *text] for text in texts], [[] for _ in texts], [[] for _ in texts])
+
     @staticmethod
     def joined(parts: Sequence[Task]) -> Task:
         """All texts of the parts."""
@@ -113,7 +118,7 @@ def to_draw(world: SceneWorld, records: Records, name: str, seed: int) -> Task:
             [encode(prompt["prompt"]) for prompt in found],
             np.array([p["row"] for p in found], dtype=np.int64),
         )
-    return _some(name, Task(rows, [[BOS, *text] for text in texts], [[] for _ in texts], [[] for _ in texts]))
+    return _some(name, Task.of_prompts(rows, texts))
 
 
 def _some(name: str, task: Task) -> Task:

@@ -8,7 +8,7 @@ Both adapters are measured by one rule: the step from which on the loss of a tas
 training, or arms would have different schedules of the learning rate.
 
 Controls: codes after the fact (only a new discrete adapter learns, and the language model), the same bottleneck without rounding, a
-vision transformer that is frozen, codes of another picture at the test.
+vision transformer that is frozen, another picture at the test.
 
 Source: Manzano, arXiv 2509.16197 (hybrid tokenizer and its training).
 """
@@ -40,7 +40,7 @@ from orchard.train.run import TrainingRun, save_tensors, save_weights
 from orchard.train.seeding import seed_everything
 
 ADAPTERS = ("continuous", "discrete")
-SHUFFLED = "codes of another picture"
+SHUFFLED = "another picture through the "  # adapter
 AT_ONCE = 256  # pictures
 VOCABULARY = Vocabulary(len(WORDS), 0)
 
@@ -133,7 +133,7 @@ class Tokenizer(TrainingRun):
         def validate() -> dict[str, float]:
             found: dict[str, float] = {}
             for name, (task, pixels) in held_out.items():
-                for adapter, vectors in _read(tok, pixels).items():
+                for adapter, vectors in _read(tok, squares_of(tok, pixels)).items():
                     slots = marks(decoder, VOCABULARY, task, vectors, generate=False)
                     found[f"{adapter}/{name}/loss"] = float(slots["nats"].mean())
                     found[f"{adapter}/{name}/accuracy"] = float(slots["likely"].float().mean())
@@ -186,7 +186,10 @@ class Tokenizer(TrainingRun):
             return {}
         pixels = torch.cat([pictures for _, pictures in held_out.values()])
         wanted = unit_pixels(pixels).to(device_of(model))
-        drawn = {name: model.reconstruction(x) for name, x in _read(model.tokenizer, pixels).items()}
+        drawn = {
+            name: model.reconstruction(x)
+            for name, x in _read(model.tokenizer, squares_of(model.tokenizer, pixels)).items()
+        }
         return {f"{name}/recon/loss": float((made - wanted).square().mean()) for name, made in drawn.items()}
 
     def _test(self, work: Workspace, model: Reader) -> dict[str, Any]:
@@ -195,9 +198,10 @@ class Tokenizer(TrainingRun):
         found: dict[str, dict[str, dict[str, float]]] = {}
         ids = []
         for name, (task, pixels) in self._held_out("test", cfg.test_items).items():
-            readings = _read(tok, pixels)
-            readings[SHUFFLED] = readings["discrete"].roll(1, dims=0)
-            ids.append(_ids(tok, pixels))
+            squares = squares_of(tok, pixels)
+            readings = _read(tok, squares)
+            readings |= {f"{SHUFFLED}{adapter}": vectors.roll(1, dims=0) for adapter, vectors in readings.items()}
+            ids.append(codes_of(tok, squares))
             for adapter, vectors in readings.items():
                 slots = marks(model.language_model, VOCABULARY, task, vectors)
                 kept |= {f"{adapter}/{name}/{column}": values for column, values in slots.items()}
@@ -243,7 +247,7 @@ class _Lessons:
             if world.cfg.k not in pools:
                 scenes = world.scenes("train")
                 pixels = torch.from_numpy(world.pixels(scenes))
-                squares = {"squares": _squares(tok, pixels).cpu()} if self.frozen else {}
+                squares = {"squares": squares_of(tok, pixels).cpu()} if self.frozen else {}
                 pools[world.cfg.k] = world, scenes.records, {"pixels": pixels, **squares}
             world, records, pictures = pools[world.cfg.k]
             name = _name(cfg, stream)
@@ -323,19 +327,18 @@ def _shares(phase: Phase.Config) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _squares(tok: HybridTokenizer, pixels: Tensor) -> Tensor:
-    """What both adapters read, in parts."""
-    device = device_of(tok)
-    return torch.cat([tok.squares(part.to(device)) for part in pixels.split(AT_ONCE)])
+def squares_of(tok: HybridTokenizer, pixels: Tensor) -> Tensor:
+    """What both adapters read, on the tokenizer's device; in parts."""
+    return torch.cat([tok.squares(part.to(device_of(tok))) for part in pixels.split(AT_ONCE)])
 
 
 @torch.no_grad()
-def _read(tok: HybridTokenizer, pixels: Tensor) -> dict[str, Tensor]:
+def codes_of(tok: HybridTokenizer, squares: Tensor) -> Tensor:
+    """Codes of what adapters read, on the CPU; always in parts of one size: a sum may depend on it, and a code on the last bit."""
+    return torch.cat([tok.discrete.ids(part.to(device_of(tok))).cpu() for part in squares.split(AT_ONCE)])
+
+
+@torch.no_grad()
+def _read(tok: HybridTokenizer, squares: Tensor) -> dict[str, Tensor]:
     """The output of either adapter."""
-    x = _squares(tok, pixels)
-    return {"continuous": tok.continuous(x), "discrete": tok.discrete(x)}
-
-
-@torch.no_grad()
-def _ids(tok: HybridTokenizer, pixels: Tensor) -> Tensor:
-    return tok.discrete.ids(_squares(tok, pixels)).cpu()
+    return {"continuous": tok.continuous(squares), "discrete": tok.discrete(squares)}

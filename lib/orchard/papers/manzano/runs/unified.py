@@ -21,6 +21,7 @@ Source: Manzano, arXiv 2509.16197 (unified language model, training stages, abla
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,15 +47,16 @@ from orchard.papers.manzano.method.unified import (
     plain_text,
     understanding,
 )
-from orchard.papers.manzano.runs.features import Features, codes_of, edited
+from orchard.papers.manzano.runs.features import Features, edited
 from orchard.papers.manzano.runs.learning import Batch, Until, device_of, last_step, learn, shares, stage_at
 from orchard.papers.manzano.runs.tasks import Task, mixed, to_draw, to_read
-from orchard.papers.manzano.runs.tokenizer import Reader, load_tokenizer
+from orchard.papers.manzano.runs.tokenizer import Reader, codes_of, load_tokenizer
 from orchard.runs import Finished, Run, Workspace
 from orchard.train.run import TrainingRun, save_weights
 from orchard.train.seeding import seed_everything
 
 Reads = Literal["continuous", "codes", "adapter", "nothing"]
+KINDS = ("understanding", "generation", "text", "edits")  # of sequences
 VALIDATION_BATCHES, COUNTED = 8, 16  # batches for the validation loss; those in which targets are counted
 
 
@@ -95,13 +97,13 @@ class Unified(TrainingRun):
     cfg: Config
 
     def __init__(self, cfg: Unified.Config) -> None:
-        for kind in ("understanding", "generation", "text", "edits"):
+        for kind in KINDS:
             counts = [getattr(stage, kind) for stage in cfg.stages]
             if any(count < 0 for count in counts):
                 raise BadInput(f"Unified.Config.stages have {counts} sequences of {kind}: give 0 or more")
             if any(counts) and kind != "text":
                 shares(f"Unified.Config.{kind}", getattr(cfg, kind))
-        if not all(stage.understanding + stage.generation + stage.text + stage.edits for stage in cfg.stages):
+        if not all(any(getattr(stage, kind) for kind in KINDS) for stage in cfg.stages):
             raise BadInput("Unified.Config.stages has a stage without sequences: give it at least one of some kind")
         if missing := sorted(set(cfg.edits) - set(cfg.features.edits)):
             raise BadInput(
@@ -122,18 +124,16 @@ class Unified(TrainingRun):
         model = _model(cfg, codes, work.result_of(cfg.features.tokenizer))
         lessons = _Lessons(cfg, "train", features, codes)
         others = _Lessons(cfg, "validation", features, codes)
-        held_out = [others.made(cfg.stages[-1], np.random.default_rng([i])) for i in range(VALIDATION_BATCHES)]
+        held_out = [others.made(cfg.stages[-1], i) for i in range(VALIDATION_BATCHES)]
         objective = _Objective(cfg)
 
         @torch.no_grad()
         def validate() -> dict[str, float]:
             device = device_of(model)
             parts = [objective.losses(model, {k: v.to(device) for k, v in batch.items()}) for batch in held_out]
-            text, image = (
-                float(sum(getattr(p, kind) * getattr(p, f"{kind}_targets") for p in parts))
-                / max(1, int(sum(getattr(p, f"{kind}_targets") for p in parts)))
-                for kind in ("text", "image")
-            )
+            means = torch.tensor([[part.text, part.image] for part in parts], dtype=torch.float64)
+            counts = torch.tensor([[part.text_targets, part.image_targets] for part in parts])
+            text, image = ((means * counts).sum(dim=0) / counts.sum(dim=0).clamp(min=1)).tolist()
             return {"validation_loss": text + cfg.image_weight * image, "text_loss": text, "image_loss": image}
 
         tokens = held_out[0]["tokens"].numel()
@@ -150,29 +150,20 @@ class Unified(TrainingRun):
         """S3: what must not have changed."""
         before = work.result_of(self.cfg.features.tokenizer).tensors("tokenizer")
         squares = features.tensors("squares_validation")["squares"]
-        codes = codes_of(tok, squares, device_of(tok).type) != features.tensors("ids")["validation"]
+        codes = codes_of(tok, squares) != features.tensors("ids")["validation"]
         return {"frozen_bytes": changed_bytes(before, tok.state_dict()), "frozen_codes": int(codes.sum())}
 
     def _sequences(self) -> dict[str, int]:
         """Sequences of every kind in the whole training."""
-        found: dict[str, int] = {}
-        start = 0
-        for stage in self.cfg.stages:
-            for kind in ("understanding", "generation", "text", "edits"):
-                batches = (stage.until - start) * self.cfg.accumulate
-                found[kind] = found.get(kind, 0) + batches * getattr(stage, kind)
-            start = stage.until
-        return found
+        batches = np.diff([0, *(stage.until for stage in self.cfg.stages)]) * self.cfg.accumulate
+        return {kind: int(batches @ [getattr(stage, kind) for stage in self.cfg.stages]) for kind in KINDS}
 
     def _targets(self, lessons: _Lessons) -> dict[str, float]:
         """Targets of a batch by modality, from batches spread over the training."""
         numbers = np.unique(np.linspace(0, self.cfg.batches - 1, COUNTED).astype(int)).tolist()
         kinds = [lessons.batch(number)["kinds"] for number in numbers]
-        means = (
-            (name, np.mean([int((k == kind).sum()) for k in kinds]))
-            for name, kind in (("text", TEXT), ("image", IMAGE))
-        )
-        return {name: float(mean) for name, mean in means}
+        of = {"text": TEXT, "image": IMAGE}
+        return {name: float(np.mean([int((part == kind).sum()) for part in kinds])) for name, kind in of.items()}
 
 
 class _Objective:
@@ -202,58 +193,52 @@ class _Lessons:
         self.targets = codes.tensors("ids")[split]
         if cfg.shuffled:
             self.targets = self.targets.roll(1, dims=0)
-        used = {kind for kind in ("understanding", "generation", "edits") if any(getattr(s, kind) for s in cfg.stages)}
-        reading = cfg.understanding if "understanding" in used else {}
-        drawing = cfg.generation if "generation" in used else {}
-        seen = np.flatnonzero(~world.shows_unseen(scenes.records))
-        self.tasks: dict[str, dict[str, Task]] = {
-            "understanding": {name: to_read(world, scenes.records, name, seed) for name in reading},
-            "generation": {},
-            "edits": {},
+        self.source = np.arange(len(self.targets))  # the picture that is read where a row of the targets is written
+        shares_of = {
+            kind: getattr(cfg, kind) for kind in KINDS if kind != "text" and any(getattr(s, kind) for s in cfg.stages)
         }
-        for name in drawing:
+        self.chances = {kind: shares(f"Unified.Config.{kind}", given) for kind, given in shares_of.items()}
+        self.tasks: dict[str, dict[str, Task]] = {kind: {} for kind in shares_of}
+        for name in shares_of.get("understanding", {}):
+            self.tasks["understanding"][name] = to_read(world, scenes.records, name, seed)
+        seen = np.flatnonzero(~world.shows_unseen(scenes.records))
+        for name in shares_of.get("generation", {}):
             task = to_draw(world, scenes.records.take(seen), name, seed)
-            self.tasks["generation"][name] = Task(seen[task.rows], task.prompts, task.answers, task.slots)
-        self.sources: list[np.ndarray] = []  # of edits: the picture that is edited, for every row of the codes
-        edits = cfg.edits if "edits" in used else {}
-        kept = features.tensors("edits") if edits else {}
-        for kind in edits:
+            self.tasks["generation"][name] = replace(task, rows=seen[task.rows])
+        for kind in shares_of.get("edits", {}):
             made = edited(world, scenes, kind)
-            prompts = [[BOS, *encode(text)] for text in instructions(made, seed)]
-            first = sum(map(len, self.sources))
-            rows = np.arange(first, first + len(made.rows))
-            self.tasks["edits"][kind] = Task(rows, prompts, [[] for _ in prompts], [[] for _ in prompts])
-            self.sources.append(made.rows)
-        self.source = np.concatenate([np.empty(0, dtype=np.int64), *self.sources])
-        self.edited = torch.cat([kept[f"{split}/{kind}"] for kind in edits]) if edits else self.targets[:0]
-        self.chances = {kind: shares(f"Unified.Config.{kind}", getattr(cfg, kind)) for kind in used}
+            rows = len(self.source) + np.arange(len(made.rows))
+            self.tasks["edits"][kind] = Task.of_prompts(rows, list(map(encode, instructions(made, seed))))
+            self.targets = torch.cat((self.targets, features.tensors("edits")[f"{split}/{kind}"]))
+            self.source = np.concatenate((self.source, made.rows))
         texts = facts(world, cfg.facts, seed).tokens.tolist()
         self.documents = [[BOS, *(token for token in text if token != PAD)] for text in texts]
 
     def batch(self, number: int) -> Batch:
         """A batch of the training."""
-        stage = stage_at(self.cfg.stages, number // self.cfg.accumulate)
-        return self.made(stage, np.random.default_rng([self.cfg.seed, number]))
+        return self.made(stage_at(self.cfg.stages, number // self.cfg.accumulate), self.cfg.seed, number)
 
-    def made(self, stage: Stage.Config, random: np.random.Generator) -> Batch:
-        """Sequences, and what stands in their slots, if there are any."""
+    def made(self, stage: Stage.Config, *seeds: int) -> Batch:
+        """Sequences, and what stands in their slots, if there are any. Those of a kind do not depend on how many there are of others."""
+        random = {kind: np.random.default_rng([*seeds, i]) for i, kind in enumerate(KINDS)}
+        drawn = {
+            kind: mixed(tasks, self.chances[kind], getattr(stage, kind), random[kind])
+            for kind, tasks in self.tasks.items()
+            if getattr(stage, kind)
+        }
         parts: list[Sequences] = []
         shown: list[np.ndarray] = []
-        if stage.understanding:
-            task = mixed(self.tasks["understanding"], self.chances["understanding"], stage.understanding, random)
+        if task := drawn.get("understanding"):
             parts.append(understanding(self.vocabulary, self._given(task.rows), task.prompts, task.answers))
             shown.append(task.rows)
-        if stage.edits:
-            task = mixed(self.tasks["edits"], self.chances["edits"], stage.edits, random)
-            source = self.source[task.rows]
-            given = self._given(source) if self.cfg.edits_read else None
-            parts.append(generation(self.vocabulary, task.prompts, self.edited[torch.from_numpy(task.rows)], given))
-            shown += [source] if self.cfg.edits_read else []
-        if stage.generation:
-            task = mixed(self.tasks["generation"], self.chances["generation"], stage.generation, random)
+        if task := drawn.get("edits"):
+            given = self._given(self.source[task.rows]) if self.cfg.edits_read else None
+            parts.append(generation(self.vocabulary, task.prompts, self.targets[torch.from_numpy(task.rows)], given))
+            shown += [self.source[task.rows]] if self.cfg.edits_read else []
+        if task := drawn.get("generation"):
             parts.append(generation(self.vocabulary, task.prompts, self.targets[torch.from_numpy(task.rows)]))
         if stage.text:
-            chosen = random.integers(len(self.documents), size=stage.text).tolist()
+            chosen = random["text"].integers(len(self.documents), size=stage.text).tolist()
             parts.append(plain_text(self.vocabulary, [self.documents[i] for i in chosen]))
         sequences = Sequences.joined(parts)
         batch: Batch = dict(vars(sequences))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from orchard.runs import Workspace
 from orchard.train.hardware import Hardware
 from orchard.train.run import TrainingRun
 
-if TYPE_CHECKING:
-    from orchard.papers.manzano.runs.lightning import Loss
-
 Batch = dict[str, Tensor]
+Loss = Callable[[Any, Batch], Tensor]  # of the model and a batch
 
 
 class Until(Configurable):
@@ -31,6 +29,7 @@ class Until(Configurable):
         until: int = REQUIRED  # steps of the whole training at its end
 
 
+@runtime_checkable
 class _Until(Protocol):
     until: int
 

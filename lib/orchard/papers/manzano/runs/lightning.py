@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from orchard.papers.manzano.runs.learning import Batch, Loss
 from orchard.train import AdamW
-
-Loss = Callable[[Any, dict[str, Tensor]], Tensor]  # of the model and a batch
 
 
 class Trains(pl.LightningModule):
@@ -21,7 +19,7 @@ class Trains(pl.LightningModule):
         super().__init__()
         self.model, self.optim, self.steps, self.fused, self.loss = model, optim, steps, fused, loss
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
         return self.loss(self.model, batch)
 

@@ -29,7 +29,6 @@ from orchard.files import to_json, write
 from orchard.nn import Decoder
 from orchard.papers.manzano.data.captions import WORDS
 from orchard.papers.manzano.data.scene_world import SceneWorld
-from orchard.papers.manzano.method.decoder import RegressionDecoder
 from orchard.papers.manzano.method.fsq import code_use
 from orchard.papers.manzano.method.tokenizer import HybridTokenizer, draw_adapters, unit_pixels
 from orchard.papers.manzano.method.unified import Sequences, Vocabulary, losses, understanding
@@ -66,7 +65,7 @@ class Reader(nn.Module):
     """A language model and the tokenizer whose vectors it reads; a head that draws pictures from these, where that is learned."""
 
     def __init__(
-        self, tokenizer: HybridTokenizer, language_model: Decoder, reconstruction: RegressionDecoder | None = None
+        self, tokenizer: HybridTokenizer, language_model: Decoder, reconstruction: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.tokenizer, self.language_model, self.reconstruction = tokenizer, language_model, reconstruction
@@ -93,9 +92,7 @@ class Tokenizer(TrainingRun):
         posthoc: bool = False  # of the start nothing learns but a new discrete adapter, and the language model
         freeze_vit: bool = False  # of the start
         tokenizer_loss: Literal["text", "recon", "both"] = "text"
-        reconstruction: RegressionDecoder.Config | None = (
-            None  # the head of recon; code_dim is that of the language model
-        )
+        reconstruction: Configurable.Config | None = None  # RegressionDecoder.Config for recon; code_dim is set
         tolerance: float = 0.02  # nats
         validation_items: int = 200  # texts of a stream
         test_items: int = 600

@@ -20,11 +20,12 @@ from orchard.papers.manzano.runs.lightning import Trains
 from orchard.papers.manzano.runs.tokenizer import Phase, Stream, Tokenizer
 from orchard.papers.manzano.runs.unified import Stage, Unified
 from orchard.runs import Store, Workspace
-from orchard.train import TrainingRun
+from orchard.train import AdamW, TrainingRun
 
 WORLD = SceneWorld.Config(height=24, width=36, k=1, most=1, train=60, validation=16, test=24)
 PICTURE, LEVELS, KINDS = Picture(24, 36), [5, 4, 3], ["recolour", "move"]  # 6 tokens, 60 codes
-BRIEF: dict[str, Any] = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, "seed": 1}
+FAST = AdamW.Config(learning_rate=0.03)  # so that four steps matter
+BRIEF: dict[str, Any] = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, "seed": 1, "optim": FAST}
 LANGUAGE_MODEL = models.language_model(Size(16, 1, 2, 16), Vocabulary(1, 0))
 
 

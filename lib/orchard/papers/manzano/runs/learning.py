@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,15 +29,10 @@ class Until(Configurable):
         until: int = REQUIRED  # steps of the whole training at its end
 
 
-@runtime_checkable
-class _Until(Protocol):
-    until: int
+S = TypeVar("S", bound=Until.Config)
 
 
-S = TypeVar("S", bound=_Until)
-
-
-def last_step(place: str, stages: Sequence[_Until]) -> int:
+def last_step(place: str, stages: Sequence[Until.Config]) -> int:
     """The steps of a training in stages. Raises BadInput where there are none, or one does not end after the one before it."""
     ends = [stage.until for stage in stages]
     if not ends or ends[0] < 1 or any(a >= b for a, b in pairwise(ends)):

@@ -24,8 +24,8 @@ from orchard.train import AdamW, TrainingRun
 
 WORLD = SceneWorld.Config(height=24, width=36, k=1, most=1, train=60, validation=16, test=24)
 PICTURE, LEVELS, KINDS = Picture(24, 36), [5, 4, 3], ["recolour", "move"]  # 6 tokens, 60 codes
-FAST = AdamW.Config(learning_rate=0.03)  # so that four steps matter
-BRIEF: dict[str, Any] = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, "seed": 1, "optim": FAST}
+BRIEF: dict[str, Any] = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, "seed": 1}
+FAST = BRIEF | {"optim": AdamW.Config(learning_rate=0.03)}  # so that four steps matter
 LANGUAGE_MODEL = models.language_model(Size(16, 1, 2, 16), Vocabulary(1, 0))
 
 
@@ -60,16 +60,16 @@ def unified_run(**fields: Any) -> Unified.Config:
         ],
         "understanding": {"read": 1.0, "general": 1.0}, "generation": {"full": 1.0, "geneval": 1.0}, "edits": {"recolour": 1.0},
     }  # fmt: skip
-    return Unified.Config(**(values | BRIEF | fields))
+    return Unified.Config(**(values | FAST | fields))
 
 
-def decoder_run(edits: bool = False, **fields: Any) -> TrainDecoder.Config:
+def decoder_run(editing: bool = False, **fields: Any) -> TrainDecoder.Config:
     """Two steps at half of the height and width, two at the whole."""
     values: dict[str, Any] = {
-        "model": models.image_decoder(PICTURE, Size(8, 1, 2), patch=6, code_dim=3, reference=edits), "codes": features_run(),
-        "stages": [Resolution.Config(until=2, shrink=2), Resolution.Config(until=4)], "batch_size": 5, "edits": KINDS * edits,
+        "model": models.image_decoder(PICTURE, Size(8, 1, 2), patch=6, code_dim=3, reference=editing), "codes": features_run(),
+        "stages": [Resolution.Config(until=2, shrink=2), Resolution.Config(until=4)], "batch_size": 5, "edits": KINDS * editing,
     }  # fmt: skip
-    return TrainDecoder.Config(**(values | BRIEF | fields))
+    return TrainDecoder.Config(**(values | FAST | fields))
 
 
 def regression_run(**fields: Any) -> TrainDecoder.Config:

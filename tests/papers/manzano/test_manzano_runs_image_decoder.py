@@ -44,7 +44,7 @@ def test_another_resolution_has_the_same_weights_and_its_own_positions() -> None
 
 def test_a_decoder_that_edits_reads_the_picture_before(store: Store) -> None:
     done, world = store.compute(features_run(), "cpu"), WORLD.build()
-    pictures = runs._Pictures(decoder_run(edits=True), "train", done)
+    pictures = runs._Pictures(decoder_run(editing=True), "train", done)
     batch = pictures.made(np.arange(1), shrink=1)
     before = unit_pixels(torch.from_numpy(world.pixels(runs.edited(world, world.scenes("train"), "recolour").source)))
     assert torch.equal(batch["reference"][0], before[0])
@@ -53,7 +53,7 @@ def test_a_decoder_that_edits_reads_the_picture_before(store: Store) -> None:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_unbroken(decoder_run(edits=True), store, tmp_path, monkeypatch)
+    assert_unbroken(decoder_run(editing=True), store, tmp_path, monkeypatch)
 
 
 def test_bad_inputs() -> None:

@@ -9,6 +9,8 @@ import torch
 from manzano_runs import KINDS, autoencoder_run, decoder_run, features_run, regression_run, unified_run
 
 from orchard.errors import BadInput
+from orchard.papers.manzano.method.unified import draw_codes
+from orchard.papers.manzano.runs import scores
 from orchard.papers.manzano.runs.scores import Answers, Drawings, Edits, Reconstructions
 from orchard.runs import Store
 
@@ -39,22 +41,30 @@ def test_drawings_and_their_ceiling(store: Store, prompts: str) -> None:
 
 
 @pytest.mark.parametrize("reads", ["continuous", "codes"])
-def test_edits(store: Store, reads: str) -> None:
+def test_edits(store: Store, monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
     """The reference may go to either model or to both; without a language model the true codes are drawn."""
-    both = {"model": unified_run(reads=reads), "decoder": decoder_run(edits=True)}
+    both = {"model": unified_run(reads=reads), "decoder": decoder_run(editing=True)}
     arms: dict[str, dict[str, Any]] = {
         "both": both, "decoder": both | {"model": unified_run(reads=reads, edits_read=False)},
         "language model": both | {"decoder": decoder_run()}, "true codes": both | {"model": None},
         "other reference": both | {"shuffled": "reference"}, "other instruction": both | {"shuffled": "instruction"},
     }  # fmt: skip
-    cfgs = {name: Edits.Config(kinds=KINDS, count=5, steps=2, **arm) for name, arm in arms.items()}
-    found = {name: store.compute(cfg, "cpu") for name, cfg in cfgs.items()}
-    rows = {name: done.tensors("edits") for name, done in found.items()}
-    for name, columns in rows.items():
-        assert set(found[name].result["move"]) == {"right", "others", "inside", "outside"}
-        assert torch.equal(columns["move/row"], rows["both"]["move/row"])
-        assert torch.equal(columns["move/outside"], rows["both"]["move/outside"]) is (name == "both")
-    assert found["both"].tensors("pictures")["recolour/made"].shape == (5, 24, 36, 3)
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(scores, "draw_codes", lambda *told: draw_codes(*(calls.append(told) or told)))
+    rows: dict[str, dict[str, torch.Tensor]] = {}
+    read: dict[str, tuple[Any, ...]] = {}
+    for name, arm in arms.items():
+        done = store.compute(Edits.Config(kinds=KINDS, count=5, steps=2, kept=3, **arm), "cpu")
+        rows[name], read[name] = done.tensors("edits"), calls[-1] if arm["model"] else ()
+        assert set(done.result["move"]) == {"right", "others", "inside", "outside"}
+        assert torch.equal(rows[name]["move/row"], rows["both"]["move/row"])
+        assert done.tensors("pictures")["recolour/made"].shape == (3, 24, 36, 3)
+    assert len(calls) == 2 * (len(arms) - 1)
+    assert read["both"][6].shape == (len(rows["both"]["move/row"]), 6, 16)
+    assert read["decoder"][6] is None
+    assert read["other instruction"][2] == [*read["both"][2][1:], read["both"][2][0]]
+    for name in ("language model", "other reference"):
+        assert not torch.equal(rows[name]["move/outside"], rows["both"]["move/outside"])
 
 
 def test_reconstructions(store: Store) -> None:

@@ -111,8 +111,8 @@ def test_batches_hold_what_stages_say(store: Store) -> None:
 def test_the_codes_that_are_written_are_of_the_picture_that_is_told(store: Store) -> None:
     world, codes = WORLD.build(), store.compute(features_run(), "cpu").tensors("ids")["train"]
     honest, shuffled = (lessons(store, shuffled=flag) for flag in (False, True))
-    assert torch.equal(honest.targets, codes)
-    assert torch.equal(shuffled.targets, codes.roll(1, dims=0))
+    assert torch.equal(honest.targets[: len(codes)], codes)
+    assert torch.equal(shuffled.targets[: len(codes)], codes.roll(1, dims=0))
     scenes = world.scenes("train")
     assert not world.shows_unseen(scenes.records.take(honest.tasks["generation"]["full"].rows)).any()
     assert np.array_equal(honest.source[honest.tasks["edits"]["recolour"].rows], edited(world, scenes, "recolour").rows)

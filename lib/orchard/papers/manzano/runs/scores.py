@@ -162,7 +162,7 @@ class Drawings(Painter):
             "row": task.rows, "score": score, "tag": tags, "unseen": world.shows_unseen(truth),
             "objects": objects_right(reading.records, truth), "characters": characters_right(reading.records, truth),
         }  # fmt: skip
-        kept = {name: torch.from_numpy(values) for name, values in columns.items()}
+        kept = {name: torch.tensor(values) for name, values in columns.items()}
         save_tensors(kept | {"codes": ids}, work.folder / "drawings.safetensors")
         save_tensors({"pictures": made[: cfg.kept]}, work.folder / "pictures.safetensors")
         by_tag = (

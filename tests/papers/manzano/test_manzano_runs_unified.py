@@ -13,20 +13,24 @@ from manzano_runs import (
     WORLD,
     assert_unbroken,
     autoencoder_run,
+    decoder_run,
     features_run,
     same,
     tokenizer_run,
     unified_run,
 )
 
+from gpu_recipe import two_steps
 from orchard.errors import BadInput
 from orchard.papers.manzano.data.captions import WORDS
 from orchard.papers.manzano.method.unified import IMAGE, SLOT
 from orchard.papers.manzano.runs.autoencoder import load_autoencoder, reconstructed
 from orchard.papers.manzano.runs.features import edited
-from orchard.papers.manzano.runs.tokenizer import load_tokenizer
+from orchard.papers.manzano.runs.image_decoder import Resolution
+from orchard.papers.manzano.runs.tokenizer import Phase, Stream, load_tokenizer
 from orchard.papers.manzano.runs.unified import Stage, _Lessons, _model, changed_bytes, load_unified
 from orchard.runs import Store
+from orchard.train import TrainingRun
 from orchard.train.seeding import seed_everything
 
 WRITES, READS = ([Stage.Config(until=2, **{kind: 3})] for kind in ("generation", "understanding"))
@@ -133,6 +137,17 @@ def test_a_killed_run_goes_on_bit_for_bit(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
 ) -> None:
     assert_unbroken(unified_run(**ARMS[arm]), store, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        tokenizer_run(phases=[Phase.Config(until=2, streams=[Stream.Config(task="read")])]),
+        autoencoder_run(), unified_run(stages=READS), decoder_run(stages=[Resolution.Config(until=2)]),
+    ],
+)  # fmt: skip
+def test_two_steps_of_a_gpu(tmp_path: Path, cfg: TrainingRun.Config) -> None:
+    assert two_steps(cfg, tmp_path, compile=False).metrics()["loss"].iloc[1] > 0
 
 
 def test_bad_inputs() -> None:

@@ -14,7 +14,8 @@ from orchard.errors import BadInput
 from orchard.papers.manzano.data.captions import BOS, EOS, GROUPS, WORDS, decode
 from orchard.papers.manzano.data.scene_world import SceneWorld
 from orchard.papers.manzano.method.unified import Vocabulary, read, understanding
-from orchard.papers.manzano.runs.tasks import TO_DRAW, TO_READ, marks, spans, summary, to_draw, to_read
+from orchard.papers.manzano.runs.drawing import TO_DRAW, to_draw
+from orchard.papers.manzano.runs.tasks import TO_READ, marks, spans, summary, to_read
 
 VOCABULARY = Vocabulary(len(WORDS), 60)
 

@@ -29,9 +29,10 @@ from orchard.papers.manzano.method.editing import edit_errors
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
 from orchard.papers.manzano.runs.autoencoder import TrainAutoEncoder, load_autoencoder, reconstructed
+from orchard.papers.manzano.runs.drawing import asked, to_draw
 from orchard.papers.manzano.runs.features import edited
 from orchard.papers.manzano.runs.image_decoder import TrainDecoder, drawn, load_decoder, quantizer_of
-from orchard.papers.manzano.runs.tasks import asked, marks, summary, to_draw, to_read
+from orchard.papers.manzano.runs.tasks import marks, summary, to_read
 from orchard.papers.manzano.runs.tokenizer import Reader
 from orchard.papers.manzano.runs.unified import Unified, as_read, load_unified, shown_pictures, vocabulary_of
 from orchard.runs import Finished, Run, Workspace

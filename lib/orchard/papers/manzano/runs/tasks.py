@@ -1,10 +1,8 @@
 """Texts about pictures by the name of their task, as ids, and the marks of a language model that reads the pictures.
 
-    to read   full, objects, text          captions of all of a scene, of a part of it
+    task      full, objects, text          captions of all of a scene, of a part of it
               general, knowledge, text-rich, or one kind of question (read, what, name, ...)
               told                         knowledge of names that pictures never taught
-    to draw   full, objects, text          captions as prompts
-              geneval, wise, told          short prompts, and objects by an invented name that pictures taught or never did
 
     right     of a slot: the word generated there is the true one. What is generated is a group of slots with at most one word between
               them: an object of a caption, all characters of a text, an answer
@@ -26,7 +24,6 @@ from torch import Tensor
 
 from orchard.errors import BadInput, closest
 from orchard.nn import Decoder, Sampling
-from orchard.papers.manzano.data import prompts as short
 from orchard.papers.manzano.data.captions import (
     BOS,
     EOS,
@@ -36,14 +33,12 @@ from orchard.papers.manzano.data.captions import (
     PARTS,
     Texts,
     captions,
-    encode,
     questions,
 )
 from orchard.papers.manzano.data.scene_world import Records, SceneWorld
 from orchard.papers.manzano.method.unified import TEXT, Vocabulary, answers, read, understanding
 
 TO_READ = (*PARTS, *GROUPS, *GROUP_OF, "told")
-TO_DRAW = (*PARTS, "geneval", "wise", "told")
 AT_ONCE = 256  # texts in a forward pass
 Shown = Float[Tensor, "texts n dim"] | Int[Tensor, "texts n"] | None
 """What is read before each text: the vectors of a picture, its codes, or nothing."""
@@ -98,40 +93,18 @@ def to_read(world: SceneWorld, records: Records, name: str, seed: int) -> Task:
     if name not in TO_READ:
         raise BadInput(f"there is no task {name!r} to read pictures for; {closest(name, TO_READ)}")
     if name in PARTS:
-        return _some(name, Task.of(captions(world, records, seed, name), np.arange(len(records))))
+        return some(name, Task.of(captions(world, records, seed, name), np.arange(len(records))))
     group, half = ("knowledge", "told") if name == "told" else (name, "taught")
     kinds = [kind for kind, of in GROUP_OF.items() if group in (kind, of)]
     found = questions(world, records, seed, kinds, half)
-    return _some(name, Task.of(found.texts, found.rows))
+    return some(name, Task.of(found.texts, found.rows))
 
 
-def to_draw(world: SceneWorld, records: Records, name: str, seed: int) -> Task:
-    """The prompts of a task for these records. Raises BadInput as `to_read`, and for training scenes that show what is held out."""
-    if name not in TO_DRAW:
-        raise BadInput(f"there is no task {name!r} to draw pictures for; {closest(name, TO_DRAW)}")
-    if name in PARTS:
-        made = Task.of(captions(world, records, seed, name, draw=True), np.arange(len(records)))
-        texts, rows = [answer[:-1] for answer in made.answers], made.rows
-    else:
-        found = asked(world, records, name, seed)
-        texts, rows = (
-            [encode(prompt["prompt"]) for prompt in found],
-            np.array([p["row"] for p in found], dtype=np.int64),
-        )
-    return _some(name, Task.of_prompts(rows, texts))
-
-
-def _some(name: str, task: Task) -> Task:
+def some(name: str, task: Task) -> Task:
+    """The task itself. Raises BadInput for one without texts."""
     if not len(task):
         raise BadInput(f"no picture here allows a text of the task {name!r}: give more pictures, or another task")
     return task
-
-
-def asked(world: SceneWorld, records: Records, name: str, seed: int) -> list[short.Prompt]:
-    """The prompts of geneval, wise or told with what they ask for."""
-    if name == "geneval":
-        return short.prompts(world, records, seed)
-    return short.wise_prompts(world, records, seed, "taught" if name == "wise" else "told")
 
 
 def mixed(tasks: dict[str, Task], chances: Float[np.ndarray, "tasks"], count: int, random: np.random.Generator) -> Task:

@@ -47,9 +47,10 @@ from orchard.papers.manzano.method.unified import (
     plain_text,
     understanding,
 )
+from orchard.papers.manzano.runs.drawing import to_draw
 from orchard.papers.manzano.runs.features import Features, edited
 from orchard.papers.manzano.runs.learning import Batch, Until, device_of, last_step, learn, shares, stage_at
-from orchard.papers.manzano.runs.tasks import Task, mixed, to_draw, to_read
+from orchard.papers.manzano.runs.tasks import Task, mixed, to_read
 from orchard.papers.manzano.runs.tokenizer import Reader, codes_of, load_tokenizer
 from orchard.runs import Finished, Run, Workspace
 from orchard.train.run import TrainingRun, save_weights

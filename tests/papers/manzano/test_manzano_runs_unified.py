@@ -22,7 +22,7 @@ from manzano_runs import (
 
 from gpu_recipe import two_steps
 from orchard.errors import BadInput
-from orchard.papers.manzano.data.captions import WORDS
+from orchard.papers.manzano.data.captions import WORDS, decode
 from orchard.papers.manzano.method.unified import IMAGE, SLOT
 from orchard.papers.manzano.runs.autoencoder import load_autoencoder, reconstructed
 from orchard.papers.manzano.runs.features import edited
@@ -112,14 +112,22 @@ def test_batches_hold_what_stages_say(store: Store) -> None:
     assert result["targets"]["image"] == (2 * 3 * 6 + 2 * 4 * 6) / 4
 
 
-def test_the_codes_that_are_written_are_of_the_picture_that_is_told(store: Store) -> None:
-    world, codes = WORLD.build(), store.compute(features_run(), "cpu").tensors("ids")["train"]
+def test_pictures_codes_and_texts_are_of_the_same_scene(store: Store) -> None:
+    world, features = WORLD.build(), store.compute(features_run(), "cpu")
+    codes, scenes = features.tensors("ids")["train"], world.scenes("train")
+    tok = load_tokenizer(store.compute(tokenizer_run(), "cpu"), tokenizer_run())
     honest, shuffled = (lessons(store, shuffled=flag) for flag in (False, True))
     assert torch.equal(honest.targets[: len(codes)], codes)
     assert torch.equal(shuffled.targets[: len(codes)], codes.roll(1, dims=0))
-    scenes = world.scenes("train")
-    assert not world.shows_unseen(scenes.records.take(honest.tasks["generation"]["full"].rows)).any()
+    task = honest.tasks["generation"]["full"]
+    for row, prompt in zip(task.rows, task.prompts, strict=True):
+        assert " ".join(scenes.records.words(row)["text"]) in decode(prompt)
+    assert not world.shows_unseen(scenes.records.take(task.rows)).any()
     assert np.array_equal(honest.source[honest.tasks["edits"]["recolour"].rows], edited(world, scenes, "recolour").rows)
+    vectors, ids, rows = (honest.batch(3), *(lessons(store, reads=reads).batch(3) for reads in ("adapter", "codes")))
+    assert torch.equal(tok.discrete.ids(vectors["shown"]), ids["shown"])
+    assert torch.equal(rows["tokens"][:4, 1:7] - len(WORDS) - 2, ids["shown"])
+    assert same(rows, rows | {"kinds": vectors["kinds"].where(vectors["kinds"] != SLOT, 0)})
 
 
 def test_bytes_that_change_are_counted() -> None:

@@ -172,3 +172,5 @@ def test_bad_inputs() -> None:
     for fields, message in wrong:
         with pytest.raises(BadInput, match=message):
             unified_run(**fields).build()
+    with pytest.raises(BadInput, match=r"Features.Config.edits has \['inpaint'\]: give kinds whose picture is shown"):
+        features_run(edits=["inpaint"]).build()

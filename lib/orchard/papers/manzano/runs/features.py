@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orchard.config import REQUIRED
+from orchard.errors import BadInput
 from orchard.papers.manzano.data.edits import Edits, edits
 from orchard.papers.manzano.data.scene_world import SPLITS, Scenes, SceneWorld
 from orchard.papers.manzano.method.fsq import code_use
@@ -19,6 +20,8 @@ from orchard.papers.manzano.runs.tokenizer import Tokenizer, codes_of, load_toke
 from orchard.runs import Run, Workspace
 from orchard.train.hardware import choose
 from orchard.train.run import save_tensors
+
+KINDS = ("recolour", "remove", "move", "add")  # not inpaint, of which a picture with a hidden cell is shown
 
 
 class Features(Run):
@@ -32,9 +35,16 @@ class Features(Run):
     class Config(Run.Config):
         tokenizer: Tokenizer.Config = REQUIRED
         world: SceneWorld.Config = REQUIRED
-        edits: list[str] = []  # kinds: recolour, remove, move, add
+        edits: list[str] = []  # kinds
 
     cfg: Config
+
+    def __init__(self, cfg: Features.Config) -> None:
+        if unknown := [kind for kind in cfg.edits if kind not in KINDS]:
+            raise BadInput(
+                f"Features.Config.edits has {unknown}: give kinds whose picture is shown as it is, {', '.join(KINDS)}"
+            )
+        super().__init__(cfg)
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Split by split."""

@@ -10,6 +10,7 @@ from sbp_tiny_synthesizers import SETTING, corpus, runner, use
 
 from orchard.errors import BadInput
 from orchard.papers.sbp.experiments import partners
+from orchard.papers.sbp.experiments.arms import TUNED, UNRELATED
 from orchard.papers.sbp.figures import analysis as figures
 from orchard.papers.sbp.method.documents import Documents
 from orchard.papers.sbp.runs.partners import ExactPartners
@@ -59,7 +60,7 @@ def test_tables_of_tiny_synthesizers(tmp_path_factory: pytest.TempPathFactory, m
     use(monkeypatch)
     run = runner(tmp_path_factory.getbasetemp())
     table = partners.partners_table(SETTING, run)
-    assert set(table["arm"]) == {"exact", "sbp-random", "uncond"}
+    assert set(table["arm"]) == {"exact", *TUNED, UNRELATED}
     assert table.groupby("arm").size().eq(25).all()
     exact = table[table["arm"] == "exact"]
     np.testing.assert_allclose(exact["true"], exact["exact_true"])

@@ -29,6 +29,7 @@ from orchard.papers.sbp.experiments import (
     scaling,
     speed,
 )
+from orchard.papers.sbp.experiments.arms import UNRELATED
 from orchard.papers.sbp.experiments.profiles import PROFILES, scale
 from orchard.papers.sbp.runs.shapes import paper_shapes
 from orchard.runs import Runner, Setting
@@ -65,8 +66,8 @@ EVIDENCE: dict[str, Evidence] = {
 CONTROLS: dict[str, Evidence] = {  # what lacks the claimed cause, under the same rule
     "K1": partial(comparison.gap, second="repetition", variant="indep"), "K2": partial(comparison.recovered, variant="indep"),
     "K3": partial(comparison.pair_information, first="uncond"), "K3b": partial(comparison.gap, second="sbp-random"),
-    "K4": partial(partners.uses_seed, arm="sbp-random"), "K4b": partners.below_alone,
-    "K5": partial(concepts.follows_posterior, arm="sbp-random"), "K6": partial(comparison.crossing, variant="indep"),
+    "K4": partial(partners.uses_seed, arm=UNRELATED), "K4b": partners.below_alone,
+    "K5": partial(concepts.follows_posterior, arm=UNRELATED), "K6": partial(comparison.crossing, variant="indep"),
     "K7": partial(quality.few_copies, source=quality.COPIED), "K8": partial(quality.better_with_size, column="real"),
     "K9": partial(ablations.interior_share, arm="exact-posterior"), "K10": partial(costs.beats_with_equal_flops, first="sbp-random"),
 }  # fmt: skip

@@ -6,6 +6,7 @@
 | oracle | nothing: 20 times as many unique documents |
 | sbp-nn-lm, sbp-nn-tfidf | tuned on neighbours by the repetition model's own states, by TF-IDF |
 | sbp-random, sbp-true | tuned on random pairs, on pairs that truly share their concept |
+| sbp-unrelated | tuned on pairs that never share it; in no comparison, the control of K4 and K5 |
 | uncond | tuned on D alone, sampled from bos |
 | paraphrase | seeds with tokens dropped and replaced |
 | icp | nothing: neighbours in one context, loss on both |
@@ -30,6 +31,7 @@ from orchard.papers.sbp.runs.pair import DrawnPairs, Pair
 from orchard.papers.sbp.runs.pretrain import Pretrain
 from orchard.papers.sbp.runs.synthesise import Synthesise
 from orchard.papers.sbp.runs.tune import Tune
+from orchard.papers.sbp.runs.unrelated import UnrelatedPairs
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.train import AdamW
 
@@ -40,6 +42,7 @@ NEAREST = ("sbp-nn-lm", "sbp-nn-tfidf")
 CONTROLS = ("sbp-random", "sbp-true", "uncond", "paraphrase", "icp", "exact-posterior")
 ARMS = REFERENCES + NEAREST + CONTROLS
 TUNED = ("sbp-nn-lm", "sbp-nn-tfidf", "sbp-random", "sbp-true", "uncond")  # arms whose documents a tuned decoder wrote
+UNRELATED = "sbp-unrelated"
 COMPARED = ("repetition", "oracle", "sbp-nn-lm", "sbp-random", "uncond")  # in every cell
 SPARE_TOKENS = 2  # documents: a share is met by whole documents
 
@@ -122,6 +125,11 @@ class Study:
             return self.nearest(LMEmbedder.Config(pretrained=self.repetition()), "states of the repetition model")
         if arm == "sbp-nn-tfidf":
             return self.nearest(TfidfEmbedder.Config(), "TF-IDF")
+        if arm == UNRELATED:
+            return UnrelatedPairs.Config(
+                corpus=self.corpus, k=self.profile.neighbours, held_out=self.profile.held_out, seed=self.seed,
+                label=f"pairs that share no concept; {self.name}",
+            )  # fmt: skip
         return {"sbp-random": self.drawn(0.0), "sbp-true": self.drawn(1.0)}.get(arm)
 
     def tune(self, pairs: Run.Config | None, name: str, arm: str = "sbp-nn-lm", **changes: Any) -> Tune.Config:
@@ -136,8 +144,8 @@ class Study:
         )  # fmt: skip
 
     def synthesizer(self, arm: str) -> Tune.Config:
-        """The synthesizer of an arm that has one."""
-        return self.tune(self.pairs(arm), arm, arm)
+        """The synthesizer of an arm that has one; that of unrelated pairs is tuned as that of random ones."""
+        return self.tune(self.pairs(arm), arm, "sbp-random" if arm == UNRELATED else arm)
 
     def needed(self, share: float | None = None) -> int:
         """Tokens that a share of the budget takes, and a little more: whole documents fill it."""

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from orchard.evidence import Tables, paired
-from orchard.papers.sbp.experiments.arms import TUNED, ran
+from orchard.papers.sbp.experiments.arms import TUNED, UNRELATED, ran
 from orchard.papers.sbp.experiments.comparison import EXACT, analysed, by_cell, studies, synthetic_arms
 from orchard.papers.sbp.experiments.profiles import PROFILES, Cell
 from orchard.papers.sbp.experiments.quality import REAL, measured
@@ -32,6 +32,7 @@ def law_runs(setting: Setting, run: Runner) -> list[tuple[Cell, str, Finished]]:
     wanted: list[tuple[Cell, str, ConceptLaw.Config]] = []
     for cell, chosen in analysed(studies(setting, run)):
         arms = [arm for arm in synthetic_arms(setting, cell) if arm in TUNED]
+        arms += [UNRELATED] if cell.variant == "dep" else []
         seeds = min(sizes.seeds, 2 * chosen.profile.held_out)
         own: dict[str, Any] = {"seeds": seeds, "each": sizes.each, "seed": cell.seed}
         for arm in (EXACT, *arms) if "uncond" in arms else ():
@@ -102,6 +103,6 @@ def drift_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def follows_posterior(tables: Tables, arm: str = "sbp-nn-lm") -> pd.DataFrame:
     """K5: the divergence of an arm's samples minus that of samples without a seed, each seed document of each cell of `dep`. The control
-    is a synthesizer tuned on random pairs."""
+    is a synthesizer tuned on pairs that share no concept."""
     laws = by_cell(tables("concept_law"))
     return paired(laws, "arm", arm, "uncond", units=["document"], value="kl", part="dep")

@@ -83,12 +83,12 @@ def flop_matched(setting: Setting, run: Runner) -> pd.DataFrame:
     with base: all cost as many FLOPs), flops, tokens, weight_decay, document, ``last`` and ``best`` (nats above Bayes).
 
     The bootstrapped arms are the same in all three. The references train for longer, on more passes over what they have, and have their
-    weight decay tuned anew for that, on the seed of all trials.
+    weight decay and dropout tuned anew for that, on the seed of all trials.
     """
     sizes = PROFILES[setting.profile].matched
     base = tuned(setting, run, ["dep"])["dep"]
     stretched = [longer(base, factors(base.arm(ARM), run)[charge]) for charge in sizes.charged]
-    best = regularised(run, [(study, sizes.longer) for study in stretched], ["weight_decay"])[0]
+    best = regularised(run, [(study, sizes.longer) for study in stretched], ["weight_decay", "dropout"])[0]
     wanted: list[tuple[Cell, str, str, Study, Pretrain.Config]] = []
     for cell, study in studies(setting, run, "dep")[: sizes.cells]:
         wanted += [

@@ -143,7 +143,8 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         concepts=64, words=256, content=20, documents=512, pool=20, held_out=500, size=TINY, other_size=WIDER, batch=32,
-        start=Regular(4.0, 0.1, 8e-3), weight_decays=(1.0, 2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.0, 0.1, 0.3),
+        start=Regular(4.0, 0.1, 8e-3), weight_decays=(1.0, 2.0, 4.0), learning_rates=(8e-3, 16e-3), dropouts=(0.0, 0.1, 0.3, 0.5),
+        tuning_decays=(0.25, 0.5, 1.0, 2.0),
         oracle_start=Regular(1.0, 0.0, 8e-3), oracle_weight_decays=(0.25, 0.5, 1.0), oracle_learning_rates=(8e-3, 16e-3),
         exceedance=1e-2, tuning_steps=160, tuning_batch=32, sampling_batch=1024, evaluations=7,
         worlds=(0, 1), seeds=(1, 2, 3), seeds_elsewhere=3, variants=("dep", "indep"),

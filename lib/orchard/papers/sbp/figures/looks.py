@@ -16,6 +16,7 @@ LOOKS: dict[str, plot.Look] = {
     "sbp-nn-tfidf": plot.Look(PALETTE[9], "X"),
     "sbp-random": plot.Look(PALETTE[3], "v"),
     "sbp-true": plot.Look(PALETTE[4], "^"),
+    "sbp-unrelated": plot.Look(PALETTE[7], ">"),
     "uncond": plot.Look(PALETTE[5], "P"),
     "paraphrase": plot.Look(PALETTE[8], "*"),
     "icp": plot.Look(PALETTE[6], "<"),
@@ -23,7 +24,8 @@ LOOKS: dict[str, plot.Look] = {
 }
 WORDS = {
     "repetition": "D repeated", "oracle": "oracle: fresh documents", "sbp-nn-lm": "SBP", "sbp-nn-tfidf": "SBP, TF-IDF neighbours",
-    "sbp-random": "random pairs", "sbp-true": "true pairs", "uncond": "samples without a seed", "paraphrase": "noisy copies of seeds",
+    "sbp-random": "random pairs", "sbp-true": "true pairs", "sbp-unrelated": "pairs that share nothing",
+    "uncond": "samples without a seed", "paraphrase": "noisy copies of seeds",
     "icp": "neighbours in one context", "exact-posterior": "samples of the exact law", "exact": "exact law",
     "distilled": "distilled from the ensemble",
 }  # fmt: skip

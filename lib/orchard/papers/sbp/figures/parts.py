@@ -47,7 +47,8 @@ def not_run(axes: Axes, names: Sequence[str], found: Iterable[str]) -> None:
     """Say so in every row of a panel whose name is not among those ``found``."""
     for place in [place for place, name in enumerate(names) if name not in set(found)]:
         at = axes.get_yaxis_transform()
-        axes.text(0.02, place, "not run here", color=GREY, fontsize=6, va="center", transform=at)
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a line of zero may pass behind the words
+        axes.text(0.02, place, "not run here", color=GREY, fontsize=6, va="center", transform=at, bbox=paper)
 
 
 def ends(axes: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:

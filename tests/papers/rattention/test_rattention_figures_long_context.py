@@ -90,8 +90,6 @@ def test_leads_are_those_of_the_claims() -> None:
         ("C10", "swa@16", "4T"): 0.5, ("C10", "swa@16", "T"): 0.0,
     }  # fmt: skip
     figure = figures.leads(table)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "C9: full attention",
-        "C10: sliding window 16",
-    ]
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["C9: full attention", "C10: sliding window 16"]
     assert figure.axes[0].get_title(loc="right") == "2 of 2 leads at 4T are above zero, 0 of them at T too"

@@ -14,17 +14,7 @@ from orchard.evidence import interval
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
 from orchard.papers.rattention.experiments import OTHERS, SMALL
 from orchard.papers.rattention.experiments.long_context import REACHED, against, steps_to_reach
-from orchard.papers.rattention.figures.looks import (
-    LOOKS,
-    dots,
-    intervals,
-    legend_below,
-    named,
-    octaves,
-    rule,
-    titled,
-    words,
-)
+from orchard.papers.rattention.figures.looks import LOOKS, intervals, legend_below, lines, octaves, rule, titled, words
 from orchard.plot.style import INK
 
 DEPTH_BINS = 5
@@ -135,9 +125,7 @@ def task_title(task: str) -> str:
 
 def _lines(table: pd.DataFrame, axes: Axes) -> None:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
-    shown, known = named(table.assign(accuracy=100 * table["accuracy"]))
-    plot.learning_curves(shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=known)
-    dots(axes, shown, "multiple", "accuracy", known)
+    lines(axes, table.assign(accuracy=100 * table["accuracy"]), "multiple", "accuracy", "", "accuracy (%)")
     _length_axis(axes, table["multiple"].unique())
 
 
@@ -197,21 +185,16 @@ def task_table(table: pd.DataFrame) -> pd.DataFrame:
 def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
     part = curves.dropna(subset=["validation_accuracy"])
-    shown, known = named(part.assign(accuracy=100 * part[f"accuracy {task}"]))
+    part = part.assign(accuracy=100 * part[f"accuracy {task}"])
     made, (axes,) = plot.figure(5.0, 3.4)
-    plot.learning_curves(
-        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=known
-    )
+    lines(axes, part, "step", "accuracy", "optimizer step", "accuracy at T (%)", ends=True)
     rule(axes, 100 * REACHED, "counted as learned")
     legend_below(made, axes)
-    end = shown[shown["step"] == shown["step"].max()]
-    dots(axes, end, "step", "accuracy", known)
     axes.set_yticks([0, 25, 50, 75, 90, 100])
-    means = end.groupby("arm")["accuracy"].mean()
+    end = part["step"].max()
+    means = part[part["step"] == end].groupby("arm")["accuracy"].mean()
     learned = (means >= 100 * REACHED).sum()
-    return titled(
-        made, f"{task_title(task)}: learned by {learned} of {len(means)} arms after {end['step'].max():g} steps"
-    )
+    return titled(made, f"{task_title(task)}: learned by {learned} of {len(means)} arms after {end:g} steps")
 
 
 def steps_table(curves: pd.DataFrame) -> pd.DataFrame:

@@ -125,6 +125,13 @@ def dots(
         axes.plot([edge] * len(flat), flat[y], transform=axes.get_yaxis_transform(), **style)
 
 
+def lines(axes: Axes, table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str, ends: bool = False) -> None:
+    """The arms in words: means and bands over seeds, every seed a dot (``ends``: at the last ``x`` alone)."""
+    shown, known = named(table)
+    plot.learning_curves(shown, x=x, y=y, x_label=x_label, y_label=y_label, axes=axes, known=known)
+    dots(axes, shown[shown[x] == shown[x].max()] if ends else shown, x, y, known)
+
+
 @use_style()
 def titled(figure: Figure, says: str) -> Figure:
     """The figure with one line above it that says what is seen; over a single panel it ends at its right edge."""

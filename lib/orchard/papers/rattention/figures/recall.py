@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL, RECALLED
-from orchard.papers.rattention.figures.looks import dots, legend_below, named, rule, titled, words
+from orchard.papers.rattention.figures.looks import legend_below, lines, rule, titled, words
 from orchard.plot.style import INK
 
 LEAD = 0.5  # accuracy: the threshold of claims C7r and C7br
@@ -23,9 +23,7 @@ def means(units: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(axes: Axes, table: pd.DataFrame, x: str, label: str) -> None:
-    shown, known = named(table)
-    plot.learning_curves(shown, x=x, y="far", x_label=label, y_label="far values recalled (%)", axes=axes, known=known)
-    dots(axes, shown, x, "far", known)
+    lines(axes, table, x, "far", label, "far values recalled (%)")
     axes.set_ylim(-3, 103)
 
 

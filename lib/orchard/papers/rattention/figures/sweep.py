@@ -24,6 +24,7 @@ from orchard.papers.rattention.figures.looks import (
     intervals,
     legend_below,
     letters_legend,
+    lines,
     named,
     rule,
     shared,
@@ -42,20 +43,16 @@ def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validatio
     """The "validation" or "training" loss of some arms against steps, with bands over seeds and each seed's last value as a dot; on the
     right the second half of the steps, where the arms are close."""
     column = {"validation": "validation_loss", "training": "loss"}[loss]
-    part, known = named(table[table["arm"].isin(arms)].dropna(subset=[column]))
+    part = table[table["arm"].isin(arms)].dropna(subset=[column])
     end = part["step"].max()
-    last = part[part["step"] == end]
     made, panels = plot.figure(7.0, 2.6, columns=2)
     halves = ((part, "all steps"), (part[part["step"] >= end / 2], "the second half"))
     for axes, (shown, title) in zip(panels, halves, strict=True):
-        plot.learning_curves(
-            shown, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)", axes=axes, known=known
-        )
-        dots(axes, last, "step", column, known)
+        lines(axes, shown, "step", column, "optimizer step", f"{loss} loss (nats/byte)", ends=True)
         axes.set_title(title)
     legend_below(made, panels[0])
-    best = last.groupby("arm")[column].mean().idxmin()
-    return titled(made, f"after {end:g} steps {best} is lowest")
+    best = part[part["step"] == end].groupby("arm")[column].mean().idxmin()
+    return titled(made, f"after {end:g} steps {words(str(best))} is lowest")
 
 
 @plot.use_style()

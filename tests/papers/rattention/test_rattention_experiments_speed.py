@@ -163,7 +163,7 @@ def test_figures_draw_what_the_tables_hold():
     costs = {"kv_bytes": [4096, 1024], "decode_ms": [2.0, 1.0], "train_s": [3.0, 3.5]}
     bought = pd.DataFrame({"arm": ["full_rope", "rattn@8"], "seed": 0, "bits_per_byte": [2.0, 2.1], **costs})
     assert [axes.get_xlabel() for axes in figures.timing(bought).axes] == [
-        "caches (KiB per sequence)", "one decoded token (ms)", "training (s)",
+        "caches (KiB per sequence)", "one decoded token (ms)\nheights as on the left", "training (s)",
     ]  # fmt: skip
     other = {
         "model": "12B",

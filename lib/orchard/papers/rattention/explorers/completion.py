@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.nn import Sampling
+from orchard.papers.rattention.figures.looks import titled
 from orchard.plot.style import PALETTE
 from orchard.train import TextModel
 
@@ -34,7 +35,7 @@ def completion(
     saved: TextModel, prompt: str, temperature: float = 0.8, top_k: int = 50, top_p: float = 1.0, seed: int = 0
 ) -> Figure:
     """Left: the chances of the next token. Right: the text that is drawn from them, one token after the other."""
-    figure, (left, right) = plot.figure(width=7.0, height=2.6, columns=2)
+    figure, (left, right) = plot.figure(width=7.0, height=2.8, columns=2)
     with plot.use_style():
         table = next_token_table(saved, prompt, temperature, top_k, top_p)[::-1]
         left.barh(table["token"], table["probability"], color=PALETTE[0])
@@ -46,4 +47,8 @@ def completion(
         look: dict[str, Any] = {"va": "top", "family": "monospace", "fontsize": 6, "clip_on": True}
         right.text(0, 1, shown.replace("$", r"\$"), transform=right.transAxes, **look)
         right.set_axis_off()
-    return figure
+        right.set_title(f"drawn after {prompt!r} at temperature {temperature:g}")
+    likeliest = table.iloc[-1]
+    return titled(
+        figure, f"the likeliest token after {prompt!r} is {likeliest['token']}, {likeliest['probability']:.0%}"
+    )

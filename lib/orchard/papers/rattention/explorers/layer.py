@@ -30,11 +30,12 @@ from torch import Tensor
 from orchard import plot
 from orchard.kernels.residual import feature_map as phi
 from orchard.nn import Decoder, RMSNorm, window_mask
+from orchard.papers.rattention.figures.looks import LOOKS
 from orchard.papers.rattention.method.attention import RAttention
 from orchard.plot.style import GREY, INK, PALETTE
 
 WINDOW, STATE, CHUNK = "window (softmax)", "saved state", "own chunk"
-PARTS = {WINDOW: PALETTE[0], STATE: PALETTE[1], CHUNK: "#f6cf94"}
+PARTS = {WINDOW: LOOKS["swa"].colour, STATE: LOOKS["la"].colour, CHUNK: "#ecd0e7"}
 MOST_TOKENS = 64  # as many characters can be read under one column
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "→"}
 
@@ -178,7 +179,7 @@ def received(
     axes.set_xlabel("key position s" if len(table) > MOST_TOKENS else "key token s (bold: the query t)")
     axes.set_ylabel("weight of vₛ in the output")
     axes.set_title(
-        f"t = {position}, {feature_map}, head {head}, chunks of {chunk}:\n"
+        f"t = {position}, {feature_map}, head {head}, chunks of {chunk}, W = {window + 1}:\n"
         f"|Σ weight · v − layer output| ≤ {table.attrs['gap']:.0e}"
     )
     figure.legend(

@@ -8,13 +8,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.papers.rattention.experiments import MAPS, PARTS
 from orchard.papers.rattention.experiments.ablations import VARIANTS
 from orchard.papers.rattention.experiments.window_sweep import effect
-from orchard.papers.rattention.figures.looks import dots, no_legend, titled
+from orchard.papers.rattention.figures.looks import LOOKS, dots, intervals, legend_below, titled
 from orchard.plot.style import COLUMN, GREY, INK, PALETTE, check_columns, looks, use_style
 
 ROW = 0.145  # inches
@@ -27,16 +28,10 @@ SAID = {
     "head split": "head split (window or branch)", PLACEBO: "placebo (base, other seeds)",
 }  # fmt: skip
 DECIDES = {**dict.fromkeys(MAPS, "C12"), **dict.fromkeys(PARTS, "C13")}
-GREY_BAR = PALETTE[1]
 # Rows of the paper's Table 4 and our variants. What its Mamba2 and Hymba rows are made of it does not say.
 TABLE_4 = {
-    "ReLU": "relu",
-    "Identity": "identity",
-    "Mamba2": "scalar decay",
-    "Hymba": "head split",
-    "-SWA": "−SWA",
-    "-GroupNorm": "−norm",
-}
+    "ReLU": "relu", "Identity": "identity", "Mamba2": "scalar decay", "Hymba": "head split", "-SWA": "−SWA", "-GroupNorm": "−norm",
+}  # fmt: skip
 
 
 def effects(units: pd.DataFrame) -> pd.DataFrame:
@@ -74,13 +69,10 @@ def ablation(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Figu
         )
         heading.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
         colour = INK if group == CONTROL else PALETTE[index % len(PALETTE)]
-        for row in table[table["group"] == group].itertuples():
-            place += 1
-            axes.hlines(place, row.low, row.high, color=colour, linewidth=1.5)
-            axes.plot(row.effect, place, "o", color=colour, markersize=3.6)
-            axes.plot(row.seeds, [place] * len(row.seeds), "|", color=INK, markersize=4, alpha=0.6)
-            places[str(row.label)] = place
-        place += 1
+        rows = table[table["group"] == group]
+        places |= {str(label): place + count for count, label in enumerate(rows["label"], start=1)}
+        intervals(axes, [places[str(label)] for label in rows["label"]], rows, colour)
+        place += len(rows) + 1
     starred = set(table.loc[table["against"] != "base", "label"])
     axes.set_yticks(list(places.values()), [f"{said(name)}*" if name in starred else said(name) for name in places])
     for panel in (axes, *others):
@@ -95,7 +87,8 @@ def ablation(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Figu
     if published is not None:
         _paper(others[0], published, places)
     changes = table[table["group"] != CONTROL]
-    return titled(made, f"{(changes['low'] > 0).sum()} of {len(changes)} changes make it worse; ticks are seeds")
+    worse, better = (changes["low"] > 0).sum(), (changes["high"] < 0).sum()
+    return titled(made, f"{worse} of {len(changes)} changes make it worse, {better} better; ticks are seeds")
 
 
 def _paper(axes: Axes, published: pd.DataFrame, places: dict[str, int]) -> None:
@@ -128,35 +121,32 @@ def beside_paper(published: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 @use_style()
 def lag(curves: pd.DataFrame, units: pd.DataFrame) -> Figure:
     """Why RAttention is behind where nothing has to be recalled: the loss of the base, of a norm that starts small, of no norm and of the
-    window alone against steps; and what each needs more than the window alone, in all strata and where nothing can be copied."""
+    window alone against steps; and in the same colours what each needs more than the window alone, on all text (filled) and where nothing
+    can be copied (hollow)."""
     names = [name for name in LAG if name in set(curves["arm"])]
     made, (left, right) = plot.figure(7.0, 2.8, columns=2)
     part = curves[curves["arm"].isin(names)].dropna(subset=["validation_loss"])
     part = part.assign(arm=part["arm"].map(SAID))
-    known = {SAID[name].lower(): look for name, look in looks(names).items()}
+    own = looks(names, {"base": LOOKS["rattn"], "−rla": LOOKS["swa"]})
+    known = {SAID[name].lower(): look for name, look in own.items()}
     label = "validation loss (nats/byte)"
     plot.learning_curves(part, y="validation_loss", x_label="optimizer step", y_label=label, axes=left, known=known)
     dots(left, part, "step", "validation_loss", known)
     table = lag_table(units)
-    for shift, (where, rows) in zip((-0.12, 0.12), table.groupby("where", sort=False), strict=True):
-        places = [names.index(name) + shift for name in rows["label"]]
-        colour = INK if where == ALL else GREY_BAR
-        right.hlines(places, rows["low"], rows["high"], color=colour, linewidth=1.6)
-        right.plot(rows["effect"], places, "o", color=colour, label=where)
-        for place, values in zip(places, rows["seeds"], strict=True):
-            right.plot(values, [place] * len(values), "|", color=colour, markersize=5)
+    for (name, where), row in table.groupby(["label", "where"], sort=False):
+        shift = -0.12 if where == ALL else 0.12
+        intervals(right, [names.index(str(name)) + shift], row, own[str(name)].colour, hollow=where != ALL)
+    for where, face in ((ALL, INK), ("nothing to copy", "white")):
+        right.add_line(Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle="none", label=where))
     right.axvline(0, color=INK, linewidth=0.8)
     compared = names[: names.index("−RLA")] if "−RLA" in names else names
     right.set_yticks(range(len(compared)), [SAID[name].replace(" (", "\n(") for name in compared])
     right.set_ylim(len(compared) - 0.5, -0.5)
     right.set_xlabel("← better   against the window alone (bits/byte)")
-    no_legend(left)
-    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
-    base = table[(table["label"] == "base") & (table["where"] != ALL)]["effect"]
-    return titled(
-        made, f"where nothing can be copied the base needs {base.sum():+.3f} bits/byte more than the window alone"
-    )
+    legend_below(made, left, right)
+    gap = float(table[(table["label"] == "base") & (table["where"] != ALL)]["effect"].sum())
+    said = f"{abs(gap):.3f} bits/byte {'more' if gap > 0 else 'less'}"
+    return titled(made, f"where nothing can be copied the base needs {said} than the window alone")
 
 
 def lag_table(units: pd.DataFrame) -> pd.DataFrame:

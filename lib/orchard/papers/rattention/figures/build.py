@@ -13,11 +13,12 @@ from torch import Tensor
 from orchard import plot
 from orchard.kernels.residual import feature_map, residual_linear_attention
 from orchard.nn import window_mask
-from orchard.papers.rattention.figures.looks import titled
+from orchard.papers.rattention.figures.looks import LOOKS, titled
 from orchard.plot.style import PALETTE
 
 BRANCHES = {
-    "sliding window": PALETTE[0], "linear attention": PALETTE[1], "both": PALETTE[2], "neither": PALETTE[3], "not visible": "#ececec",
+    "sliding window": LOOKS["swa"].colour, "linear attention": LOOKS["la"].colour, "both": PALETTE[2], "neither": PALETTE[3],
+    "not visible": "#ececec",
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,24 +9,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from orchard import plot
 from orchard.papers.rattention.experiments import speed
 from orchard.papers.rattention.figures.looks import (
     LOOKS,
-    dots,
-    in_short,
+    against_cost,
+    legend_below,
     letters_legend,
     named,
-    no_legend,
+    octaves,
     rule,
     shared,
     titled,
     words,
 )
 from orchard.papers.rattention.method import costs
-from orchard.plot.style import GREY, INK, PALETTE
+from orchard.plot.style import GREY, INK, PALETTE, Look
 
 WIDE = 7.0  # inches: both columns of a paper
 FULL, WINDOW, LINEAR, FLA, OURS = (
@@ -35,7 +34,9 @@ FULL, WINDOW, LINEAR, FLA, OURS = (
 )  # fmt: skip
 OPERATIONS = {"full": FULL, "window": WINDOW, "residual": LINEAR, "fla": FLA}
 LAYERS = {"full layer": FULL, "window layer": WINDOW, "rattn layer": OURS}
-TIMED = {FULL: LOOKS["full"], WINDOW: LOOKS["swa"], LINEAR: LOOKS["la"], OURS.lower(): LOOKS["rattn"]}
+TIMED = {
+    FULL: LOOKS["full"], WINDOW: LOOKS["swa"], LINEAR: LOOKS["la"], FLA: Look(PALETTE[5], "P"), OURS.lower(): LOOKS["rattn"],
+}  # fmt: skip
 
 
 @plot.use_style()
@@ -53,7 +54,12 @@ def throughput(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         _log(axes)
         axes.set_title(title)
-    return titled(made, "time per token; a flat line is linear in the length")
+    last = times[times["length"] == times["length"].max()].groupby("name")["us"].mean()
+    said = f"at {times['length'].max()} tokens a RAttention layer takes {{}} of the time of full attention, {{}} of the window's"
+    return titled(
+        made,
+        said.format(*(f"{last.get('rattn layer') / last.get(name):.1f}" for name in ("full layer", "window layer"))),
+    )
 
 
 def _log(axes: Axes) -> None:
@@ -63,14 +69,6 @@ def _log(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _octaves(axes: Axes, ticks: Sequence[float], number: str, unit: float = 1.0) -> None:
-    """A binary logarithmic x axis with these ticks, counted in a unit."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number.format(value / unit)))
 
 
 @plot.use_style()
@@ -94,7 +92,7 @@ def step_bars(relative: pd.DataFrame) -> Figure:
             colour = GREY if source == "paper" else LOOKS[arm].colour
             look: dict[str, Any] = {"hatch": "///" if arm == "full" else None, "edgecolor": "white", "linewidth": 0}
             bars = axes.bar(place + shift, change, width=0.36, color=colour, **look)
-            for number in axes.bar_label(bars, [f"{change:+.0f}"], padding=1, fontsize=6.5):
+            for number in axes.bar_label(bars, [f"{change:+.0f}".replace("-", "−")], padding=1, fontsize=6.5):
                 number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     axes.axhline(0, color=INK, linewidth=0.8)
     rule(axes, 10, "rule of C14")
@@ -106,7 +104,8 @@ def step_bars(relative: pd.DataFrame) -> Figure:
     )
     axes.grid(False, axis="x")
     ours = relative[(relative["source"] == "here") & (relative["arm"] == "rattn")]["ratio"]
-    return titled(made, f"a step of RAttention takes {', '.join(f'{ratio:.2f}' for ratio in ours)} times as long here")
+    said = " and ".join(f"{ratio:.2f}" for ratio in ours)
+    return titled(made, f"here a step of RAttention takes {said} times as long as one of the window T/2")
 
 
 @plot.use_style()
@@ -116,7 +115,6 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     table, known = named(decoded.assign(seed=0, kib=decoded["cache_bytes"] / 1024))
     for axes, y, label in ((left, "ms", "one decoded token (ms)"), (middle, "kib", "caches per sequence (KiB)")):
         plot.sweep(table, x="context", y=y, x_label="context (tokens)", y_label=label, axes=axes, known=known)
-        no_legend(axes)
     left.set_ylim(bottom=0)
     _log(middle)
     peaks, known = named(memory.assign(mib=memory["bytes"] / 2**20))
@@ -125,31 +123,33 @@ def decode(decoded: pd.DataFrame, memory: pd.DataFrame) -> Figure:
         colour = known[str(arm).lower()].colour
         right.plot(rows["length"], rows["mib"], line, marker=".", color=colour, label=f"{arm}, {mode}")
     right.set(xlabel="length (tokens)", ylabel="peak of one layer's forward (MiB)")
-    _octaves(right, sorted(map(float, memory["length"].unique())), "{:g}")
+    octaves(right, memory["length"].unique(), "{:g}".format)
     _log(right)
-    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
-    last = decoded[decoded["context"] == decoded["context"].max()].set_index("arm")["cache_bytes"]
-    return titled(
-        made,
-        f"at {decoded['context'].max()} tokens full attention holds {last.max() / last.min():.1f} times the smallest cache",
-    )
+    legend_below(made, left, right)
+    end = decoded["context"].max()
+    last = decoded[decoded["context"] == end]["cache_bytes"]
+    return titled(made, f"at {end} tokens full attention holds {last.max() / last.min():.1f} times the smallest cache")
 
 
 @plot.use_style()
 def timing(table: pd.DataFrame) -> Figure:
     """Loss against bytes of cache, against decode time and against training time; the steps are the frontiers."""
     made, panels = plot.figure(WIDE, 3.4, columns=3)
-    table = shared(table.assign(kib=table["kv_bytes"] / 1024))
-    costs_of = {"kib": "caches (KiB per sequence)", "decode_ms": "one decoded token (ms)", "train_s": "training (s)"}
+    table = table.assign(kib=table["kv_bytes"] / 1024)
+    costs_of = {
+        "kib": "caches (KiB per sequence)",
+        "decode_ms": "one decoded token (ms)\nheights as on the left",
+        "train_s": "training (s)",
+    }
     for axes, (cost, label) in zip(panels, costs_of.items(), strict=True):
-        shown, known = in_short(table, [cost, "bits_per_byte"])
-        plot.pareto(
-            shown, cost=cost, loss="bits_per_byte", x_label=label, y_label="test loss (bits/byte)", axes=axes, known=known
-        )  # fmt: skip
-        dots(axes, shown, cost, "bits_per_byte", known)
+        against_cost(axes, table, cost, label)
+    crowded = panels[
+        1
+    ]  # of labels and their pointers: points that are too close for them, at the heights of those on the left
+    for drawn in (*crowded.texts, *(line for line in crowded.lines if line.get_linewidth() < 0.5)):
+        drawn.remove()
     letters_legend(made, pd.unique(table["arm"]), columns=4)
-    best = table.groupby("arm")["bits_per_byte"].mean().idxmin()
+    best = shared(table).groupby("arm")["bits_per_byte"].mean().idxmin()
     return titled(made, f"the lowest loss is that of {words(str(best))}; dots are seeds")
 
 
@@ -194,7 +194,7 @@ def calculator(
         peak = contexts[int(np.argmax(cuts))], max(cuts)
         right.annotate(f"B = {size}", peak, xytext=(4, 1), textcoords="offset points", fontsize=6.5)
     right.axvline(context, color=INK, linewidth=0.6, linestyle=":")
-    _octaves(right, [1024.0, 4096.0, 16384.0, 65536.0], "{:g}k", 1024.0)
+    octaves(right, (1024, 4096, 16384, 65536), lambda tokens: f"{tokens / 1024:g}k")
     right.set_xlabel("context (tokens)")
     right.set_ylabel(f"cut in step time on {hardware} (%)")
     return made

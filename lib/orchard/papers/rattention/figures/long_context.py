@@ -7,14 +7,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from orchard import plot
 from orchard.evidence import interval
 from orchard.papers.rattention.data.ruler_tokens import RULER_TASKS, UNAVAILABLE
 from orchard.papers.rattention.experiments import OTHERS, SMALL
 from orchard.papers.rattention.experiments.long_context import REACHED, against, steps_to_reach
-from orchard.papers.rattention.figures.looks import LOOKS, dots, named, no_legend, rule, titled, words
+from orchard.papers.rattention.figures.looks import LOOKS, intervals, legend_below, lines, octaves, rule, titled, words
 from orchard.plot.style import INK
 
 DEPTH_BINS = 5
@@ -72,49 +72,50 @@ def leads(table: pd.DataFrame) -> Figure:
     4T and not at T, C10 for what is right of zero at 4T."""
     rows = list(dict.fromkeys(zip(table["claim"], table["label"], strict=True)))
     made, (axes,) = plot.figure(5.0, 1.0 + 0.3 * len(rows))
-    for shift, where, face in ((-0.14, "4T", None), (0.14, "T", "white")):
+    for shift, where in ((-0.14, "4T"), (0.14, "T")):
         part = table[table["where"] == where]
         places = [rows.index(row) + shift for row in zip(part["claim"], part["label"], strict=True)]
-        axes.hlines(places, part["low"], part["high"], color=LOOKS["rattn"].colour, linewidth=1.6)
-        (marks,) = axes.plot(
-            part["effect"], places, "o", color=LOOKS["rattn"].colour, label=f"lead at {where}", zorder=3
-        )
-        marks.set_markerfacecolor(face or LOOKS["rattn"].colour)
-        for place, seeds in zip(places, part["seeds"], strict=True):
-            axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=5, alpha=0.6)
+        intervals(axes, places, part, LOOKS["rattn"].colour, hollow=where == "T", label=f"lead at {where}")
     axes.axvline(0, color=INK, linewidth=0.8)
-    rule(axes, LEAD, "asked by C9 at 4T", vertical=True)
+    asked = (
+        sum(claim == "C9" for claim, _ in rows) - 0.5
+    )  # below it stand the rows of C10, which asks for more than zero
+    axes.vlines(LEAD, -0.5, asked, color=INK, linewidth=0.9, linestyle=":", label="asked by C9 at 4T")
     axes.set_yticks(range(len(rows)), [f"{claim}: {words(label)}" for claim, label in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("RAttention ahead by (accuracy, RULER's tasks)")
-    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
-    far = table[table["where"] == "4T"]
-    return titled(made, f"at 4T RAttention is surely ahead of {(far['low'] > 0).sum()} of {len(far)} arms")
+    axes.set_xlabel("RAttention T/8 ahead by (accuracy, RULER's tasks)")
+    legend_below(made, axes)
+    ahead = table.assign(ahead=table["low"] > 0).pivot(index=["claim", "label"], columns="where", values="ahead")
+    said = f"{ahead['4T'].sum()} of {len(ahead)} leads at 4T are above zero, {(ahead['4T'] & ahead['T']).sum()} of them at T too"
+    return titled(made, said)
 
 
 def fall(table: pd.DataFrame, multiple: int = 4) -> str:
     """Accuracy where the text is four times as long as trained (or another multiple): RAttention, full attention and the best window."""
-    found = task_means(table).groupby(["arm", "multiple"], sort=False)["accuracy"].mean().unstack()
+    return _said(task_means(table), multiple)
+
+
+def _said(table: pd.DataFrame, multiple: int) -> str:
+    found = table.groupby(["arm", "multiple"], sort=False)["accuracy"].mean().unstack()
     at = multiple if multiple in found else max(found.columns)
     left = found[at].rename(str)
     ours, windows = (left[left.index.str.startswith(family)] for family in ("rattn", "swa"))
-    names, kept = (
-        ", ".join(column) for column in ((name.split("@")[1] for name in ours.index), ours.map("{:.0%}".format))
-    )
-    said = [f"RAttention {names}: {kept}"]
+    said = [f"RAttention {', '.join(ours.index.str.split('@').str[1])}: {', '.join(ours.map('{:.0%}'.format))}"]
     said += [f"{words(name)} {left[name]:.0%}" for name in ("full_rope",) if name in left]
     said += [f"best window {windows.max():.0%}"] if len(windows) else []
-    return f"at {at:g}T {'; '.join(said)}"
+    return f"at {_in_lengths(float(at))} {'; '.join(said)}"
 
 
+@plot.use_style()
 def task_curves(table: pd.DataFrame, task: str) -> Figure:
     """Accuracy on one task against length, every arm."""
-    made = _lines(table[table["task"] == task])
-    with plot.use_style():
-        made.axes[0].set_title(task_title(task))
-    return made
+    rows = table[table["task"] == task]
+    made, (axes,) = plot.figure(5.0, 3.2)
+    _lines(rows, axes)
+    legend_below(made, axes)
+    return titled(made, f"{task_title(task)}\n{_said(rows, 1)}")
 
 
 def task_title(task: str) -> str:
@@ -122,22 +123,18 @@ def task_title(task: str) -> str:
     return task if task in RULER_TASKS else f"{task} (ours, no RULER task)"
 
 
-def _lines(table: pd.DataFrame, axes: Axes | None = None) -> Figure:
+def _lines(table: pd.DataFrame, axes: Axes) -> None:
     """Accuracy in percent against multiples of T: mean over seeds, band over seeds; arms of one family differ in line style."""
-    shown, known = named(table.assign(accuracy=100 * table["accuracy"]))
-    made = plot.learning_curves(
-        shown, x="multiple", y="accuracy", x_label="", y_label="accuracy (%)", axes=axes, known=known
-    )
-    dots(axes or made.axes[0], shown, "multiple", "accuracy", known)
-    _length_axis(axes or made.axes[0], table["multiple"].unique())
-    return made
+    lines(axes, table.assign(accuracy=100 * table["accuracy"]), "multiple", "accuracy", "", "accuracy (%)")
+    _length_axis(axes, table["multiple"].unique())
+
+
+def _in_lengths(multiple: float) -> str:
+    return "T" if multiple == 1 else f"{multiple:g}T"
 
 
 def _length_axis(axes: Axes, multiples: np.ndarray) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(map(float, multiples))))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "T" if value == 1 else f"{value:g}T"))
+    octaves(axes, multiples, _in_lengths)
     axes.set_ylim(-3, 103)
     axes.set_xlabel("length, in training lengths T")
 
@@ -152,7 +149,7 @@ def depth_table(units: pd.DataFrame, task: str) -> pd.DataFrame:
 def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
     """Depth of the needle × length, a map per arm on one scale. Depth 0 is the start of the text, farthest from the question."""
     table = depth_table(units, task)
-    made, panels = plot.figure(2.1 * len(arms) + 0.6, 2.1, columns=len(arms))
+    made, panels = plot.figure(2.1 * len(arms) + 0.6, 2.3, columns=len(arms))
     with plot.use_style():
         for axes, arm in zip(panels, arms, strict=True):
             grid = table[table["arm"] == arm].pivot(index="depth", columns="length", values="correct").sort_index()
@@ -160,10 +157,13 @@ def depth_maps(units: pd.DataFrame, task: str, arms: list[str]) -> Figure:
             rows = bins if axes is panels[0] else [""] * len(bins)
             sns.heatmap(grid, ax=axes, vmin=0, vmax=1, cmap="cividis", cbar=False, yticklabels=rows, **NUMBERS)
             axes.set(xlabel="length (tokens)", ylabel="", title=words(arm))
-            axes.tick_params(axis="y", rotation=0)
+            axes.tick_params(axis="y", rotation=0, length=0)
         panels[0].set_ylabel(f"{task}\ndepth of the needle (%)")
         made.colorbar(panels[0].collections[0], ax=panels, label="accuracy", pad=0.02)
-    return made
+    lengths = sorted(table["length"].unique())
+    far = table[table["length"] == lengths[len(lengths) // 2]].groupby("arm")["correct"].mean()
+    said = ", ".join(f"{words(arm)} {far[arm]:.0%}" for arm in arms)
+    return titled(made, f"at {lengths[len(lengths) // 2]} tokens, mean over depths: {said}")
 
 
 def task_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -185,18 +185,16 @@ def task_table(table: pd.DataFrame) -> pd.DataFrame:
 def accuracy_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Validation accuracy at the training length against steps. A slow curve is slow optimisation, not a lack of capacity."""
     part = curves.dropna(subset=["validation_accuracy"])
-    shown, known = named(part.assign(accuracy=100 * part[f"accuracy {task}"]))
+    part = part.assign(accuracy=100 * part[f"accuracy {task}"])
     made, (axes,) = plot.figure(5.0, 3.4)
-    plot.learning_curves(
-        shown, y="accuracy", x_label="optimizer step", y_label="accuracy at T (%)", axes=axes, known=known
-    )
+    lines(axes, part, "step", "accuracy", "optimizer step", "accuracy at T (%)", ends=True)
     rule(axes, 100 * REACHED, "counted as learned")
-    no_legend(axes)
-    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
-    dots(axes, shown[shown["step"] == shown["step"].max()], "step", "accuracy", known)
-    axes.set_title(task_title(task))
+    legend_below(made, axes)
     axes.set_yticks([0, 25, 50, 75, 90, 100])
-    return made
+    end = part["step"].max()
+    means = part[part["step"] == end].groupby("arm")["accuracy"].mean()
+    learned = (means >= 100 * REACHED).sum()
+    return titled(made, f"{task_title(task)}: learned by {learned} of {len(means)} arms after {end:g} steps")
 
 
 def steps_table(curves: pd.DataFrame) -> pd.DataFrame:

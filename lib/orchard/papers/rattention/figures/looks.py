@@ -5,14 +5,17 @@ The paper's own figures call RAttention ``RAtt``. ``swa@16`` is a name for code;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from orchard import plot
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL
 from orchard.plot.style import INK, PALETTE, Look, looks, use_style
 
@@ -33,23 +36,12 @@ KINDS = {
     "la": ("linear attention alone", "local layers have the state and no window"),
     "swa": ("sliding window", "local layers read the last W tokens, the current one counted"),
     "rattn": ("RAttention", "the window of W, and a state of all tokens before it"),
-    "swa_mem": (
-        "window, memory of",
-        "a window widened by as many tokens as the state weighs: as much memory as RAttention W",
-    ),
+    "swa_mem": ("window, memory of", "a window widened by as many tokens as the state weighs: as much memory as RAttention W"),
     "swa_flops": ("window, compute of", "a window widened until it computes as much as RAttention W"),
-}
-
-
+}  # fmt: skip
 LETTERS = {
-    "swa": "W",
-    "rattn": "R",
-    "swa_mem": "M",
-    "swa_flops": "C",
-    "full_rope": "full",
-    "full_rnope": "NoPE",
-    "la": "linear",
-}
+    "swa": "W", "rattn": "R", "swa_mem": "M", "swa_flops": "C", "full_rope": "full", "full_rnope": "NoPE", "la": "linear",
+}  # fmt: skip
 
 
 def words(arm: str) -> str:
@@ -81,15 +73,23 @@ def in_short(table: pd.DataFrame, at: list[str]) -> tuple[pd.DataFrame, dict[str
     }
 
 
-def letters_legend(figure: Figure, arms: Iterable[str], columns: int = 2) -> None:
-    """Below the figure, what the letters of :func:`short` are, a marker for each."""
+def letters_legend(figure: Figure, arms: Iterable[str], columns: int = 2, also: Sequence[Artist] = ()) -> None:
+    """Below the figure, what the letters of :func:`short` are, a marker for each; then the handles of ``also``."""
     kinds = dict.fromkeys(name.partition("@")[0] for name in arms)
     handles = []
     for kind in (kind for kind in kinds if kind in LETTERS):
         said = KINDS[kind][0] + (" RAttention" if kind in ("swa_mem", "swa_flops") else "")
         style: dict[str, Any] = {"color": LOOKS[kind].colour, "marker": LOOKS[kind].marker, "linestyle": "none"}
         handles.append(Line2D([], [], label=f"{LETTERS[kind]}: {said}", **style))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    figure.legend(handles=[*handles, *also], loc="outside lower center", ncols=columns)
+
+
+def against_cost(axes: Axes, table: pd.DataFrame, cost: str, says: str) -> None:
+    """Bits per byte against a cost: every arm at its mean over the shared seeds, their range and the frontier; every seed is a dot."""
+    at = [cost, "bits_per_byte"]
+    shown, known = in_short(shared(table), at)
+    plot.pareto(shown, cost=cost, loss=at[1], x_label=says, y_label="test loss (bits/byte)", axes=axes, known=known)
+    dots(axes, in_short(table, at)[0], cost, at[1], known)
 
 
 def shared(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,18 +117,19 @@ def dots(
     """Every row of ``table`` (one per seed) as a dot; without an ``x`` at the right edge of the axes, on the arm's line."""
     for arm, rows in table.groupby(hue, sort=False):
         look = known[str(arm).lower()]
-        style: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": ".",
-            "markersize": 3,
-            "color": look.colour,
-            "alpha": 0.7,
-            "zorder": 2.5,
-        }
+        style: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3, "color": look.colour}
+        style |= {"alpha": 0.7, "zorder": 2.5}
         at = rows.dropna(subset=[x])
         axes.plot(at[x], at[y], **style)
         flat = rows[rows[x].isna()]
         axes.plot([edge] * len(flat), flat[y], transform=axes.get_yaxis_transform(), **style)
+
+
+def lines(axes: Axes, table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str, ends: bool = False) -> None:
+    """The arms in words: means and bands over seeds, every seed a dot (``ends``: at the last ``x`` alone)."""
+    shown, known = named(table)
+    plot.learning_curves(shown, x=x, y=y, x_label=x_label, y_label=y_label, axes=axes, known=known)
+    dots(axes, shown[shown[x] == shown[x].max()] if ends else shown, x, y, known)
 
 
 @use_style()
@@ -142,11 +143,32 @@ def titled(figure: Figure, says: str) -> Figure:
     return figure
 
 
-def no_legend(*panels: Axes) -> None:
-    """Take the legends out of panels whose figure has one below."""
-    for axes in panels:
-        if (legend := axes.get_legend()) is not None:
+def legend_below(figure: Figure, *panels: Axes, columns: int = 3) -> None:
+    """One legend below the figure with what these panels show, in the place of all others."""
+    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+        if legend is not None:
             legend.remove()
+    handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def intervals(
+    axes: Axes, places: Sequence[Any], rows: pd.DataFrame, colour: str, hollow: bool = False, label: str = "_"
+) -> None:
+    """An interval for each row, its middle, and a tick for every seed."""
+    axes.hlines(places, rows["low"], rows["high"], color=colour, linewidth=1.6)
+    for place, seeds in zip(places, rows["seeds"], strict=True):
+        axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=5, alpha=0.6)
+    face = "white" if hollow else colour
+    axes.plot(rows["effect"], places, "o", color=colour, markerfacecolor=face, markersize=4, label=label, zorder=3)
+
+
+def octaves(axes: Axes, ticks: Iterable[Any], number: Callable[[float], str]) -> None:
+    """A binary logarithmic x axis with these ticks."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(map(float, ticks))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def rule(axes: Axes, value: float, says: str, *, vertical: bool = False) -> None:

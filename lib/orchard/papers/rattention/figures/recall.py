@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from orchard import plot
 from orchard.papers.rattention.experiments.recall import ALSO_GLOBAL, RECALLED
-from orchard.papers.rattention.figures.looks import dots, named, no_legend, rule, titled, words
+from orchard.papers.rattention.figures.looks import legend_below, lines, rule, titled, words
 from orchard.plot.style import INK
 
 LEAD = 0.5  # accuracy: the threshold of claims C7r and C7br
@@ -23,9 +23,7 @@ def means(units: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(axes: Axes, table: pd.DataFrame, x: str, label: str) -> None:
-    shown, known = named(table)
-    plot.learning_curves(shown, x=x, y="far", x_label=label, y_label="far values recalled (%)", axes=axes, known=known)
-    dots(axes, shown, x, "far", known)
+    lines(axes, table, x, "far", label, "far values recalled (%)")
     axes.set_ylim(-3, 103)
 
 
@@ -49,9 +47,7 @@ def recall(units: pd.DataFrame, curves: pd.DataFrame, decisive: Sequence[int] = 
         windows = at[at["arm"].str.match(r"swa(_mem)?@\d+$")].groupby("arm")["far"].mean()
         asked = windows.max() + 100 * LEAD
         left.hlines(asked, *span, color=INK, linewidth=1.2, label="asked of RAttention there")
-    handles = left.get_legend_handles_labels()[0]
-    no_legend(left, centre, right)
-    made.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend_below(made, left)
     ours = [said for said in recalled(units, alone=True) if said.startswith(("RAttention", "sliding"))]
     return titled(made, f"behind {longest:g} tokens: {', '.join(ours)}")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from orchard import plot
@@ -17,11 +19,13 @@ from orchard.evidence import interval
 from orchard.papers.rattention.experiments.window_sweep import effect, far, near, on_edge, sweep_clue
 from orchard.papers.rattention.figures.looks import (
     LOOKS,
+    against_cost,
     dots,
-    in_short,
+    intervals,
+    legend_below,
     letters_legend,
+    lines,
     named,
-    no_legend,
     rule,
     shared,
     short,
@@ -39,21 +43,16 @@ def learning_curves(table: pd.DataFrame, arms: list[str], loss: str = "validatio
     """The "validation" or "training" loss of some arms against steps, with bands over seeds and each seed's last value as a dot; on the
     right the second half of the steps, where the arms are close."""
     column = {"validation": "validation_loss", "training": "loss"}[loss]
-    part, known = named(table[table["arm"].isin(arms)].dropna(subset=[column]))
+    part = table[table["arm"].isin(arms)].dropna(subset=[column])
     end = part["step"].max()
-    last = part[part["step"] == end]
     made, panels = plot.figure(7.0, 2.6, columns=2)
     halves = ((part, "all steps"), (part[part["step"] >= end / 2], "the second half"))
     for axes, (shown, title) in zip(panels, halves, strict=True):
-        plot.learning_curves(
-            shown, y=column, x_label="optimizer step", y_label=f"{loss} loss (nats/byte)", axes=axes, known=known
-        )
-        dots(axes, last, "step", column, known)
+        lines(axes, shown, "step", column, "optimizer step", f"{loss} loss (nats/byte)", ends=True)
         axes.set_title(title)
-        no_legend(axes)
-    made.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
-    best = last.groupby("arm")[column].mean().idxmin()
-    return titled(made, f"after {end:g} steps {best} is lowest")
+    legend_below(made, panels[0])
+    best = part[part["step"] == end].groupby("arm")[column].mean().idxmin()
+    return titled(made, f"after {end:g} steps {words(str(best))} is lowest")
 
 
 @plot.use_style()
@@ -89,9 +88,7 @@ def window_sweep(table: pd.DataFrame) -> Figure:
     dots(axes, named(shown.assign(arm=shown["family"]))[0], "window", "bits_per_byte", known)
     full = means.loc[means["arm"] == "full_rope", "bits_per_byte"].mean()
     rule(axes, full + MARGIN, "full attention + 0.01 (C8)")
-    for legend in made.legends:
-        legend.remove()
-    made.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
+    legend_below(made, axes, columns=2)
     below = ahead(table)
     return titled(made, f"RAttention is below the sliding window at {sum(below)} of {len(below)} windows")
 
@@ -110,13 +107,22 @@ def arm_effects(units: pd.DataFrame, base: str = "full_rope") -> pd.DataFrame:
 
 @plot.use_style()
 def noninferiority(table: pd.DataFrame) -> Figure:
-    """Arms against full attention: the interval of an arm that matches it lies left of the dotted line. Every seed is a tick."""
-    made, (axes,) = plot.figure(5.0, 0.75 + 0.2 * len(table))
-    plot.forest(table.assign(label=table["label"].map(words)), x_label="bits/byte above full attention", axes=axes)
-    for place, values in enumerate(table["seeds"]):
-        axes.plot(values, [place] * len(values), "|", color=INK, markersize=5, alpha=0.6)
+    """Arms against full attention, by family: the interval of an arm that matches it lies left of the dotted line. Every seed is a tick.
+    One model under two names is one row."""
+    kind, window = table["label"].str.partition("@")[0], pd.to_numeric(table["label"].str.partition("@")[2])
+    table = table.assign(kind=kind, place=kind.map(list(LOOKS).index), window=window).sort_values(["place", "window"])
+    names = table.groupby(["effect", "low", "high"], sort=False)["label"].agg(list)
+    rows = table[~table.duplicated(["effect", "low", "high"])].reset_index(drop=True)
+    made, (axes,) = plot.figure(5.0, 0.75 + 0.24 * len(rows))
+    for family, part in rows.groupby("kind"):
+        intervals(axes, list(part.index), part, LOOKS[str(family)].colour)
+    axes.axvline(0, color=INK, linewidth=0.8)
     rule(axes, MARGIN, "margin of C8", vertical=True)
-    return titled(made, f"{(table['high'] <= MARGIN).sum()} of {len(table)} arms match full attention (dotted: 0.01)")
+    axes.set_yticks(range(len(rows)), ["\n= ".join(map(words, same)) for same in names])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("bits/byte above full attention; ticks are seeds")
+    return titled(made, f"{(rows['high'] <= MARGIN).sum()} of {len(rows)} arms match full attention (dotted: 0.01)")
 
 
 @plot.use_style()
@@ -127,21 +133,16 @@ def pareto(table: pd.DataFrame, effects: pd.DataFrame) -> Figure:
     intervals of ``effects``, the differences to full attention of :func:`arm_effects`, around the point of the arm.
     """
     kib = table.assign(kib=table["cache_bytes"] / 1024)
-    shown, known = in_short(shared(kib), ["kib", "bits_per_byte"])
-    made, (axes,) = plot.figure(5.0, 3.3)
-    plot.pareto(
-        shown, cost="kib", loss="bits_per_byte", x_label="cache read per decoded token (KiB, bf16; state fp32)",
-        y_label="test loss (bits/byte)", axes=axes, known=known,
-    )  # fmt: skip
-    for arm, rows in kib.groupby("arm", sort=False):
-        look = LOOKS[str(arm).partition("@")[0]]
-        axes.plot(rows["kib"], rows["bits_per_byte"], ".", color=look.colour, markersize=3, alpha=0.7, zorder=2.5)
+    made, (axes,) = plot.figure(5.0, 3.4)
+    against_cost(axes, kib, "kib", "cache read per decoded token (KiB, bf16; state fp32)")
     points = shared(kib).groupby("arm", sort=False)[["kib", "bits_per_byte"]].mean()
-    for label, effect_, low, high in effects[["label", "effect", "low", "high"]].itertuples(index=False):
+    apart = effects[~effects.duplicated(["effect", "low", "high"])]  # one model under two names has one bar
+    for label, effect_, low, high in apart[["label", "effect", "low", "high"]].itertuples(index=False):
         at, bits = points.loc[label].to_numpy(dtype=float)
         colour = LOOKS[label.partition("@")[0]].colour
         axes.vlines(at, bits + low - effect_, bits + high - effect_, color=colour, linewidth=5, alpha=0.25)
-    letters_legend(made, pd.unique(table["arm"]))
+    pale = Patch(color=INK, alpha=0.25, linewidth=0, label="95 % interval of the difference to full")
+    letters_legend(made, pd.unique(table["arm"]), also=[pale])
     return titled(made, f"not beaten in cache and loss at once: {', '.join(map(short, frontier(table)))}")
 
 
@@ -190,7 +191,7 @@ def clue(table: pd.DataFrame, parts: pd.DataFrame, window: int) -> Figure:
         places = [labels.index(label) + shift for label in rows["label"]]
         _marks(left, places, rows, LOOKS[str(other)].colour)
     left.set_xticks(range(len(labels)), labels)
-    left.set_xlabel("copy distance (bytes); none: nothing to copy")
+    left.set_xlabel("copy distance (bytes)\nnone: nothing to copy; mismatch: copying misleads")
     left.set_ylabel("RAttention ahead by (bits/byte)")
     left.set_title(f"W = {window}, by copy distance")
     windows = sorted(pd.unique(parts["window"]))
@@ -204,10 +205,14 @@ def clue(table: pd.DataFrame, parts: pd.DataFrame, window: int) -> Figure:
     right.set_title("C7 and C7b: above zero is asked at all three")
     for axes in (left, right):
         axes.axhline(0, color=INK, linewidth=0.8)
-    made.legend(handles=right.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
-    first = table[table["against"] == table["against"].iloc[0]].set_index("label")["effect"]
+    legend_below(made, right, columns=2)
+    gains = table[table["against"] == table["against"].iloc[0]].set_index("label")["effect"]
+    beyond, anyway = (
+        f"{'ahead' if gain > 0 else 'behind'} by {abs(gain):.3f}" for gain in (gains.iloc[-1], gains["none"])
+    )
     return titled(
-        made, f"W = {window}: gain {first.iloc[-1]:+.3f} beyond the window, {first['none']:+.3f} with no clue"
+        made,
+        f"RAttention {window}: {beyond} where a copy is {gains.index[-1]} bytes back, {anyway} with nothing to copy",
     )
 
 
@@ -304,9 +309,10 @@ def published_pareto(
 def memory(table: pd.DataFrame) -> Figure:
     """What the caches of one sequence hold against its length, both on logarithmic axes."""
     said = {arm: arm.replace("rattn", "RAttention") if ", " in arm else words(arm) for arm in pd.unique(table["arm"])}
+    drawn = {arm: replace(LOOKS[re.split("[@ ]", arm)[0]], **({"marker": "v"} if ", " in arm else {})) for arm in said}
     figure = plot.sweep(
         table.assign(arm=table["arm"].map(said), kib=table["bytes"] / 1024), x="tokens", y="kib", x_label="tokens so far",
-        y_label="cache (fp32)", known={words("full_rope"): LOOKS["full_rope"]},
+        y_label="cache (fp32)", known={said[arm].lower(): look for arm, look in drawn.items()},
     )  # fmt: skip
     axes = figure.axes[0]
     axes.set_yscale("log", base=2)
@@ -317,4 +323,4 @@ def memory(table: pd.DataFrame) -> Figure:
     last = table[table["tokens"] == table["tokens"].max()].set_index("arm")["bytes"]
     ours = next(arm for arm in last.index if arm.startswith("rattn@"))
     times = last["full_rope"] / last[ours]
-    return titled(figure, f"after {table['tokens'].max()} tokens {times:.1f} times less in all than full attention")
+    return titled(figure, f"after {table['tokens'].max()} tokens RAttention holds {times:.1f} times less in all")

@@ -1,6 +1,9 @@
 """05_capabilities: one run of each kind on a tiny model, the tables made of them, and the evidence against values known by hand."""
 
 import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +15,8 @@ from matplotlib.patches import Rectangle
 from orchard.data import text_source
 from orchard.errors import BadInput
 from orchard.nn import Attention, Block, Decoder, MixtureOfExperts, Rotary
-from orchard.papers.moe_lottery.data.domains import FiveDomains
-from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT
+from orchard.papers.moe_lottery.data.domains import FiveDomains, windows
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT, TASKLESS
 from orchard.papers.moe_lottery.data.probes import OUTCOMES, questions
 from orchard.papers.moe_lottery.data.world import World
 from orchard.papers.moe_lottery.experiments import capabilities
@@ -21,8 +24,8 @@ from orchard.papers.moe_lottery.experiments.capabilities import CONTROLS, EVIDEN
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES
 from orchard.papers.moe_lottery.explorers.examination import Examination
 from orchard.papers.moe_lottery.figures import capabilities as figures
-from orchard.papers.moe_lottery.runs.smaller import SPARSE, Smaller, dropped, five_domains, items_of
-from orchard.runs import Finished, Setting, Store, execute
+from orchard.papers.moe_lottery.runs.smaller import SPARSE, Smaller, dropped, five_domains, items_of, without_tasks
+from orchard.runs import Finished, Run, Setting, Store, execute
 from orchard.series import papers_folder
 from orchard.train import TrainLM
 
@@ -197,13 +200,59 @@ def test_evidence_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
 
 
 def test_controls_of_the_claims_about_instructions(units: pd.DataFrame) -> None:
-    plain = units[(units["help"] == SFT)].assign(help=PLAIN)
+    plain = units[(units["help"] == SFT)].assign(help=TASKLESS)
     controls = {
         name: CONTROLS[name](functools.partial(tables, pd.concat([units, plain]))) for name in ("M11", "M11b", "M12")
     }
     assert controls["M11"]["value"].mean() == pytest.approx((1 - 0.8) / (1 - 0.5) - 1 / (1 - 0.25))
     assert controls["M11b"].empty  # the full model makes no errors
     assert controls["M12"].groupby("part")["value"].mean().to_dict() == pytest.approx({"examples": 0.0, SFT: 0.0})
+
+
+def test_text_without_tasks_holds_whole_documents_of_the_other_domains(base: TrainLM.Config) -> None:
+    whole = windows(base.source, "train", 64)
+    left = without_tasks(whole)
+    assert {name.partition("/")[0] for name in left.corpus.names} == {"text", "records"}
+    text = bytes(left.corpus.tokens[left.corpus.tokens != left.corpus.bos].astype(np.uint8))
+    assert len(text) == left.corpus.bytes
+    assert not any(words in text for words in (b"### task", b" => ", *(n.encode() for n in World.of(8).values)))
+    first = whole.corpus.names.index(left.corpus.names[-1])
+    start, end = whole.corpus.offsets[first : first + 2]
+    assert np.array_equal(left.corpus.tokens[left.corpus.offsets[-2] :], whole.corpus.tokens[start:end])
+
+
+def test_rates_of_episodes_are_chosen_by_tasks_that_the_full_model_passes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`choose` is at guessing level in the full model; there the largest rate gets most right, in `name` the middle one."""
+    made: dict[Path, Run.Config] = {}
+
+    def run(cfgs: Sequence[Run.Config]) -> list[Finished]:
+        folders = [tmp_path / str(len(made) + number) for number in range(len(cfgs))]
+        for folder, cfg in zip(folders, cfgs, strict=True):
+            folder.mkdir()
+            cell = {"windows": [1.0], "domains": {"prose": 1.0}}
+            result = {"failed": "", "help": getattr(cfg, "help", ""), "cells": [cell]}
+            (folder / "result.json").write_text(json.dumps(result))
+        made.update(zip(folders, cfgs, strict=True))
+        return [Finished(folder) for folder in folders]
+
+    def items(done: Finished) -> pd.DataFrame:
+        cfg = made[done.folder]
+        assert isinstance(cfg, Smaller.Config)
+        rate = cfg.learning_rate
+        right = {"name": {3e-4: 30}.get(rate, 10), "choose": 20}
+        if cfg.help != "none":
+            right["choose"] = {1e-3: 40}.get(rate, 0)
+        return pd.DataFrame([
+            {"s": 0.0, "draw": 0, "task": task, "shots": 0, "unit": str(i), "wording": 0, "options": 2 if task == "choose" else 8,
+             "rank": 1.0, "rank_score": 1.0, "first": 1.0, "text": "", "outcome": "correct" if i < count else "wrong"}
+            for task, count in right.items() for i in range(40)
+        ])  # fmt: skip
+
+    monkeypatch.setattr(capabilities, "items_of", items)
+    chosen = capabilities.tuned(Setting("laptop"), run).chosen
+    assert {rate for family, rate in chosen.items() if SFT in family} == {3e-4}
 
 
 def test_a_model_at_guessing_level_gives_no_evidence(units: pd.DataFrame) -> None:

@@ -63,7 +63,7 @@ def competent() -> Tables:
         "router": pd.DataFrame([{**own, "layer": 0, "entropy": 1.0, "variation": 0.1} for own in each]),
         "leave_one_out": pd.DataFrame(costs), "scratch": pd.DataFrame(small),
         "strategies": pd.DataFrame([{**own, "criterion": "none", "strategy": n, "loss": x} for own in each for n, x in losses.items()]),
-        "rates": pd.DataFrame(trials).assign(model="a"), "saturation": pd.DataFrame(after),
+        "rates": pd.DataFrame(trials).assign(model="a", schedule="one cosine"), "saturation": pd.DataFrame(after),
         "spearman": pd.DataFrame([{**own, "criterion": "leave_one_out", "layer": 0, "rho": 0.9} for own in each]),
         "sparsity": pd.DataFrame([{**own, "arm": a, "help": h, "loss": x} for own in each for (a, h), x in arms.items()]),
         "capability_rates": pd.DataFrame(trials).assign(family="full, plain text").drop_duplicates("learning_rate"),

@@ -20,7 +20,13 @@ from orchard.papers.moe_lottery.method.models import Shape
 from orchard.paths import root
 from orchard.runs import Finished, Run, Setting, Store
 
+SCHEDULED = ("lottery", "one_shot_tokens")
 NAMES = ("strategies", "strategies_units", "scratch", "trainable", "saturation", "load", "dropped_sets", "agreement")
+
+
+def vars_of(cfg: Run.Config) -> dict[str, object]:
+    names = ("criterion", "lottery_schedule", "lottery_factor", "control_schedule", "control_factor")
+    return {name: getattr(cfg, name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
         lines = [f"word{(i * number) % 17} leaf{i} root{number}." for i in range(900)]
         (folder / "text" / f"{split}.txt").write_text("\n".join(lines))
     sizes = replace(
-        PROFILES["smoke"].arms, batch_size=2, controls=(6,), saturation=(1, 2), draws_per_run=1, learning_rates=(1e-3, 1e-2)
+        PROFILES["smoke"].arms, batch_size=2, controls=(6,), saturation=(1, 2), draws_per_run=1, learning_rates=(1e-3, 1e-2),
+        factors=(0.5, 1.0),
     )  # fmt: skip
     profile = replace(
         PROFILES["smoke"], dim=16, num_layers=2, num_heads=2, num_kv_heads=1, models=((Shape(8, 2, 8), 0),), bytes_per_domain=20_000,
@@ -55,6 +62,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
         made = {name: strategies.EXPERIMENTS[name](setting, run) for name in ("rates", *NAMES)}
         best = arms.rates_of(setting, run)
         rows = [(*key, *pair) for key, pairs in best.items() for pair in pairs]
+        how = arms.ways(setting, run, best)
+        made["fields"] = pd.DataFrame([vars_of(cfg) for cfg in arms.arms(setting, arms.models(setting)[0], best, how)])
         made["best"] = pd.DataFrame(rows, columns=["model", "strategy", "steps", "rate"])
     return made
 
@@ -89,12 +98,26 @@ def test_every_number_of_steps_has_the_rate_with_the_lowest_validation_loss(tabl
     rates = tables["rates"]
     assert rates.groupby(["strategy", "steps"]).size().to_dict() == {
         ("full", 1): 2, ("full", 2): 2, ("one_shot", 1): 2, ("one_shot", 2): 2, ("small_scratch", 6): 1,
+        ("lottery", 2): 4, ("one_shot_tokens", 2): 4,
     }  # fmt: skip
-    rates = rates.dropna(subset="loss")
+    rates = rates[~rates["strategy"].isin(SCHEDULED)].dropna(subset="loss")
     best = rates.loc[rates.groupby(["strategy", "steps"])["loss"].idxmin()].set_index(["strategy", "steps"])
     used = tables["best"].query("strategy != 'small_scratch'").set_index(["strategy", "steps"])["rate"]
     assert used.to_dict() == best["learning_rate"].to_dict()
     assert best["chosen"].all()
+
+
+def test_lottery_and_control_have_the_schedule_and_the_factor_with_the_lowest_validation_loss(tables):
+    rates, one_shot = tables["rates"], tables["best"].query("strategy == 'one_shot'").set_index("steps")["rate"]
+    for strategy, kind in zip(SCHEDULED, ("lottery", "control"), strict=True):
+        own = rates[rates["strategy"] == strategy]
+        best = own.loc[own["loss"].idxmin()]
+        assert own["chosen"].sum() == 1
+        assert best["chosen"]
+        last = one_shot[2 if best["schedule"] == "one cosine" else 1]
+        fields = tables["fields"].query("criterion != 'none'")
+        assert set(fields[f"{kind}_schedule"]) == {best["schedule"]}
+        assert fields[f"{kind}_factor"].to_numpy() == pytest.approx(best["learning_rate"] / last)
 
 
 def test_agreement_is_counted_from_the_dropped_sets(tables):

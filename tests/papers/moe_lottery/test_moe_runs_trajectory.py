@@ -21,10 +21,21 @@ from orchard.papers.moe_lottery.method.criteria import chosen
 from orchard.papers.moe_lottery.method.dropping import ExpertsError, drop_experts, masked
 from orchard.papers.moe_lottery.method.models import Shape
 from orchard.papers.moe_lottery.runs import finetune
+from orchard.papers.moe_lottery.runs.finetune import Piece
 from orchard.papers.moe_lottery.runs.scoring import Text, window_losses
-from orchard.papers.moe_lottery.runs.trajectory import Arm, Stretch, budget, counting, is_router, random_order, rate_at
+from orchard.papers.moe_lottery.runs.trajectory import (
+    PER_ROUND,
+    WHOLE,
+    Arm,
+    Stretch,
+    budget,
+    counting,
+    is_router,
+    random_order,
+    rate_at,
+)
 from orchard.runs import Finished, Store, Workspace
-from orchard.train import TrainLM, load_model
+from orchard.train import AdamW, TrainLM, load_model
 
 EXPERTS, LAYERS, STEPS = 7, 2, [1, 2, 2]
 
@@ -150,6 +161,33 @@ def test_with_one_round_all_strategies_are_one(done):
     }
     assert first["one_shot"] == first["iterative"]
     assert first["lottery"] == first["one_shot_tokens"] == first["iterative_tokens"] != first["one_shot"]
+
+
+def test_one_schedule_makes_lottery_and_control_one_where_order_does_not_matter(store, base, done):
+    """With nothing left to drop after the first round, a lottery and its control are one if both have a cosine per round."""
+    fields = {"steps": [2, 3], "controls": [1, 2], "load_round": 1, "per_round": 0}
+    per_round = store.compute(
+        arm_config(base, "ean", ["one_shot", "lottery"], control_schedule=PER_ROUND, **fields), "cpu"
+    )
+    lottery = [row["loss"] for row in rows_of(per_round, "lottery")]
+    assert [row["loss"] for row in rows_of(per_round, "one_shot_tokens")] == lottery
+    whole = store.compute(arm_config(base, "ean", ["lottery"], lottery_schedule=WHOLE, **fields), "cpu")
+    again = [row["loss"] for row in rows_of(whole, "lottery")]
+    assert [row["round"] for row in rows_of(whole, "lottery")] == [1, 2]
+    assert again[0] == lottery[0]  # that trajectory ends there: its cosine is the round's
+    assert again[1] != lottery[1]
+    assert [row["tokens"] for row in rows_of(whole, "lottery")] == [
+        row["tokens"] for row in rows_of(per_round, "lottery")
+    ]
+    other = store.compute(arm_config(base, "ean", ["lottery"], lottery_factor=0.5, **fields), "cpu")
+    halved = store.compute(arm_config(base, "ean", ["lottery"], learning_rates=[[1, 5e-3]], **fields), "cpu")
+    assert rows_of(other, "lottery") == rows_of(halved, "lottery")
+
+
+def test_a_piece_follows_the_cosine_of_the_whole():
+    cfg = AdamW.Config()
+    scales = [Piece(cfg, first, 50).scale(step, 10) for first in range(0, 50, 10) for step in range(10)]
+    assert scales == [cfg.build().scale(step, 50) for step in range(50)]
 
 
 def test_windows_loads_and_saturation_agree_with_the_rows(done):

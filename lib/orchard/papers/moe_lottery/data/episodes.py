@@ -3,8 +3,9 @@
     loss = - mean over the bytes a of answers of  log p(a | everything before it in the row)
 
 Episodes are about `tuned` entities and about attributes that are never tested, in the format of the tests. Controls with as many
-tokens and steps: the same episodes with their answers *shuffled* (format and nothing true), and *plain* next-byte fine-tuning
-on windows of the training split. What the full model gains from the same help is the yardstick of all of them.
+tokens and steps: the same episodes with their answers *shuffled* (format and nothing true), *plain* next-byte fine-tuning
+on windows of the training split, and *taskless*, the same without the documents that hold facts or episodes. What the full model gains
+from the same help is the yardstick of all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from orchard.papers.moe_lottery.data.probes import BOS
 from orchard.papers.moe_lottery.data.world import ATTRIBUTES, CHOOSE, LINES, NAME, TESTED_ATTRIBUTES, World
 
-SFT, SHUFFLED, PLAIN = HELPS = ("fine-tuning", "shuffled answers", "plain text")
+SFT, SHUFFLED, PLAIN, TASKLESS = HELPS = ("fine-tuning", "shuffled answers", "plain text", "text without tasks")
 TUNED_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in TESTED_ATTRIBUTES)
 
 

@@ -16,7 +16,17 @@ import pandas as pd
 
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, model_of, models
 from orchard.papers.moe_lottery.method.models import ROUNDS, Shape
-from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm, budget
+from orchard.papers.moe_lottery.runs.trajectory import (
+    LOTTERIES,
+    NOTHING,
+    PER_ROUND,
+    RANDOM,
+    SCHEDULES,
+    WHOLE,
+    Arm,
+    budget,
+    rate_at,
+)
 from orchard.runs import Finished, Run, Runner, Setting
 from orchard.runs.grid import Best, best_of
 from orchard.train import AdamW, TrainLM
@@ -29,6 +39,7 @@ KINDS = {
     "one_shot": MOST_STUDIED,
 }  # what rates are tuned for: the full model and smaller ones; by what criterion
 SCRATCH = "small_scratch"
+USUAL = {"lottery": PER_ROUND, "one_shot_tokens": WHOLE}  # schedules where none is tuned
 Rates = list[list[float]]  # pairs of steps and learning rate
 
 
@@ -38,6 +49,14 @@ class Family(NamedTuple):
     model: Model
     strategy: str
     steps: int
+
+
+class Scheduled(NamedTuple):
+    """What a schedule and a factor on rates are tuned for."""
+
+    model: Model
+    strategy: str
+    schedule: str
 
 
 def level(t: int) -> float:
@@ -92,14 +111,79 @@ def _loss(done: Finished) -> float:
     return float(result.get("validation_loss") or mean(float(row["loss"]) for row in result["rows"] if row["tokens"]))
 
 
+def scheduled(
+    setting: Setting, run: Runner, rates: Mapping[tuple[str, str], Rates]
+) -> tuple[Best, dict[str, Scheduled]]:
+    """Schedule and factor on the `rates` of the lottery and of one-shot dropping with equal tokens, each by itself: on the first model
+    of every shape, as in :func:`tuned`, with EAN, by the mean loss at 50 and 75 %. A grid for each schedule; see :func:`ways`."""
+    sizes = PROFILES[setting.profile].arms
+    firsts = {model.shape: model for model in reversed(models(setting))}.values()
+    families = {
+        f"{strategy}, {schedule}, {model.name}": Scheduled(model, strategy, schedule)
+        for model, strategy, schedule in product(firsts, USUAL, SCHEDULES)
+        if len(sizes.factors) > 1 or schedule == USUAL[strategy]
+    }
+
+    def trial(name: str, factor: float) -> Run.Config:
+        model, strategy, schedule = families[name]
+        return arm(
+            setting, model, rates[model.name, "one_shot"], MOST_STUDIED, [strategy.removesuffix("_tokens")], split="validation", stream=1,
+            controls=[HALF, ROUNDS], label=f"rates times {factor:g}, {name}", **_fields(strategy, schedule, factor),
+        )  # fmt: skip
+
+    grids = dict.fromkeys(families, sizes.factors)
+    return best_of(grids, trial, _loss_at_ends, run, widen=0 if setting.profile == "smoke" else 2), families
+
+
+def _fields(strategy: str, schedule: str, factor: float) -> dict[str, Any]:
+    kind = "lottery" if strategy == "lottery" else "control"
+    return {f"{kind}_schedule": schedule, f"{kind}_factor": factor}
+
+
+def _loss_at_ends(done: Finished) -> float:
+    """The mean loss of what was fine-tuned, at 50 and 75 %."""
+    return mean(float(row["loss"]) for row in done.result["rows"] if row["tokens"] and row["round"] in (HALF, ROUNDS))
+
+
+def _chosen(best: Best, families: Mapping[str, Scheduled]) -> dict[tuple[Shape, str], str]:
+    """The family with the lower loss of every shape and strategy."""
+    losses = best.table[best.table["chosen"]].set_index("family")["score"].fillna(0.0)  # without trials there is one
+    found: dict[tuple[Shape, str], str] = {}
+    for name in losses.sort_values(kind="stable").index:
+        found.setdefault((families[name].model.shape, families[name].strategy), name)
+    return found
+
+
+def ways(setting: Setting, run: Runner, rates: Mapping[tuple[str, str], Rates]) -> dict[Shape, dict[str, Any]]:
+    """Schedules and factors of every shape, as fields of `Arm.Config`."""
+    best, families = scheduled(setting, run, rates)
+    found: dict[Shape, dict[str, Any]] = {}
+    for (shape, strategy), name in _chosen(best, families).items():
+        found.setdefault(shape, {}).update(_fields(strategy, families[name].schedule, best.chosen[name]))
+    return found
+
+
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The grids of learning rates: model, strategy ("full", "one_shot", "small_scratch"), steps (of the last, the round whose size it
-    has), learning_rate, loss (nats/byte, validation), chosen. Rates at which a trial diverged have no loss, nor has a grid of one."""
+    """The grids of learning rates: model, strategy ("full", "one_shot", "small_scratch"; "lottery" and "one_shot_tokens", whose schedule
+    is chosen too), schedule, steps (of the small model, the round whose size it has), learning_rate (of the last cosine), loss (nats/byte,
+    validation), chosen. Rates at which a trial diverged have no loss, nor has a grid of one."""
+    columns = ["model", "strategy", "schedule", "steps"]
     best, families = tuned(setting, run)
-    table = best.table.rename(columns={"value": "learning_rate", "score": "loss"})
-    about = [(own.model.name, own.strategy, own.steps) for own in table["family"].map(families)]
-    table[["model", "strategy", "steps"]] = pd.DataFrame(about, index=table.index)
-    return table[["model", "strategy", "steps", "learning_rate", "loss", "chosen"]]
+    own = best.table.rename(columns={"value": "learning_rate", "score": "loss"})
+    about = [(one.model.name, one.strategy, WHOLE, one.steps) for one in own["family"].map(families)]
+    own[columns] = pd.DataFrame(about, index=own.index)
+    base = rates_of(setting, run)
+    further, cells = scheduled(setting, run, base)
+    table = further.table.rename(columns={"value": "learning_rate", "score": "loss"})
+    steps = budget(PROFILES[setting.profile].arms.first, ROUNDS)
+    about = [(one.model.name, one.strategy, one.schedule, sum(steps)) for one in table["family"].map(cells)]
+    table[columns] = pd.DataFrame(about, index=table.index)
+    last = table["schedule"].map({WHOLE: sum(steps), PER_ROUND: steps[-1]})
+    table["learning_rate"] *= [
+        rate_at(base[name, "one_shot"], count) for name, count in zip(table["model"], last, strict=True)
+    ]
+    table["chosen"] &= table["family"].isin(_chosen(further, cells).values())
+    return pd.concat([own, table], ignore_index=True)[[*columns, "learning_rate", "loss", "chosen"]]
 
 
 def rates_of(setting: Setting, run: Runner) -> dict[tuple[str, str], Rates]:
@@ -116,13 +200,16 @@ def rates_of(setting: Setting, run: Runner) -> dict[tuple[str, str], Rates]:
     }
 
 
-def arms(setting: Setting, model: Model, rates: Mapping[tuple[str, str], Rates]) -> list[Arm.Config]:
-    """Every arm of a model."""
+def arms(
+    setting: Setting, model: Model, rates: Mapping[tuple[str, str], Rates], ways: Mapping[Shape, dict[str, Any]]
+) -> list[Arm.Config]:
+    """Every arm of a model. Partly trained lotteries have the lottery's schedule and factor, every control that drops the one-shot's."""
     profile, sizes = PROFILES[setting.profile], PROFILES[setting.profile].arms
 
     def of(criterion: str, strategies: Sequence[str], **fields: Any) -> Arm.Config:
-        kind = "full" if criterion == NOTHING else "one_shot"
-        return arm(setting, model, rates[model.name, kind], criterion, strategies, **fields)
+        if criterion == NOTHING:
+            return arm(setting, model, rates[model.name, "full"], criterion, strategies, **fields)
+        return arm(setting, model, rates[model.name, "one_shot"], criterion, strategies, **ways[model.shape], **fields)
 
     size, saturation = sizes.draws_per_run, list(sizes.saturation)
     draws = [list(range(profile.draws))[i : i + size] for i in range(0, profile.draws, size)]

@@ -12,7 +12,7 @@ the format drops by 1 in both; one that loses the format drops in generated answ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from statistics import mean
 from typing import Any
 
@@ -20,10 +20,10 @@ import pandas as pd
 import scipy  # its submodules load when first used
 
 from orchard.evidence import Evidence, Tables, difference, of, paired, together
-from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT, SHUFFLED
+from orchard.papers.moe_lottery.data.episodes import HELPS, PLAIN, SFT, SHUFFLED, TASKLESS
 from orchard.papers.moe_lottery.data.probes import CAPABILITY, CORRECT, OUTCOMES, STATE, UNPARSEABLE
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, SHARES, Model, models
-from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE, Smaller, items_of
+from orchard.papers.moe_lottery.runs.smaller import FULL, NO_HELP, RANDOM, SPARSE, TASKS, Smaller, items_of
 from orchard.runs import Finished, Runner, Setting
 from orchard.runs.grid import Best, best_of
 
@@ -70,19 +70,30 @@ def cells(setting: Setting, rates: Rates | None = None) -> Iterator[tuple[Model,
 
 
 def tuned(setting: Setting, run: Runner) -> Best:
-    """The rate of every fine-tuned arm, at its first share: by the loss of validation text where that is what is learned,
-    else by the right answers about taught entities. A family is the label of its run."""
+    """The rate of every fine-tuned arm, at its first share: by the loss of validation text where that is what is learned (of the
+    domains that are), else by the right answers about taught entities, in tasks that the full model passes in the test: an answer at
+    guessing level says nothing about a rate. A family is the label of its run."""
     first = models(setting)[0].name
+    [whole] = [cfg for model, cfg in cells(setting) if (model.name, cfg.removal, cfg.help) == (first, FULL, NO_HELP)]
     families = {
         cfg.label: cfg.clone().set(split="validation", seed=1000 + cfg.seed, shares=cfg.shares[:1], draws=1, sums=0)
-        for model, cfg in cells(setting) if model.name == first and cfg.help in (SFT, PLAIN)
+        for model, cfg in cells(setting) if model.name == first and cfg.help in (SFT, PLAIN, TASKLESS)
     }  # fmt: skip
+
+    @cache
+    def able() -> list[str]:
+        passed = gates(_units([({"model": first, "seed": 0, "arm": FULL, "help": NO_HELP}, run([whole])[0])])).query(
+            "above"
+        )
+        return [task for task in INSTRUCTIONS if task in set(passed["task"])] or INSTRUCTIONS
 
     def score(done: Finished) -> float:
         if done.result["help"] == PLAIN:
             return mean(done.result["cells"][0]["windows"])
+        if done.result["help"] == TASKLESS:
+            return mean(loss for domain, loss in done.result["cells"][0]["domains"].items() if domain not in TASKS)
         items = items_of(done)
-        return -float((items.loc[items["task"].isin(INSTRUCTIONS), "outcome"] == CORRECT).mean())
+        return -float((items.loc[items["task"].isin(able()), "outcome"] == CORRECT).mean())
 
     def trial(family: str, rate: float) -> Smaller.Config:
         return families[family].clone().set(learning_rate=rate, label=f"rate {rate:g}, {family}")
@@ -116,7 +127,11 @@ def helped_by(shots: int, help: str) -> str:
 def capability_units(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per model, arm, s, draw, help and question: `task`, `unit` (the fact or the sum), `options`, `rank`, `rank_score` and
     `first` by likelihood; for generated answers `text`, `outcome` and `correct`. `seed` numbers the models."""
-    tables = [items_of(done).assign(**names) for names, done in _runs(setting, run)]
+    return _units(_runs(setting, run))
+
+
+def _units(runs: list[tuple[dict[str, Any], Finished]]) -> pd.DataFrame:
+    tables = [items_of(done).assign(**names) for names, done in runs]
     table = pd.concat(tables, ignore_index=True)
     table["help"] = [helped_by(shots, help) for shots, help in zip(table["shots"], table["help"], strict=True)]
     table["capability"] = table["task"].map(CAPABILITY)
@@ -293,7 +308,7 @@ def new_errors(tables: Tables, control: bool = False) -> pd.DataFrame:
 
 def closed_gaps(tables: Tables, control: bool = False) -> pd.DataFrame:
     """M12: gap to the full model with the same help, minus the gap without: for examples (mean over k >= 1) and for fine-tuning; over
-    tasks that pass the gate. Control: plain text, which shows no task, in the place of both helps."""
+    tasks that pass the gate. Control: plain text that shows no task and states no fact, in the place of both helps."""
     units = tables("capability_units")
     asked = _by_task(_gated(units[units["task"].isin(INSTRUCTIONS)]))
 
@@ -303,7 +318,7 @@ def closed_gaps(tables: Tables, control: bool = False) -> pd.DataFrame:
 
     without = gap(NO_HELP)
     if control:
-        return together([difference(gap(PLAIN), without, part) for part in ("examples", SFT)])
+        return together([difference(gap(TASKLESS), without, part) for part in ("examples", SFT)])
     counts = [help for help in units["help"].unique() if "example" in help]
     shown = pd.concat([gap(help) for help in counts]).groupby(["seed", "unit"]).mean(skipna=False)
     return together([difference(shown, without, "examples"), difference(gap(SFT), without, SFT)])

@@ -62,7 +62,9 @@ def worth_of_experts(scratch: pd.DataFrame) -> pd.Series:
 def harmless(tables: Tables) -> Found:
     """Fine-tuning leaves the full model as good as it was, at rates inside of their grids."""
     loss = tables("strategies").query("criterion == 'none'").groupby(["strategy", "model"])["loss"].max()
-    return _harmless((loss["full_tokens"] - loss["full"]).max(), tables("rates"), ["model", "strategy", "steps"])
+    return _harmless(
+        (loss["full_tokens"] - loss["full"]).max(), tables("rates"), ["model", "strategy", "schedule", "steps"]
+    )
 
 
 def _harmless(harm: float, rates: pd.DataFrame, by: list[str]) -> Found:

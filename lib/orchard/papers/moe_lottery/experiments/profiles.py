@@ -42,6 +42,7 @@ class ArmSize:
     learning_rates: tuple[
         float, ...
     ]  # of several, the best on validation text, for every number of steps in `saturation`
+    factors: tuple[float, ...]  # on these rates, of several and of both schedules the lottery's and the control's best
     controls: tuple[int, ...]  # rounds with token-matched controls
     scratch: tuple[int, ...]  # rounds whose size is also trained from scratch
     scratch_rates: tuple[float, ...]  # of several, the best on validation text
@@ -111,8 +112,8 @@ SMOKE = Profile(
         leave_one_out=(8, 6), curves=(4, 3), samples=(2, 4, 8), subsets=100, subset_windows=4, reconstruction=4
     ),
     arms=ArmSize(
-        first=1, batch_size=8, learning_rates=(3e-4,), controls=(6,), scratch=(6,), scratch_rates=(6e-3,), saturation=(2, 4),
-        draws_per_run=2
+        first=1, batch_size=8, learning_rates=(3e-4,), factors=(1.0,), controls=(6,), scratch=(6,), scratch_rates=(6e-3,),
+        saturation=(2, 4), draws_per_run=2,
     ),
     capabilities=CapabilitySize(
         sums=6, shots=(0, 1, 3, 5), random_shots=(0,), helped=("ean",), helped_shares=(0.5,), steps=4, batch_size=8,
@@ -128,7 +129,8 @@ LAPTOP = Profile(  # about 65 core-minutes: bases 8, from scratch 18, MC-Suite 6
         leave_one_out=(192, 96), curves=(96, 32), samples=(4, 16, 64), subsets=100, subset_windows=32, reconstruction=16
     ),
     arms=ArmSize(  # 8 steps of 8 windows of 128: 8 thousand tokens
-        first=8, batch_size=8, learning_rates=(1e-4, 3e-4, 1e-3), controls=(4, 6), scratch=(6,), scratch_rates=(3e-3, 6e-3, 1.2e-2),
+        first=8, batch_size=8, learning_rates=(1e-4, 3e-4, 1e-3), factors=(1 / 3, 1.0), controls=(4, 6),
+        scratch=(6,), scratch_rates=(3e-3, 6e-3, 1.2e-2),
         saturation=(8, 16, 32, 64, 128), draws_per_run=5,
     ),
     capabilities=CapabilitySize(
@@ -147,7 +149,8 @@ GPU = Profile(
         leave_one_out=(128, 64), curves=(96, 32), samples=(8, 32, 128), subsets=150, subset_windows=128, reconstruction=16
     ),
     arms=ArmSize(  # 32 steps of 32 windows of 512: 0.5 million tokens
-        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), controls=(2, 4, 6), scratch=(4, 6), scratch_rates=(5e-4, 1e-3, 2e-3),
+        first=32, batch_size=32, learning_rates=(1e-5, 1e-4, 3e-4), factors=(1 / 3, 1.0), controls=(2, 4, 6),
+        scratch=(4, 6), scratch_rates=(5e-4, 1e-3, 2e-3),
         saturation=(32, 64, 128, 256, 512), draws_per_run=1,
     ),
     capabilities=CapabilitySize(
@@ -164,7 +167,7 @@ PAPER = replace(
     steps=0, learning_rate=1e-6,  # nothing is trained from scratch: the paper takes Mixtral-8x7B
     suite=replace(GPU.suite, subsets=100),
     arms=ArmSize(  # 12 steps of 8 windows of 2048: 0.2 million tokens
-        first=12, batch_size=8, learning_rates=(1e-6,), controls=(1, 2, 3, 4, 5, 6), scratch=(), scratch_rates=(),
+        first=12, batch_size=8, learning_rates=(1e-6,), factors=(1.0,), controls=(1, 2, 3, 4, 5, 6), scratch=(), scratch_rates=(),
         saturation=(16, 31, 69, 138), draws_per_run=1,
     ),
     capabilities=replace(GPU.capabilities, steps=2500, batch_size=8),

@@ -29,6 +29,7 @@ from orchard.papers.moe_lottery.experiments.arms import (
     rates,
     rates_of,
     small,
+    ways,
 )
 from orchard.papers.moe_lottery.experiments.profiles import PROFILES, Model, models
 from orchard.papers.moe_lottery.runs.trajectory import LOTTERIES, NOTHING, RANDOM, Arm
@@ -51,7 +52,8 @@ def _finished(setting: Setting, run: Runner) -> tuple[list[Trained], list[Droppe
     if sizes.scratch:
         own = {model.name: best[model.name, SCRATCH] for model in chosen}
         whole += [(m, int(t), small(setting, m, int(t), rate)) for m in chosen for t, rate in own[m.name]]
-    fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best)]
+    how = ways(setting, run, best)
+    fewer = [(model, cfg) for model in chosen for cfg in arms(setting, model, best, how)]
     done = iter(run([*(cfg for *_, cfg in whole), *(cfg for _, cfg in fewer)]))  # in one batch, the longest first
     return [(*cell, next(done)) for cell in whole], [(*cell, next(done)) for cell in fewer]
 

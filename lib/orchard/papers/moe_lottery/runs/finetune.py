@@ -20,9 +20,21 @@ from orchard.train.losses import Loss, next_token_loss
 CHECKPOINT_EVERY = 200  # steps
 
 
+class Piece(AdamW):
+    """AdamW for a part of a longer fine-tuning: the rate follows one cosine of `whole` steps from its step `first` on."""
+
+    def __init__(self, cfg: AdamW.Config, first: int, whole: int) -> None:
+        super().__init__(cfg)
+        self.first, self.whole = first, whole
+
+    def scale(self, step: int, steps: int) -> float:
+        return super().scale(self.first + step, self.whole)
+
+
 def finetune(
     model: Decoder, batches: Indexed, *, steps: int, batch_size: int, learning_rate: float, seed: int, work: Workspace, name: str,
     trains: Callable[[str], bool] = lambda name: True, balance: bool = False, loss: Loss = next_token_loss,
+    piece: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
     """Fine-tune `model` in place for `steps` steps; 0 leaves it alone. It ends in evaluation mode, on the run's device.
 
@@ -34,6 +46,7 @@ def finetune(
         trains: which parameters learn, by their name in the model.
         balance: whether the load-balance loss, with the model's own factor, is added.
         loss: of a batch, without auxiliary losses.
+        piece: first step and length of the cosine that this is a piece of; None for a cosine of its own.
     """
     if steps == 0:
         return
@@ -49,7 +62,7 @@ def finetune(
             model.load_state_dict(SafetensorsIO().load_checkpoint(finished)["model"])
             model.to(hardware.device).eval()
             return
-    optim = AdamW.Config(learning_rate=learning_rate, weight_decay=0.0).build()
+    optim = Piece(AdamW.Config(learning_rate=learning_rate, weight_decay=0.0), *(piece or (0, steps)))
     schedule = Schedule(steps, seed, f"{work.folder.name} {name}", CHECKPOINT_EVERY)
     loader = ResumableLoader(batches, batch_size, seed)
     with ExitStack() as stack:

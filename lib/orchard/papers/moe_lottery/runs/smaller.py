@@ -1,7 +1,8 @@
 """The run behind 05_capabilities: make a trained model smaller, help it or not, and ask it everything.
 
     smaller   experts dropped at once by a criterion or at random, s = 25, 50, 75 % of every layer; or 2:4 sparsity of the experts
-    help      none; fine-tuning on episodes; the same with shuffled answers; plain text: all with equal steps and tokens
+    help      none; fine-tuning on episodes; the same with shuffled answers; plain text, with all of its domains or without those that
+              state facts or show tasks: all with equal steps and tokens
 
 Calibration reads validation windows, fine-tuning train windows or generated episodes, scoring test windows and the battery of
 `data.probes.questions`, which is the same for every model of a world.
@@ -15,12 +16,15 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from orchard.config import REQUIRED
+from orchard.data import Windows
 from orchard.data.loader import Indexed
 from orchard.errors import BadInput
 from orchard.nn import Decoder
@@ -38,6 +42,7 @@ from orchard.train import TrainLM, choose, load_model
 from orchard.train.losses import counted_loss, next_token_loss
 
 FULL, RANDOM, NO_HELP = "full", "random", "none"
+TASKS = ("arithmetic", "know")  # domains with facts or episodes
 SPARSE = {f"2:4 {kind}": kind for kind in sparsity.KINDS}
 
 
@@ -122,8 +127,9 @@ class Smaller(Run):
             return
         if cfg.help not in episodes.HELPS:
             raise BadInput(f"Smaller.Config.help is {cfg.help!r}: choose {NO_HELP}, {', '.join(episodes.HELPS)}")
-        length, plain = cfg.base.seq_len, cfg.help == episodes.PLAIN
-        batches: Indexed = windows(five_domains(cfg.base), "train", length)
+        length, plain = cfg.base.seq_len, cfg.help in (episodes.PLAIN, episodes.TASKLESS)
+        text = windows(five_domains(cfg.base), "train", length)
+        batches: Indexed = without_tasks(text) if cfg.help == episodes.TASKLESS else text
         if not plain:
             count, shuffled = cfg.steps * cfg.batch_size, cfg.help == episodes.SHUFFLED
             batches = episodes.Episodes(world, length, count, cfg.seed, shuffled)
@@ -139,6 +145,19 @@ def five_domains(base: TrainLM.Config) -> FiveDomains.Config:
         name = type(base.source).__qualname__
         raise BadInput(f"the model was trained on {name}: the probes ask about the facts of FiveDomains")
     return base.source
+
+
+def without_tasks(whole: Windows) -> Windows:
+    """Windows over the documents of the same split that state no facts and show no tasks."""
+    corpus = whole.corpus
+    kept = [i for i, name in enumerate(corpus.names) if name.partition("/")[0] not in TASKS]
+    parts = [corpus.tokens[corpus.offsets[i] : corpus.offsets[i + 1]] for i in kept]
+    ends = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
+    tokens = np.concatenate(parts)
+    names = [corpus.names[i] for i in kept]
+    return Windows(
+        replace(corpus, tokens=tokens, offsets=ends, names=names, bytes=len(tokens) - len(kept)), whole.length
+    )
 
 
 def calibration(cfg: Smaller.Config, base: Decoder) -> list[torch.Tensor]:

@@ -11,7 +11,12 @@ training windows: the same tokens in the same number of steps.
 
     one_shot_tokens, iterative_tokens    drop, then fine-tune        full_tokens    drop nothing, fine-tune
 
-A rate that repairs in many steps can do damage in few, so that every fine-tuning has the rate that was tuned for its number of steps.
+Lotteries and controls have a schedule each, so that order and schedule are two things: a cosine per round (the control's tokens cut
+into the lottery's rounds), or one cosine over all tokens up to the round that is measured. A lottery with one cosine is one trajectory
+for each round in `controls` and for the last, which measures the rounds since the one before. The optimizer is new in every piece.
+
+A rate that repairs in many steps can do damage in few, so that every cosine has the rate that was tuned for its number of steps, times
+a factor.
 
 Random dropping is an order of the experts, drawn once per layer: no score, so that iterating changes nothing but its name, and its
 lottery drops what its one-shot drops. Experts are named by their numbers in the full model throughout (`kept`).
@@ -47,6 +52,7 @@ from orchard.train import TrainLM, choose, load_model
 LOTTERIES = ("lottery", "lottery_router", "lottery_frozen_router", "lottery_balanced")
 STRATEGIES = ("one_shot", "iterative", *LOTTERIES, "full")
 RANDOM, NOTHING = "random", "none"  # in the place of a criterion
+PER_ROUND, WHOLE = SCHEDULES = ("a cosine per round", "one cosine")
 Kept = list[list[int]]  # layer by layer, numbers of the full model
 
 
@@ -128,6 +134,10 @@ class Arm(Run):
         learning_rates: list[list[float]] = REQUIRED  # pairs of steps and the rate that was tuned for so many
         calibration: int = REQUIRED  # windows, of the validation split
         load_round: int = 4
+        lottery_schedule: str = PER_ROUND
+        lottery_factor: float = 1.0  # on its rates, after the last drop too
+        control_schedule: str = WHOLE
+        control_factor: float = 1.0
         split: str = "test"  # "validation" to choose a learning rate
         stream: int = 0  # of several orders of the training windows; rates are chosen on another one
 
@@ -139,6 +149,9 @@ class Arm(Run):
         for name in cfg.strategies:
             if name not in STRATEGIES:
                 raise BadInput(f"Arm.Config.strategies: {name!r} does not exist: {closest(name, STRATEGIES)}")
+        for schedule in (cfg.lottery_schedule, cfg.control_schedule):
+            if schedule not in SCHEDULES:
+                raise BadInput(f"Arm.Config: schedule {schedule!r} does not exist: {closest(schedule, SCHEDULES)}")
         if cfg.criterion not in (RANDOM, NOTHING):
             criterion(cfg.criterion)
         if (cfg.criterion == NOTHING) != (cfg.strategies == ["full"]):
@@ -172,7 +185,11 @@ class Arm(Run):
         ]  # by the full model's scores
         for draw in cfg.draws:
             for name in cfg.strategies:
-                self._trajectory(name, draw)
+                ends = [len(cfg.steps)]
+                if name in LOTTERIES and cfg.lottery_schedule == WHOLE:
+                    ends = sorted({*cfg.controls, *ends})
+                for known, end in zip([0, *ends], ends, strict=False):
+                    self._trajectory(name, draw, known, end)
         save_file({"loss": torch.stack(self.losses)}, work.folder / "units.safetensors")
         return self.found
 
@@ -180,7 +197,8 @@ class Arm(Run):
         gradients = criterion(self.cfg.criterion).cost == "backward"
         return collect(model, self.calibration, model.embedding.weight.shape[0], gradients=gradients)
 
-    def _trajectory(self, name: str, draw: int) -> None:
+    def _trajectory(self, name: str, draw: int, known: int, end: int) -> None:
+        """Rounds 1 to `end`; those after `known` are measured."""
         cfg, model = self.cfg, copy.deepcopy(self.full)
         layers = mixture_layers(model)
         kept: Kept = [list(range(layer.num_experts)) for layer in layers]
@@ -188,7 +206,7 @@ class Arm(Run):
         if cfg.criterion == RANDOM:
             order = random_order(cfg.base.seed, draw, layers[0].num_experts, len(layers))
         used = 0
-        for t, steps in enumerate(cfg.steps, start=1):
+        for t, steps in enumerate(cfg.steps[:end], start=1):
             if name != "full":
                 fixed = cfg.criterion == RANDOM or name == "one_shot" or t == 1
                 self._drop(model, kept, order if fixed else None, t)
@@ -197,19 +215,29 @@ class Arm(Run):
                     self._measure(model, name, draw, t, 0, kept)
                 if t in cfg.controls:
                     tuned = copy.deepcopy(model)
-                    self._repair(tuned, f"{name}_tokens", draw, t, 0, sum(cfg.steps[:t]), kept)
+                    pieces = cfg.steps[:t] if cfg.control_schedule == PER_ROUND else [sum(cfg.steps[:t])]
+                    self._repair(tuned, f"{name}_tokens", draw, t, 0, pieces, kept)
             if t == len(cfg.steps) and name in ("one_shot", "lottery", "full") and cfg.saturation:
                 self._saturate(model, name, used)
             if name in LOTTERIES:
-                self._repair(model, name, draw, t, used, steps, kept)
+                whole = sum(cfg.steps[:end]) if cfg.lottery_schedule == WHOLE else None
+                if t > known:
+                    self._repair(model, name, draw, t, used, [steps], kept, whole)
+                else:
+                    self._tuned(model, name, draw, t, used, steps, cfg.lottery_factor, whole)
                 used += steps
 
-    def _repair(self, model: Decoder, name: str, draw: int, t: int, start: int, steps: int, kept: Kept) -> None:
+    def _repair(
+        self, model: Decoder, name: str, draw: int, t: int, start: int, pieces: Sequence[int], kept: Kept, whole: int | None = None
+    ) -> None:  # fmt: skip
         """Fine-tune in place, measure, and compare the loads if it is the round for it."""
         watched = t == self.cfg.load_round and name in (*LOTTERIES, "full_tokens")
         before = self._load(model)[1] if watched else []
-        self._tuned(model, name, draw, t, start, steps)
-        after = self._measure(model, name, draw, t, start + steps, kept)
+        for steps in pieces:
+            factor = self.cfg.lottery_factor if name in LOTTERIES else self.cfg.control_factor
+            self._tuned(model, name, draw, t, start, steps, factor, whole)
+            start += steps
+        after = self._measure(model, name, draw, t, start, kept)
         for layer, shares in enumerate(before):
             self.found["loads"].append({
                 "strategy": name, "draw": draw, "layer": layer, "kept": kept[layer], "before": shares, "after": after[layer],
@@ -226,23 +254,29 @@ class Arm(Run):
         for i, places in drop_experts(model, out).items():
             kept[i] = [kept[i][place] for place in places]
 
-    def _tuned(self, model: Decoder, name: str, draw: int, t: int, start: int, steps: int) -> Decoder:
-        """Fine-tune in place on the `steps` batches of the stream from batch `start` on."""
+    def _tuned(
+        self, model: Decoder, name: str, draw: int, t: int, start: int, steps: int, factor: float, whole: int | None = None
+    ) -> Decoder:  # fmt: skip
+        """Fine-tune in place on the `steps` batches of the stream from batch `start` on, with a cosine of their own or as a piece of one
+        that has `whole` steps."""
         if steps == 0:
             return model
         cfg = self.cfg
         trains = {"lottery_router": is_router, "lottery_frozen_router": lambda p: not is_router(p)}
         finetune(
             model, Stretch(self.train, cfg.base.seed + 1000 * cfg.stream, start * cfg.batch_size, steps * cfg.batch_size),
-            steps=steps, batch_size=cfg.batch_size, learning_rate=rate_at(cfg.learning_rates, steps), seed=cfg.base.seed, work=self.work,
-            name=f"{name}-{draw}-{t}-{steps}", trains=trains.get(name, lambda p: True), balance=name == "lottery_balanced",
+            steps=steps, batch_size=cfg.batch_size, learning_rate=factor * rate_at(cfg.learning_rates, whole or steps), seed=cfg.base.seed,
+            work=self.work, name=f"{name}-{draw}-{t}-{start}-{steps}-{whole}", piece=(start, whole) if whole else None,
+            trains=trains.get(name, lambda p: True), balance=name == "lottery_balanced",
         )  # fmt: skip
         return model
 
     def _saturate(self, model: Decoder, name: str, used: int) -> None:
-        """The loss of the last model after more and more fine-tuning, every amount from the model just dropped to."""
+        """The loss of the last model after more and more fine-tuning, every amount from the model just dropped to, in one cosine. Rates
+        were tuned for these amounts after one-shot dropping and for the full model; a lottery has its factor."""
+        factor = self.cfg.lottery_factor if name in LOTTERIES else 1.0
         for steps in (0, *self.cfg.saturation):
-            tuned = self._tuned(copy.deepcopy(model), f"{name}_saturation", 0, len(self.cfg.steps), used, steps)
+            tuned = self._tuned(copy.deepcopy(model), f"{name}_saturation", 0, len(self.cfg.steps), used, steps, factor)
             loss = self._load(tuned)[0].mean().item()
             self.found["saturation"].append({"strategy": name, "tokens": self._tokens(steps), "loss": loss})
 

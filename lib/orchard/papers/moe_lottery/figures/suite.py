@@ -112,7 +112,7 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
     """What leaving an expert out costs against its rank by a criterion within its layer (1: lowest score); colours are layers."""
     own = of_model(importance)
     rows = -(-len(names) // 3)
-    figure, axes = plot.figure(height=0.4 + 1.25 * rows, rows=rows, columns=3)
+    figure, axes = plot.figure(height=0.6 + 1.25 * rows, rows=rows, columns=3)
     for place, (name, panel) in enumerate(zip(names, axes, strict=False)):
         part = own[own["criterion"] == name]
         rank = part.groupby("layer")["score"].rank()
@@ -127,8 +127,8 @@ def scatter(importance: pd.DataFrame, names: Sequence[str]) -> Figure:
         panel.tick_params(axis="y", labelleft=place % 3 == 0)
     for spare in axes[len(names) :]:
         spare.set_axis_off()
-    shared_legend(figure, axes[:1], 8, above="layer")
-    figure.supxlabel("rank of the score in its layer", fontsize=8)
+    shared_legend(figure, axes[:1], 8, title="layer")
+    axes[3 * rows - 2].set_xlabel("rank of the score in its layer")
     figure.supylabel("loss more without it (nats/byte)", fontsize=8)
     return headline(figure, f"the model of seed {own['seed'].iloc[0]}; ρ is the mean over its layers")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,13 +98,11 @@ def layer_map(
     return mesh
 
 
-def shared_legend(figure: Figure, panels: Sequence[Axes], ncols: int = 0, *, above: str | None = None) -> None:
-    """One legend for what any of the panels has, below in one row or `above` with that title; legends inside of them go."""
+def shared_legend(figure: Figure, panels: Sequence[Axes], ncols: int = 0, *, title: str = "") -> None:
+    """One legend for what any of the panels has, below in one row; legends inside of them go."""
     found = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    place: Literal["outside lower center", "outside upper center"] = "outside lower center"
-    if above is not None:
-        place = "outside upper center"
-    figure.legend(found.values(), found.keys(), loc=place, ncols=ncols or max(1, len(found)), title=above or "")
+    columns = ncols or max(1, len(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, title=title)
     for axes in panels:
         if (inside := axes.get_legend()) is not None:
             inside.remove()
@@ -222,7 +220,7 @@ def increases(table: pd.DataFrame, split: str = "test") -> Figure:
     """All experts of every model by what leaving them out costs, with two standard errors; the median, and what the largest of as many
     costs stays below where luck alone makes them differ, in 95 of 100 cases."""
     own = table[(table["split"] == split) & (table["domain"] == "all")]
-    figure, (axes,) = plot.figure(height=2.2)
+    figure, (axes,) = plot.figure(height=2.8)
     looks = plot.looks(map(str, pd.unique(own["model"])))
     for name, part in own.groupby("model", sort=False):
         ranked, look = part.sort_values("increase", ascending=False), looks[str(name)]

@@ -46,10 +46,10 @@ def curves(early: float = 3.0, end: float = -3.0, elsewhere: float = 3.0, first:
 def partners(
     true: float = 70.0, random: float = 75.0, alone: float = 72.0, exact: float = 60.0, no_pairs: float = 72.0, law_alone: float = 64.0
 ) -> pd.DataFrame:  # fmt: skip
-    """SBP's synthesizer with a true and a random partner, `uncond`, the exact law with and without partner, and one of random pairs."""
+    """SBP with a true and a random partner, `uncond`, the exact law with and without partner, and pairs that share nothing."""
     own = {
         "sbp-nn-lm": (true, random),
-        "sbp-random": (no_pairs, 72.0),
+        "sbp-unrelated": (no_pairs, 72.0),
         "uncond": (alone, alone),
         "exact": (exact, 90.0),
     }
@@ -64,7 +64,7 @@ def laws(own: float = 1.0, alone: float = 3.0, no_pairs: float = 3.0) -> pd.Data
     random = np.random.default_rng(0)
     return pd.DataFrame([
         {"variant": "dep", "world": 0, "seed": seed, "document": d, "arm": arm, "kl": value + random.normal(0, 0.1)}
-        for seed in range(3) for d in range(20) for arm, value in (("sbp-nn-lm", own), ("uncond", alone), ("sbp-random", no_pairs))
+        for seed in range(3) for d in range(20) for arm, value in (("sbp-nn-lm", own), ("uncond", alone), ("sbp-unrelated", no_pairs))
     ])  # fmt: skip
 
 

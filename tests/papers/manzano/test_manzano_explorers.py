@@ -8,7 +8,8 @@ from manzano_runs import decoder_run, features_run, regression_run, unified_run
 
 from orchard.papers.manzano.explorers import codes
 from orchard.papers.manzano.method.fsq import FSQ
-from orchard.papers.manzano.runs.scores import Edits
+from orchard.papers.manzano.runs.image_decoder import TrainDecoder
+from orchard.papers.manzano.runs.scores import Drawings, Edits
 from orchard.runs import Finished, Run, Store
 from orchard.widgets import explorer
 
@@ -41,9 +42,9 @@ def runner(store: Store) -> codes.Runner:
     return run
 
 
-@pytest.mark.parametrize("cfg", [decoder_run(), regression_run()])
-def test_token_surgery(store: Store, cfg: Run.Config) -> None:
-    draw, controls = codes.surgery(runner(store), cfg)
+@pytest.mark.parametrize("decoder", [decoder_run(), regression_run()])
+def test_token_surgery(store: Store, decoder: TrainDecoder.Config) -> None:
+    draw, controls = codes.surgery(runner(store), Drawings.Config(decoder=decoder))
     shown = explorer(draw, **controls)
     assert shown.values == {"scene": 0, "other": 1, "place": 4}
     twin = shown.figure

@@ -26,7 +26,7 @@ from orchard.papers.manzano.method.fsq import FSQ
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
 from orchard.papers.manzano.runs.image_decoder import TrainDecoder, drawn, load_decoder, quantizer_of
-from orchard.papers.manzano.runs.scores import SPLIT, Edits
+from orchard.papers.manzano.runs.scores import SPLIT, Drawings, Edits, Painter
 from orchard.papers.manzano.runs.unified import as_read, load_unified, vocabulary_of
 from orchard.plot.style import INK, PALETTE
 from orchard.runs import Runner
@@ -37,7 +37,6 @@ LEVELS = ["8 5 5 5", "8 6 5", "7 5 5 5 5", "8 8 8 6 5", "8 8 8 5 5 5", "4 4 4 4 
 PICTURES = 8  # of the test split, in menus
 KINDS = ("recolour", "remove", "add")  # of edits, in the menu
 POINTS = 400  # on the lattice
-STEPS, GUIDANCE = 20, 1.5  # of Euler
 
 
 @plot.use_style()
@@ -102,16 +101,16 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     return titled(made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each")
 
 
-def surgery(run: Runner, cfg: TrainDecoder.Config) -> Explored:
-    """One code of a test picture is that of another picture at the same place: both are drawn by a finished decoder, and read."""
-    codes, done = run([cfg.codes, cfg])
-    decoder, quantizer, (world, pixels) = load_decoder(done, cfg), quantizer_of(codes), _shown(cfg)
+def surgery(run: Runner, cfg: Drawings.Config) -> Explored:
+    """One code of a test picture is that of another picture at the same place: both are drawn by the decoder of some drawings, and read."""
+    codes, done = run([cfg.decoder.codes, cfg.decoder])
+    decoder, quantizer, (world, pixels) = load_decoder(done, cfg.decoder), quantizer_of(codes), _shown(cfg.decoder)
     ids = codes.tensors("ids")[SPLIT][:PICTURES]
 
     def draw(scene: int = 0, other: int = 1, place: int = 4) -> Figure:
         swapped = ids[scene].clone()
         swapped[place] = ids[other, place]
-        made = _drawn(decoder, quantizer, torch.stack((ids[scene], swapped, ids[other])))
+        made = _drawn(cfg, decoder, quantizer, torch.stack((ids[scene], swapped, ids[other])))
         change = f"code {place}: {ids[scene, place]} → {swapped[place]}"
         titles = ["picture", "drawn from its codes", change, "the other, drawn"]
         figure = _row(world, [pixels[scene], *made], titles, place, first=2)
@@ -157,7 +156,7 @@ def _editor(run: Runner, cfg: Edits.Config) -> Callable[[int, str], Pixels]:
         one, prompt = slice(scene, scene + 1), [[BOS, *encode(text)]]
         vectors, generator = None if seen is None else seen[one], torch.Generator().manual_seed(0)
         ids = draw_codes(model.language_model, vocabulary, prompt, model.tokenizer.n, sampling, generator, vectors)
-        return _drawn(decoder, quantizer_of(codes), ids, before[one] if cfg.decoder.edits else None)[0]
+        return _drawn(cfg, decoder, quantizer_of(codes), ids, before[one] if cfg.decoder.edits else None)[0]
 
     return edited
 
@@ -168,10 +167,12 @@ def _shown(cfg: TrainDecoder.Config) -> tuple[SceneWorld, Pixels]:
     return world, world.pixels(world.scenes(SPLIT).take(np.arange(PICTURES)))
 
 
-def _drawn(decoder: Any, quantizer: FSQ, ids: Int[Tensor, "pictures n"], reference: Tensor | None = None) -> Pixels:
+def _drawn(
+    cfg: Painter.Config, decoder: Any, quantizer: FSQ, ids: Int[Tensor, "pictures n"], reference: Tensor | None = None
+) -> Pixels:
     """Pictures of codes, all from the same noise, so that what differs is what their codes say."""
     rows = quantizer.values(ids).split(1)
-    made = [drawn(decoder, row, STEPS, GUIDANCE, torch.Generator().manual_seed(0), reference) for row in rows]
+    made = [drawn(decoder, row, cfg.steps, cfg.guidance, torch.Generator().manual_seed(0), reference) for row in rows]
     return byte_pixels(torch.cat(made)).numpy()
 
 

@@ -107,7 +107,7 @@ def surgery(run: Runner, cfg: Drawings.Config) -> Explored:
     decoder, quantizer, (world, pixels) = load_decoder(done, cfg.decoder), quantizer_of(codes), _shown(cfg.decoder)
     ids = codes.tensors("ids")[SPLIT][:PICTURES]
 
-    def draw(scene: int = 0, other: int = 1, place: int = 4) -> Figure:
+    def draw(scene: int = 0, other: int = 1, place: int = ids.shape[1] - 2) -> Figure:  # in the strip of text
         swapped = ids[scene].clone()
         swapped[place] = ids[other, place]
         made = _drawn(cfg, decoder, quantizer, torch.stack((ids[scene], swapped, ids[other])))
@@ -178,7 +178,7 @@ def _drawn(
 
 def _row(world: SceneWorld, pixels: Sequence[Pixels], titles: Sequence[str], place: int, first: int) -> Figure:
     """Pictures side by side, below each what the parser reads in it; from the ``first`` on the square of a token is framed."""
-    made, panels = plot.figure(1.65 * len(pixels), 2.7, columns=len(pixels))
+    made, panels = plot.figure(1.65 * len(pixels), 2.5, columns=len(pixels))
     records = read(world, np.stack(pixels)).records
     down, across = divmod(place, world.columns)
     for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):

@@ -35,6 +35,7 @@ KINDS = {  # of positions of a sequence
 }  # fmt: skip
 
 
+@plot.use_style()
 def titled(figure: Figure, title: str) -> Figure:
     """The figure with one line that says what is seen."""
     figure.suptitle(f"\n{title}", x=0.01, ha="left", fontsize=7, fontweight="bold")  # the first line is for the profile

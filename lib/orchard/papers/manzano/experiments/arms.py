@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from orchard.papers.manzano.data.scene_world import SceneWorld
 from orchard.papers.manzano.experiments.profiles import PROFILES, Lesson, Mix, Profile, seeds
@@ -51,6 +51,7 @@ class Arm:
 
 
 OWN, PIXELS, NEXT = "hybrid", "auto-encoder", "next seed"  # whose codes
+Shuffled = Literal["nothing", "reference", "instruction"]
 ARMS = {
     "hybrid": Arm("hybrid tokenizer"),
     "pure_discrete": Arm("pure discrete, rows of codes", reads="codes"),
@@ -94,6 +95,7 @@ class Study:
     profile: Profile
     seed: int
     next_seed: int
+    few: bool = True  # whether it is among the seeds of the studies that need fewer
     rates: Mapping[str, float] = field(default_factory=dict)
     world: SceneWorld.Config | None = None  # None, here and below: those of the profile
     levels: tuple[int, ...] = ()
@@ -102,9 +104,9 @@ class Study:
     reading: Mapping[str, float] = field(default_factory=lambda: READ)
     name: str = ""
 
-    def of_seed(self, seed: int) -> Study:
-        """The same study at another seed."""
-        return replace(self, seed=seed)
+    def has(self, arm: str) -> bool:
+        """Whether an arm is trained at this seed."""
+        return arm != "dual_semantic" or self.few
 
     def strips(self, k: int, levels: tuple[int, ...]) -> Study:
         """The study of strips of text of a density."""
@@ -178,9 +180,13 @@ class Study:
 
     def codes(self, whose: str) -> Features.Config | TrainAutoEncoder.Config:
         """What makes codes: this seed's tokenizer, its auto-encoder, the next seed's tokenizer."""
+        if whose == PIXELS:
+            return self.autoencoder()
+        return replace(self, seed=self.next_seed if whose == NEXT else self.seed).features()
+
+    def autoencoder(self) -> TrainAutoEncoder.Config:
+        """The auto-encoder of the dual-encoder arm."""
         profile = self.profile
-        if whose != PIXELS:
-            return self.of_seed(self.next_seed if whose == NEXT else self.seed).features()
         model = models.autoencoder(profile.square, profile.autoencoder, self.codebook)
         return TrainAutoEncoder.Config(
             model=model, world=self.shown, steps=profile.autoencoder_steps, batch_size=profile.decoder_batch,
@@ -277,7 +283,7 @@ class Study:
             **values,
         )
 
-    def edits(self, arm: str, shuffled: str = "nothing") -> EditScores.Config:
+    def edits(self, arm: str, shuffled: Shuffled = "nothing") -> EditScores.Config:
         """Edits of an arm: "language model", "decoder", "both" see the reference; "true codes" of the target, with the reference."""
         model = None if arm == "true codes" else self.editor(arm != "decoder")
         return EditScores.Config(
@@ -330,13 +336,13 @@ def tuned(setting: Setting, run: Runner) -> Best:
 
 def studies(setting: Setting, run: Runner, few: bool = False) -> list[Study]:
     """The study of every compared seed, or of the first ``few``, at tuned rates."""
-    found = untuned(setting)[: PROFILES[setting.profile].few if few else None]
     rates = tuned(setting, run).chosen
-    return [replace(study, rates=rates) for study in found]
+    return [replace(study, rates=rates) for study in untuned(setting, few)]
 
 
-def untuned(setting: Setting) -> list[Study]:
+def untuned(setting: Setting, few: bool = False) -> list[Study]:
     """The same before rates are known: tokenizers and decoders need none."""
     profile, all_of = PROFILES[setting.profile], seeds(setting)
     after = (*all_of[1:], all_of[0] if len(all_of) > 1 else all_of[0] + 1)
-    return [Study(profile, *pair) for pair in zip(all_of, after, strict=True)]
+    found = [Study(profile, seed, after[i], few=i < profile.few) for i, seed in enumerate(all_of)]
+    return [study for study in found if study.few or not few]

@@ -8,60 +8,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from orchard.evidence import Tables, difference, paired, together
 from orchard.papers.manzano.data.scene_world import readable
-from orchard.papers.manzano.experiments.arms import BASELINE, DISCRETE, PROFILES, Study, studies, untuned
-from orchard.papers.manzano.experiments.strategies import items, with_baseline
+from orchard.papers.manzano.experiments.arms import BASELINE, DISCRETE, Study, studies, untuned
+from orchard.papers.manzano.experiments.strategies import better, items, with_baseline
 from orchard.papers.manzano.method.fsq import codebook_size
 from orchard.runs import Run, Runner, Setting
 
 COMPETENT = 0.90  # characters through the continuous adapter: what is needed of a density, in every seed
-ARMS = ("hybrid", *DISCRETE)
 COLUMNS = ["seed", "k", "codes", "arm", "unit", "value", "baseline"]
-Cell = tuple[Study, Study]  # of the seed, of its strips
 
 
-def _cells(setting: Setting, few: Sequence[Study]) -> list[Study]:
-    profile = PROFILES[setting.profile]
-    size = profile.strips
-    cells = [study.strips(k, profile.levels) for study in few for k in size.densities]
-    return cells + [few[0].strips(profile.world.k, levels) for levels in size.more_levels]
+def _cells(few: Sequence[Study]) -> list[Study]:
+    profile = few[0].profile
+    cells = [study.strips(k, profile.levels) for study in few for k in profile.strips.densities]
+    return cells + [few[0].strips(profile.world.k, levels) for levels in profile.strips.more_levels]
 
 
-def _about(study: Study) -> dict[str, object]:
+def _about(study: Study) -> dict[str, Any]:
     return {"seed": study.seed, "k": study.shown.k, "codes": codebook_size(study.codebook)}
 
 
 def density(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per strip: seed, k, codes, arm ("_other": shown another picture), unit, value (share of characters), baseline."""
-    cells = _cells(setting, studies(setting, run, few=True))
-    wanted: list[tuple[dict[str, object], Run.Config]] = []
-    for study in cells:
-        for arm in ARMS:
-            for suffix in ("", "_other"):
-                about = _about(study) | {"arm": arm + suffix}
-                wanted.append((about, study.answers(arm, other=bool(suffix))))
-    table = items(run, wanted, COLUMNS)
-    keys = [(study, arm) for study in cells for arm in DISCRETE]
-    done = run([study.unified(arm) for study, arm in keys])
-    losses = pd.DataFrame(
-        [
-            _about(study) | {"arm": arm, "loss": one.result["text_loss"]}
-            for (study, arm), one in zip(keys, done, strict=True)
-        ]
-    )
-    best = losses.loc[losses.groupby(["seed", "k", "codes"])["loss"].idxmin()].set_index(["seed", "k", "codes"])["arm"]
-    chosen = pd.MultiIndex.from_frame(table[["seed", "k", "codes"]]).map(best)
-    return table.assign(baseline=table["arm"].str.removesuffix("_other") == chosen)
+    cells = _cells(studies(setting, run, few=True))
+    wanted: list[tuple[dict[str, Any], Run.Config]] = []
+    for study, chosen in zip(cells, better(run, cells), strict=True):
+        for arm in ("hybrid", *DISCRETE):
+            about = _about(study) | {"baseline": arm == chosen}
+            wanted += [
+                (about | {"arm": arm}, study.answers(arm)),
+                (about | {"arm": f"{arm}_other"}, study.answers(arm, other=True)),
+            ]
+    return items(run, wanted, COLUMNS)
 
 
 def density_tokenizers(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per tokenizer of strips and adapter: seed, k, codes, adapter, accuracy (characters), settled, steps, rho, bound, counting,
     kept (whether its density stays in the sweep)."""
-    cells = _cells(setting, untuned(setting)[: PROFILES[setting.profile].few])
+    cells = _cells(untuned(setting, few=True))
     rows = []
     for study, done in zip(cells, run([study.tokenizer() for study in cells]), strict=True):
         about, k, stream = _about(study), study.shown.k, f"read k{study.shown.k}"
@@ -73,19 +62,17 @@ def density_tokenizers(setting: Setting, run: Runner) -> pd.DataFrame:
                 "bound": readable(codebook_size(study.codebook), k, study.shown.alphabet), "counting": rho < 1,
             })  # fmt: skip
     table = pd.DataFrame(rows)
-    worst = table.query("adapter == 'continuous'").groupby(["k", "codes"])["accuracy"].min()
-    kept = pd.MultiIndex.from_frame(table[["k", "codes"]]).map(worst >= COMPETENT)
-    return table.assign(kept=kept.astype(bool))
+    worst = table.query("adapter == 'continuous'").groupby(["k", "codes"])["accuracy"].min().to_dict()
+    return table.assign(kept=[worst[key] >= COMPETENT for key in zip(table["k"], table["codes"], strict=True)])
 
 
 def gaps(table: pd.DataFrame, suffix: str = "") -> pd.DataFrame:
     """Hybrid minus pure discrete, strip by strip: k, codes, seed, unit, value; ``suffix`` "_other" where another picture was shown."""
-    parts = [
-        paired(part, "arm", f"hybrid{suffix}", f"{BASELINE}{suffix}", units=["unit"], value="value", part="gap").assign(
-            k=k, codes=codes
-        )
-        for (k, codes), part in with_baseline(table).groupby(["k", "codes"])
-    ]
+    parts = []
+    for k, codes in table[["k", "codes"]].drop_duplicates().to_numpy().tolist():
+        own = with_baseline(table[(table["k"] == k) & (table["codes"] == codes)])
+        found = paired(own, "arm", f"hybrid{suffix}", f"{BASELINE}{suffix}", units=["unit"], value="value", part="gap")
+        parts.append(found.assign(k=k, codes=codes))
     return pd.concat(parts, ignore_index=True)[["k", "codes", "seed", "unit", "value"]]
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import pandas as pd
 
 from orchard.evidence import Tables, paired
-from orchard.papers.manzano.experiments.arms import PROFILES, Study, studies
+from orchard.papers.manzano.experiments.arms import PROFILES, Shuffled, Study, studies
 from orchard.runs import Runner, Setting
 
 SEES = ("language model", "decoder", "both")  # the arms: who sees the reference
-TRUE, NOTHING, SHUFFLED = "true codes", "nothing", ("reference", "instruction")
+TRUE = "true codes"
+NOTHING: Shuffled = "nothing"
+SHUFFLED: tuple[Shuffled, ...] = ("reference", "instruction")
 TAU = 2.0
 COLUMNS = ["seed", "arm", "shuffled", "kind", "unit", "right", "inside", "outside", "tau", "success"]
 
 
-def _keys(few: list[Study]) -> list[tuple[Study, str, str]]:
-    arms = [(arm, NOTHING) for arm in (*SEES, TRUE)] + [("both", what) for what in SHUFFLED]
+def _keys(few: list[Study]) -> list[tuple[Study, str, Shuffled]]:
+    arms: list[tuple[str, Shuffled]] = [(arm, NOTHING) for arm in (*SEES, TRUE)] + [("both", what) for what in SHUFFLED]
     return [(study, arm, shuffled) for study in few for arm, shuffled in arms]
 
 
@@ -90,10 +92,5 @@ def both_needed(tables: Tables, shuffled: bool = False) -> pd.DataFrame:
     plain = table[table["shuffled"] == NOTHING]
     ours = _better(table, "shuffled", SHUFFLED) if shuffled else plain[plain["arm"] == "both"]
     theirs = _better(plain, "arm", SEES[:2])
-    joined = together_arms(ours, theirs)
+    joined = pd.concat([ours.assign(side="both"), theirs.assign(side="one")], ignore_index=True)
     return paired(joined, "side", "both", "one", units=["unit"], value="success", part="both - one")
-
-
-def together_arms(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of two sides."""
-    return pd.concat([ours.assign(side="both"), theirs.assign(side="one")], ignore_index=True)

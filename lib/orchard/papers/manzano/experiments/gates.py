@@ -38,22 +38,24 @@ def every(*gates: Gate) -> Gate:
     return gate
 
 
-def _densest(tables: Tables) -> pd.DataFrame:
+def _densest(tables: Tables, adapter: str) -> tuple[float, float]:
+    """Of the densest text, in the worst seed: characters through an adapter, and bits of a code over bits of text."""
     table = tables("tokenizers")
-    own = table[table["stream"].str.startswith("read") & (table["rho"] == table["rho"].min())]
-    return own.set_index(["adapter", "seed"])
+    own = table[
+        table["stream"].str.startswith("read") & (table["rho"] == table["rho"].min()) & (table["adapter"] == adapter)
+    ]
+    return float(own["accuracy"].min()), float(own["rho"].min())
 
 
 def reads_continuous(tables: Tables) -> Found:
     """Text of the profile's density is read through the continuous adapter, before any unified training."""
-    least = float(_densest(tables).loc["continuous", "accuracy"].min())
+    least, _ = _densest(tables, "continuous")
     return least >= COMPETENT, f"characters through the continuous adapter at least {least:.2f} ({COMPETENT:g} needed)"
 
 
 def reads_discrete(tables: Tables) -> Found:
     """So it is through the discrete one, whose codes suffice for it."""
-    own = _densest(tables)
-    least, rho = float(own.loc["discrete", "accuracy"].min()), float(own["rho"].min())
+    least, rho = _densest(tables, "discrete")
     words = f"through the discrete one at least {least:.2f} ({DISCRETE:g} needed), rho {rho:.2f} ({RHO:g} needed)"
     return least >= DISCRETE and rho >= RHO - 1e-9, words
 
@@ -97,7 +99,8 @@ def draws(*codes: str) -> Gate:
     """True codes are drawn well enough to be told apart, and the parser reads clean pictures."""
 
     def gate(tables: Tables) -> Found:
-        own = tables("ceilings").query("`drawn by` == 'decoder' and codes in @codes")
+        own = tables("ceilings").query("`drawn by` == 'decoder'")
+        own = own[own["codes"].isin(codes)]
         least = float(own["overall"].min())
         parsed = float(tables("checks").query("claim == 'S6'")["value"].min())
         words = f"GenEval-mini of true codes at least {least:.2f} ({CEILING:g} needed), parser right on at least {parsed:.1%}"

@@ -94,7 +94,7 @@ def _ceilings(run: Runner, of: Sequence[Study], guidance: Sequence[float]) -> pd
 
 def _reconstructions(study: Study) -> Reconstructions.Config:
     return Reconstructions.Config(
-        autoencoder=study.codes(PIXELS), count=study.profile.items, label=f"reconstructions, seed {study.seed}"
+        autoencoder=study.autoencoder(), count=study.profile.items, label=f"reconstructions, seed {study.seed}"
     )
 
 
@@ -145,7 +145,7 @@ def _curve(done: Finished) -> pd.DataFrame:
 def mixture(setting: Setting, run: Runner) -> pd.DataFrame:
     """What language models read: seed, arm, kind, sequences, share, text_targets, image_targets (means of a batch), frozen_bytes,
     frozen_codes (changed in training), parameters."""
-    keys = [(study, arm) for study in studies(setting, run, few=True) for arm in ARMS]
+    keys = [(study, arm) for study in studies(setting, run) for arm in ARMS if study.has(arm)]
     found = []
     for (study, arm), done in zip(keys, run([study.unified(arm) for study, arm in keys]), strict=True):
         result, targets = done.result, done.result["targets"]
@@ -184,20 +184,22 @@ def picture(pixels: str, height: int, width: int) -> np.ndarray:
 # ---------------------------------------------------------------------- evidence
 
 
+def _first(tables: Tables, adapter: str) -> pd.DataFrame:
+    table = tables("tokenizers")
+    return table[(table["stream"] == FIRST) & (table["adapter"] == adapter)].set_index("seed")
+
+
 def learned(tables: Tables, prefix: str = "") -> pd.DataFrame:
     """S7: the loss of the first texts over that before the first step, an adapter a part; as the control ``prefix`` is `SHUFFLED`."""
-    own = tables("tokenizers").query("stream == @FIRST").set_index(["adapter", "seed"])
-    return together(
-        rows(adapter, seeds.index, FIRST, seeds["loss"] / own.loc[adapter, "initial"])
-        for adapter in ADAPTERS
-        for seeds in [own.loc[f"{prefix}{adapter}"]]
-    )
+    losses = {
+        adapter: _first(tables, prefix + adapter)["loss"] / _first(tables, adapter)["initial"] for adapter in ADAPTERS
+    }
+    return together(rows(adapter, ratio.index, FIRST, ratio) for adapter, ratio in losses.items())
 
 
 def sees(tables: Tables) -> pd.DataFrame:
     """S7b: characters read through an adapter minus those read of another picture."""
-    own = tables("tokenizers").query("stream == @FIRST").set_index(["adapter", "seed"])["accuracy"]
-    return together(
-        rows(adapter, own.loc[adapter].index, FIRST, own.loc[adapter] - own.loc[f"{SHUFFLED}{adapter}"])
-        for adapter in ADAPTERS
-    )
+    pairs = {
+        adapter: [_first(tables, name)["accuracy"] for name in (adapter, SHUFFLED + adapter)] for adapter in ADAPTERS
+    }
+    return together(rows(adapter, own.index, FIRST, own - other) for adapter, (own, other) in pairs.items())

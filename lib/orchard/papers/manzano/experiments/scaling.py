@@ -1,11 +1,12 @@
 """Sizes of the language model with the decoder fixed (M5), and of the decoder with the codes fixed (M6, M6b: from `gpu` on).
 
-structure = IoU of the edges of a drawn picture and of the true one; an edge is where grey levels change by more than `EDGE` a pixel
+Structure is the IoU of the edges of a drawn picture and of the true one; an edge is where grey levels change by more than `EDGE` a pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,7 @@ from orchard.papers.manzano.data.scene_world import SceneWorld
 from orchard.papers.manzano.experiments.arms import Study, studies
 from orchard.papers.manzano.experiments.strategies import COLUMNS, DRAWN, items, read_drawings
 from orchard.papers.manzano.method.models import Size
-from orchard.papers.manzano.runs.scores import Drawings
 from orchard.runs import Finished, Run, Runner, Setting
-from orchard.stats import spearman
 
 METRICS = ("general", "text-rich", DRAWN)
 STRUCTURE, OBJECTS, EDGE = "structure", "objects", 25.0
@@ -26,7 +25,7 @@ STRUCTURE, OBJECTS, EDGE = "structure", "objects", 25.0
 def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per item: seed, dim, parameters (with embedding), arm (hybrid, blind), metric, unit, value."""
     keys: list[tuple[Study, Size, str]] = []
-    wanted: list[tuple[dict[str, object], Run.Config]] = []
+    wanted: list[tuple[dict[str, Any], Run.Config]] = []
     for study in studies(setting, run, few=True):
         ends = (study.profile.sizes[0], study.profile.sizes[-1])
         for size in study.profile.sizes:
@@ -45,40 +44,31 @@ def scaling(setting: Setting, run: Runner) -> pd.DataFrame:
 def trend(table: pd.DataFrame) -> pd.DataFrame:
     """By metric and seed: rho, the rank correlation of mean and width; gain, largest minus smallest."""
     found = table.query("arm == 'hybrid'").groupby(["metric", "seed", "dim"])["value"].mean().unstack()
-    rows = [
-        {
-            "metric": metric,
-            "seed": seed,
-            "rho": spearman(found.columns, row).estimate,
-            "gain": row.iloc[-1] - row.iloc[0],
-        }
-        for (metric, seed), row in found.iterrows()
-    ]
-    return pd.DataFrame(rows)
+    ranks = found.rank(axis=1).T.corrwith(found.columns.to_series().rank())
+    return pd.DataFrame({"rho": ranks, "gain": found.iloc[:, -1] - found.iloc[:, 0]}).reset_index()
 
 
 def decoder_scaling(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per item: seed, dim, parameters, arm (hybrid; shuffled: codes of another picture), metric (structure, GenEval-mini, objects),
     unit, value. Of true codes; empty where a profile has one decoder."""
     columns = ["seed", "dim", "parameters", "arm", "metric", "unit", "value"]
-    keys, wanted = [], []
-    for study in studies(setting, run, few=True):
-        for size in sorted((study.profile.decoder, *study.profile.other_decoders), key=lambda size: size.dim):
-            if study.profile.other_decoders:
-                decoder, count = study.decoder(size=size), study.profile.items
-                for arm in ("hybrid", "shuffled"):
-                    about = {"seed": study.seed, "dim": size.dim, "arm": arm}
-                    keys.append((about, decoder, study))
-                    wanted.append(study.drawings(decoder=decoder, shuffled=arm == "shuffled", kept=count))
-    parts = [pd.DataFrame(columns=columns)] if not keys else []
-    trained = run([decoder for _, decoder, _ in keys])
-    for (about, _, study), cfg, decoder, done in zip(keys, wanted, trained, run(wanted), strict=True):
-        about = about | {"parameters": decoder.result["parameters"]}
-        parts += [part.assign(**about) for part in _measured(study, cfg, done)]
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+    keys = [
+        (study, study.decoder(size=size), size.dim, arm)
+        for study in studies(setting, run, few=True) if study.profile.other_decoders
+        for size in (study.profile.decoder, *study.profile.other_decoders) for arm in ("hybrid", "shuffled")
+    ]  # fmt: skip
+    trained = run([decoder for _, decoder, *_ in keys])
+    drawn = run([
+        study.drawings(decoder=decoder, shuffled=arm == "shuffled", kept=study.profile.items) for study, decoder, _, arm in keys
+    ])  # fmt: skip
+    parts = [pd.DataFrame(columns=columns)]
+    for (study, _, dim, arm), decoder, done in zip(keys, trained, drawn, strict=True):
+        about = {"seed": study.seed, "dim": dim, "parameters": decoder.result["parameters"], "arm": arm}
+        parts += [part.assign(**about)[columns] for part in _measured(study, done)]
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def _measured(study: Study, cfg: Drawings.Config, done: Finished) -> Iterator[pd.DataFrame]:
+def _measured(study: Study, done: Finished) -> Iterator[pd.DataFrame]:
     drawn = read_drawings(done)
     yield drawn
     yield drawn.assign(metric=OBJECTS, value=done.tensors("drawings")["objects"].double().numpy())

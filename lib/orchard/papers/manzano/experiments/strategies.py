@@ -8,6 +8,7 @@ GenEval-mini                     of a prompt, whether the picture drawn satisfie
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,6 @@ DRAWN = "GenEval-mini"
 METRICS = (*dict.fromkeys(METRIC_OF.values()), DRAWN)
 COLUMNS = ["seed", "arm", "metric", "unit", "value", "ceiling", "tag", "baseline"]
 GROUPS = ("general", "knowledge", "text-rich")
-Key = tuple[Study, str]
 
 
 def rates(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def read_answers(done: Finished) -> pd.DataFrame:
     parts = []
     for task in {name.split("/")[0]: None for name in kept}:
         slots = pd.DataFrame({"unit": kept[f"{task}/picture"].numpy(), "value": kept[f"{task}/right"].double().numpy()})
-        parts.append(slots.groupby("unit", as_index=False).mean().assign(metric=METRIC_OF[task]))
+        parts.append(slots.groupby("unit", as_index=False).mean().assign(metric=METRIC_OF[task], tag=""))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -64,10 +64,10 @@ def read_drawings(done: Finished) -> pd.DataFrame:
     )
 
 
-def items(run: Runner, wanted: Iterable[tuple[dict[str, object], Run.Config]], columns: Sequence[str]) -> pd.DataFrame:
+def items(run: Runner, wanted: Iterable[tuple[dict[str, Any], Run.Config]], columns: list[str]) -> pd.DataFrame:
     """Rows of answers and drawings, with the columns that are given for each run; all are one batch of runs."""
     asked = list(wanted)
-    parts = [pd.DataFrame(columns=columns)] if not asked else []
+    parts = []
     for (about, cfg), done in zip(asked, run([cfg for _, cfg in asked]), strict=True):
         read = read_answers(done) if isinstance(cfg, Answers.Config) else read_drawings(done)
         parts.append(read.assign(**about))
@@ -76,43 +76,30 @@ def items(run: Runner, wanted: Iterable[tuple[dict[str, object], Run.Config]], c
 
 def strategies(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per arm and item: seed, arm, metric, unit, value, ceiling (GenEval-mini), tag, baseline (the better discrete arm)."""
-    every, few = studies(setting, run), studies(setting, run, few=True)
-    own = [(study, arm) for study in every for arm in ARMS if arm != "dual_semantic" or study in few]
-    wanted: list[tuple[dict[str, object], Run.Config]] = []
-    for study, arm in own:
-        about = {"seed": study.seed, "arm": arm}
-        if ARMS[arm].understanding:
+    every = studies(setting, run)
+    own = [(study, arm, ARMS[arm]) for study in every for arm in ARMS if study.has(arm)]
+    true = run([study.drawings(whose=what.codes) for study, _, what in own])
+    chosen = dict(zip((study.seed for study in every), better(run, every), strict=True))
+    wanted: list[tuple[dict[str, Any], Run.Config]] = []
+    for (study, arm, what), done in zip(own, true, strict=True):
+        about = {"seed": study.seed, "arm": arm, "baseline": arm == chosen[study.seed]}
+        drawn = {"ceiling": done.result["overall"]}
+        if what.understanding:
             wanted.append((about, study.answers(arm)))
-        if ARMS[arm].generation:
-            wanted.append((about, study.drawings(arm)))
+        if what.generation:
+            wanted.append((about | drawn, study.drawings(arm)))
         if arm in ("hybrid", *DISCRETE):
             wanted.append((about | {"arm": f"{arm}_other"}, study.answers(arm, other=True)))
         if arm == "hybrid":
-            wanted.append((about | {"arm": "hybrid_shuffled"}, study.drawings(arm, shuffled=True)))
-    ceiling = _ceilings(run, own)
-    table = items(run, wanted, COLUMNS)
-    keys = zip(table["seed"], table["arm"].str.removesuffix("_shuffled"), strict=True)
-    table["ceiling"] = pd.Series([ceiling.get(key, np.nan) for key in keys], dtype=float).where(
-        table["metric"] == DRAWN
-    )
-    chosen = _baseline(run, every)
-    table["baseline"] = table["arm"].str.removesuffix("_other") == table["seed"].map(chosen)
-    return table.assign(tag=table["tag"].fillna(""))
+            wanted.append((about | drawn | {"arm": "hybrid_shuffled"}, study.drawings(arm, shuffled=True)))
+    return items(run, wanted, COLUMNS)
 
 
-def _ceilings(run: Runner, own: Sequence[Key]) -> dict[tuple[int, str], float]:
-    """By seed and arm, the score of true codes through the decoder of its codes."""
-    drawing = [(study, arm) for study, arm in own if ARMS[arm].generation]
-    done = run([study.drawings(whose=ARMS[arm].codes) for study, arm in drawing])
-    return {(study.seed, arm): float(one.result["overall"]) for (study, arm), one in zip(drawing, done, strict=True)}
-
-
-def _baseline(run: Runner, every: Sequence[Study]) -> dict[int, str]:
-    """By seed, the discrete arm with the lower loss of text on validation pictures."""
-    keys = [(study.seed, arm) for study in every for arm in DISCRETE]
-    done = run([study.unified(arm) for study in every for arm in DISCRETE])
-    losses = pd.Series([one.result["text_loss"] for one in done], index=pd.MultiIndex.from_tuples(keys)).unstack()
-    return {int(seed): str(arm) for seed, arm in losses.idxmin(axis=1).items()}
+def better(run: Runner, of: Sequence[Study]) -> list[str]:
+    """Of every study the discrete arm with the lower loss of text on validation pictures."""
+    done = run([study.unified(arm) for study in of for arm in DISCRETE])
+    losses = np.array([one.result["text_loss"] for one in done]).reshape(len(of), len(DISCRETE))
+    return [DISCRETE[i] for i in losses.argmin(axis=1).tolist()]
 
 
 def with_baseline(table: pd.DataFrame) -> pd.DataFrame:

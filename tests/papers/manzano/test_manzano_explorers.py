@@ -31,8 +31,9 @@ def test_every_list_of_levels_can_be_looked_at() -> None:
         fsq = FSQ.Config(levels=[int(level) for level in levels.split()]).build()
         smooth, values = codes.cloud(fsq)
         assert ((smooth - values).abs() * (fsq.levels // 2)).max() <= 0.5 + 1e-3
-        codes.lattice(levels, 1, 8).draw_without_rendering()
-    assert "64,000 codes, 15.97 bits" in codes.lattice("8 8 8 5 5 5").get_suptitle()
+    made = codes.lattice("8 8 8 5 5 5", 1, 8)
+    assert "64,000 codes, 15.97 bits" in made.get_suptitle()
+    assert made.axes[0].get_ylabel() == "channel 6: 5 levels"  # the last
 
 
 def runner(store: Store) -> codes.Runner:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 16  # pictures of a grid
+FIRST = {
+    "tokenizer": "vision transformer",
+    "codes": "with a cache",
+    "decoder": "DiT-Air",
+}  # of a part: what the others are compared with
 _say = partial(print, flush=True)
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,5 +132,18 @@ def unify(
 
 
 def bench(tables: Callable[[str], pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame, Figure | None]]:
-    """What `orchard bench manzano` prints."""
-    raise NotImplementedError
+    """What `orchard bench manzano` prints: of every part how many pictures its peers do in a second, and how much slower they are."""
+    import pandas as pd
+
+    from orchard.runs.measurement import medians, ratios
+
+    times = tables("speed")
+    times = times.assign(per_second=times["items"] / times["seconds"])
+    shown = []
+    for part, base in FIRST.items():
+        peers = times[times["part"] == part]
+        rates = medians(peers, ["part", "name"], "per_second")
+        shown.append(rates.assign(times_slower=rates["name"].map(ratios(peers, base).median()).fillna(1.0)))
+    missing = times[times["seconds"].isna()][["part", "name", "reason"]]
+    title = f"pictures a second on {times['hardware'].iloc[0]}, and times slower than the first of each part"
+    return [(title, "speed", pd.concat([*shown, missing], ignore_index=True), None)]

@@ -63,7 +63,8 @@ def all_pictures(
 ) -> tuple[list[str], UInt8[np.ndarray, "pictures height width 3"]]:
     """Names and pixels of every picture of a path, whatever its split, with or without text. Raises DataError."""
     read = list(image_source(path, height=height, width=width).build().read())
-    return [p.name for p in read], np.stack([pixels_of(p.file, p.place, height, width, "crop") for p in read])
+    names = [str(p.row.get("file_name", p.name)) for p in read]
+    return names, np.stack([pixels_of(p.file, p.place, height, width, "crop") for p in read])
 
 
 def usual_side(path: str | Path) -> int:

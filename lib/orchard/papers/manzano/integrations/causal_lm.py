@@ -85,8 +85,11 @@ class Backbone(Decoder):
         return states
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
+        config = self.model.config.get_text_config()
         found: Tensor = self.model.get_output_embeddings()(features)
-        return found
+        found = found / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        return found if not cap else cap * torch.tanh(found / cap)
 
     def new_cache(
         self, batch: int, max_length: int, *, device: torch.device | str, dtype: torch.dtype, spare: int = 0

@@ -88,7 +88,7 @@ class SavedTokenizer:
     @torch.no_grad()
     def decode(
         self,
-        ids: Int[Tensor, "b n"],
+        ids: Num[Tensor, "*shape"],  # [b, n], whole numbers
         decoder: ImageDecoder | RegressionDecoder | SavedTokenizer | None = None,
         steps: int = 20,
         guidance: float = 1.5,

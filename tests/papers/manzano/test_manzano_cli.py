@@ -18,7 +18,7 @@ from orchard.papers.manzano.integrations.export import SavedTokenizer, load_toke
 from orchard.papers.manzano.method.models import Picture, Size, tokenizer
 from orchard.runs import Store
 
-QUICK = ["--size", "tiny", "--steps", "4", "--decoder-steps", "4", "--batch", "8"]
+QUICK = ["--size", "tiny", "--steps", "4", "--batch", "8"]
 
 
 def command(*words: object) -> int:

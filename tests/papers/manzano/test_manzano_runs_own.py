@@ -22,7 +22,7 @@ from orchard.papers.manzano.runs.own import BYTES, END, captions, texts, tokeniz
 from orchard.pretrained.folder import load_tokenizer
 from orchard.runs import Store
 
-QUICK: dict[str, Any] = {"size": "tiny", "steps": 4, "decoder_steps": 4, "batch": 6}
+QUICK: dict[str, Any] = {"size": "tiny", "steps": 4, "batch": 6}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_given_tower_may_be_frozen(images: Path, store: Store, tmp_path: Path)
     tok = tokenizer_of(store.compute(stages.tokenizer, "cpu"), stages.tokenizer)
     assert all(torch.equal(value, tok.vision.model.state_dict()[name]) for name, value in theirs.items())
     assert (tok.r, tok.n, tok.quantizer.size) == (3, 4, 9)
-    free = pipeline.plan(images, **QUICK, vision=tmp_path / "siglip", learning_rate=0.01)
+    free = pipeline.plan(images, **QUICK, vision=tmp_path / "siglip")
     tok = tokenizer_of(store.compute(free.tokenizer, "cpu"), free.tokenizer)
     assert not torch.equal(next(iter(theirs.values())), next(iter(tok.vision.model.state_dict().values())))
 

@@ -52,12 +52,10 @@ def train(
     side: Annotated[int | None, typer.Option(help="pixels of the pictures; by default their own, 48 at most, or the tower's")] = None,
     vision: Annotated[str | None, typer.Option(help="folder of a SigLIP, CLIP or DINOv2 as the vision transformer")] = None,
     levels: Annotated[str | None, typer.Option(help="of the codebook; by default 8,5,5,5, from 2,000 pictures on 8,8,8,6,5")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="of the tokenizer; by default 20 passes, 600 to 6,000")] = None,
-    decoder_steps: Annotated[int | None, typer.Option(min=1, help="of the image decoder; by default half as many again")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="of the tokenizer, the decoder has half as many again; by default 20 passes, 600 to 6,000")] = None,
     batch: Annotated[int, typer.Option(min=1, help="pictures a step")] = 48,
     loss: Annotated[str, typer.Option(help="what shapes the codes: text (the paper's), recon or both")] = "text",
     freeze_vit: Annotated[bool, typer.Option("--freeze-vit", help="a given vision tower does not learn")] = False,
-    learning_rate: Annotated[float | None, typer.Option(help="by default that of the size, 1e-4 with a given tower")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto", store: StorePath = None,
 ) -> None:  # fmt: skip
@@ -73,8 +71,7 @@ def train(
     except ValueError:
         raise BadInput(f"--levels {levels}: give whole numbers with commas between them, such as 8,5,5,5") from None
     stages = pipeline.plan(
-        images, size=size, side=side, vision=vision, levels=chosen, steps=steps, decoder_steps=decoder_steps, batch=batch, loss=loss,
-        freeze_vit=freeze_vit, learning_rate=learning_rate, seed=seed,
+        images, size=size, side=side, vision=vision, levels=chosen, steps=steps, batch=batch, loss=loss, freeze_vit=freeze_vit, seed=seed,
     )  # fmt: skip
     saved = pipeline.trained_tokenizer(stages, Store(store), device, _say)
     pipeline.write_tokenizer(saved, stages, out, SHOWN)

@@ -52,7 +52,7 @@ Say = Callable[[str], None]
 
 SIZES = {"tiny": Size(16, 1, 2, 32), "small": Size(64, 3, 4, 160), "base": Size(256, 6, 8, 640)}
 RATES = {"tiny": 1e-2, "small": 2e-3, "base": 1e-3}
-TOWER_RATE = 1e-4  # of what others have trained
+TOWER_RATE = 3e-4  # where a tower that others have trained learns on
 LONGEST, SHORTEST = 128, 8  # ids of a text
 MOST_SIDE, SQUARE = 48, 12  # pixels: of a picture, without a choice; of a token of ours
 
@@ -68,8 +68,7 @@ class Plan:
 
 def plan(
     images: str | Path, *, size: str = "small", side: int | None = None, vision: str | Path | None = None, levels: list[int] | None = None,
-    steps: int | None = None, decoder_steps: int | None = None, batch: int = 48, loss: str = "text",
-    freeze_vit: bool = False, learning_rate: float | None = None, seed: int = 0,
+    steps: int | None = None, batch: int = 48, loss: str = "text", freeze_vit: bool = False, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """The stages for pictures with texts; see the command's help for the options, None is chosen by the pictures.
 
@@ -81,7 +80,7 @@ def plan(
         raise BadInput(f"loss {loss!r}: {closest(loss, ('text', 'recon', 'both'))}")
     if freeze_vit and vision is None:
         raise BadInput("a vision transformer of ours begins with random weights: freeze one that is given (vision)")
-    shape, rate = SIZES[size], learning_rate or (RATES[size] if vision is None else TOWER_RATE)
+    shape, rate = SIZES[size], RATES[size] if vision is None or freeze_vit else TOWER_RATE
     if vision is None:
         side = side or max(2, min(usual_side(images), MOST_SIDE) // SQUARE) * SQUARE
         picture, tower = Picture(side, side), None
@@ -115,7 +114,7 @@ def plan(
         validate_every=max(1, steps // 10), label=f"tokenizer of {name}", batch_size=batch, seed=seed,
     )  # fmt: skip
     codes = OwnCodes.Config(tokenizer=first, world=world, label=f"codes of {name}")
-    last = decoder_steps or steps * 3 // 2
+    last = steps * 3 // 2
     decoder = TrainDecoder.Config(
         model=drawer, codes=codes, stages=[Resolution.Config(until=last)], optim=optim.clone().set(learning_rate=RATES[size]),
         validate_every=max(1, last // 10), label=f"image decoder of {name}", batch_size=batch, seed=seed,

@@ -52,7 +52,7 @@ def train(
     side: Annotated[int | None, typer.Option(help="pixels of the pictures; by default their own, 48 at most, or the tower's")] = None,
     vision: Annotated[str | None, typer.Option(help="folder of a SigLIP, CLIP or DINOv2 as the vision transformer")] = None,
     levels: Annotated[str | None, typer.Option(help="of the codebook; by default 8,5,5,5, from 2,000 pictures on 8,8,8,6,5")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="of the tokenizer, the decoder has half as many again; by default 20 passes, 600 to 6,000")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="by default 20 passes, 600 to 6,000; the decoder has half as many again")] = None,
     batch: Annotated[int, typer.Option(min=1, help="pictures a step")] = 48,
     loss: Annotated[str, typer.Option(help="what shapes the codes: text (the paper's), recon or both")] = "text",
     freeze_vit: Annotated[bool, typer.Option("--freeze-vit", help="a given vision tower does not learn")] = False,

@@ -63,16 +63,24 @@ def test_a_tower_of_others_goes_along(tmp_path: Path) -> None:
     assert torch.equal(made.encode(x)[0], again.encode(x)[0])
 
 
-def test_codes_are_made_in_float32_whatever_goes_on_around(tmp_path: Path) -> None:
-    made, x = saved(), pictures(300)  # in two parts
+def settings() -> tuple[str, bool, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
+
+
+def test_codes_are_made_in_float32_whatever_goes_on_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x, inside = saved(), pictures(300), []  # in two parts
     vectors, ids = made.encode(x)
+    honest = HybridTokenizer.squares
+    monkeypatch.setattr(HybridTokenizer, "squares", lambda *given: inside.append(settings()) or honest(*given))
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not torch.equal(made.model.encode(x)[0].float(), vectors)
+            before = settings()
             assert torch.equal(made.encode(x)[0], vectors)
             assert torch.equal(made.encode(x)[1], ids)
-        assert torch.get_float32_matmul_precision() == "medium"
+            assert settings() == before == ("medium", True, True)
+            assert set(inside) == {("highest", False, False)}
+            assert not torch.equal(made.model.encode(x)[0].float(), vectors)
     finally:
         torch.set_float32_matmul_precision("highest")
 

@@ -136,11 +136,11 @@ class SavedTokenizer:
 
 @contextmanager
 def _float32(device: torch.device) -> Iterator[None]:
-    """No autocast, and matrix products on a GPU in float32 instead of TF32."""
-    was = torch.get_float32_matmul_precision()
+    """No autocast, and matrix products and convolutions on a GPU in float32 instead of TF32."""
+    was, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
             yield
     finally:
         torch.set_float32_matmul_precision(was)

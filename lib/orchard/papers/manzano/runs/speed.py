@@ -113,10 +113,11 @@ def _mmdit(cfg: ImageDecoder.Config, x: Tensor, t: Tensor, codes: Tensor) -> Ste
     """A forward pass of diffusers' MMDiT of the same width and layers. ImportError without diffusers."""
     from diffusers import SD3Transformer2DModel
 
-    peer = SD3Transformer2DModel(
+    made: Any = SD3Transformer2DModel(
         sample_size=cfg.height, patch_size=cfg.patch, in_channels=cfg.channels, out_channels=cfg.channels, num_layers=cfg.num_layers,
         attention_head_dim=cfg.dim // cfg.num_heads, num_attention_heads=cfg.num_heads, joint_attention_dim=cfg.code_dim,
-        caption_projection_dim=cfg.dim, pooled_projection_dim=cfg.code_dim, pos_embed_max_size=cfg.height // cfg.patch,
-    ).to(x.device)  # fmt: skip
+        caption_projection_dim=cfg.dim, pooled_projection_dim=cfg.code_dim, pos_embed_max_size=max(cfg.height, cfg.width) // cfg.patch,
+    )  # fmt: skip
+    peer = made.to(x.device)
     channels_first = x.movedim(-1, 1).contiguous()
     return lambda: peer(channels_first, codes, codes.mean(dim=1), 1000 * t).sample

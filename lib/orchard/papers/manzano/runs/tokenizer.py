@@ -140,7 +140,14 @@ class Tokenizer(TrainingRun):
         initial = validate()
         length = tok.n + 2 + lessons.length
         validated = learn(
-            self, work, hardware, model, _Objective(cfg), lessons.batch, validate, tokens=cfg.batch_size * length
+            self,
+            work,
+            hardware,
+            model,
+            Objective(cfg.tokenizer_loss),
+            lessons.batch,
+            validate,
+            tokens=cfg.batch_size * length,
         )
         save_weights(tok, work.folder / "tokenizer.safetensors")
         save_weights(decoder, work.folder / "language_model.safetensors")
@@ -207,11 +214,11 @@ class Tokenizer(TrainingRun):
         return {"scores": found, "use": code_use(torch.cat(ids), tok.quantizer.size)}
 
 
-class _Objective:
+class Objective:
     """The loss of a batch: one adapter is read of every sample."""
 
-    def __init__(self, cfg: Tokenizer.Config) -> None:
-        self.kind = cfg.tokenizer_loss
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
     def __call__(self, model: Reader, batch: Batch) -> Tensor:
         tok, chance = model.tokenizer, float(batch["discrete"])

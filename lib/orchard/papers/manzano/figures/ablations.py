@@ -105,7 +105,7 @@ def measured(tables: Tables, rules: Mapping[str, tuple[float, float]]) -> pd.Dat
     difference, as a share). ``rules``: claim -> the least and the most that supports it."""
     rows = []
     for claim, (least, most) in rules.items():
-        about = {"claim": claim, "least": least, "most": most}
+        about: dict[str, Any] = {"claim": claim, "least": least, "most": most}
         found, control = EVIDENCE[claim](tables), CONTROLS[claim](tables)
         if found.empty:
             rows.append(pd.DataFrame([about | {"part": "", "kind": "claim", "mean": math.nan}]))
@@ -123,9 +123,9 @@ def _printed(claim: str, part: str) -> float:
     """The paper's difference as a share: Table 1 (1B), Figure 5 (300M); NaN where it has none."""
     if claim not in AGAINST or not part:
         return math.nan
-    apart = pd.concat([published.strategies(), published.table("Figure 5")]).loc[AGAINST[claim]] / 100
-    first, *others = [float(apart[COLUMN_OF[metric]]) for metric in part.split(" - ")]
-    return first - sum(others)
+    apart = pd.concat([published.strategies(), published.table("Figure 5")])
+    points = [float(apart.at[AGAINST[claim], COLUMN_OF[metric]]) for metric in part.split(" - ")]  # type: ignore[arg-type]
+    return (points[0] - sum(points[1:])) / 100
 
 
 # ---------------------------------------------------------------------- drawing

@@ -152,7 +152,7 @@ def _figure(width: float, height: float, rows: Sequence[str], columns: int = 1) 
     return made, panels
 
 
-def _draw(axes: Axes, place: float, own: pd.DataFrame, look: Look, hollow: bool = False) -> None:
+def _draw(axes: Axes, place: int | float, own: pd.DataFrame, look: Look, hollow: bool = False) -> None:
     """A group in a row: every seed a marker; under them the mean as a tick in its interval."""
     if len(own):
         mean, low, high = own[["mean", "low", "high"]].iloc[0]
@@ -162,7 +162,7 @@ def _draw(axes: Axes, place: float, own: pd.DataFrame, look: Look, hollow: bool 
         axes.plot(own["value"], [place - 0.12] * len(own), **style, markerfacecolor="white" if hollow else look.colour)
 
 
-def _nothing(axes: Axes, x: float, place: float, said: str) -> None:
+def _nothing(axes: Axes, x: float, place: int | float, said: str) -> None:
     axes.text(x, place, said, fontsize=5.5, ha="center", va="center", backgroundcolor="white", zorder=3)
 
 
@@ -174,7 +174,7 @@ def _finish(made: Figure, title: str, handles: Sequence[Any], columns: int) -> F
 @plot.use_style()
 def strategies(table: pd.DataFrame, printed: pd.DataFrame) -> Figure:
     """The analogue of the paper's Table 1, a panel a metric: :func:`arm_scores`, and the table as it was printed."""
-    made, panels = _figure(7.2, 0.9, [fill(words(arm), 26) for arm in ARMS], columns=len(METRICS))
+    made, panels = _figure(7.2, 0.9, [fill(words(arm), 31) for arm in ARMS], columns=len(METRICS))
     for axes, metric in zip(panels, METRICS, strict=True):
         for place, arm in enumerate(ARMS):
             own = table[(table["metric"] == metric) & (table["arm"] == arm)]
@@ -204,7 +204,7 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
         _draw(axes, place + 0.26, own[own["kind"] == "control"], CONTROL, hollow=True)
         axes.plot(own["published"].iloc[0], place - 0.02, **PRINTED)
         if own["mean"].isna().all():
-            _nothing(axes, 0, place, "not run at this profile")
+            _nothing(axes, 0.0, place, "not run at this profile")
     ends = table[["value", "low", "high", "published", "least", "most"]].to_numpy(dtype=float)
     shown = np.append(ends[np.isfinite(ends)], 0)
     room = 0.08 * float(np.ptp(shown))
@@ -216,13 +216,13 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
 def _said(claim: str, part: str) -> str:
     first, control = CLAIMS[claim]
     named = f": {part.replace(' - ', ' − ')}" if part and part not in UNSAID else ""
-    return f"{fill(f'{claim} {first}{named}', 42)}\n(control: {control})"
+    return f"{fill(f'{claim} {first}{named}', 46)}\n(control: {control})"
 
 
 @plot.use_style()
 def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
     """What is drawn of what can be drawn (:func:`drawing_scores`), and what it costs to read as well (the table `conflict`)."""
-    made, (left, middle, right) = _figure(7.2, 1.1, [fill(words(arm), 26) for arm in DRAWING], columns=3)
+    made, (left, middle, right) = _figure(7.2, 1.1, [fill(words(arm), 31) for arm in DRAWING], columns=3)
     middle.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     right.axvline(0, color=INK, linewidth=0.8, zorder=0)
     for place, arm in enumerate(DRAWING):
@@ -234,7 +234,7 @@ def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
         apart = conflict[conflict["arm"] == arm]["conflict"].dropna().rename("value")
         _draw(right, place, apart.to_frame().assign(mean=apart.mean(), low=math.nan, high=math.nan), look)
         if apart.empty:
-            _nothing(right, 0, place, "not run" if arm in set(conflict["arm"]) else "not asked")
+            _nothing(right, 0.0, place, "not run" if arm in set(conflict["arm"]) else "not asked")
     left.set(xlim=(-0.04, 1.04), title="GenEval-mini", xlabel="prompts satisfied")
     middle.set(title="by what its codes allow", xlabel="share of the ceiling")
     middle.set_xlim(left=-0.04)
@@ -256,7 +256,7 @@ def adapters(table: pd.DataFrame) -> Figure:
             own = table[(table["arm"] == arm) & (table["shown"] == shown)]
             _draw(axes, place, own, LOOKS[look], hollow=shown == "another")
     axes.set(xlim=(-0.03, 1.03), xlabel="characters right")
-    title = "What is read through each adapter, before any unified training; control: another picture was shown"
+    title = "What is read through each adapter; control: another picture was shown"
     return _finish(made, title, [SEED, FLOOR, MEAN], 3)
 
 

@@ -32,6 +32,7 @@ STRUCTURES = {  # of pictures that decoders of several sizes draw
 MODELS = {"Manzano-30B": ("o", INK), "Manzano-3B": ("o", "white")}
 PEERS = {"Bagel": "s", "X-Omni": "^", "Janus-Pro": "v"}  # of one model for both tasks, by the first part of their names
 CLOSED = ("GPT-4o", "Gemini-2.5-Pro")
+ALONE = "models for this task alone"
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,14 +130,14 @@ def decoders(table: pd.DataFrame, published: pd.Series) -> Figure:
     return titled(made, "A larger image decoder, the same codes: ours on the left, the paper's changes on the right")
 
 
-def _marker(model: str) -> tuple[str, str, str]:
+def marker(model: str) -> tuple[str, str, str]:
     """Marker, its face and the legend's words of a published model."""
     if model in MODELS:
         return *MODELS[model], model
     peer = next((name for name in PEERS if model.startswith(name)), None)
     if peer:
         return PEERS[peer], GREY, f"{model}, reads and draws"
-    return ("x", GREY, "closed models") if model in CLOSED else ("|", GREY, "models for this task alone")
+    return ("x", GREY, "closed models") if model in CLOSED else ("|", GREY, ALONE)
 
 
 @plot.use_style()
@@ -145,10 +146,10 @@ def published_scores(table: pd.DataFrame, unit: str, title: str) -> Figure:
     made, (axes,) = plot.figure(6.0, 1.5 + 0.24 * len(table.columns))
     handles: dict[str, Line2D] = {}
     for model in sorted(table.index, key=lambda name: name in MODELS):  # the paper's own on top
-        marker, face, said = _marker(str(model))
+        shape, face, said = marker(str(model))
         edge = INK if model in MODELS else GREY
         mark = axes.plot(
-            table.loc[model], np.arange(len(table.columns)), marker, color=edge, markerfacecolor=face, label=said
+            table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said
         )
         handles[said] = mark[0]
     axes.set_yticks(range(len(table.columns)), list(table.columns))

@@ -82,15 +82,17 @@ def _shares(parts: Sequence[tuple[str, pd.DataFrame, str]], title: str) -> Figur
 
 
 @plot.use_style()
-def errors(table: pd.DataFrame) -> Figure:
+def errors(table: pd.DataFrame, invented: float) -> Figure:
     """Share of edits whose error outside of the mask is below x times the seed's τ: read at 1, what is kept; elsewhere, what another τ
-    would have said."""
+    would have said. ``invented``: mean error of pictures that are right but for all that no text mentions."""
     own = in_words(table).assign(times=lambda rows: rows["outside"] / rows["tau"])
     made, (axes,) = plot.figure(5.0, 2.9)
     for (sees, look), style in zip(LOOKS.items(), ("-", "-", "-", "--", "--", ":"), strict=True):
         times = np.sort(own.loc[own["sees"] == sees, "times"])
         axes.plot(times, np.arange(1, len(times) + 1) / len(times), style, color=look.colour, label=sees)
     axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1)), label="τ, twice the mean of true codes")
+    mean = own.groupby("seed")["tau"].first().mean()
+    axes.axvline(invented / mean, color=INK, linewidth=0.9, linestyle="--", label="what no text mentions, invented")
     axes.set(
         xscale="log",
         xlabel="squared error outside of the mask (multiples of τ)",

@@ -54,7 +54,7 @@ def _sizes(axes: Axes, parameters: pd.Series) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(pd.unique(parameters))))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_short(float(value))))
 
 
 @plot.use_style()

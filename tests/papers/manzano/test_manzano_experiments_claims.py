@@ -174,11 +174,11 @@ def good(name: str) -> pd.DataFrame:
     return table
 
 
-def judged(name: str, profile: str = "gpu", **changed: pd.DataFrame) -> Verdict:
+def judged(name: str, changed: dict[str, pd.DataFrame] | None = None, profile: str = "gpu") -> Verdict:
     """The verdict on a claim from good tables, some of them changed."""
 
     def tables(asked: str) -> pd.DataFrame:
-        return changed[asked] if asked in changed else good(asked)
+        return changed[asked] if changed and asked in changed else good(asked)
 
     gate = partial(GATES[name], tables) if name in GATES else None
     control = CONTROLS[name](tables) if name in CONTROLS else None
@@ -229,16 +229,16 @@ BOTH_WAYS: list[tuple[str, pd.DataFrame, str]] = [
 
 @pytest.mark.parametrize(("name", "table", "verdict"), BOTH_WAYS)
 def test_a_claim_comes_out_either_way(name: str, table: pd.DataFrame, verdict: str) -> None:
-    assert judged(name, **{CLAIMS[name].experiment: table}).verdict == verdict
+    assert judged(name, {CLAIMS[name].experiment: table}).verdict == verdict
 
 
 def test_smoke_decides_nothing() -> None:
-    assert judged("M1a", "smoke").verdict == "out of reach here"
+    assert judged("M1a", profile="smoke").verdict == "out of reach here"
 
 
 def test_too_few_seeds_decide_nothing() -> None:
     table = strategies()
-    assert judged("M1a", strategies=table[table["seed"] < 5]).verdict == "out of reach here"
+    assert judged("M1a", {"strategies": table[table["seed"] < 5]}).verdict == "out of reach here"
 
 
 BAD_CEILING, BAD_EYES = ceilings(0.5), tokenizers(continuous=0.85)
@@ -263,7 +263,7 @@ GATED: list[tuple[str, dict[str, pd.DataFrame], str]] = [
 
 @pytest.mark.parametrize(("name", "changed", "words"), GATED)
 def test_a_gate_that_fails_leaves_no_verdict(name: str, changed: dict[str, pd.DataFrame], words: str) -> None:
-    found = judged(name, **changed)
+    found = judged(name, changed)
     assert found.verdict == "gate not met"
     assert words in found.gate
 
@@ -290,7 +290,7 @@ CONTROLLED: list[tuple[str, dict[str, pd.DataFrame]]] = [
 
 @pytest.mark.parametrize(("name", "changed"), CONTROLLED)
 def test_a_claim_whose_control_passes_is_not_supported(name: str, changed: dict[str, pd.DataFrame]) -> None:
-    found = judged(name, **changed)
+    found = judged(name, changed)
     assert found.verdict == "gate not met"
     assert "meets the rule as well" in found.control
 

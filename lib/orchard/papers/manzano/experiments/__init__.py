@@ -62,5 +62,6 @@ CONTROLS: dict[str, Evidence] = {  # what lacks the claimed cause, under the sam
     "S3": partial(checks.unchanged, control=True), "S7": partial(recipe.learned, prefix=SHUFFLED),
 }  # fmt: skip
 LAUNCH = (
-    "orchard manzano tokenizer train --images FOLDER   (then: orchard manzano unify --backbone FOLDER --images FOLDER)"
+    "orchard manzano tokenizer train --images FOLDER --out NEW   "
+    "(then: orchard manzano unify --backbone FOLDER --images FOLDER --out NEW)"
 )

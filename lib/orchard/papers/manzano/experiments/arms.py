@@ -73,12 +73,9 @@ WORDS = {name: arm.words for name, arm in ARMS.items()} | {
 READ = {"objects": 0.4, "read": 0.4, "name": 0.2}  # tasks of understanding
 METRIC_OF = {"objects": "general", "name": "knowledge", "read": "text-rich"}
 DRAW = {"full": 0.5, "geneval": 0.5}  # of generation
-LIKE = {
-    "dual_semantic": "hybrid",
-    "quarter": "hybrid",
-    "edits": "hybrid",
-    "blind": "und_only",
-}  # whose rate an arm takes
+LIKE = {  # whose rate an arm takes
+    "pure_discrete_feat": "pure_discrete", "dual_semantic": "hybrid", "quarter": "hybrid", "edits": "hybrid", "blind": "und_only",
+}  # fmt: skip
 NO_WORDS = Vocabulary(1, 0)  # runs set the vocabulary
 ADAPTERS = {"posthoc": True, "bottleneck": False}  # discrete adapters after the fact -> whether they round
 

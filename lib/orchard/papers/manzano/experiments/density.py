@@ -59,7 +59,7 @@ def density_tokenizers(setting: Setting, run: Runner) -> pd.DataFrame:
             rows.append(about | {
                 "adapter": adapter, "accuracy": done.result["scores"][stream][adapter]["accuracy"],
                 "settled": done.result["settled"][f"{adapter}/{stream}"], "steps": study.lessons[-1].until, "rho": rho,
-                "bound": readable(codebook_size(study.codebook), k, study.shown.alphabet), "counting": rho < 1,
+                "bound": readable(codebook_size(study.codebook), k, study.shown.alphabet), "counting": rho < 1 - 1e-9,
             })  # fmt: skip
     table = pd.DataFrame(rows)
     worst = table.query("adapter == 'continuous'").groupby(["k", "codes"])["accuracy"].min().to_dict()

@@ -118,15 +118,15 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         world=SceneWorld.Config(k=2), levels=(8, 5, 5, 5), vision=llama(48, 2), adapter=96, reader=llama(64, 2),
-        lessons=(Lesson(200, {"read k1": 1.0}, 0.0), Lesson(700, BOTH, 0.0), Lesson(1400, BOTH, 0.5)),
-        tokenizer_batch=48, tokenizer_rate=3e-3, posthoc_steps=400,
-        size=llama(64, 2), other_sizes=(llama(16, 2), llama(32, 2), llama(96, 2)), rates=(1.5e-3, 3e-3, 6e-3),
-        stages=(Mix(640, 40, 40, 20), Mix(800, 41, 45, 14)),
-        decoder=llama(64, 3), decoder_stages=((1500, 1),), autoencoder_steps=600,
+        lessons=(Lesson(200, {"read k1": 1.0}, 0.0), Lesson(700, BOTH, 0.0), Lesson(1300, BOTH, 0.5)),
+        tokenizer_batch=48, tokenizer_rate=3e-3, posthoc_steps=300,
+        size=llama(64, 2), other_sizes=(llama(16, 2), llama(32, 2)), rates=(1.5e-3, 3e-3, 6e-3),
+        stages=(Mix(560, 24, 24, 12), Mix(700, 25, 27, 8)),
+        decoder=llama(64, 3), decoder_stages=((1200, 1),), decoder_batch=24, autoencoder_steps=500,
         strips=Strips(
-            densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 8, 8, 6, 5)), train=8000, test=600, until=(100, 300, 600), steps=300
+            densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 8, 8, 6, 5)), train=8000, test=600, until=(100, 250, 500), steps=300
         ),
-        seeds=(1, 2, 3, 4, 5), few=3,
+        edits=("recolour", "remove"), euler=12, seeds=(1, 2, 3, 4, 5), few=3,
     ),
     "gpu": Profile(
         world=SceneWorld.Config(height=48, width=48, k=2, shapes=6, colours=8, most=5, alphabet=16, train=100_000, test=2000),

@@ -79,10 +79,10 @@ def language_models(table: pd.DataFrame, floor: float, published: pd.Series, lea
         right.plot(points, place, "D", color=GREY, markerfacecolor="white", markersize=6)
         said, colour = "not asked here", GREY
         if name in nearest:
-            own, look = found.loc[found["metric"] == nearest[str(name)], "points"], METRICS[nearest[str(name)]][0]
-            right.plot(own, [place + 0.25] * len(own), look.marker, color=look.colour, alpha=0.5)
-            right.plot(own.mean(), place + 0.25, "|", color=look.colour, markersize=13, markeredgewidth=2)
-            said, colour = f"ours {own.mean():+.1f}", look.colour
+            ours, look = found.loc[found["metric"] == nearest[str(name)], "points"], METRICS[nearest[str(name)]][0]
+            right.plot(ours, [place + 0.25] * len(ours), look.marker, color=look.colour, alpha=0.5)
+            right.plot(ours.mean(), place + 0.25, "|", color=look.colour, markersize=13, markeredgewidth=2)
+            said, colour = f"ours {ours.mean():+.1f}", look.colour
         right.text(1.02, place, said, fontsize=6, color=colour, va="center", transform=right.get_yaxis_transform())
     right.axvline(0, color=INK, linewidth=0.7)
     right.axvline(100 * least, color=INK, linewidth=0.9, linestyle=":")

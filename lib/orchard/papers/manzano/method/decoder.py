@@ -23,6 +23,7 @@ arXiv 2212.09748 (modulation that begins at zero).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from orchard.nn.projection import projection
 from orchard.nn.vit import grid_positions
 
 FREQUENCIES = 256  # sines and cosines of the time
+LEAST = 0.05  # time by which the distance to a predicted picture is divided at least
 
 
 class ModulatedBlock(nn.Module):
@@ -103,6 +105,7 @@ class ImageDecoder(nn.Module, Configurable):
         num_heads: int = REQUIRED
         channels: int = 3
         reference: bool = False  # whether a reference picture may be given
+        predicts: Literal["velocity", "picture"] = "picture"
 
     places: Tensor
     code_places: Tensor
@@ -112,6 +115,7 @@ class ImageDecoder(nn.Module, Configurable):
         if cfg.num_layers < 1:
             raise ValueError(f"ImageDecoder.Config.num_layers is {cfg.num_layers}: give at least 1")
         self.shape, self.patch, dim = (cfg.height, cfg.width, cfg.channels), cfg.patch, cfg.dim
+        self.predicts = cfg.predicts
         pixels = cfg.patch**2 * cfg.channels
         self.register_buffer("places", centres(cfg.height, cfg.width, cfg.patch, dim), persistent=False)
         self.register_buffer("code_places", centres(cfg.height, cfg.width, cfg.square, dim), persistent=False)
@@ -157,7 +161,8 @@ class ImageDecoder(nn.Module, Configurable):
         for layer in self.layers:
             tokens = layer(tokens, modulation)
         shift, scale = self.head_modulation(time)[:, None].chunk(2, dim=-1)
-        return unpatches(self.head(modulated(tokens[:, count:], shift, scale)), self.patch, *self.shape[:2])
+        made = unpatches(self.head(modulated(tokens[:, count:], shift, scale)), self.patch, *self.shape[:2])
+        return made if self.predicts == "velocity" else (x - made) / t.clamp(min=LEAST)[:, None, None, None].to(x)
 
     def _check(self, x: Tensor, codes: Tensor, reference: Tensor | None) -> None:
         n = len(self.code_places)

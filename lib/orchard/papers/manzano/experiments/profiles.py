@@ -104,7 +104,7 @@ def llama(dim: int, layers: int) -> Size:
     return Size(dim, layers, dim // (16 if dim < 128 else 32), dim * 8 // 3)
 
 
-BOTH = {"objects k2": 0.4, "read k2": 0.5, "read k1": 0.1}
+BOTH = {"objects k2": 0.5, "read k2": 0.4, "read k1": 0.1}
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(  # does everything run? Its numbers mean nothing
         world=SceneWorld.Config(k=1, train=1500, validation=200, test=200), levels=(8, 5, 5, 5), vision=llama(48, 2), adapter=96,
@@ -118,15 +118,18 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         world=SceneWorld.Config(k=2), levels=(8, 5, 5, 5), vision=llama(48, 2), adapter=96, reader=llama(64, 2),
-        lessons=(Lesson(200, {"read k1": 1.0}, 0.0), Lesson(700, BOTH, 0.0), Lesson(1300, BOTH, 0.5)),
-        tokenizer_batch=48, tokenizer_rate=3e-3, posthoc_steps=300,
+        lessons=(
+            Lesson(500, {"objects k2": 1.0}, 0.0), Lesson(700, {"objects k2": 0.5, "read k1": 0.5}, 0.0), Lesson(1100, BOTH, 0.0),
+            Lesson(2400, BOTH, 0.5),
+        ),
+        tokenizer_batch=48, tokenizer_rate=1e-3, posthoc_steps=300,
         size=llama(64, 2), other_sizes=(llama(16, 2), llama(32, 2)), rates=(1.5e-3, 3e-3, 6e-3),
         stages=(Mix(560, 24, 24, 12), Mix(700, 25, 27, 8)),
-        decoder=llama(64, 3), decoder_stages=((1200, 1),), decoder_batch=24, autoencoder_steps=500,
+        decoder=llama(64, 3), decoder_patch=12, decoder_stages=((2000, 1),), decoder_batch=24, autoencoder_steps=500,
         strips=Strips(
-            densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 8, 8, 6, 5)), train=8000, test=600, until=(100, 250, 500), steps=300
+            densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 8, 8, 6, 5)), train=8000, test=600, until=(100, 250, 800), steps=300
         ),
-        edits=("recolour", "remove"), euler=12, seeds=(1, 2, 3, 4, 5), few=3,
+        edits=("recolour", "remove"), euler=12, guidance=1.5, seeds=(1, 2, 3, 4, 5), few=3,
     ),
     "gpu": Profile(
         world=SceneWorld.Config(height=48, width=48, k=2, shapes=6, colours=8, most=5, alphabet=16, train=100_000, test=2000),

@@ -4,10 +4,13 @@
     m        = W_s silu(time(t))         six vectors (shift, scale, gate, twice), one W_s for conditions and one for noisy patches
     u        = u + gate_1 * Attention(LN(u) (1 + scale_1) + shift_1)         every token sees every other: one set of Q, K, V, O
     u        = u + gate_2 * MLP(LN(u) (1 + scale_2) + shift_2)               and one MLP for both kinds of tokens
-    v        = unpatches(W_o (LN(u) (1 + scale) + shift))                    noisy patches alone
+    x̂        = unpatches(W_o u' + sigmoid(w u') patches(reference))          u' = LN(u) (1 + scale) + shift, noisy patches alone
+    v        = (x_t - x̂) / max(t, 0.05)
 
 W_s, 12 d² weights, is shared by all layers and begins at zero, so a layer begins as the identity. A decoder knows of a picture its codes
-alone, nothing of the language model, so that either can be exchanged. Editing may add the clean reference picture in context.
+alone, nothing of the language model, so that either can be exchanged. Editing may add the clean reference picture in context; a
+patch that does not change is then kept by a gate, as it does not fit through the width of the decoder.
+The picture is predicted, not its velocity: a patch has more numbers than the decoder is wide, and noise fills them all.
 To be guided without a classifier, the codes of some samples are dropped: a learned vector stands for each of them.
 
 Weights in blocks, N layers of width d, without biases and norms:
@@ -17,13 +20,12 @@ Weights in blocks, N layers of width d, without biases and norms:
 
 x [b, height, width, c] pixels in -1 ... 1 or latents, t [b] in 0 ... 1, codes [b, n, k], squares and patches row by row.
 Sources: Manzano, arXiv 2509.16197 (image decoder, editing); Chen et al. 2025, arXiv 2503.10618 (DiT-Air); Peebles and Xie 2023,
-arXiv 2212.09748 (modulation that begins at zero).
+arXiv 2212.09748 (modulation that begins at zero); Li and He 2025, arXiv 2511.13720 (why the picture is predicted).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ from orchard.nn.projection import projection
 from orchard.nn.vit import grid_positions
 
 FREQUENCIES = 256  # sines and cosines of the time
-LEAST = 0.05  # time by which the distance to a predicted picture is divided at least
+LEAST = 0.05  # of t, in the velocity towards a predicted picture
 
 
 class ModulatedBlock(nn.Module):
@@ -105,7 +107,6 @@ class ImageDecoder(nn.Module, Configurable):
         num_heads: int = REQUIRED
         channels: int = 3
         reference: bool = False  # whether a reference picture may be given
-        predicts: Literal["velocity", "picture"] = "picture"
 
     places: Tensor
     code_places: Tensor
@@ -115,7 +116,6 @@ class ImageDecoder(nn.Module, Configurable):
         if cfg.num_layers < 1:
             raise ValueError(f"ImageDecoder.Config.num_layers is {cfg.num_layers}: give at least 1")
         self.shape, self.patch, dim = (cfg.height, cfg.width, cfg.channels), cfg.patch, cfg.dim
-        self.predicts = cfg.predicts
         pixels = cfg.patch**2 * cfg.channels
         self.register_buffer("places", centres(cfg.height, cfg.width, cfg.patch, dim), persistent=False)
         self.register_buffer("code_places", centres(cfg.height, cfg.width, cfg.square, dim), persistent=False)
@@ -124,6 +124,7 @@ class ImageDecoder(nn.Module, Configurable):
         self.dropped = nn.Parameter(torch.zeros(dim))
         self.noisy = nn.Linear(pixels, dim)
         self.reference = nn.Linear(pixels, dim) if cfg.reference else None  # its bias is e_r
+        self.keep = nn.Linear(dim, 1) if cfg.reference else None
         self.time = nn.Sequential(nn.Linear(FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.modulation = modulations(dim, streams=2)
         std = 0.02 / (2 * cfg.num_layers) ** 0.5
@@ -161,8 +162,12 @@ class ImageDecoder(nn.Module, Configurable):
         for layer in self.layers:
             tokens = layer(tokens, modulation)
         shift, scale = self.head_modulation(time)[:, None].chunk(2, dim=-1)
-        made = unpatches(self.head(modulated(tokens[:, count:], shift, scale)), self.patch, *self.shape[:2])
-        return made if self.predicts == "velocity" else (x - made) / t.clamp(min=LEAST)[:, None, None, None].to(x)
+        tokens = modulated(tokens[:, count:], shift, scale)
+        made = self.head(tokens)
+        if reference is not None and self.keep is not None:
+            made = made + self.keep(tokens).sigmoid() * patches(reference, self.patch)
+        made = unpatches(made, self.patch, *self.shape[:2])
+        return (x - made) / t.clamp(min=LEAST)[:, None, None, None].to(x)
 
     def _check(self, x: Tensor, codes: Tensor, reference: Tensor | None) -> None:
         n = len(self.code_places)

@@ -28,6 +28,7 @@ from orchard.nn import Conditioned, Decoder, Sampling, stream
 
 # What a position is: read alone, a target in text, a target in a picture, a place for a vector.
 READ, TEXT, IMAGE, SLOT = range(4)
+GROUPS = 3  # of sequences of like length, in a batch
 Ids = Sequence[int]
 Shown = Int[Tensor, "b n"] | int | None  # pictures before a text: codes, slots for n vectors each, or none
 Piece = tuple[Ids, int]
@@ -157,11 +158,11 @@ def _shown(vocabulary: Vocabulary, shown: Shown, count: int) -> list[list[Piece]
     return [[(vocabulary.picture(row), READ)] for row in shown.tolist()]
 
 
-def read(
+def embedded(
     decoder: Decoder, sequences: Sequences, pictures: Float[Tensor, "rows n dim"] | None = None
 ) -> Float[Tensor, "b time dim"]:
-    """What the output matrix reads, at every position. The vectors of `pictures` go to the slots, in order. Raises ValueError for
-    another number of slots than vectors."""
+    """What the language model reads. The vectors of `pictures` go to the slots, in order. Raises ValueError for another number of slots
+    than vectors."""
     x = decoder.embed(sequences.tokens)
     slots = sequences.kinds == SLOT
     given = 0 if pictures is None else pictures.shape[0] * pictures.shape[1]
@@ -170,9 +171,14 @@ def read(
             f"the sequences have slots for {int(slots.sum())} vectors, the pictures {given}: give the vectors of every picture that is "
             "shown by a slot, and of no other"
         )
-    if pictures is not None:
-        x = x.masked_scatter(slots[..., None], pictures.to(x.dtype))
-    return decoder.features(embeddings=x)
+    return x if pictures is None else x.masked_scatter(slots[..., None], pictures.to(x.dtype))
+
+
+def read(
+    decoder: Decoder, sequences: Sequences, pictures: Float[Tensor, "rows n dim"] | None = None
+) -> Float[Tensor, "b time dim"]:
+    """What the output matrix reads, at every position. Raises ValueError as `embedded` does."""
+    return decoder.features(embeddings=embedded(decoder, sequences, pictures))
 
 
 @dataclass(frozen=True)
@@ -192,15 +198,24 @@ class Losses:
 
 
 def losses(decoder: Decoder, sequences: Sequences, pictures: Float[Tensor, "rows n dim"] | None = None) -> Losses:
-    """The two next-token losses. Logits are made at targets alone. Raises ValueError as `read` does."""
-    features = read(decoder, sequences, pictures)[:, :-1]
-    targets, kinds = sequences.tokens[:, 1:], sequences.kinds[:, 1:]
+    """The two next-token losses. Logits are made at targets alone, and sequences of like length are read together, which spares a third of
+    the positions. Raises ValueError as `embedded` does."""
+    x, targets, kinds = embedded(decoder, sequences, pictures), sequences.tokens[:, 1:], sequences.kinds[:, 1:]
+    lengths = ((kinds == TEXT) | (kinds == IMAGE)).int().mul(torch.arange(1, kinds.shape[1] + 1, device=x.device)).amax(1)
+    groups = [rows for rows in lengths.argsort().tensor_split(GROUPS) if len(rows)]
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {TEXT: [], IMAGE: []}
+    for rows in groups:
+        time = int(lengths[rows[-1]])
+        features = decoder.features(embeddings=x[rows, :time])
+        for kind, parts in found.items():
+            counted = kinds[rows, :time] == kind
+            parts.append((features[counted], targets[rows, :time][counted]))
     means, counts = [], []
-    for kind in (TEXT, IMAGE):
-        counted = kinds == kind
-        counts.append(counted.sum())
-        entropies = F.cross_entropy(decoder.logits(features[counted]).float(), targets[counted], reduction="sum")
-        means.append(entropies / counts[-1].clamp(min=1))
+    for parts in found.values():
+        seen, wanted = (torch.cat(part) for part in zip(*parts, strict=True))
+        counts.append(torch.tensor(len(wanted), device=x.device))
+        entropies = F.cross_entropy(decoder.logits(seen).float(), wanted, reduction="sum")
+        means.append(entropies / max(len(wanted), 1))
     return Losses(*means, *counts)
 
 

@@ -24,17 +24,7 @@ from torch import Tensor
 
 from orchard.errors import BadInput, closest
 from orchard.nn import Decoder, Sampling
-from orchard.papers.manzano.data.captions import (
-    BOS,
-    EOS,
-    GROUP_OF,
-    GROUPS,
-    PAD,
-    PARTS,
-    Texts,
-    captions,
-    questions,
-)
+from orchard.papers.manzano.data.captions import BOS, EOS, GROUP_OF, GROUPS, PAD, PARTS, Texts, captions, questions
 from orchard.papers.manzano.data.scene_world import Records, SceneWorld
 from orchard.papers.manzano.method.unified import TEXT, Vocabulary, answers, read, understanding
 

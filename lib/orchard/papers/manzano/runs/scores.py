@@ -19,12 +19,12 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Sampling
+from orchard.papers.manzano.data import geneval
 from orchard.papers.manzano.data.captions import BOS, encode
 from orchard.papers.manzano.data.edits import instructions
-from orchard.papers.manzano.data.geneval import dense, evaluate, wise
 from orchard.papers.manzano.data.parser import characters_right, objects_right, read
 from orchard.papers.manzano.data.prompts import TAGS
-from orchard.papers.manzano.data.scene_world import Records, SceneWorld
+from orchard.papers.manzano.data.scene_world import SceneWorld
 from orchard.papers.manzano.method.editing import edit_errors
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
@@ -126,14 +126,14 @@ class Painter(Run):
 class Drawings(Painter):
     """Draw what prompts ask for.
 
-    Result: ``score``, the mean over items, and over the items of each tag (GenEval-mini: ``overall`` is the mean of these).
+    Result: ``score``, the mean over items; of GenEval-mini that of each tag, ``overall`` and ``strict`` (`geneval.summary`).
     Files: ``drawings.safetensors``, by item ``row`` of its scene, ``score``, ``tag`` (number in TAGS, GenEval-mini), ``unseen`` (the scene
     shows a pair that no prompt trained), ``objects`` and ``characters`` that are those of the scene (shares), ``codes``;
     ``pictures.safetensors``, the first of them as `uint8`.
     """
 
     class Config(Painter.Config):
-        prompts: Literal["geneval", "full", "objects", "text", "wise", "told"] = "geneval"
+        prompts: Literal["geneval", "full", "wise", "told"] = "geneval"
         shuffled: bool = False  # the codes of another item are drawn
 
     cfg: Config
@@ -149,16 +149,17 @@ class Drawings(Painter):
         ids = ids.roll(1, dims=0) if cfg.shuffled else ids
         made = byte_pixels(self.pictures(work, codes, ids))
         reading = read(world, made.numpy())
-        tags = np.zeros(len(task), dtype=np.int64)
-        if cfg.prompts == "geneval":
-            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
-            table = evaluate(world, reading, prompts)
-            score, tags = table["correct"].to_numpy(dtype=float), table["tag"].map(TAGS.index).to_numpy(dtype=np.int64)
-        elif cfg.prompts in ("wise", "told"):
-            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
-            score = np.array([wise(reading.records.take([i]), [prompt]) for i, prompt in enumerate(prompts)])
+        tags, by_tag = np.zeros(len(task), dtype=np.int64), {}
+        if cfg.prompts == "full":
+            score = geneval.dense(reading.records, truth)
         else:
-            score = _dense(cfg.prompts, reading.records, truth)
+            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
+            if cfg.prompts == "geneval":
+                table = geneval.evaluate(world, reading, prompts)
+                score, tags = table["correct"].to_numpy(float), table["tag"].map(TAGS.index).to_numpy(np.int64)
+                by_tag = geneval.summary(table).to_dict()
+            else:
+                score = geneval.wise(reading.records, prompts).astype(float)
         columns = {
             "row": task.rows, "score": score, "tag": tags, "unseen": world.shows_unseen(truth),
             "objects": objects_right(reading.records, truth), "characters": characters_right(reading.records, truth),
@@ -166,17 +167,7 @@ class Drawings(Painter):
         kept = {name: torch.tensor(values) for name, values in columns.items()}
         save_tensors(kept | {"codes": ids}, work.folder / "drawings.safetensors")
         save_tensors({"pictures": made[: cfg.kept]}, work.folder / "pictures.safetensors")
-        by_tag = (
-            {TAGS[tag]: float(score[tags == tag].mean()) for tag in np.unique(tags)} if cfg.prompts == "geneval" else {}
-        )
-        overall = {"overall": float(np.mean(list(by_tag.values())))} if by_tag else {}
-        return {"score": float(score.mean()), **overall, **by_tag}
-
-
-def _dense(prompts: str, found: Records, truth: Records) -> np.ndarray:
-    """DPG-mini for full captions; for a caption of a part the share of that part."""
-    scores = {"full": dense, "objects": objects_right, "text": characters_right}
-    return scores[prompts](found, truth)
+        return {"score": float(score.mean()), **by_tag}
 
 
 class Edits(Painter):
@@ -190,9 +181,7 @@ class Edits(Painter):
     class Config(Painter.Config):
         kinds: list[str] = REQUIRED
         guidance: float = 1.0
-        shuffled: Literal["nothing", "reference", "instruction"] = (
-            "nothing"  # the decoder's reference, or what is asked, is another's
-        )
+        shuffled: Literal["nothing", "reference", "instruction"] = "nothing"  # what is another picture's
 
     cfg: Config
 
@@ -263,13 +252,10 @@ class Reconstructions(Run):
         scenes = scenes.take(np.arange(min(cfg.count, len(scenes))))
         made, _ = reconstructed(model, torch.from_numpy(world.pixels(scenes)))
         found = read(world, byte_pixels(made).numpy()).records
-        scores = {
-            "objects": objects_right(found, scenes.records),
-            "characters": characters_right(found, scenes.records),
-        }
-        kept = {name: torch.from_numpy(values) for name, values in scores.items()}
-        save_tensors(kept, work.folder / "reconstructions.safetensors")
-        return {name: float(values.mean()) for name, values in scores.items()}
+        right = {"objects": objects_right, "characters": characters_right}
+        scores = {name: torch.from_numpy(share(found, scenes.records)) for name, share in right.items()}
+        save_tensors(scores, work.folder / "reconstructions.safetensors")
+        return {name: float(values.numpy().mean()) for name, values in scores.items()}
 
 
 def _scenes(decoder: TrainDecoder.Config) -> tuple[SceneWorld, Any]:
@@ -277,14 +263,11 @@ def _scenes(decoder: TrainDecoder.Config) -> tuple[SceneWorld, Any]:
     return world, world.scenes(SPLIT)
 
 
-def _model(
-    work: Workspace, cfg: Unified.Config | None, decoder: TrainDecoder.Config | None = None
-) -> tuple[Any, Finished]:
+def _model(work: Workspace, cfg: Unified.Config | None, decoder: Any = None) -> tuple[Any, Finished]:
     """The models of a finished run on the device of this one, None where there is none, and the run of the codes."""
     hardware = choose(work.device)
     work.begin(hardware.as_dict())
     if cfg is None:
-        assert decoder is not None
         return None, work.result_of(decoder.codes)
     codes = work.result_of(cfg.features if cfg.codes is None else cfg.codes)
     tokenizer = work.result_of(cfg.features.tokenizer)

@@ -46,6 +46,11 @@ class Task:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def length(self) -> float:
+        """Ids of a prompt and its answer, the mean."""
+        return float(np.mean([len(p) + len(a) for p, a in zip(self.prompts, self.answers, strict=True)]))
+
     def take(self, index: Int64[np.ndarray, "_"]) -> Task:
         """The texts with these numbers, in this order."""
         return Task(self.rows[index], *([part[i] for i in index] for part in (self.prompts, self.answers, self.slots)))

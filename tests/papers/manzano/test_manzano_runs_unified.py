@@ -65,8 +65,8 @@ def test_features_are_what_the_tokenizer_makes_of_pictures(store: Store) -> None
 
 
 def test_an_auto_encoder_and_its_codes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = autoencoder_run()
-    done, pixels = store.compute(cfg, "cpu"), torch.from_numpy(WORLD.build().pictures("test").pixels)
+    cfg, world = autoencoder_run(), WORLD.build()
+    done, pixels = store.compute(cfg, "cpu"), torch.from_numpy(world.pixels(world.scenes("test")))
     drawn, ids = reconstructed(load_autoencoder(done, cfg), pixels)
     assert torch.equal(done.tensors("ids")["test"], ids)
     assert done.result["tokens"] == ids.shape[1] == 24

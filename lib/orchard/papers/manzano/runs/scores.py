@@ -57,21 +57,20 @@ class Answers(Run):
 
     cfg: Config
 
+    @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Task by task."""
         cfg = self.cfg
         model, codes = _model(work, cfg.model)
         features = work.result_of(cfg.model.features)
         world: SceneWorld = cfg.model.features.world.build()
-        records, pictures = world.scenes(SPLIT).records, shown_pictures(features, SPLIT, cfg.model.reads)
+        records = world.scenes(SPLIT).records
         kept: dict[str, Tensor] = {}
         found = {}
         for name in cfg.tasks:
             task = to_read(world, records, name, seed=0).head(cfg.count)
-            shown = None
-            if pictures is not None:
-                rows = np.roll(task.rows, 1) if cfg.shuffled else task.rows
-                shown = _shown(model, cfg.model, pictures[torch.from_numpy(rows)])
+            rows = np.roll(task.rows, 1) if cfg.shuffled else task.rows
+            shown = _shown(model, cfg.model, features, rows)
             slots = marks(model.language_model, vocabulary_of(codes), task, shown)
             kept |= {f"{name}/{column}": values for column, values in slots.items()}
             found[name] = summary(task, slots)
@@ -185,6 +184,7 @@ class Edits(Painter):
 
     cfg: Config
 
+    @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Kind by kind."""
         cfg = self.cfg
@@ -204,8 +204,10 @@ class Edits(Painter):
             )
             shown = None
             if model is not None and cfg.model is not None and cfg.model.edits_read:
-                pictures = shown_pictures(work.result_of(cfg.model.features), SPLIT, cfg.model.reads)
-                shown = _vectors(model, cfg.model, codes, pictures, all_of.rows[first])
+                features = work.result_of(cfg.model.features)
+                shown = _shown(model, cfg.model, features, all_of.rows[first])
+                if shown is not None and cfg.model.reads == "codes":
+                    shown = model.language_model.embed(shown + vocabulary_of(codes).first_code)
             ids = codes.tensors("edits")[f"{SPLIT}/{kind}"][: len(first)]
             ids = self.codes(model, codes, [[BOS, *encode(text)] for text in texts], ids, shown)
             reference = source.roll(1, dims=0) if cfg.shuffled == "reference" else source
@@ -274,21 +276,10 @@ def _model(work: Workspace, cfg: Unified.Config | None, decoder: Any = None) -> 
     return load_unified(work.result_of(cfg), cfg, codes, tokenizer).to(hardware.device), codes
 
 
-@torch.no_grad()
-def _shown(model: Reader, cfg: Unified.Config, pictures: Tensor) -> Tensor:
-    """Vectors of pictures, or their codes."""
-    return as_read(model.tokenizer, cfg.reads, pictures.to(model.language_model.embedding.weight.device))
-
-
-@torch.no_grad()
-def _vectors(
-    model: Reader, cfg: Unified.Config, codes: Finished, pictures: Tensor | None, rows: np.ndarray
-) -> Tensor | None:
-    """Vectors of pictures; for codes the rows of the embedding."""
+def _shown(model: Reader, cfg: Unified.Config, features: Finished, rows: np.ndarray) -> Tensor | None:
+    """Vectors of pictures, or their codes; None where the language model reads nothing."""
+    pictures = shown_pictures(features, SPLIT, cfg.reads)
     if pictures is None:
         return None
-    shown = _shown(model, cfg, pictures[torch.from_numpy(rows)])
-    if cfg.reads != "codes":
-        return shown
-    vectors: Tensor = model.language_model.embed(shown + vocabulary_of(codes).first_code)
-    return vectors
+    part = pictures[torch.from_numpy(rows)].to(model.language_model.embedding.weight.device)
+    return as_read(model.tokenizer, cfg.reads, part)

@@ -1,4 +1,4 @@
-"""Edits: exact targets, true instructions, no leak between splits; depth against its law."""
+"""Edits: exact targets, true instructions, no leak between splits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from orchard.errors import BadInput
 from orchard.papers.manzano.data.captions import encode
-from orchard.papers.manzano.data.edits import EDITS, depth, edits, hidden, instructions
+from orchard.papers.manzano.data.edits import EDITS, edits, hidden, instructions
 from orchard.papers.manzano.data.scene_world import COLOURS, SHAPES, SceneWorld, split_of
 
 
@@ -61,18 +61,3 @@ def test_edits_are_drawn_anew_by_seed_and_refuse_what_there_is_not(world: SceneW
     assert len(edits(strip, strip.scenes("train"), "remove").rows) == 0
     with pytest.raises(BadInput, match="0 cells"):
         edits(world, strip.scenes("train"), "remove")
-
-
-def test_depth_is_a_floor_with_objects_as_far_as_their_foot(world: SceneWorld) -> None:
-    scenes = world.scenes("test")
-    found = depth(world, scenes)
-    floor = np.linspace(1, 0, 36)
-    assert np.allclose(found[:, 24:], floor[24:, None])
-    for i in range(20):
-        wanted = np.tile(floor[:, None], (1, 36))
-        for cell, shape, _ in scenes.records.objects(i):
-            top, left = 12 * (cell // 3) + scenes.jitter[i, cell, 0], 12 * (cell % 3) + scenes.jitter[i, cell, 1]
-            if shape == 0:
-                wanted[top : top + 9, left : left + 9] = floor[top + 8]
-        same = np.isclose(found[i], wanted)
-        assert same.all() or any(shape for _, shape, _ in scenes.records.objects(i))

@@ -114,8 +114,8 @@ def test_dense_prompts_and_resolved_facts(world: SceneWorld) -> None:
     for half in ("taught", "told"):
         facts = wise_prompts(world, scenes.records, 0, half)
         rows = np.array([fact["row"] for fact in facts])
-        assert geneval.wise(scenes.records.take(rows), facts) == 1
-        assert geneval.wise(scenes.records.take(rows[::-1]), facts) < 0.2
+        assert geneval.wise(scenes.records.take(rows), facts).all()
+        assert geneval.wise(scenes.records.take(rows[::-1]), facts).mean() < 0.2
     train = world.scenes("train").records
     with pytest.raises(BadInput, match="half 'told' with"):
         wise_prompts(world, train.take(np.flatnonzero(~world.shows_unseen(train))), 0, "told")
@@ -131,8 +131,6 @@ def test_the_floor_is_the_majority_of_training(world: SceneWorld) -> None:
 
 def test_bad_input_is_refused(world: SceneWorld) -> None:
     scenes = world.scenes("test")
-    with pytest.raises(BadInput, match="no tag 'color'; did you mean 'colors'"):
-        prompts(world, scenes.records, 0, ["color"])
     with pytest.raises(BadInput, match="training scenes show a"):
         prompts(world, world.scenes("train").records, 0)
     with pytest.raises(BadInput, match="900 pictures for 1 prompts"):

@@ -23,7 +23,6 @@ def test_no_record_is_in_two_splits_whatever_the_seed() -> None:
     worlds = world(**few), world(**few, seed=1)  # 100 records: every one comes up
     rows = {split: {row.tobytes() for w in worlds for row in w.scenes(split).records.values} for split in SPLITS}
     assert len(set.union(*rows.values())) == sum(map(len, rows.values())) > 80
-    assert sum(worlds[0].distinct().values()) > 80
 
 
 def test_splits_have_their_shares_and_depend_on_nothing_else_of_the_record() -> None:
@@ -107,11 +106,9 @@ def test_glyphs_and_shapes_differ() -> None:
     assert not sw.GLYPHS[:, :, 3].any()  # a gap between characters
 
 
-def test_pictures_have_records_in_words_and_pairs_are_held_out_alike_for_every_seed() -> None:
+def test_pairs_are_held_out_alike_for_every_seed() -> None:
     w = world()
-    pictures, records = w.pictures("test"), w.scenes("test").records
-    assert {thing["shape"] for row in pictures.rows for thing in row["objects"]} == set(sw.SHAPES[:4])
-    assert all(len(row["text"]) == 6 for row in pictures.rows)
+    records = w.scenes("test").records
     assert len(w.unseen) == 2
     assert w.unseen == world(seed=5).unseen
     flags = [any((shape, colour) in w.unseen for _, shape, colour in records.objects(i)) for i in range(len(records))]

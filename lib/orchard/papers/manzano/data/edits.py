@@ -1,4 +1,4 @@
-"""Edits of scenes with exact targets, and their depth: what a picture must become, and where it must not change.
+"""Edits of scenes with exact targets: what a picture must become, and where it must not change.
 
     recolour, remove, move, add   ``target`` is ``source`` with one object changed: equal pixels outside ``mask``, noise included
     inpaint                       a cell of the source is hidden; the target is the source
@@ -14,11 +14,11 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from orchard.errors import BadInput, closest
 from orchard.papers.manzano.data.captions import INSTRUCTION, spoken
-from orchard.papers.manzano.data.scene_world import SIZE, TOKEN, Records, Scenes, SceneWorld, alpha, split_of
+from orchard.papers.manzano.data.scene_world import TOKEN, Records, Scenes, SceneWorld, split_of
 
 EDITS = tuple(INSTRUCTION)  # recolour, remove, move, add, inpaint
 HIDDEN = 128  # grey level of what is to be painted in
@@ -94,15 +94,3 @@ def hidden(
 ) -> UInt8[np.ndarray, "scenes height width 3"]:
     """Pictures whose masked pixels are grey."""
     return np.where(mask[..., None], np.uint8(HIDDEN), pixels)
-
-
-def depth(world: SceneWorld, scenes: Scenes) -> Float32[np.ndarray, "scenes height width"]:
-    """0 near ... 1 far: a floor that rises to the horizon, and on it objects, each as far as its foot. Text is on the floor."""
-    world.check(scenes.records)
-    floor = np.linspace(1, 0, world.cfg.height, dtype=np.float32)
-    depth = np.tile(floor[:, None], (len(scenes), 1, world.cfg.width))
-    if world.cells:
-        tokens = depth.reshape(len(scenes), world.rows + 1, TOKEN, world.columns, TOKEN).swapaxes(2, 3)[:, :-1]
-        foot = floor[TOKEN * (np.arange(world.cells) // world.columns) + scenes.jitter[..., 0] + SIZE - 1]
-        tokens += alpha(scenes).reshape(tokens.shape) * (foot.reshape(*tokens.shape[:3], 1, 1) - tokens)
-    return depth

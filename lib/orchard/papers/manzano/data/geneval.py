@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from orchard.errors import BadInput
 from orchard.papers.manzano.data.captions import Questions
@@ -103,11 +103,11 @@ def dense(found: Records, truth: Records) -> Float64[np.ndarray, "scenes"]:
     return held / np.maximum(3 * asked.sum(axis=1) + truth.text.shape[1], 1)
 
 
-def wise(found: Records, asked: Sequence[dict[str, Any]]) -> float:
-    """The share of WISE-mini's prompts whose fact was resolved: shape and colour are right in the cell that was named."""
+def wise(found: Records, asked: Sequence[dict[str, Any]]) -> Bool[np.ndarray, "scenes"]:
+    """Whether the fact of each of WISE-mini's prompts was resolved: shape and colour are right in the cell that was named."""
     shape, colour, cell = (np.array([prompt[key] for prompt in asked]) for key in ("shape", "colour", "cell"))
     rows = np.arange(len(asked))
-    return float(((found.shape[rows, cell] == shape) & (found.colour[rows, cell] == colour)).mean())
+    return (found.shape[rows, cell] == shape) & (found.colour[rows, cell] == colour)
 
 
 def majority(train: Questions, asked: Questions) -> dict[str, float]:

@@ -20,15 +20,10 @@ from orchard.errors import BadInput
 from orchard.papers.manzano.data import scene_world as drawn
 from orchard.papers.manzano.data.scene_world import AT_ONCE, PATCH, TOKEN, Records, Rows, Scenes, SceneWorld
 
-FAR, TOP = (
-    45.0,
-    20,
-)  # least distance of a pixel from the paper, grey levels (noise: 21); farthest pixels that say what is half of it
+FAR = 45.0  # least distance of a pixel from the paper, grey levels (noise: 21)
+TOP = 20  # farthest pixels that say what is half of it
 OVERLAP = 0.45  # least IoU of an object
-CONTRAST, LIKENESS = (
-    0.05,
-    0.5,
-)  # least standard deviation of the darkness of a character, and its correlation with a glyph
+CONTRAST, LIKENESS = 0.05, 0.5  # least deviation of the darkness of a character, and its correlation with a glyph
 
 
 @dataclass(frozen=True)

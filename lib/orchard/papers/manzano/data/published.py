@@ -59,6 +59,10 @@ def strategies() -> pd.DataFrame:
     return (rows.loc["Hybrid"] - rows.drop(index="Hybrid")).round(2)
 
 
+def _listed(gaps: pd.Series) -> str:
+    return ", ".join(f"{metric} {gap:+.1f}" for metric, gap in gaps.items()) or "none"
+
+
 def contradictions() -> pd.DataFrame:
     """What was printed or said beside what follows from other numbers of the paper: what, printed, against, agrees, remark."""
     geneval, wise, ahead = geneval_means(), wise_means(), strategies()
@@ -79,27 +83,9 @@ def contradictions() -> pd.DataFrame:
         for model, row in wise.iterrows()
     ]
     for other, gaps in ahead.iterrows():
-        behind = gaps[gaps < 0]
-        listed = ", ".join(f"{metric} {gap:+.1f}" for metric, gap in behind.items()) or "none"
-        rows.append(
-            (
-                f"hybrid is ahead of {str(other).lower()} on all tasks",
-                "all",
-                f"behind on: {listed}",
-                behind.empty,
-                "text; Table 1",
-            )
-        )
-    gaps = joint.T["3B"]
-    wider = gaps[gaps.abs() >= limit]
-    listed = ", ".join(f"{metric} {gap:+.1f}" for metric, gap in wider.items()) or "none"
-    rows.append(
-        (
-            "unified against single-task, 3B",
-            f"gap below {limit:g}",
-            f"not below: {listed}",
-            wider.empty,
-            "text; Figure 5, panels inferred",
-        )
-    )
+        what, behind = f"hybrid is ahead of {str(other).lower()} on all tasks", gaps[gaps < 0]
+        rows.append((what, "all", f"behind on: {_listed(behind)}", behind.empty, "text; Table 1"))
+    wider = joint.T["3B"][joint.T["3B"].abs() >= limit]
+    against, remark = f"not below: {_listed(wider)}", "text; Figure 5, panels inferred"
+    rows.append(("unified against single-task, 3B", f"gap below {limit:g}", against, wider.empty, remark))
     return pd.DataFrame(rows, columns=["what", "printed", "against", "agrees", "remark"])

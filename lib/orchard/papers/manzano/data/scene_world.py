@@ -25,7 +25,6 @@ from jaxtyping import Bool, Float32, Int8, Int64, UInt8
 from scipy.optimize import brentq
 
 from orchard.config import Configurable
-from orchard.data.images import Pictures
 from orchard.errors import BadInput, closest
 
 PATCH, TOKEN, SIZE, LARGEST = 4, 12, 9, 72  # pixels: of a character, of a cell, of an object, of a picture at most
@@ -212,12 +211,6 @@ class SceneWorld(Configurable):
         pairs = [(records.shape == shape) & (records.colour == colour) for shape, colour in sorted(self.unseen)]
         return np.any(pairs, axis=(0, 2)) if pairs else np.zeros(len(records), dtype=bool)
 
-    def distinct(self) -> dict[str, int]:
-        """Different records of each split. AssertionError where two splits share one."""
-        rows = {split: {row.tobytes() for row in self.scenes(split).records.values} for split in SPLITS}
-        assert sum(map(len, rows.values())) == len(set().union(*rows.values())), "a record is in two splits"
-        return {split: len(found) for split, found in rows.items()}
-
     def bits(self) -> dict[str, float]:
         """Bits of a record: of its objects, of its text. Nuisance is not counted."""
         cfg, each = self.cfg, math.log2(self.cfg.shapes * self.cfg.colours)
@@ -254,7 +247,8 @@ class SceneWorld(Configurable):
             cells = (n, self.rows, self.columns)
             palette = np.array(list(COLOURS.values()), dtype=np.float32)
             colour = (palette[scenes.records.colour] + scenes.shade).reshape(*cells, 1, 1, 3)
-            shown = alpha(scenes).reshape(*cells, TOKEN, TOKEN, 1)
+            covered = MASKS[scenes.records.shape, scenes.jitter[..., 0], scenes.jitter[..., 1]]
+            shown = covered.reshape(*cells, TOKEN, TOKEN, 1)
             tokens[:, :-1] += shown * (colour - tokens[:, :-1])
         ink = np.zeros((n, self.columns, 3, PATCH, 3, PATCH), dtype=np.float32)
         text = scenes.records.text.reshape(n, self.columns, cfg.k)
@@ -265,16 +259,6 @@ class SceneWorld(Configurable):
             random = np.random.default_rng([cfg.seed, NOISE, number])
             image += cfg.noise * random.standard_normal(image.shape, dtype=np.float32)
         return canvas.round().clip(0, 255).astype(np.uint8)
-
-    def pictures(self, split: str) -> Pictures:
-        """Pixels of a split with their records in words."""
-        scenes = self.scenes(split)
-        return Pictures(self.pixels(scenes), [scenes.records.words(row) for row in range(len(scenes))])
-
-
-def alpha(scenes: Scenes) -> Float32[np.ndarray, "scenes cells 12 12"]:
-    """1 where an object covers the paper, by cell."""
-    return MASKS[scenes.records.shape, scenes.jitter[..., 0], scenes.jitter[..., 1]]
 
 
 def split_of(records: Records) -> Int64[np.ndarray, "scenes"]:

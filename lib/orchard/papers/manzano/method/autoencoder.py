@@ -71,15 +71,5 @@ class AutoEncoder(nn.Module, Configurable):
             )
         x = self.encoder(rearrange(pictures, "b h w c -> b c h w"))
         values, ids = self.quantizer(self.project(rearrange(x, "b c h w -> b h w c")))
-        return self._pictures(values), ids.flatten(1)
-
-    def encode(self, pictures: Float[Tensor, "b height width 3"]) -> Int[Tensor, "b n"]:
-        """Codes alone."""
-        return self(pictures)[1]
-
-    def decode(self, ids: Int[Tensor, "b n"], height: int) -> Float[Tensor, "b height width 3"]:
-        """Pictures of this height from codes: the ceiling of what any decoder of these codes can draw by least squares."""
-        return self._pictures(rearrange(self.quantizer.values(ids), "b (h w) k -> b h w k", h=height // self.square))
-
-    def _pictures(self, values: Float[Tensor, "b h w k"]) -> Float[Tensor, "b height width 3"]:
-        return rearrange(self.decoder(rearrange(values, "b h w k -> b k h w")), "b c h w -> b h w c")
+        made = rearrange(self.decoder(rearrange(values, "b h w k -> b k h w")), "b c h w -> b h w c")
+        return made, ids.flatten(1)

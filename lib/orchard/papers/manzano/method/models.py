@@ -51,22 +51,19 @@ def tokenizer(
     picture: Picture, size: Size, levels: list[int], hidden_dim: int, dim: int, rounded: bool = True
 ) -> HybridTokenizer.Config:
     """Vision transformer of a size, two adapters of inner width `hidden_dim`, for a language model of width `dim`."""
+    layers = _layers(size, causal=False)
     vision = VisionTransformer.Config(
-        height=picture.height,
-        width=picture.width,
-        patch=picture.patch,
-        dim=size.dim,
-        layers=_layers(size, causal=False),
+        height=picture.height, width=picture.width, patch=picture.patch, dim=size.dim, layers=layers
     )
     return HybridTokenizer.Config(
         vision=vision, quantizer=FSQ.Config(levels=levels), hidden_dim=hidden_dim, dim=dim, r=picture.r, rounded=rounded
     )
 
 
-def language_model(size: Size, vocabulary: Vocabulary, tie_embeddings: bool = True) -> Decoder.Config:
+def language_model(size: Size, vocabulary: Vocabulary) -> Decoder.Config:
     """The decoder of a size over text and codes; `Vocabulary(text, 0)` is that of stage 0."""
     layers = _layers(size, causal=True)
-    return Decoder.Config(vocab_size=vocabulary.size, dim=size.dim, layers=layers, tie_embeddings=tie_embeddings)
+    return Decoder.Config(vocab_size=vocabulary.size, dim=size.dim, layers=layers, tie_embeddings=True)
 
 
 def image_decoder(

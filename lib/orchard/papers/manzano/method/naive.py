@@ -39,15 +39,6 @@ def fsq(z: Sequence[float], levels: Sequence[int]) -> tuple[Vector, int]:
     return values, number
 
 
-def code_values(number: int, levels: Sequence[int]) -> Vector:
-    """The values of the code with this number."""
-    values = []
-    for level in levels:
-        values.append((number % level - level // 2) / (level // 2))
-        number //= level
-    return values
-
-
 def mixture_loss(
     logits: list[list[Vector]], tokens: list[list[int]], kinds: list[list[str]], image_weight: float = 0.5
 ) -> float:

@@ -87,9 +87,7 @@ class HybridTokenizer(nn.Module, Configurable):
         hidden_dim: int = REQUIRED  # inner width of both adapters
         dim: int = REQUIRED  # of the language model that reads them
         r: int = 3
-        rounded: bool = (
-            True  # False: the discrete adapter passes k bounded floats, to tell the loss of rounding from that of width
-        )
+        rounded: bool = True  # False: the k bounded floats pass, to tell the loss of rounding from that of width
 
     def __init__(self, cfg: HybridTokenizer.Config) -> None:
         super().__init__()
@@ -115,11 +113,8 @@ class HybridTokenizer(nn.Module, Configurable):
         """What both adapters read. It can be computed once where the vision transformer is frozen. Raises ValueError as that does."""
         return space_to_channel(self.vision(unit_pixels(pictures)), *self.grid, self.r)
 
-    def features(
-        self, pictures: Num[Tensor, "b height width 3"], discrete: Bool[Tensor, "b"]
-    ) -> Float[Tensor, "b n dim"]:
+    def features(self, x: Float[Tensor, "b n in_dim"], discrete: Bool[Tensor, "b"]) -> Float[Tensor, "b n dim"]:
         """What the language model reads: of each picture the output of the discrete adapter, or of the continuous one."""
-        x = self.squares(pictures)
         return torch.where(discrete[:, None, None], self.discrete(x), self.continuous(x))
 
     def encode(self, pictures: Num[Tensor, "b height width 3"]) -> tuple[Float[Tensor, "b n dim"], Int[Tensor, "b n"]]:
@@ -135,9 +130,7 @@ class HybridTokenizer(nn.Module, Configurable):
         return self
 
     def for_width(self, dim: int) -> HybridTokenizer:
-        """A copy for a language model of another width: both last layers are new, all else is the same. Raises ValueError."""
-        if dim < 1:
-            raise ValueError(f"for_width({dim}): give the width of the language model that will read the pictures")
+        """A copy for a language model of another width: both last layers are new, all else is the same."""
         new = copy.deepcopy(self)
         for mlp in (new.continuous, new.discrete.mlp):
             mlp.resize(dim)

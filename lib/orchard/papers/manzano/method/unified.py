@@ -36,14 +36,10 @@ Piece = tuple[Ids, int]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which id means what. `codes=0` is the vocabulary of stage 0, whose language model writes text alone. Raises ValueError."""
+    """Which id means what. `codes=0` is the vocabulary of stage 0, whose language model writes text alone."""
 
     text_size: int
     codes: int
-
-    def __post_init__(self) -> None:
-        if self.text_size < 1 or self.codes < 0:
-            raise ValueError(f"{self}: give at least one text id, and no fewer than 0 codes")
 
     @property
     def start(self) -> int:
@@ -105,10 +101,6 @@ class Sequences:
         kinds = [torch.tensor([kind for ids, kind in row for _ in ids], dtype=torch.int8) for row in pieces]
         pad = torch.nn.utils.rnn.pad_sequence
         return cls(pad(tokens, batch_first=True), pad(kinds, batch_first=True, padding_value=READ))
-
-    def take(self, rows: Int[Tensor, "_"]) -> Sequences:
-        """These rows, in this order."""
-        return Sequences(self.tokens[rows], self.kinds[rows])
 
     def to(self, device: torch.device | str) -> Sequences:
         return Sequences(self.tokens.to(device), self.kinds.to(device))
@@ -220,14 +212,9 @@ def losses(decoder: Decoder, sequences: Sequences, pictures: Float[Tensor, "rows
 
 
 def draw_codes(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Ids],
-    count: int,
-    sampling: Sampling,
-    generator: torch.Generator | None = None,
-    pictures: Float[Tensor, "b n dim"] | None = None,
-) -> Int[Tensor, "b count"]:
+    decoder: Decoder, vocabulary: Vocabulary, prompts: Sequence[Ids], count: int, sampling: Sampling,
+    generator: torch.Generator | None = None, pictures: Float[Tensor, "b n dim"] | None = None,
+) -> Int[Tensor, "b count"]:  # fmt: skip
     """The codes of a picture of `count` squares for every prompt, drawn among codes; `pictures` are read before the prompts.
 
     Raises ValueError without prompts, for ids that are no text, and as `orchard.nn.stream` does.
@@ -238,15 +225,9 @@ def draw_codes(
 
 
 def answers(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Ids],
-    most: int,
-    stop: int,
-    sampling: Sampling,
-    generator: torch.Generator | None = None,
-    shown: Float[Tensor, "b n dim"] | Int[Tensor, "b n"] | None = None,
-) -> list[list[int]]:
+    decoder: Decoder, vocabulary: Vocabulary, prompts: Sequence[Ids], most: int, stop: int, sampling: Sampling,
+    generator: torch.Generator | None = None, shown: Float[Tensor, "b n dim"] | Int[Tensor, "b n"] | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Text ids after a picture (its vectors or its codes) and a prompt, at most `most` of them, up to the id `stop`, without it.
 
     Raises ValueError as `draw_codes` does.
@@ -264,16 +245,9 @@ def answers(
 
 @torch.no_grad()
 def _continued(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    texts: list[list[int]],
-    count: int,
-    sampling: Sampling,
-    generator: torch.Generator | None,
-    pictures: Tensor | None,
-    allowed: Tensor,
-    stop: int | None,
-) -> list[Tensor]:
+    decoder: Decoder, vocabulary: Vocabulary, texts: list[list[int]], count: int, sampling: Sampling,
+    generator: torch.Generator | None, pictures: Tensor | None, allowed: Tensor, stop: int | None,
+) -> list[Tensor]:  # fmt: skip
     """New ids after each text, prompts of equal length together; pictures stand in slots before them."""
     shown = len(texts) if pictures is None else len(pictures)
     if not texts or shown != len(texts) or count < 1:

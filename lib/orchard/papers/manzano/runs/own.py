@@ -90,13 +90,11 @@ class OwnTokenizer(TrainingRun):
             x = squares_of(tok, held_out[: len(asked)])
             sequences = understanding(vocabulary, tok.n, asked.prompts, asked.answers).to(x.device)
             read = {"continuous": tok.continuous(x), "discrete": tok.discrete(x)}
-            found = {f"{name}/loss": float(losses(model.language_model, sequences, v).text) for name, v in read.items()}
+            found = {f"{name}/loss": float(losses(model.language_model, sequences, x).text) for name, x in read.items()}
             return found | {"validation_loss": float(np.mean(list(found.values())))}
 
-        initial, length = validate(), tok.n + 2 + _length(task)
-        measured = learn(
-            self, work, hardware, model, Objective(cfg.tokenizer_loss), batch, validate, tokens=cfg.batch_size * length
-        )
+        initial, tokens = validate(), cfg.batch_size * (tok.n + 2 + round(task.length))
+        measured = learn(self, work, hardware, model, Objective(cfg.tokenizer_loss), batch, validate, tokens=tokens)
         save_weights(tok, work.folder / "tokenizer.safetensors")
         save_weights(model.language_model, work.folder / "language_model.safetensors")
         return {**measured, "initial": initial}
@@ -137,11 +135,10 @@ class OwnCodes(Run):
         work.begin(hardware.as_dict())
         tok = tokenizer_of(work.result_of(cfg.tokenizer), cfg.tokenizer).to(hardware.device)
         world: OwnPictures = cfg.world.build()
-        shown = {split: torch.from_numpy(world.pixels(world.scenes(split))) for split in SPLITS}
-        ids = {
-            split: torch.cat([codes_of(tok, squares_of(tok, p)) for p in x.split(AT_ONCE)])
-            for split, x in shown.items()
-        }
+        ids = {}
+        for split in SPLITS:
+            parts = torch.from_numpy(world.pixels(world.scenes(split))).split(AT_ONCE)
+            ids[split] = torch.cat([codes_of(tok, squares_of(tok, part)) for part in parts])
         save_tensors(ids, work.folder / "ids.safetensors")
         levels, size = tok.quantizer.levels.tolist(), tok.quantizer.size
         return {"levels": levels, "codes": size, "tokens": tok.n, "use": code_use(ids["train"], size)}
@@ -199,7 +196,7 @@ class OwnUnified(TrainingRun):
         def loss(model: Reader, batch: Batch) -> Tensor:
             return by_modality(model, batch).total(cfg.image_weight)
 
-        initial, tokens = validate(), 2 * cfg.batch_size * (n + 2 + _length(read["train"]))
+        initial, tokens = validate(), 2 * cfg.batch_size * (n + 2 + round(read["train"].length))
         measured = learn(self, work, hardware, model, loss, batch, validate, tokens=tokens)
         save_weights(model.tokenizer, work.folder / "tokenizer.safetensors")
         save_model(model.language_model, str(work.folder / "language_model.safetensors"))  # tied weights once
@@ -233,10 +230,6 @@ def captions(task: Task, words: Words) -> Task:
         raise BadInput("no picture of a split has a caption to be drawn by, all have questions: give captions too")
     prompts = [[*words.before, *(token for token in task.answers[i] if token != words.eos)] for i in rows]
     return Task(rows, prompts, [[] for _ in rows], [[] for _ in rows])
-
-
-def _length(task: Task) -> int:
-    return round(float(np.mean([len(p) + len(a) for p, a in zip(task.prompts, task.answers, strict=True)])))
 
 
 def _check_same(folder: ModelFolder.Config) -> None:

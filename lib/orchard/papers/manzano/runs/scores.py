@@ -19,12 +19,12 @@ from torch import Tensor
 from orchard.config import REQUIRED
 from orchard.errors import BadInput
 from orchard.nn import Sampling
+from orchard.papers.manzano.data import geneval
 from orchard.papers.manzano.data.captions import BOS, encode
 from orchard.papers.manzano.data.edits import instructions
-from orchard.papers.manzano.data.geneval import dense, evaluate, wise
 from orchard.papers.manzano.data.parser import characters_right, objects_right, read
 from orchard.papers.manzano.data.prompts import TAGS
-from orchard.papers.manzano.data.scene_world import Records, SceneWorld
+from orchard.papers.manzano.data.scene_world import SceneWorld
 from orchard.papers.manzano.method.editing import edit_errors
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
@@ -57,21 +57,20 @@ class Answers(Run):
 
     cfg: Config
 
+    @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Task by task."""
         cfg = self.cfg
         model, codes = _model(work, cfg.model)
         features = work.result_of(cfg.model.features)
         world: SceneWorld = cfg.model.features.world.build()
-        records, pictures = world.scenes(SPLIT).records, shown_pictures(features, SPLIT, cfg.model.reads)
+        records = world.scenes(SPLIT).records
         kept: dict[str, Tensor] = {}
         found = {}
         for name in cfg.tasks:
             task = to_read(world, records, name, seed=0).head(cfg.count)
-            shown = None
-            if pictures is not None:
-                rows = np.roll(task.rows, 1) if cfg.shuffled else task.rows
-                shown = _shown(model, cfg.model, pictures[torch.from_numpy(rows)])
+            rows = np.roll(task.rows, 1) if cfg.shuffled else task.rows
+            shown = _shown(model, cfg.model, features, rows)
             slots = marks(model.language_model, vocabulary_of(codes), task, shown)
             kept |= {f"{name}/{column}": values for column, values in slots.items()}
             found[name] = summary(task, slots)
@@ -126,14 +125,14 @@ class Painter(Run):
 class Drawings(Painter):
     """Draw what prompts ask for.
 
-    Result: ``score``, the mean over items, and over the items of each tag (GenEval-mini: ``overall`` is the mean of these).
+    Result: ``score``, the mean over items; of GenEval-mini that of each tag, ``overall`` and ``strict`` (`geneval.summary`).
     Files: ``drawings.safetensors``, by item ``row`` of its scene, ``score``, ``tag`` (number in TAGS, GenEval-mini), ``unseen`` (the scene
     shows a pair that no prompt trained), ``objects`` and ``characters`` that are those of the scene (shares), ``codes``;
     ``pictures.safetensors``, the first of them as `uint8`.
     """
 
     class Config(Painter.Config):
-        prompts: Literal["geneval", "full", "objects", "text", "wise", "told"] = "geneval"
+        prompts: Literal["geneval", "full", "wise", "told"] = "geneval"
         shuffled: bool = False  # the codes of another item are drawn
 
     cfg: Config
@@ -149,16 +148,17 @@ class Drawings(Painter):
         ids = ids.roll(1, dims=0) if cfg.shuffled else ids
         made = byte_pixels(self.pictures(work, codes, ids))
         reading = read(world, made.numpy())
-        tags = np.zeros(len(task), dtype=np.int64)
-        if cfg.prompts == "geneval":
-            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
-            table = evaluate(world, reading, prompts)
-            score, tags = table["correct"].to_numpy(dtype=float), table["tag"].map(TAGS.index).to_numpy(dtype=np.int64)
-        elif cfg.prompts in ("wise", "told"):
-            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
-            score = np.array([wise(reading.records.take([i]), [prompt]) for i, prompt in enumerate(prompts)])
+        tags, by_tag = np.zeros(len(task), dtype=np.int64), {}
+        if cfg.prompts == "full":
+            score = geneval.dense(reading.records, truth)
         else:
-            score = _dense(cfg.prompts, reading.records, truth)
+            prompts = asked(world, scenes.records, cfg.prompts, seed=0)[: cfg.count]
+            if cfg.prompts == "geneval":
+                table = geneval.evaluate(world, reading, prompts)
+                score, tags = table["correct"].to_numpy(float), table["tag"].map(TAGS.index).to_numpy(np.int64)
+                by_tag = geneval.summary(table).to_dict()
+            else:
+                score = geneval.wise(reading.records, prompts).astype(float)
         columns = {
             "row": task.rows, "score": score, "tag": tags, "unseen": world.shows_unseen(truth),
             "objects": objects_right(reading.records, truth), "characters": characters_right(reading.records, truth),
@@ -166,17 +166,7 @@ class Drawings(Painter):
         kept = {name: torch.tensor(values) for name, values in columns.items()}
         save_tensors(kept | {"codes": ids}, work.folder / "drawings.safetensors")
         save_tensors({"pictures": made[: cfg.kept]}, work.folder / "pictures.safetensors")
-        by_tag = (
-            {TAGS[tag]: float(score[tags == tag].mean()) for tag in np.unique(tags)} if cfg.prompts == "geneval" else {}
-        )
-        overall = {"overall": float(np.mean(list(by_tag.values())))} if by_tag else {}
-        return {"score": float(score.mean()), **overall, **by_tag}
-
-
-def _dense(prompts: str, found: Records, truth: Records) -> np.ndarray:
-    """DPG-mini for full captions; for a caption of a part the share of that part."""
-    scores = {"full": dense, "objects": objects_right, "text": characters_right}
-    return scores[prompts](found, truth)
+        return {"score": float(score.mean()), **by_tag}
 
 
 class Edits(Painter):
@@ -190,12 +180,11 @@ class Edits(Painter):
     class Config(Painter.Config):
         kinds: list[str] = REQUIRED
         guidance: float = 1.0
-        shuffled: Literal["nothing", "reference", "instruction"] = (
-            "nothing"  # the decoder's reference, or what is asked, is another's
-        )
+        shuffled: Literal["nothing", "reference", "instruction"] = "nothing"  # what is another picture's
 
     cfg: Config
 
+    @torch.no_grad()
     def compute(self, work: Workspace) -> dict[str, Any]:
         """Kind by kind."""
         cfg = self.cfg
@@ -215,8 +204,10 @@ class Edits(Painter):
             )
             shown = None
             if model is not None and cfg.model is not None and cfg.model.edits_read:
-                pictures = shown_pictures(work.result_of(cfg.model.features), SPLIT, cfg.model.reads)
-                shown = _vectors(model, cfg.model, codes, pictures, all_of.rows[first])
+                features = work.result_of(cfg.model.features)
+                shown = _shown(model, cfg.model, features, all_of.rows[first])
+                if shown is not None and cfg.model.reads == "codes":
+                    shown = model.language_model.embed(shown + vocabulary_of(codes).first_code)
             ids = codes.tensors("edits")[f"{SPLIT}/{kind}"][: len(first)]
             ids = self.codes(model, codes, [[BOS, *encode(text)] for text in texts], ids, shown)
             reference = source.roll(1, dims=0) if cfg.shuffled == "reference" else source
@@ -263,13 +254,10 @@ class Reconstructions(Run):
         scenes = scenes.take(np.arange(min(cfg.count, len(scenes))))
         made, _ = reconstructed(model, torch.from_numpy(world.pixels(scenes)))
         found = read(world, byte_pixels(made).numpy()).records
-        scores = {
-            "objects": objects_right(found, scenes.records),
-            "characters": characters_right(found, scenes.records),
-        }
-        kept = {name: torch.from_numpy(values) for name, values in scores.items()}
-        save_tensors(kept, work.folder / "reconstructions.safetensors")
-        return {name: float(values.mean()) for name, values in scores.items()}
+        right = {"objects": objects_right, "characters": characters_right}
+        scores = {name: torch.from_numpy(share(found, scenes.records)) for name, share in right.items()}
+        save_tensors(scores, work.folder / "reconstructions.safetensors")
+        return {name: float(values.numpy().mean()) for name, values in scores.items()}
 
 
 def _scenes(decoder: TrainDecoder.Config) -> tuple[SceneWorld, Any]:
@@ -277,35 +265,21 @@ def _scenes(decoder: TrainDecoder.Config) -> tuple[SceneWorld, Any]:
     return world, world.scenes(SPLIT)
 
 
-def _model(
-    work: Workspace, cfg: Unified.Config | None, decoder: TrainDecoder.Config | None = None
-) -> tuple[Any, Finished]:
+def _model(work: Workspace, cfg: Unified.Config | None, decoder: Any = None) -> tuple[Any, Finished]:
     """The models of a finished run on the device of this one, None where there is none, and the run of the codes."""
     hardware = choose(work.device)
     work.begin(hardware.as_dict())
     if cfg is None:
-        assert decoder is not None
         return None, work.result_of(decoder.codes)
     codes = work.result_of(cfg.features if cfg.codes is None else cfg.codes)
     tokenizer = work.result_of(cfg.features.tokenizer)
     return load_unified(work.result_of(cfg), cfg, codes, tokenizer).to(hardware.device), codes
 
 
-@torch.no_grad()
-def _shown(model: Reader, cfg: Unified.Config, pictures: Tensor) -> Tensor:
-    """Vectors of pictures, or their codes."""
-    return as_read(model.tokenizer, cfg.reads, pictures.to(model.language_model.embedding.weight.device))
-
-
-@torch.no_grad()
-def _vectors(
-    model: Reader, cfg: Unified.Config, codes: Finished, pictures: Tensor | None, rows: np.ndarray
-) -> Tensor | None:
-    """Vectors of pictures; for codes the rows of the embedding."""
+def _shown(model: Reader, cfg: Unified.Config, features: Finished, rows: np.ndarray) -> Tensor | None:
+    """Vectors of pictures, or their codes; None where the language model reads nothing."""
+    pictures = shown_pictures(features, SPLIT, cfg.reads)
     if pictures is None:
         return None
-    shown = _shown(model, cfg, pictures[torch.from_numpy(rows)])
-    if cfg.reads != "codes":
-        return shown
-    vectors: Tensor = model.language_model.embed(shown + vocabulary_of(codes).first_code)
-    return vectors
+    part = pictures[torch.from_numpy(rows)].to(model.language_model.embedding.weight.device)
+    return as_read(model.tokenizer, cfg.reads, part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from orchard.papers.manzano.method.decoder import ImageDecoder, count_parameters
+from orchard.papers.manzano.method.decoder import count_parameters
 from orchard.papers.manzano.method.fsq import codebook_size
 from orchard.papers.manzano.method.models import (
     DIT_AIR,
@@ -14,6 +14,8 @@ from orchard.papers.manzano.method.models import (
     PAPER_LEVELS,
     PAPER_PICTURE,
     VIT_L,
+    Picture,
+    image_decoder,
     language_model,
     tokenizer,
 )
@@ -42,11 +44,8 @@ def paper_shapes() -> pd.DataFrame:
                 "embedding": vocabulary.size * size.dim, "training FLOPs": flops,
             })  # fmt: skip
         for name, letter in MANZANO_DECODERS.items():
-            size = DIT_AIR[letter]
-            air = ImageDecoder.Config(
-                height=LATENT, width=LATENT, patch=PATCH, square=LATENT, code_dim=len(PAPER_LEVELS), channels=CHANNELS,
-                dim=size.dim, num_layers=size.num_layers, num_heads=size.num_heads,
-            ).build()  # fmt: skip
+            latent, size = Picture(LATENT, LATENT), DIT_AIR[letter]
+            air = image_decoder(latent, size, PATCH, len(PAPER_LEVELS), square=LATENT, channels=CHANNELS).build()
             rows.append({
                 "part": "image decoder", "model": f"{name} (DiT-Air {letter})", "parameters": count_parameters(air),
                 "published": DECODERS[name],

@@ -51,16 +51,8 @@ class Speed(Measurement):
                 try:
                     ready[name] = make()
                 except ImportError as error:
-                    rows.append(
-                        {
-                            "part": part,
-                            "name": name,
-                            "items": cfg.batch,
-                            "round": 0,
-                            "seconds": None,
-                            "reason": str(error),
-                        }
-                    )
+                    about = {"part": part, "name": name, "items": cfg.batch}
+                    rows.append(about | {"round": 0, "seconds": None, "reason": str(error)})
             rows += timed(ready, cfg.rounds, device, part=part, items=cfg.batch, reason="")
         return {"rows": rows}
 

@@ -24,17 +24,7 @@ from torch import Tensor
 
 from orchard.errors import BadInput, closest
 from orchard.nn import Decoder, Sampling
-from orchard.papers.manzano.data.captions import (
-    BOS,
-    EOS,
-    GROUP_OF,
-    GROUPS,
-    PAD,
-    PARTS,
-    Texts,
-    captions,
-    questions,
-)
+from orchard.papers.manzano.data.captions import BOS, EOS, GROUP_OF, GROUPS, PAD, PARTS, Texts, captions, questions
 from orchard.papers.manzano.data.scene_world import Records, SceneWorld
 from orchard.papers.manzano.method.unified import TEXT, Vocabulary, answers, read, understanding
 
@@ -55,6 +45,11 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def length(self) -> float:
+        """Ids of a prompt and its answer, the mean."""
+        return float(np.mean([len(p) + len(a) for p, a in zip(self.prompts, self.answers, strict=True)]))
 
     def take(self, index: Int64[np.ndarray, "_"]) -> Task:
         """The texts with these numbers, in this order."""

@@ -1,14 +1,14 @@
 """Stage 0: the hybrid tokenizer, trained by the text of a small language model that reads one of its two adapters, drawn per sample.
 
     text     -log p(answer | adapter(picture), prompt)        per target, the mean of a batch
-    recon    mean (decoder(adapter(picture)) - picture)²      the same adapters, without or beside text: what codes are without language
+    recon    mean (decoder(adapter(picture)) - picture)²      without or beside text; of the reader's own pictures alone
 
 A curriculum is a list of phases: which texts about pictures of which density, how often the discrete adapter is read, until which step.
 Both adapters are measured by one rule: the step from which on the loss of a task falls by no more than a tolerance. It does not end the
 training, or arms would have different schedules of the learning rate.
 
-Controls: codes after the fact (only a new discrete adapter learns, and the language model), the same bottleneck without rounding, a
-vision transformer that is frozen, another picture at the test.
+Controls: codes after the fact (only a new discrete adapter learns, and the language model), the same bottleneck without rounding,
+another picture at the test.
 
 Source: Manzano, arXiv 2509.16197 (hybrid tokenizer and its training).
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from orchard.config import REQUIRED, Configurable
 from orchard.errors import BadInput
-from orchard.files import to_json, write
 from orchard.nn import Decoder
 from orchard.papers.manzano.data.captions import WORDS
 from orchard.papers.manzano.data.scene_world import SceneWorld
@@ -77,8 +76,8 @@ class Tokenizer(TrainingRun):
     Result: ``scores`` of the test slots by stream and adapter, see `tasks.summary`; on validation pictures "adapter/stream/loss" and
     "adapter/stream/accuracy" (given true words), and ``validation_loss``, the mean of these losses, at the end and at the start
     (``initial``); ``settled``, the step by the rule above, as "adapter/stream"; ``use`` of the codebook on test pictures; ``parameters``.
-    Files: ``tokenizer.safetensors`` with ``tokenizer.json``, its config; ``language_model.safetensors``; ``answers.safetensors``, the
-    columns of `marks` as "adapter/stream/column"; ``metrics.jsonl``.
+    Files: ``tokenizer.safetensors``, ``language_model.safetensors``; ``answers.safetensors``, the columns of `marks` as
+    "adapter/stream/column"; ``metrics.jsonl``.
     """
 
     class Config(TrainingRun.Config):
@@ -90,9 +89,6 @@ class Tokenizer(TrainingRun):
         steps: int = 0  # those of the phases
         start: Tokenizer.Config | None = None  # weights to begin with, the language model's too
         posthoc: bool = False  # of the start nothing learns but a new discrete adapter, and the language model
-        freeze_vit: bool = False  # of the start
-        tokenizer_loss: Literal["text", "recon", "both"] = "text"
-        reconstruction: Configurable.Config | None = None  # RegressionDecoder.Config for recon; code_dim is set
         tolerance: float = 0.02  # nats
         validation_items: int = 200  # texts of a stream
         test_items: int = 600
@@ -101,18 +97,14 @@ class Tokenizer(TrainingRun):
     cfg: Config
 
     def __init__(self, cfg: Tokenizer.Config) -> None:
-        if cfg.start is None and (cfg.posthoc or cfg.freeze_vit):
-            raise BadInput("Tokenizer.Config.posthoc and freeze_vit keep what a start has learned: set start")
+        if cfg.posthoc and cfg.start is None:
+            raise BadInput("Tokenizer.Config.posthoc keeps what a start has learned: set start")
         if cfg.start is not None:
             same = cfg.start.tokenizer.clone().set(rounded=cfg.tokenizer.rounded) == cfg.tokenizer
             if not same or cfg.start.language_model != cfg.language_model:
                 raise BadInput(
                     "Tokenizer.Config.start has another tokenizer or language model: they may differ in tokenizer.rounded alone"
                 )
-        if (cfg.tokenizer_loss == "text") != (cfg.reconstruction is None):
-            raise BadInput(
-                f"Tokenizer.Config.tokenizer_loss is {cfg.tokenizer_loss!r}: set reconstruction for 'recon' and 'both', and for no other"
-            )
         for phase in cfg.phases:
             shares("the share of the streams of a phase", _shares(phase))
             draw_adapters(0, phase.discrete)
@@ -135,23 +127,12 @@ class Tokenizer(TrainingRun):
                     found[f"{adapter}/{name}/loss"] = float(slots["nats"].mean())
                     found[f"{adapter}/{name}/accuracy"] = float(slots["likely"].float().mean())
             means = [value for name, value in found.items() if name.endswith("/loss")]
-            return found | {"validation_loss": float(np.mean(means))} | self._reconstructed(model, held_out)
+            return found | {"validation_loss": float(np.mean(means))}
 
-        initial = validate()
-        length = tok.n + 2 + lessons.length
-        validated = learn(
-            self,
-            work,
-            hardware,
-            model,
-            Objective(cfg.tokenizer_loss),
-            lessons.batch,
-            validate,
-            tokens=cfg.batch_size * length,
-        )
+        initial, tokens = validate(), cfg.batch_size * (tok.n + 2 + lessons.length)
+        validated = learn(self, work, hardware, model, Objective(), lessons.batch, validate, tokens=tokens)
         save_weights(tok, work.folder / "tokenizer.safetensors")
         save_weights(decoder, work.folder / "language_model.safetensors")
-        write(work.folder / "tokenizer.json", to_json(_known(cfg).to_dict()))
         parameters = sum(parameter.numel() for parameter in tok.parameters())
         settled = settled_at(work.folder / "metrics.jsonl", cfg.tolerance)
         return validated | self._test(work, model) | {"initial": initial, "settled": settled, "parameters": parameters}
@@ -160,7 +141,7 @@ class Tokenizer(TrainingRun):
         """What learns, on the CPU."""
         cfg = self.cfg
         tok: HybridTokenizer = _known(cfg).build()
-        decoder, head = _language_model(cfg), None
+        decoder: Decoder = cfg.language_model.clone().set(vocab_size=VOCABULARY.size).build()
         if cfg.start is not None:
             done = work.result_of(cfg.start)
             decoder.load_state_dict(done.tensors("language_model"))
@@ -168,10 +149,7 @@ class Tokenizer(TrainingRun):
             if cfg.posthoc:
                 tok = tok.posthoc(cfg.tokenizer.rounded)
             tok.discrete.rounded = cfg.tokenizer.rounded
-            tok.vision.requires_grad_(not (cfg.freeze_vit or cfg.posthoc))
-        if cfg.reconstruction is not None:
-            head = cfg.reconstruction.set(code_dim=cfg.language_model.dim).build()
-        return Reader(tok, decoder, head)
+        return Reader(tok, decoder)
 
     def _held_out(self, split: str, count: int) -> dict[str, tuple[Task, Tensor]]:
         """The texts of the streams of the last phase, and the picture of each."""
@@ -182,19 +160,6 @@ class Tokenizer(TrainingRun):
             task = to_read(world, scenes.records, stream.task, seed=0).head(count)
             found[_name(self.cfg, stream)] = task, torch.from_numpy(world.pixels(scenes.take(task.rows)))
         return found
-
-    @torch.no_grad()
-    def _reconstructed(self, model: Reader, held_out: dict[str, tuple[Task, Tensor]]) -> dict[str, float]:
-        """The squared error of reconstructions from either adapter, if there are any."""
-        if model.reconstruction is None:
-            return {}
-        pixels = torch.cat([pictures for _, pictures in held_out.values()])
-        wanted = unit_pixels(pixels).to(device_of(model))
-        drawn = {
-            name: model.reconstruction(x)
-            for name, x in _read(model.tokenizer, squares_of(model.tokenizer, pixels)).items()
-        }
-        return {f"{name}/recon/loss": float((made - wanted).square().mean()) for name, made in drawn.items()}
 
     def _test(self, work: Workspace, model: Reader) -> dict[str, Any]:
         cfg, tok = self.cfg, model.tokenizer
@@ -217,21 +182,19 @@ class Tokenizer(TrainingRun):
 class Objective:
     """The loss of a batch: one adapter is read of every sample."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str = "text") -> None:  # or recon, both
         self.kind = kind
 
     def __call__(self, model: Reader, batch: Batch) -> Tensor:
         tok, chance = model.tokenizer, float(batch["discrete"])
         x = batch["squares"] if "squares" in batch else tok.squares(batch["pixels"])
         if 0 < chance < 1:
-            discrete = draw_adapters(len(x), chance).to(x.device)
-            vectors = torch.where(discrete[:, None, None], tok.discrete(x), tok.continuous(x))
+            vectors = tok.features(x, draw_adapters(len(x), chance).to(x.device))
         else:
             vectors = tok.discrete(x) if chance else tok.continuous(x)
         loss = vectors.new_zeros(())
         if self.kind != "recon":
-            sequences = Sequences(batch["tokens"], batch["kinds"])
-            loss = losses(model.language_model, sequences, vectors).text
+            loss = losses(model.language_model, Sequences(batch["tokens"], batch["kinds"]), vectors).text
         if model.reconstruction is not None:
             drawn = model.reconstruction(vectors)
             loss = loss + (drawn - unit_pixels(batch["pixels"])).square().mean()
@@ -256,10 +219,7 @@ class _Lessons:
             world, records, pictures = pools[world.cfg.k]
             name = _name(cfg, stream)
             self.tasks[name], self.pictures[name] = to_read(world, records, stream.task, cfg.seed), pictures
-        used = [
-            len(p) + len(a) for task in self.tasks.values() for p, a in zip(task.prompts, task.answers, strict=True)
-        ]
-        self.length = round(float(np.mean(used)))
+        self.length = round(Task.joined(list(self.tasks.values())).length)
 
     def batch(self, number: int) -> Batch:
         """Pictures, the sequences in which they are read, and the chance of the discrete adapter."""
@@ -301,20 +261,8 @@ def load_tokenizer(run: Finished, cfg: Tokenizer.Config) -> HybridTokenizer:
     return tok.eval()
 
 
-def load_language_model(run: Finished, cfg: Tokenizer.Config) -> Decoder:
-    """The small language model that it was trained with."""
-    decoder = _language_model(cfg)
-    decoder.load_state_dict(run.tensors("language_model"))
-    return decoder.eval()
-
-
 def _known(cfg: Tokenizer.Config) -> HybridTokenizer.Config:
     return cfg.tokenizer.clone().set(dim=cfg.language_model.dim)
-
-
-def _language_model(cfg: Tokenizer.Config) -> Decoder:
-    made: Decoder = cfg.language_model.clone().set(vocab_size=VOCABULARY.size).build()
-    return made
 
 
 def _world(cfg: Tokenizer.Config, stream: Stream.Config) -> SceneWorld:

@@ -11,7 +11,6 @@
     dual, semantic        continuous          another tokenizer
     one task              continuous          stages without the other's sequences: as many steps, as many sequences of its own
     blind                 nothing             its own tokenizer
-    shuffled captions     continuous          its own tokenizer, of another picture
 
 Vision transformer and codes are frozen: their outputs come from `Features`. The whole tokenizer is kept beside the language model and
 compared with the one of stage 0 byte by byte. The layers of an adapter that end in the width of a language model are new in every arm.
@@ -85,7 +84,6 @@ class Unified(TrainingRun):
         features: Features.Config = REQUIRED  # of the pictures that are read
         codes: Run.Config | None = None  # what made the codes that are written; None: the tokenizer of features
         reads: Reads = "continuous"
-        shuffled: bool = False  # codes to write are those of another picture
         stages: list[Stage.Config] = REQUIRED
         steps: int = 0  # those of the stages
         understanding: dict[str, float] = {}  # task -> share, see `tasks`
@@ -126,19 +124,21 @@ class Unified(TrainingRun):
         lessons = _Lessons(cfg, "train", features, codes)
         others = _Lessons(cfg, "validation", features, codes)
         held_out = [others.made(cfg.stages[-1], i) for i in range(VALIDATION_BATCHES)]
-        objective = _Objective(cfg)
+
+        def loss(model: Reader, batch: Batch) -> Tensor:
+            return _losses(model, cfg.reads, batch).total(cfg.image_weight)
 
         @torch.no_grad()
         def validate() -> dict[str, float]:
             device = device_of(model)
-            parts = [objective.losses(model, {k: v.to(device) for k, v in batch.items()}) for batch in held_out]
+            parts = [_losses(model, cfg.reads, {k: v.to(device) for k, v in batch.items()}) for batch in held_out]
             means = torch.tensor([[part.text, part.image] for part in parts], dtype=torch.float64)
             counts = torch.tensor([[part.text_targets, part.image_targets] for part in parts])
             text, image = ((means * counts).sum(dim=0) / counts.sum(dim=0).clamp(min=1)).tolist()
             return {"validation_loss": text + cfg.image_weight * image, "text_loss": text, "image_loss": image}
 
         tokens = held_out[0]["tokens"].numel()
-        validated = learn(self, work, hardware, model, objective, lessons.batch, validate, tokens=tokens)
+        validated = learn(self, work, hardware, model, loss, lessons.batch, validate, tokens=tokens)
         for name, part in model.named_children():
             save_weights(part, work.folder / f"{name}.safetensors")
         parameters = sum(parameter.numel() for parameter in model.language_model.parameters())
@@ -167,20 +167,11 @@ class Unified(TrainingRun):
         return {name: float(np.mean([int((part == kind).sum()) for part in kinds])) for name, kind in of.items()}
 
 
-class _Objective:
-    """The loss of a batch."""
-
-    def __init__(self, cfg: Unified.Config) -> None:
-        self.reads, self.image_weight = cfg.reads, cfg.image_weight
-
-    def __call__(self, model: Reader, batch: Batch) -> Tensor:
-        return self.losses(model, batch).total(self.image_weight)
-
-    def losses(self, model: Reader, batch: Batch) -> Losses:
-        """By modality."""
-        shown = batch.get("shown")
-        vectors = None if shown is None else as_read(model.tokenizer, self.reads, shown)
-        return losses(model.language_model, Sequences(batch["tokens"], batch["kinds"]), vectors)
+def _losses(model: Reader, reads: Reads, batch: Batch) -> Losses:
+    """Those of a batch by modality."""
+    shown = batch.get("shown")
+    vectors = None if shown is None else as_read(model.tokenizer, reads, shown)
+    return losses(model.language_model, Sequences(batch["tokens"], batch["kinds"]), vectors)
 
 
 class _Lessons:
@@ -192,12 +183,9 @@ class _Lessons:
         scenes, seed = world.scenes(split), cfg.seed if split == "train" else 0
         self.shown = shown_pictures(features, split, cfg.reads)
         self.targets = codes.tensors("ids")[split]
-        if cfg.shuffled:
-            self.targets = self.targets.roll(1, dims=0)
         self.source = np.arange(len(self.targets))  # the picture that is read where a row of the targets is written
-        shares_of = {
-            kind: getattr(cfg, kind) for kind in KINDS if kind != "text" and any(getattr(s, kind) for s in cfg.stages)
-        }
+        used = [kind for kind in KINDS if kind != "text" and any(getattr(stage, kind) for stage in cfg.stages)]
+        shares_of = {kind: getattr(cfg, kind) for kind in used}
         self.chances = {kind: shares(f"Unified.Config.{kind}", given) for kind, given in shares_of.items()}
         self.tasks: dict[str, dict[str, Task]] = {kind: {} for kind in shares_of}
         for name in shares_of.get("understanding", {}):

@@ -7,6 +7,7 @@ import torch
 from manzano_tiny import PICTURE, tiny_image_decoder
 
 from orchard.papers.manzano.method.decoder import (
+    LEAST,
     BLOCKS,
     ImageDecoder,
     RegressionDecoder,
@@ -55,10 +56,10 @@ def test_the_decoder_that_runs_has_the_blocks_that_are_counted(name: str, billio
     assert count_parameters(decoder) < 1.02 * decoder.block_parameters()
 
 
-def test_a_new_decoder_says_nothing_and_learns() -> None:
+def test_a_new_decoder_predicts_grey_and_learns() -> None:
     decoder = image_decoder(PICTURE, Size(16, 2, 2), patch=6, code_dim=3).build()
-    x, t, codes = torch.randn(2, 12, 24, 3), torch.rand(2), torch.randn(2, 2, 3)
-    assert not decoder(x, t, codes).any()
+    x, t, codes = torch.randn(2, 12, 24, 3), torch.tensor([0.5, 0.01]), torch.randn(2, 2, 3)
+    torch.testing.assert_close(decoder(x, t, codes), x / torch.tensor([0.5, LEAST])[:, None, None, None])
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
     for _ in range(3):  # zeros are left behind from the head down
         optimizer.zero_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from manzano_tiny import tiny_image_decoder
 
-from orchard.papers.manzano.method.flow import euler, flow_loss, guided, logit_normal, noised, sample
+from orchard.papers.manzano.method.flow import LOCATION, euler, flow_loss, guided, logit_normal, noised, sample
 
 
 def seeded() -> torch.Generator:
@@ -30,14 +30,14 @@ def test_the_exact_velocity_gives_the_picture_for_any_number_of_steps(steps: int
 
 def test_times_are_logit_normal() -> None:
     t = logit_normal(20_000, seeded())
-    assert t.logit().mean() == pytest.approx(0, abs=0.03)
+    assert t.logit().mean() == pytest.approx(LOCATION, abs=0.03)
     assert t.logit().std() == pytest.approx(1, abs=0.03)
 
 
 def test_the_loss_by_hand() -> None:
     decoder, x0, codes = tiny_image_decoder(reference=True), torch.randn(16, 12, 24, 3), torch.randn(16, 2, 3)
     generator = seeded()
-    noise, t = torch.randn(x0.shape, generator=generator), torch.randn(16, generator=generator).sigmoid()
+    noise, t = torch.randn(x0.shape, generator=generator), (torch.randn(16, generator=generator) + LOCATION).sigmoid()
     dropped = torch.rand(16, generator=generator) < 0.5
     assert 0 < dropped.sum() < 16
     x_t = (1 - t)[:, None, None, None] * x0 + t[:, None, None, None] * noise

@@ -70,9 +70,9 @@ WORDS = {name: arm.words for name, arm in ARMS.items()} | {
     **{f"{name}_other": f"{ARMS[name].words}, shown another picture" for name in ("hybrid", *DISCRETE)},
     "posthoc": "codes fitted after the fact", "bottleneck": "as many floats, not rounded",
 }  # fmt: skip
-READ = {"objects": 0.4, "read": 0.4, "name": 0.2}  # tasks of understanding
+READ = {"objects": 0.5, "read": 0.3, "name": 0.2}  # tasks of understanding
 METRIC_OF = {"objects": "general", "name": "knowledge", "read": "text-rich"}
-DRAW = {"full": 0.5, "geneval": 0.5}  # of generation
+DRAW = {"full": 0.2, "geneval": 0.8}  # of generation
 LIKE = {  # whose rate an arm takes
     "pure_discrete_feat": "pure_discrete", "dual_semantic": "hybrid", "quarter": "hybrid", "edits": "hybrid", "blind": "und_only",
 }  # fmt: skip
@@ -195,10 +195,8 @@ class Study:
         profile, size = self.profile, size or self.profile.decoder
         square, dim = profile.square if whose == PIXELS else profile.picture.square, len(self.codebook)
         model: Any
-        if profile.decoder_patch or reference:
-            model = models.image_decoder(
-                profile.picture, size, profile.decoder_patch or square // 2, dim, square, reference
-            )
+        if patch := profile.editing_patch if reference else profile.decoder_patch:
+            model = models.image_decoder(profile.picture, size, patch, dim, square, reference)
         else:
             model = models.regression_decoder(profile.picture, size, dim, square)
         what = f"image decoder of {'its own' if whose == NEXT else whose} codes{', with a reference' * reference}"

@@ -4,12 +4,11 @@
     m        = W_s silu(time(t))         six vectors (shift, scale, gate, twice), one W_s for conditions and one for noisy patches
     u        = u + gate_1 * Attention(LN(u) (1 + scale_1) + shift_1)         every token sees every other: one set of Q, K, V, O
     u        = u + gate_2 * MLP(LN(u) (1 + scale_2) + shift_2)               and one MLP for both kinds of tokens
-    x̂        = unpatches(W_o u' + sigmoid(w u') patches(reference))          u' = LN(u) (1 + scale) + shift, noisy patches alone
+    x̂        = unpatches(W_o (LN(u) (1 + scale) + shift))                    noisy patches alone
     v        = (x_t - x̂) / max(t, 0.05)
 
 W_s, 12 d² weights, is shared by all layers and begins at zero, so a layer begins as the identity. A decoder knows of a picture its codes
-alone, nothing of the language model, so that either can be exchanged. Editing may add the clean reference picture in context; a
-patch that does not change is then kept by a gate, as it does not fit through the width of the decoder.
+alone, nothing of the language model, so that either can be exchanged. Editing may add the clean reference picture in context.
 The picture is predicted, not its velocity: a patch has more numbers than the decoder is wide, and noise fills them all.
 To be guided without a classifier, the codes of some samples are dropped: a learned vector stands for each of them.
 
@@ -124,7 +123,6 @@ class ImageDecoder(nn.Module, Configurable):
         self.dropped = nn.Parameter(torch.zeros(dim))
         self.noisy = nn.Linear(pixels, dim)
         self.reference = nn.Linear(pixels, dim) if cfg.reference else None  # its bias is e_r
-        self.keep = nn.Linear(dim, 1) if cfg.reference else None
         self.time = nn.Sequential(nn.Linear(FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.modulation = modulations(dim, streams=2)
         std = 0.02 / (2 * cfg.num_layers) ** 0.5
@@ -162,11 +160,7 @@ class ImageDecoder(nn.Module, Configurable):
         for layer in self.layers:
             tokens = layer(tokens, modulation)
         shift, scale = self.head_modulation(time)[:, None].chunk(2, dim=-1)
-        tokens = modulated(tokens[:, count:], shift, scale)
-        made = self.head(tokens)
-        if reference is not None and self.keep is not None:
-            made = made + self.keep(tokens).sigmoid() * patches(reference, self.patch)
-        made = unpatches(made, self.patch, *self.shape[:2])
+        made = unpatches(self.head(modulated(tokens[:, count:], shift, scale)), self.patch, *self.shape[:2])
         return (x - made) / t.clamp(min=LEAST)[:, None, None, None].to(x)
 
     def _check(self, x: Tensor, codes: Tensor, reference: Tensor | None) -> None:

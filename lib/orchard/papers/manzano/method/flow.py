@@ -1,11 +1,12 @@
 """Flow matching: a decoder learns the straight way from a picture to noise, and drawing goes it backwards.
 
-    x_t = (1 - t) x_0 + t e         v* = e - x_0         t = sigmoid(N(0, 1))         loss = mean (v(x_t, t, codes) - v*)²
+    x_t = (1 - t) x_0 + t e         v* = e - x_0         t = sigmoid(N(1, 1))         loss = mean (v(x_t, t, codes) - v*)²
     x_(t - s) = x_t - s v(x_t)      from x_1 = e to x_0, s = 1 / steps (Euler)
     v = v(no codes) + w (v(codes) - v(no codes))                                      guidance w; 1 is the codes alone
 
 With the exact v* Euler gives x_0 for any number of steps. Codes are dropped for a tenth of the samples, to learn v without them.
-The paper says flow matching and no more: the rest is as in Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206) or our choice.
+The paper says flow matching and no more: the rest is as in Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206) or our choice. The
+times are later than there: what a small picture shows is settled while there is mostly noise.
 
 x_0, e, v [b, height, width, c]; t [b]; codes [b, n, k].
 Sources: Manzano, arXiv 2509.16197 (image decoder); Lipman et al. 2023, arXiv 2210.02747; Ho and Salimans 2022, arXiv 2207.12598 (guidance).
@@ -24,6 +25,7 @@ from orchard.papers.manzano.method.decoder import ImageDecoder
 Pictures = Float[Tensor, "b height width c"]
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t [b]) -> v."""
+LOCATION = 1.0  # of the times, before the sigmoid
 
 
 def noised(x0: Pictures, noise: Pictures, t: Float[Tensor, "b"]) -> Pictures:
@@ -33,9 +35,9 @@ def noised(x0: Pictures, noise: Pictures, t: Float[Tensor, "b"]) -> Pictures:
 
 
 def logit_normal(count: int, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
-    """Times that are mostly in the middle, drawn on the generator's device."""
+    """Times of training, drawn on the generator's device."""
     place = None if generator is None else generator.device
-    return torch.randn(count, generator=generator, device=place).sigmoid()
+    return (torch.randn(count, generator=generator, device=place) + LOCATION).sigmoid()
 
 
 def flow_loss(

@@ -70,7 +70,7 @@ WORDS = {name: arm.words for name, arm in ARMS.items()} | {
     **{f"{name}_other": f"{ARMS[name].words}, shown another picture" for name in ("hybrid", *DISCRETE)},
     "posthoc": "codes fitted after the fact", "bottleneck": "as many floats, not rounded",
 }  # fmt: skip
-READ = {"objects": 0.5, "read": 0.3, "name": 0.2}  # tasks of understanding
+READ = {"objects": 0.4, "read": 0.4, "name": 0.2}  # tasks of understanding
 METRIC_OF = {"objects": "general", "name": "knowledge", "read": "text-rich"}
 DRAW = {"full": 0.2, "geneval": 0.8}  # of generation
 LIKE = {  # whose rate an arm takes

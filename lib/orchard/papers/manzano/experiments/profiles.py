@@ -125,8 +125,8 @@ PROFILES: dict[str, Profile] = {
         ),
         tokenizer_batch=48, tokenizer_rate=1e-3, posthoc_steps=300,
         size=llama(64, 2), other_sizes=(llama(16, 2), llama(32, 2)), rates=(1.5e-3, 3e-3, 6e-3),
-        stages=(Mix(1040, 20, 20, 10), Mix(1300, 20, 23, 7)),
-        decoder=llama(64, 3), decoder_patch=12, decoder_stages=((1500, 1),), decoder_batch=24, autoencoder_steps=500,
+        stages=(Mix(960, 20, 20, 10), Mix(1200, 20, 23, 7)),
+        decoder=llama(64, 3), decoder_patch=12, decoder_stages=((1200, 1),), decoder_batch=24, autoencoder_steps=400,
         strips=Strips(
             densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 8, 8, 6, 5)), train=8000, test=600, until=(100, 250, 800), steps=300
         ),
@@ -139,8 +139,8 @@ PROFILES: dict[str, Profile] = {
         tokenizer_batch=512, tokenizer_rate=1e-3, posthoc_steps=2000,
         size=llama(192, 6), other_sizes=(llama(96, 4), llama(384, 8), llama(576, 10)), rates=(5e-4, 1e-3, 2e-3),
         stages=(Mix(2000, 205, 205, 102), Mix(2500, 210, 230, 72)),
-        decoder=llama(256, 6), decoder_patch=4, editing_patch=4, decoder_stages=((1500, 2), (4000, 1)), decoder_batch=256, decoder_rate=1e-3,
-        other_decoders=(llama(128, 4), llama(384, 8)), autoencoder=64, autoencoder_steps=3000,
+        decoder=llama(256, 6), decoder_patch=4, editing_patch=4, decoder_stages=((1500, 2), (4000, 1)), decoder_batch=256,
+        decoder_rate=1e-3, other_decoders=(llama(128, 4), llama(384, 8)), autoencoder=64, autoencoder_steps=3000,
         strips=Strips(
             densities=(1, 2, 3, 6), more_levels=((8, 6, 5), (8, 5, 5, 5), (8, 8, 8, 5, 5, 5)), train=50_000, test=1000,
             until=(200, 600, 2000), steps=1000,

@@ -193,7 +193,9 @@ def losses(decoder: Decoder, sequences: Sequences, pictures: Float[Tensor, "rows
     """The two next-token losses. Logits are made at targets alone, and sequences of like length are read together, which spares a third of
     the positions. Raises ValueError as `embedded` does."""
     x, targets, kinds = embedded(decoder, sequences, pictures), sequences.tokens[:, 1:], sequences.kinds[:, 1:]
-    lengths = ((kinds == TEXT) | (kinds == IMAGE)).int().mul(torch.arange(1, kinds.shape[1] + 1, device=x.device)).amax(1)
+    lengths = (
+        ((kinds == TEXT) | (kinds == IMAGE)).int().mul(torch.arange(1, kinds.shape[1] + 1, device=x.device)).amax(1)
+    )
     groups = [rows for rows in lengths.argsort().tensor_split(GROUPS) if len(rows)]
     found: dict[int, list[tuple[Tensor, Tensor]]] = {TEXT: [], IMAGE: []}
     for rows in groups:

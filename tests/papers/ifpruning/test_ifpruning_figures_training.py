@@ -14,4 +14,5 @@ def test_wordings_of_the_training_are_hollow_on_the_map() -> None:
         ]
     )
     filled, hollow = (marks.get_facecolor() for marks in mask_map(table).axes[0].collections[:2])
-    assert len(filled) and not len(hollow)
+    assert len(filled)
+    assert not len(hollow)

@@ -151,14 +151,17 @@ def mask_map(table: pd.DataFrame, prompt: int | None = None) -> Figure:
     colours = points.drop_duplicates("domain").set_index("domain")["group"].map(tints).to_dict()
     markers = dict(zip(domains, itertools.cycle(MARKERS), strict=False))
     for wording, part in points.groupby("wording"):
-        hollow = {} if wording == "held out" else {"facecolor": "none"}
+        drawn = len(axes[0].collections)
         sns.scatterplot(
             part, x="x", y="y", hue="domain", style="domain", palette=colours, markers=markers, s=22, alpha=0.75, ax=axes[0],
-            legend="full" if wording == "held out" and len(domains) <= len(MARKERS) else False, **hollow,
+            legend="full" if wording == "held out" and len(domains) <= len(MARKERS) else False,
         )  # fmt: skip
+        for marks in axes[0].collections[drawn:] if wording != "held out" else ():  # seaborn fills whatever it is told
+            marks.set(edgecolor=marks.get_facecolor(), facecolor="none")
     if axes[0].get_legend() is not None:
         taken_legend(axes[0])
-        made.legend(loc="outside lower center", ncols=len(domains), columnspacing=1.0, handletextpad=0.1)
+        named = {"title": "filled: wordings that no training has read", "title_fontsize": 6.5}
+        made.legend(loc="outside lower center", ncols=len(domains), columnspacing=1.0, handletextpad=0.1, **named)
     axes[0].set(xlabel="first axis of 1 - overlap", ylabel="second axis")
     if prompt is not None:
         own = points.set_index("prompt").loc[prompt]

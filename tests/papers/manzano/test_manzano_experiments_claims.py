@@ -97,9 +97,7 @@ def adapters(hybrid: float = 0.75, posthoc: float = 0.6, bottleneck: float = 0.9
 
 
 def adapter_training(settled: int = 200) -> pd.DataFrame:
-    return pd.DataFrame(
-        [{"seed": 1, "arm": arm, "settled": settled, "steps": 400} for arm in ("posthoc", "bottleneck")]
-    )
+    return pd.DataFrame([{"seed": 1, "arm": arm, "settled": settled, "steps": 400} for arm in ("posthoc", "bottleneck")])  # fmt: skip
 
 
 def ceilings(hybrid: float = 0.8, pixels: float = 0.9) -> pd.DataFrame:
@@ -111,14 +109,8 @@ def ceilings(hybrid: float = 0.8, pixels: float = 0.9) -> pd.DataFrame:
 
 
 def checks(parsed: float = 1.0) -> pd.DataFrame:
-    rows = [
-        ("S3", "frozen bytes", 0.0),
-        ("S3", "control: language_model.embedding.weight", 5.0),
-        ("S6", "objects", parsed),
-    ]
-    return pd.DataFrame(
-        [{"claim": claim, "part": part, "seed": 0, "unit": 0, "value": value} for claim, part, value in rows]
-    )
+    rows = [("S3", "frozen bytes", 0.0), ("S3", "control: language_model.embedding.weight", 5.0), ("S6", "objects", parsed)]  # fmt: skip
+    return pd.DataFrame([{"claim": claim, "part": part, "seed": 0, "unit": 0, "value": value} for claim, part, value in rows])  # fmt: skip
 
 
 def scaling(smallest: float = 0.4, largest: float = 0.8, blind: float = 0.1, large_blind: float = 0.1) -> pd.DataFrame:
@@ -188,11 +180,7 @@ def judged(name: str, changed: dict[str, pd.DataFrame] | None = None, profile: s
 BOTH_WAYS: list[tuple[str, pd.DataFrame, str]] = [
     ("M1a", strategies(), "supported"),
     ("M1a", strategies(hybrid=(0.9, 0.9, 0.72, 0.6)), "refuted"),  # ahead, by less than asked
-    (
-        "M1a",
-        strategies(baseline="pure_discrete_feat", pure_discrete_feat=(0.9, 0.9, 0.95, 0.6)),
-        "refuted",
-    ),  # the better one
+    ("M1a", strategies(baseline="pure_discrete_feat", pure_discrete_feat=(0.9, 0.9, 0.95, 0.6)), "refuted"),  # the better one
     ("M1b", strategies(), "supported"),
     ("M1b", strategies(dual_encoder=(0.9, 0.95, 0.9, 0.2)), "refuted"),
     ("M2", strategies(), "supported"),
@@ -224,7 +212,7 @@ BOTH_WAYS: list[tuple[str, pd.DataFrame, str]] = [
     ("S7", tokenizers(loss=2.3), "refuted"),  # which character it is was not learned
     ("S7b", tokenizers(), "supported"),
     ("S7b", tokenizers(discrete=0.0), "refuted"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "table", "verdict"), BOTH_WAYS)

@@ -78,9 +78,7 @@ def test_the_baseline_is_the_better_arm_of_every_seed() -> None:
     own = found[(found["arm"] == "discrete") & (found["metric"] == "general")]
     assert own["value"].tolist() == pytest.approx([0.525, 0.725])  # 0.5, and 0.6 with the 0.1 of its seed
     made = ablations.strategies(found, published.table("Table 1"))
-    assert (
-        said(made).count("not asked") == 3 + 2 + 4
-    )  # reading by codes of another prompt, drawing, an arm that is not there
+    assert said(made).count("not asked") == 3 + 2 + 4  # reading by codes of another prompt, drawing, an arm that is not there  # fmt: skip
 
 
 def test_drawings_are_divided_by_their_ceiling() -> None:
@@ -129,9 +127,7 @@ def test_densities_that_say_nothing_are_marked() -> None:
     gap = found[found["arm"] == "gap"].drop_duplicates("k").set_index("k")["mean"]
     assert gap.to_dict() == pytest.approx({1: 0.4, 2: 0.5, 6: 0.9})
     assert said(ablations.density(found)).count("counting\nnot competent") == 2
-    assert (
-        ablations.density(found[found["k"] == 2], "codes").axes[0].get_xticklabels()[0].get_text() == "1,000\nρ = 1.5"
-    )
+    assert ablations.density(found[found["k"] == 2], "codes").axes[0].get_xticklabels()[0].get_text() == "1,000\nρ = 1.5"  # fmt: skip
 
 
 def test_one_model_for_both_tasks() -> None:

@@ -52,14 +52,8 @@ def test_errors_are_multiples_of_tau() -> None:
 
 def test_rule_has_threshold_and_seeds() -> None:
     table = pd.DataFrame(
-        {
-            "label": ["all edits", "control"],
-            "effect": [0.5, 0.0],
-            "low": [0.4, -0.1],
-            "high": [0.6, 0.1],
-            "threshold": 0.3,
-        }
-    )
+        {"label": ["all edits", "control"], "effect": [0.5, 0.0], "low": [0.4, -0.1], "high": [0.6, 0.1], "threshold": 0.3}
+    )  # fmt: skip
     seeds = pd.DataFrame({"label": ["all edits", "all edits", "control"], "effect": [0.45, 0.55, 0.0]})
     made = editing.rule(table, seeds)
     assert {text.get_text() for text in made.legends[0].get_texts()} == {"threshold", "a seed"}

@@ -127,13 +127,9 @@ def test_folders_that_are_no_tokenizer(tmp_path: Path) -> None:
     for name, text, said in (
         ("config.json", config.replace("tokenizer 1", "tokenizer 0"), "is not of the format"),
         ("config.json", config.replace("method.fsq", "method.fsk"), "only classes of the modules orchard"),
-        (
-            "config.json",
-            config.replace('"hidden_dim": 12', '"hidden_dim": 13'),
-            "does not hold what its config.json says",
-        ),
+        ("config.json", config.replace('"hidden_dim": 12', '"hidden_dim": 13'), "does not hold what its config.json says"),
         ("decoder.safetensors", "", "decoder.safetensors is missing or damaged"),
-    ):
+    ):  # fmt: skip
         before = (folder / name).read_bytes()
         (folder / name).write_text(text, encoding="utf-8")
         with pytest.raises(OrchardError, match=said):

@@ -7,8 +7,8 @@ import torch
 from manzano_tiny import PICTURE, tiny_image_decoder
 
 from orchard.papers.manzano.method.decoder import (
-    LEAST,
     BLOCKS,
+    LEAST,
     ImageDecoder,
     RegressionDecoder,
     block_weights,

@@ -29,9 +29,7 @@ def test_exact_claims() -> None:
 
 def test_published_shapes() -> None:
     table = paper_shapes().set_index("model")
-    assert table.loc["3B", "training FLOPs"] == pytest.approx(
-        2.9e22, rel=0.5
-    )  # 6 N D, without attention and output matrix
+    assert table.loc["3B", "training FLOPs"] == pytest.approx(2.9e22, rel=0.5)  # 6 N D, without attention and output matrix  # fmt: skip
     air = table[table["part"] == "image decoder"]
     assert (air["parameters"] / air["published"]).between(0.75, 0.85).all()
 

@@ -35,9 +35,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "curves": recipe.curves, "mixture": recipe.mixture, "gallery": recipe.gallery,
 }  # fmt: skip
 READING = strategies.GROUPS
-text, every_group, drawn = (
-    partial(strategies.ahead, metrics=of) for of in (("text-rich",), READING, (strategies.DRAWN,))
-)
+text, every_group, drawn = (partial(strategies.ahead, metrics=of) for of in (("text-rich",), READING, (strategies.DRAWN,)))  # fmt: skip
 EVIDENCE: dict[str, Evidence] = {
     "M1a": text, "M1b": partial(every_group, second="dual_encoder"), "M2": strategies.more_on_text, "M2c": density.grows,
     "M2b": partial(strategies.adapters_apart, first="bottleneck", second="posthoc"),

@@ -80,15 +80,8 @@ def _ceilings(run: Runner, of: Sequence[Study], guidance: Sequence[float]) -> pd
     again = run([_reconstructions(study) for study in of])
     for study, done in zip(of, again, strict=True):
         found.append(
-            {
-                "seed": study.seed,
-                "codes": PIXELS,
-                "drawn by": PIXELS,
-                "guidance": np.nan,
-                "overall": np.nan,
-                **done.result,
-            }
-        )
+            {"seed": study.seed, "codes": PIXELS, "drawn by": PIXELS, "guidance": np.nan, "overall": np.nan, **done.result}
+        )  # fmt: skip
     return pd.DataFrame(found)
 
 
@@ -104,13 +97,7 @@ def code_use(setting: Setting, run: Runner) -> pd.DataFrame:
     found = []
     for (study, whose), done in zip(keys, run([study.codes(whose) for study, whose in keys]), strict=True):
         use = done.result["use"]
-        about = {
-            "seed": study.seed,
-            "codes": whose,
-            "used": use["codes"],
-            "dead": use["dead"],
-            "size": done.result["codes"],
-        }
+        about = {"seed": study.seed, "codes": whose, "used": use["codes"], "dead": use["dead"], "size": done.result["codes"]}  # fmt: skip
         found += [about | {"position": i, "perplexity": value} for i, value in enumerate(use["perplexity"])]
     return pd.DataFrame(found)
 
@@ -191,15 +178,11 @@ def _first(tables: Tables, adapter: str) -> pd.DataFrame:
 
 def learned(tables: Tables, prefix: str = "") -> pd.DataFrame:
     """S7: the loss of the first texts over that before the first step, an adapter a part; as the control ``prefix`` is `SHUFFLED`."""
-    losses = {
-        adapter: _first(tables, prefix + adapter)["loss"] / _first(tables, adapter)["initial"] for adapter in ADAPTERS
-    }
+    losses = {adapter: _first(tables, prefix + adapter)["loss"] / _first(tables, adapter)["initial"] for adapter in ADAPTERS}  # fmt: skip
     return together(rows(adapter, ratio.index, FIRST, ratio) for adapter, ratio in losses.items())
 
 
 def sees(tables: Tables) -> pd.DataFrame:
     """S7b: characters read through an adapter minus those read of another picture."""
-    pairs = {
-        adapter: [_first(tables, name)["accuracy"] for name in (adapter, SHUFFLED + adapter)] for adapter in ADAPTERS
-    }
+    pairs = {adapter: [_first(tables, name)["accuracy"] for name in (adapter, SHUFFLED + adapter)] for adapter in ADAPTERS}  # fmt: skip
     return together(rows(adapter, own.index, FIRST, own - other) for adapter, (own, other) in pairs.items())

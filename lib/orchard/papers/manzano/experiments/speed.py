@@ -15,8 +15,9 @@ def speed(setting: Setting, run: Runner) -> pd.DataFrame:
     """Columns part, name, items, round, seconds, reason, device, hardware."""
     study = tuning_study(setting)
     profile = study.profile
-    square = profile.picture.square
-    decoder = image_decoder(profile.picture, profile.decoder, profile.decoder_patch or profile.editing_patch, len(study.codebook))
+    decoder = image_decoder(
+        profile.picture, profile.decoder, profile.decoder_patch or profile.editing_patch, len(study.codebook)
+    )
     cfg = Speed.Config(
         tokenizer=study.tokenizer().tokenizer, language_model=language_model(profile.size, NO_WORDS), decoder=decoder,
         batch=profile.timed, rounds=profile.rounds, label="speed",

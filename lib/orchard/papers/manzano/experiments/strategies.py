@@ -59,9 +59,7 @@ def read_drawings(done: Finished) -> pd.DataFrame:
     tag = pd.Series(kept["tag"].numpy())
     weight = len(tag) / (tag.nunique() * tag.map(tag.value_counts()))
     value = kept["score"].double().numpy() * weight
-    return pd.DataFrame(
-        {"unit": kept["row"].numpy(), "tag": tag.map(dict(enumerate(TAGS))), "value": value, "metric": DRAWN}
-    )
+    return pd.DataFrame({"unit": kept["row"].numpy(), "tag": tag.map(dict(enumerate(TAGS))), "value": value, "metric": DRAWN})  # fmt: skip
 
 
 def items(run: Runner, wanted: Iterable[tuple[dict[str, Any], Run.Config]], columns: list[str]) -> pd.DataFrame:
@@ -189,9 +187,8 @@ def more_on_text(tables: Tables, shown: str = "") -> pd.DataFrame:
     """M2: the gap between hybrid and pure discrete on text minus that on objects, picture by picture."""
     arms = f"hybrid{shown}", f"{BASELINE}{shown}"
     text, general = (
-        gap(tables("strategies"), metric, *arms).set_index(["seed", "unit"])["value"]
-        for metric in ("text-rich", "general")
-    )
+        gap(tables("strategies"), metric, *arms).set_index(["seed", "unit"])["value"] for metric in ("text-rich", "general")
+    )  # fmt: skip
     return difference(text, general, part="text-rich - general")
 
 

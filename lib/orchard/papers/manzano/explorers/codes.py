@@ -90,9 +90,7 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     told = {k: SceneWorld.Config(k=k).build().bits() for k in LAYOUT}
     bits = {"9 codes of a picture": 9 * fsq.bits, "3 codes of the strip": 3 * fsq.bits, "objects": told[1]["objects"]}
     bits |= {f"text, k = {k}": of["text"] for k, of in told.items()}
-    right.barh(
-        list(bits), list(bits.values()), color=[PALETTE[0 if "codes" in name else 1] for name in bits], height=0.6
-    )
+    right.barh(list(bits), list(bits.values()), color=[PALETTE[0 if "codes" in name else 1] for name in bits], height=0.6)  # fmt: skip
     for place, value in enumerate(bits.values()):
         right.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6)
     right.set(xlabel="bits", xlim=(0, 165))
@@ -126,9 +124,7 @@ def editing(run: Runner, arms: Mapping[str, Edits.Config]) -> Explored:
     world, pixels = _shown(next(iter(arms.values())).decoder)
     shapes, colours = list(SHAPES[: world.cfg.shapes]), list(COLOURS)[: world.cfg.colours]
 
-    def draw(
-        scene: int = 0, instruction: str = KINDS[0], cell: int = 0, colour: str = "red", shape: str = "square"
-    ) -> Figure:
+    def draw(scene: int = 0, instruction: str = KINDS[0], cell: int = 0, colour: str = "red", shape: str = "square") -> Figure:  # fmt: skip
         said = spoken(shapes.index(shape), colours.index(colour))
         text = INSTRUCTION[instruction][0].format(p=f"p{cell}", **said)
         made = [model(scene, text) for model in models.values()]

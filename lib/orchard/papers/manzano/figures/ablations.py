@@ -46,11 +46,7 @@ CLAIMS = {  # what is subtracted from what; the control
     "M4": ("unified − single task", "a quarter of the steps"),
 }
 UNSAID = ("bottleneck - posthoc", "hybrid - posthoc")  # parts that the words of their claim name already
-ADAPTERS = {
-    "hybrid": "codes, learned together",
-    "posthoc": "codes, after the fact",
-    "bottleneck": "floats, after the fact",
-}
+ADAPTERS = {"hybrid": "codes, learned together", "posthoc": "codes, after the fact", "bottleneck": "floats, after the fact"}  # fmt: skip
 CONTINUOUS = "continuous adapter"
 ALONG = {"k": "characters a token", "codes": "codes in the codebook"}
 COLUMNS = ["claim", "part", "kind", "seed", "value", "mean", "low", "high", "least", "most", "published"]
@@ -124,7 +120,7 @@ def _printed(claim: str, part: str) -> float:
     if claim not in AGAINST or not part:
         return math.nan
     apart = pd.concat([published.strategies(), published.table("Figure 5")])
-    points = [float(apart.at[AGAINST[claim], COLUMN_OF[metric]]) for metric in part.split(" - ")]  # type: ignore[arg-type]
+    points = [float(apart.at[AGAINST[claim], COLUMN_OF[metric]]) for metric in part.split(" - ")]  # type: ignore[arg-type]  # fmt: skip
     return (points[0] - sum(points[1:])) / 100
 
 
@@ -241,9 +237,7 @@ def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
     widest = 1.2 * conflict["conflict"].abs().max()
     right.set(title="conflict", xlabel="with reading − without", xlim=(-widest - 0.05, widest + 0.05))
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **CEILING, label="ceiling: true codes, same decoder")]
-    return _finish(
-        made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4
-    )
+    return _finish(made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4)  # fmt: skip
 
 
 @plot.use_style()
@@ -281,9 +275,7 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
         ends = [mean["mean"] - mean["low"], mean["high"] - mean["mean"]]
         axes.errorbar(places, mean["mean"], ends, color=look.colour, label=words(arm))
         other = table[table["arm"] == f"{arm}_other"].groupby(along)["value"].mean().reindex(values)
-        axes.plot(
-            places, other, ":", color=look.colour, label="control: shown another strip" if arm == "hybrid" else "_"
-        )
+        axes.plot(places, other, ":", color=look.colour, label="control: shown another strip" if arm == "hybrid" else "_")  # fmt: skip
     for axes in (left, right):
         for place, (counting, kept) in enumerate(zip(facts["counting"], facts["kept"], strict=True)):
             if said := "\n".join(["counting"] * bool(counting) + ["not competent"] * (not kept)):
@@ -306,17 +298,11 @@ def single_task(table: pd.DataFrame, found: pd.DataFrame) -> Figure:
     metrics = list(pd.unique(table["metric"]))
     made, panels = plot.figure(6.6, 2.6, columns=len(metrics))
     for axes, metric in zip(panels, metrics, strict=True):
-        own = (
-            table[table["metric"] == metric]
-            .pivot(index="seed", columns="arm", values="value")
-            .reindex(columns=list(arms))
-        )
+        own = table[table["metric"] == metric].pivot(index="seed", columns="arm", values="value").reindex(columns=list(arms))  # fmt: skip
         axes.plot(range(2), own[["single", "unified"]].T, color=LOOKS["hybrid"].colour, linewidth=0.8)
         for place, (arm, look) in enumerate(arms.items()):
             style = SMALL | {"marker": look.marker, "color": look.colour}
-            axes.plot(
-                [place] * len(own), own[arm], **style, markerfacecolor="white" if look is CONTROL else look.colour
-            )
+            axes.plot([place] * len(own), own[arm], **style, markerfacecolor="white" if look is CONTROL else look.colour)  # fmt: skip
             axes.plot([place - 0.2, place + 0.2], [own[arm].mean()] * 2, color=look.colour, linewidth=2)
         one = found[(found["part"] == metric) & (found["kind"] == "claim")].iloc[0]
         mean, low, high = (f"{100 * one[name]:+.1f}".replace("-", "−") for name in ("mean", "low", "high"))

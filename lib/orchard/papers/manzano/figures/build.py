@@ -57,16 +57,13 @@ def components(table: pd.DataFrame) -> Figure:
         axes.set(xlim=(-1.0, 6.2), ylim=(-0.85, 0.55), aspect="equal")
         axes.axis("off")
     return titled(
-        made,
-        "One tokenizer makes what is read and what is written; the language model and the decoder share only code ids",
-    )
+        made, "One tokenizer makes what is read and what is written; the language model and the decoder share only code ids"
+    )  # fmt: skip
 
 
 def in_short(count: float | int) -> str:
     """A number of weights as "2.9 B", "364 M", "190 k"."""
-    unit, letter = next(
-        (unit, letter) for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if count >= unit
-    )
+    unit, letter = next((unit, letter) for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if count >= unit)  # fmt: skip
     return f"{count / unit:.3g} {letter}".strip()
 
 
@@ -91,9 +88,7 @@ def scene(world: SceneWorld, own: Scenes, other: Scenes, told: Sequence[str]) ->
     right.text(0, 1, "\n".join(lines), va="top", fontsize=6, linespacing=1.5, transform=right.transAxes)
     right.axis("off")
     left.get_subplotspec().get_gridspec().set_width_ratios([1, 1, 1.15])  # type: ignore[union-attr]
-    return titled(
-        made, f"One object fills a token, {world.cfg.k} characters do; what no text tells is drawn anew each time"
-    )
+    return titled(made, f"One object fills a token, {world.cfg.k} characters do; what no text tells is drawn anew each time")  # fmt: skip
 
 
 def rounding_table(level: int) -> pd.DataFrame:
@@ -196,22 +191,13 @@ def blocks_table(size: str = "B") -> pd.DataFrame:
 def decoder_blocks(table: pd.DataFrame) -> Figure:
     """Weights in blocks of kinds of decoders; ``published``, where it is, with embedders and heads."""
     made, (axes,) = plot.figure(width=5.2, height=2.3)
-    axes.barh(
-        table["kind"], table["weights"] / 1e6, color=PALETTE[0], height=0.55, label="blocks, by formula and by count"
-    )
+    axes.barh(table["kind"], table["weights"] / 1e6, color=PALETTE[0], height=0.55, label="blocks, by formula and by count")  # fmt: skip
     axes.plot(
-        table["published"] / 1e6,
-        table["kind"],
-        "D",
-        color=GREY,
-        markerfacecolor="white",
-        label="published, with embedders",
-    )
+        table["published"] / 1e6, table["kind"], "D", color=GREY, markerfacecolor="white", label="published, with embedders"
+    )  # fmt: skip
     ends = table[["weights", "published"]].max(axis=1) / 1e6
     for place, (end, weights, saved) in enumerate(zip(ends, table["weights"] / 1e6, table["saved"], strict=True)):
-        axes.text(
-            end + 25, place, f"{weights:.0f} M" + (f", {saved:.0%} saved" if saved else ""), va="center", fontsize=6
-        )
+        axes.text(end + 25, place, f"{weights:.0f} M" + (f", {saved:.0%} saved" if saved else ""), va="center", fontsize=6)  # fmt: skip
     axes.set_xlim(0, ends.max() * 1.15)
     axes.invert_yaxis()
     axes.set_xlabel("weights (millions)")

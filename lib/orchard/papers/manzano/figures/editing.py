@@ -25,11 +25,7 @@ LOOKS = dict(zip(WORDS.values(), (
     plot.Look(PALETTE[1], "s"), plot.Look(PALETTE[4], "^"), plot.Look(PALETTE[0], "o"), plot.Look(PALETTE[3], "v"),
     plot.Look(PALETTE[5], "P"), plot.Look(INK, "D"),
 ), strict=True))  # fmt: skip
-MEASURES = {
-    "right": "edited cell as wanted",
-    "kept": "rest as it was: error below τ",
-    "success": "success: right and kept",
-}
+MEASURES = {"right": "edited cell as wanted", "kept": "rest as it was: error below τ", "success": "success: right and kept"}  # fmt: skip
 
 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -94,11 +90,8 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
     mean = own.groupby("seed")["tau"].first().mean()
     axes.axvline(invented / mean, color=INK, linewidth=0.9, linestyle="--", label="what no text mentions, invented")
     axes.set(
-        xscale="log",
-        xlabel="squared error outside of the mask (multiples of τ)",
-        ylabel="share of edits",
-        ylim=(0, 1.03),
-    )
+        xscale="log", xlabel="squared error outside of the mask (multiples of τ)", ylabel="share of edits", ylim=(0, 1.03)
+    )  # fmt: skip
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     made.legend(loc="outside lower center", ncols=2)
     return titled(made, "What is not asked for should not change: errors outside of the mask")
@@ -116,10 +109,7 @@ def rule(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     legend = axes.get_legend()
     assert legend is not None
     legend.remove()
-    return titled(
-        made,
-        "Both see the picture, less the better single arm; the control must stay left",
-    )
+    return titled(made, "Both see the picture, less the better single arm; the control must stay left")
 
 
 @plot.use_style()
@@ -130,9 +120,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 2) -> Fig
     """
     own = table[table["number"] < count]
     rows, arms = list(own.groupby(["kind", "number"], sort=False)), list(pd.unique(own["arm"]))
-    made, panels = plot.figure(
-        1.15 * (2 + len(arms)) + 0.6, 1.15 * len(rows) + 0.5, rows=len(rows), columns=2 + len(arms)
-    )
+    made, panels = plot.figure(1.15 * (2 + len(arms)) + 0.6, 1.15 * len(rows) + 0.5, rows=len(rows), columns=2 + len(arms))  # fmt: skip
     for row, (_, part) in enumerate(rows):
         made_by = part[part["side"] == "made"].set_index("arm")
         plain = part.drop_duplicates("side").set_index("side")

@@ -65,11 +65,7 @@ def named(table: pd.DataFrame, column: str = "arm") -> tuple[pd.DataFrame, dict[
 
 def arms_in_words(arms: Iterable[str]) -> pd.DataFrame:
     """The arms of a notebook: name in code, in words, what its language model reads, whose codes it writes, its share of the steps."""
-    reads = {
-        "continuous": "continuous vectors",
-        "codes": "rows of the codes",
-        "adapter": "the discrete adapter's output",
-    }
+    reads = {"continuous": "continuous vectors", "codes": "rows of the codes", "adapter": "the discrete adapter's output"}  # fmt: skip
     rows = {
         arm: (words(arm), reads.get(ARMS[arm].reads, "nothing") if ARMS[arm].understanding else "-",
               ARMS[arm].codes if ARMS[arm].generation else "-", ARMS[arm].steps)

@@ -121,11 +121,7 @@ def decoders(table: pd.DataFrame, published: pd.Series) -> Figure:
     for place, points in enumerate(published):
         right.text(points, place, f" {points:+.1f}", va="center", fontsize=6)
     right.set_yticks(range(len(published)), list(published.index))
-    right.set(
-        ylim=(len(published) - 0.4, -0.6),
-        xlim=(0, 1.25 * published.max()),
-        xlabel="paper: 0.9B to 3.52B (points)",
-    )
+    right.set(ylim=(len(published) - 0.4, -0.6), xlim=(0, 1.25 * published.max()), xlabel="paper: 0.9B to 3.52B (points)")  # fmt: skip
     right.grid(False, axis="y")
     return titled(made, "A larger image decoder, the same codes: ours on the left, the paper's changes on the right")
 
@@ -148,9 +144,7 @@ def published_scores(table: pd.DataFrame, unit: str, title: str) -> Figure:
     for model in sorted(table.index, key=lambda name: name in MODELS):  # the paper's own on top
         shape, face, said = marker(str(model))
         edge = INK if model in MODELS else GREY
-        mark = axes.plot(
-            table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said
-        )
+        mark = axes.plot(table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said)  # fmt: skip
         handles[said] = mark[0]
     axes.set_yticks(range(len(table.columns)), list(table.columns))
     axes.set(ylim=(len(table.columns) - 0.4, -0.6), xlabel=unit)

@@ -51,9 +51,7 @@ def read_through(table: pd.DataFrame, gates: Sequence[tuple[float, str]] = ()) -
     return titled(made, "What is read through each adapter, before any unified training; a dot per seed")
 
 
-def cosines(
-    continuous: Float[Tensor, "pictures n dim"], discrete: Float[Tensor, "pictures n dim"]
-) -> Float[Tensor, "n n"]:
+def cosines(continuous: Float[Tensor, "pictures n dim"], discrete: Float[Tensor, "pictures n dim"]) -> Float[Tensor, "n n"]:  # fmt: skip
     """Mean cosine, over pictures, of the continuous vector of square i and the discrete vector of square j, each less its adapter's mean
     over all pictures at that square: what a place always looks like is no meaning."""
     first, second = (torch.nn.functional.normalize(x - x.mean(dim=0), dim=-1) for x in (continuous, discrete))
@@ -121,13 +119,8 @@ def stages(curves: pd.DataFrame, phases: Sequence[int]) -> Figure:
         for task, style in zip(tasks, ("-", "--", ":"), strict=False):
             part = own[own["measure"] == f"{adapter}/{task}/loss"]
             first.plot(
-                part["step"],
-                part["value"],
-                style,
-                color=look.colour,
-                linewidth=width,
-                label=f"{adapter}: {stream(task)}",
-            )
+                part["step"], part["value"], style, color=look.colour, linewidth=width, label=f"{adapter}: {stream(task)}"
+            )  # fmt: skip
     for step in phases:
         first.axvline(step, color=INK, linewidth=0.6)
     own = curves[curves["part"] == "hybrid"]
@@ -163,9 +156,8 @@ def arms(curves: pd.DataFrame) -> Figure:
     lines = {line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
     made.legend(handles=list(lines.values()), loc=BELOW, ncols=3)
     return titled(
-        made,
-        "How the arms learn; arms with other codes predict other targets, so compare image losses within one codebook",
-    )
+        made, "How the arms learn; arms with other codes predict other targets, so compare image losses within one codebook"
+    )  # fmt: skip
 
 
 @plot.use_style()
@@ -185,9 +177,7 @@ def mixture(table: pd.DataFrame, image_weight: float = 0.5) -> Figure:
         start = 0.0
         for kind, share in parts.items():
             axes.barh(place, share, left=start, color=colours[kind], height=0.62, edgecolor="white")
-            axes.text(
-                start + share / 2, place, f"{kind}\n{share:.0%}", ha="center", va="center", fontsize=6, color="white"
-            )
+            axes.text(start + share / 2, place, f"{kind}\n{share:.0%}", ha="center", va="center", fontsize=6, color="white")  # fmt: skip
             start += share
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(xlim=(0, 1), xlabel="share")
@@ -204,9 +194,7 @@ def ceilings(table: pd.DataFrame) -> Figure:
     marks = {"objects": (PALETTE[0], "o"), "characters": (PALETTE[1], "s"), "overall": (PALETTE[2], "D")}
     for place, (_, own) in enumerate(rows):
         for shift, (column, (colour, marker)) in zip((-0.2, 0, 0.2), marks.items(), strict=True):
-            axes.plot(
-                own[column], [place + shift] * len(own), marker, color=colour, label=column if place == 0 else "_"
-            )
+            axes.plot(own[column], [place + shift] * len(own), marker, color=colour, label=column if place == 0 else "_")  # fmt: skip
     axes.set_yticks(range(len(rows)), [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], fontsize=6)
     axes.axvline(0.6, color=INK, linewidth=0.9, linestyle="--", label="gate of the drawing claims, for overall")
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.03, 1.03), xlabel="share right")
@@ -232,6 +220,4 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 6) -> Fig
                 side.set(visible=True, linewidth=1.8, color=PALETTE[2] if item.score else PALETTE[3])
             if column == 0:
                 axes.set_ylabel(words(arm).replace(": ", ":\n").replace(", ", ",\n"), fontsize=6)
-    return titled(
-        made, "Drawings of the same prompts; green frame: the reader finds what was asked; orange: it does not"
-    )
+    return titled(made, "Drawings of the same prompts; green frame: the reader finds what was asked; orange: it does not")  # fmt: skip

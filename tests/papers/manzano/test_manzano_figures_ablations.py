@@ -106,19 +106,15 @@ def test_evidence_of_claims_with_the_paper_beside_it() -> None:
 
 
 def test_adapters_stand_beside_the_continuous_one() -> None:
-    adapters = pd.concat(
-        [rows(0.4, seed=0, arm=arm, shown=shown) for arm in ablations.ADAPTERS for shown in ("own", "another")]
-    )
+    asked = [(arm, shown) for arm in ablations.ADAPTERS for shown in ("own", "another")]
+    adapters = pd.concat([rows(0.4, seed=0, arm=arm, shown=shown) for arm, shown in asked])
     tokenizers = pd.DataFrame([
         {"seed": seed, "rho": rho, "adapter": f"{other}continuous", "accuracy": 0.9 - 0.3 * (rho > 2)}
         for seed in (0, 7) for rho in (1.5, 3.0) for other in ("", "another picture through the ")
     ])  # fmt: skip
     found = ablations.adapter_scores(adapters, tokenizers)
     own = found[(found["arm"] == ablations.CONTINUOUS) & (found["shown"] == "own")]
-    assert (own["seed"].tolist(), own["value"].tolist()) == (
-        [0],
-        [0.9],
-    )  # of the seeds that have adapters; of the densest text
+    assert own[["seed", "value"]].to_numpy().tolist() == [[0, 0.9]]  # of seeds that have adapters; of the densest text
     assert "floats, after the fact" in said(ablations.adapters(found))
 
 

@@ -32,11 +32,8 @@ def test_arms_in_words() -> None:
 def test_outcomes_and_kinds_say_every_share() -> None:
     place = list(editing.LOOKS).index("both"), list(editing.LOOKS).index("language model alone")
     made = editing.outcomes(edits())
-    assert [[axes.texts[i].get_text() for i in place] for axes in made.axes] == [
-        ["1.00", "1.00"],
-        ["1.00", "0.00"],
-        ["1.00", "0.00"],
-    ]
+    said = [[axes.texts[i].get_text() for i in place] for axes in made.axes]
+    assert said == [["1.00", "1.00"], ["1.00", "0.00"], ["1.00", "0.00"]]
     by_kind = editing.kinds(edits())
     assert [axes.get_title(loc="left") for axes in by_kind.axes] == ["recolour", "add"]
     by_kind.draw_without_rendering()

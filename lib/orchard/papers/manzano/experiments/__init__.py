@@ -23,7 +23,6 @@ from orchard.runs import Runner, Setting
 __all__ = ["CONTROLS", "EVIDENCE", "EXPERIMENTS", "GATES", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "competence": recipe.competence, "competence_ceilings": recipe.competence_ceilings,
     "tokenizers": recipe.tokenizers, "ceilings": recipe.ceilings, "code_use": recipe.code_use,
     "published": checks.published, "contradictions": checks.contradictions, "published_shapes": checks.published_shapes,
     "checks": checks.checks, "speed": speed.speed,

@@ -49,16 +49,8 @@ def edit_gallery(setting: Setting, run: Runner) -> pd.DataFrame:
         for name, pictures in done.tensors("pictures").items():
             kind, side = name.split("/")
             for number, picture in enumerate(pictures.numpy()):
-                rows.append(
-                    {
-                        "seed": study.seed,
-                        "arm": arm,
-                        "kind": kind,
-                        "number": number,
-                        "side": side,
-                        "pixels": picture.tobytes().hex(),
-                    }
-                )
+                about = {"seed": study.seed, "arm": arm, "kind": kind, "number": number, "side": side}
+                rows.append(about | {"pixels": picture.tobytes().hex()})
     return pd.DataFrame(rows)
 
 

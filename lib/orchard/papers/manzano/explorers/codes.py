@@ -21,7 +21,7 @@ from orchard.nn import Sampling, patches, space_to_channel
 from orchard.papers.manzano.data.captions import BOS, INSTRUCTION, encode, spoken
 from orchard.papers.manzano.data.parser import read
 from orchard.papers.manzano.data.scene_world import COLOURS, LAYOUT, SHAPES, TOKEN, SceneWorld
-from orchard.papers.manzano.figures.looks import picture, titled
+from orchard.papers.manzano.figures.looks import labelled, picture, titled
 from orchard.papers.manzano.method.fsq import FSQ
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
@@ -86,7 +86,6 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     left.plot(*every.T, "s", color=PALETTE[0], markersize=3.5, label="code")
     for axis, channel, size in zip(("x", "y"), both, sizes, strict=True):
         left.set(**{f"{axis}label": f"channel {channel + 1}: {size} levels"})
-    made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     told = {k: SceneWorld.Config(k=k).build().bits() for k in LAYOUT}
     bits = {"9 codes of a picture": 9 * fsq.bits, "3 codes of the strip": 3 * fsq.bits, "objects": told[1]["objects"]}
     bits |= {f"text, k = {k}": of["text"] for k, of in told.items()}
@@ -96,7 +95,9 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     right.set(xlabel="bits", xlim=(0, 165))
     right.invert_yaxis()
     right.grid(False, axis="y")
-    return titled(made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each")
+    return titled(
+        made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each", labelled(left), 2
+    )
 
 
 def surgery(run: Runner, cfg: Drawings.Config) -> Explored:

@@ -23,7 +23,7 @@ from orchard.papers.manzano.data import published
 from orchard.papers.manzano.experiments import CONTROLS, EVIDENCE
 from orchard.papers.manzano.experiments.density import gaps
 from orchard.papers.manzano.experiments.strategies import DRAWN, METRICS, with_baseline
-from orchard.papers.manzano.figures.looks import LOOKS, titled, words
+from orchard.papers.manzano.figures.looks import LOOKS, downwards, labelled, titled, words
 from orchard.plot.style import GREY, INK, PALETTE, Look
 
 FLOORS = ("quarter", "hybrid_other", "blind", "hybrid_shuffled")  # controls: drawn hollow
@@ -142,9 +142,7 @@ def _figure(width: float, height: float, rows: Sequence[str], columns: int = 1) 
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(w_pad=0.08)
     for axes in panels:
-        axes.set_yticks(range(len(rows)), rows if axes is panels[0] else [""] * len(rows), fontsize=6.5)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(False, axis="y")
+        downwards(axes, rows if axes is panels[0] else [""] * len(rows), size=6.5)
     return made, panels
 
 
@@ -160,11 +158,6 @@ def _draw(axes: Axes, place: int | float, own: pd.DataFrame, look: Look, hollow:
 
 def _nothing(axes: Axes, x: float, place: int | float, said: str) -> None:
     axes.text(x, place, said, fontsize=5.5, ha="center", va="center", backgroundcolor="white", zorder=3)
-
-
-def _finish(made: Figure, title: str, handles: Sequence[Any], columns: int) -> Figure:
-    made.legend(handles=list(handles), loc="outside lower center", ncols=columns)
-    return titled(made, title)
 
 
 @plot.use_style()
@@ -183,7 +176,7 @@ def strategies(table: pd.DataFrame, printed: pd.DataFrame) -> Figure:
         axes.set(xlim=(-0.04, 1.04), title=metric, xlabel=unit)
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **PRINTED, label="paper, 1B: its own benchmarks")]
     title = "What each arm reads and draws; published numbers are of other tasks and show an order, no level"
-    return _finish(made, title, handles, 4)
+    return titled(made, title, handles, 4)
 
 
 @plot.use_style()
@@ -206,7 +199,7 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
     room = 0.08 * float(np.ptp(shown))
     axes.set(xlim=(shown.min() - room, shown.max() + room), xlabel="difference (share)")
     handles = [SEED, FLOOR, MEAN, Patch(color=PALETTE[0], alpha=0.1, label="supports the claim")]
-    return _finish(made, title, [*handles, Line2D([], [], **PRINTED, label="paper")], 5)
+    return titled(made, title, [*handles, Line2D([], [], **PRINTED, label="paper")], 5)
 
 
 def _said(claim: str, part: str) -> str:
@@ -237,7 +230,7 @@ def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
     widest = 1.2 * conflict["conflict"].abs().max()
     right.set(title="conflict", xlabel="with reading − without", xlim=(-widest - 0.05, widest + 0.05))
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **CEILING, label="ceiling: true codes, same decoder")]
-    return _finish(made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4)  # fmt: skip
+    return titled(made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4)  # fmt: skip
 
 
 @plot.use_style()
@@ -251,7 +244,7 @@ def adapters(table: pd.DataFrame) -> Figure:
             _draw(axes, place, own, LOOKS[look], hollow=shown == "another")
     axes.set(xlim=(-0.03, 1.03), xlabel="characters right")
     title = "What is read through each adapter; control: another picture was shown"
-    return _finish(made, title, [SEED, FLOOR, MEAN], 3)
+    return titled(made, title, [SEED, FLOOR, MEAN], 3)
 
 
 @plot.use_style()
@@ -263,14 +256,8 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     left.plot(places, facts["bound"], "--", color=INK, linewidth=1, marker="_", label="the most that codes can tell")
     for arm, axes in (("hybrid", left), ("discrete", left), ("gap", right)):
         own, look = table[table["arm"] == arm], LOOKS.get(arm, Look(PALETTE[2], "o"))
-        axes.plot(
-            [values.index(value) for value in own[along]],
-            own["value"],
-            look.marker,
-            color=look.colour,
-            markersize=3,
-            alpha=0.6,
-        )
+        seeds = [values.index(value) for value in own[along]]
+        axes.plot(seeds, own["value"], look.marker, color=look.colour, markersize=3, alpha=0.6)
         mean = own.drop_duplicates(along).set_index(along).loc[values]
         ends = [mean["mean"] - mean["low"], mean["high"] - mean["mean"]]
         axes.errorbar(places, mean["mean"], ends, color=look.colour, label=words(arm))
@@ -287,7 +274,7 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     right.axhline(0, color=INK, linewidth=0.8)
     right.set(ylabel="hybrid − pure discrete")
     right.margins(y=0.25)
-    return _finish(made, f"Strips of text alone, by {ALONG[along]}", left.get_legend_handles_labels()[0], 2)
+    return titled(made, f"Strips of text alone, by {ALONG[along]}", labelled(left), 2)
 
 
 @plot.use_style()

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from orchard import plot
 from orchard.papers.manzano.experiments.editing import NOTHING, TRUE
 from orchard.papers.manzano.experiments.recipe import picture as unpacked
-from orchard.papers.manzano.figures.looks import picture, titled
+from orchard.papers.manzano.figures.looks import downwards, framed, labelled, picture, titled
 from orchard.plot.style import INK, PALETTE
 
 WORDS = {  # (arm, what was shuffled) -> who sees the picture that is edited
@@ -70,10 +70,9 @@ def _shares(parts: Sequence[tuple[str, pd.DataFrame, str]], title: str) -> Figur
             axes.barh(place, seeds.mean(), height=0.62, color=look.colour, alpha=0.35)
             axes.plot(seeds, np.full(len(seeds), place), look.marker, color=look.colour, markersize=3.5)
             axes.text(1.03, place, f"{seeds.mean():.2f}", va="center", fontsize=6)
-        axes.set_yticks(range(len(LOOKS)), list(LOOKS) if axes is panels[0] else [])
-        axes.set(title=name, xlim=(0, 1.2), ylim=(len(LOOKS) - 0.4, -0.6), xticks=[0, 0.5, 1], xlabel="share of edits")
+        downwards(axes, list(LOOKS) if axes is panels[0] else [""] * len(LOOKS))
+        axes.set(title=name, xlim=(0, 1.2), xticks=[0, 0.5, 1], xlabel="share of edits")
         axes.title.set_fontsize(7)
-        axes.grid(False, axis="y")
     return titled(made, title)
 
 
@@ -93,8 +92,7 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
         xscale="log", xlabel="squared error outside of the mask (multiples of τ)", ylabel="share of edits", ylim=(0, 1.03)
     )  # fmt: skip
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "What is not asked for should not change: errors outside of the mask")
+    return titled(made, "What is not asked for should not change: errors outside of the mask", labelled(axes), 2)
 
 
 @plot.use_style()
@@ -105,11 +103,10 @@ def rule(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     plot.forest(table, x_label="success: both minus the better of one (share)", axes=axes)
     places = seeds["label"].map({label: place for place, label in enumerate(table["label"])})
     axes.plot(seeds["effect"], places + 0.25, ".", color=PALETTE[0], markersize=3, label="a seed")
-    made.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    legend = axes.get_legend()
-    assert legend is not None
-    legend.remove()
-    return titled(made, "Both see the picture, less the better single arm; the control must stay left")
+    axes.get_legend().remove()  # type: ignore[union-attr]
+    return titled(
+        made, "Both see the picture, less the better single arm; the control must stay left", labelled(axes), 2
+    )
 
 
 @plot.use_style()
@@ -130,8 +127,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 2) -> Fig
             axes = panels[row * len(shown) + column]
             picture(axes, unpacked(item["pixels"], height, width), name if row == 0 else "")
             if column >= 2:
-                for side in axes.spines.values():
-                    side.set(visible=True, linewidth=1.8, color=PALETTE[2] if item["success"] else PALETTE[3])
+                framed(axes, bool(item["success"]))
         panels[row * len(shown)].set_ylabel(_wrapped(shown[0]["instruction"]), fontsize=6)
     return titled(made, "Edits that were asked for, and what arms made; green frame: success, orange: not")
 

@@ -71,15 +71,9 @@ def language_model(folder: Path, kind: str = "llama", positions: int = 128) -> P
     if kind == "gpt2":
         model = t.GPT2LMHeadModel(
             t.GPT2Config(
-                vocab_size=260,
-                n_embd=16,
-                n_layer=2,
-                n_head=2,
-                n_positions=positions,
-                bos_token_id=None,
-                eos_token_id=None,
+                vocab_size=260, n_embd=16, n_layer=2, n_head=2, n_positions=positions, bos_token_id=None, eos_token_id=None
             )
-        )
+        )  # fmt: skip
     elif kind == "qwen2":
         model = t.Qwen2ForCausalLM(t.Qwen2Config(**shape))
     else:

@@ -47,17 +47,7 @@ def test_pictures_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with safe_open(tmp_path / "codes", framework="pt") as file:
         assert file.get_tensor("ids").shape == (120, load_tokenizer(out).model.n)
         assert file.get_tensor("vectors").shape == (120, 4, 16)
-    decode = [
-        "tokenizer",
-        "decode",
-        "--ids",
-        tmp_path / "codes",
-        "--steps",
-        "2",
-        "--out",
-        tmp_path / "drawn",
-        "--tokenizer",
-    ]
+    decode = ["tokenizer", "decode", "--ids", tmp_path / "codes", "--steps", "2", "--out", tmp_path / "drawn", "--tokenizer"]  # fmt: skip
     assert command(*decode, out) == 0
     drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
     assert (len(drawn), drawn[0], drawn[119]) == (120, "00000_0.png", "00119_119.png")
@@ -101,12 +91,8 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "has codes of another tokenizer" in refused(
         capsys, *decode, tmp_path / "codes", "--tokenizer", tmp_path / "two", *new
     )
-    assert "holds no codes" in refused(
-        capsys, *decode, images / "metadata.jsonl", "--tokenizer", tmp_path / "one", *new
-    )
-    assert "holds no tokenizer" in refused(
-        capsys, "tokenizer", "encode", "--tokenizer", images, "--images", images, *new
-    )
+    assert "holds no codes" in refused(capsys, *decode, images / "metadata.jsonl", "--tokenizer", tmp_path / "one", *new)  # fmt: skip
+    assert "holds no tokenizer" in refused(capsys, "tokenizer", "encode", "--tokenizer", images, "--images", images, *new)  # fmt: skip
     assert "exists, or its folder cannot be written" in refused(capsys, *encode, "--out", tmp_path / "codes")
     unify = ["unify", "--images", images, "--tokenizer", tmp_path / "one", *new, *kept, "--backbone"]
     assert "holds no model" in refused(capsys, *unify, images)

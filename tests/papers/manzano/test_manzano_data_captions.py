@@ -142,9 +142,7 @@ def test_names_that_are_only_told_are_never_shown_in_training(world: SceneWorld,
     assert len(names) == 16
     assert sorted(half for _, half in names.values()) == ["taught"] * 8 + ["told"] * 8
     told = {name for name, half in names.values() if half == "told"}
-    everything = itertools.chain(
-        said.captions(world, records, 0).tokens, said.questions(world, records, 0).texts.tokens
-    )
+    everything = itertools.chain(said.captions(world, records, 0).tokens, said.questions(world, records, 0).texts.tokens)  # fmt: skip
     assert not told & {word for row in everything for word in decode(row).split()}
     facts = [decode(row).split() for row in said.facts(world, 400, 0).tokens]
     assert {word for row in facts for word in row} >= {name for name, _ in names.values()}

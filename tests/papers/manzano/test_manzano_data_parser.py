@@ -12,13 +12,10 @@ from orchard.papers.manzano.data.parser import blur_curve, blurred, characters_r
 from orchard.papers.manzano.data.scene_world import Records, SceneWorld
 
 WORLDS = {
-    "laptop": {},
-    "k = 1": {"k": 1},
-    "k = 6": {"k": 6},
-    "strip": {"height": 12, "most": 0, "k": 3},
+    "laptop": {}, "k = 1": {"k": 1}, "k = 6": {"k": 6}, "strip": {"height": 12, "most": 0, "k": 3},
     "gpu": {"height": 60, "width": 60, "k": 6, "shapes": 6, "colours": 8, "most": 5, "alphabet": 16},
     "most noise": {"noise": 25.0, "tint": 25.0},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WORLDS)

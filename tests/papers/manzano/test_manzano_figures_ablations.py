@@ -78,9 +78,7 @@ def test_the_baseline_is_the_better_arm_of_every_seed() -> None:
     own = found[(found["arm"] == "discrete") & (found["metric"] == "general")]
     assert own["value"].tolist() == pytest.approx([0.525, 0.725])  # 0.5, and 0.6 with the 0.1 of its seed
     made = ablations.strategies(found, published.table("Table 1"))
-    assert (
-        said(made).count("not asked") == 3 + 2 + 4
-    )  # reading by codes of another prompt, drawing, an arm that is not there
+    assert said(made).count("not asked") == 3 + 2 + 4  # reading by codes of another prompt, drawing, an arm that is not there  # fmt: skip
 
 
 def test_drawings_are_divided_by_their_ceiling() -> None:
@@ -108,19 +106,15 @@ def test_evidence_of_claims_with_the_paper_beside_it() -> None:
 
 
 def test_adapters_stand_beside_the_continuous_one() -> None:
-    adapters = pd.concat(
-        [rows(0.4, seed=0, arm=arm, shown=shown) for arm in ablations.ADAPTERS for shown in ("own", "another")]
-    )
+    asked = [(arm, shown) for arm in ablations.ADAPTERS for shown in ("own", "another")]
+    adapters = pd.concat([rows(0.4, seed=0, arm=arm, shown=shown) for arm, shown in asked])
     tokenizers = pd.DataFrame([
         {"seed": seed, "rho": rho, "adapter": f"{other}continuous", "accuracy": 0.9 - 0.3 * (rho > 2)}
         for seed in (0, 7) for rho in (1.5, 3.0) for other in ("", "another picture through the ")
     ])  # fmt: skip
     found = ablations.adapter_scores(adapters, tokenizers)
     own = found[(found["arm"] == ablations.CONTINUOUS) & (found["shown"] == "own")]
-    assert (own["seed"].tolist(), own["value"].tolist()) == (
-        [0],
-        [0.9],
-    )  # of the seeds that have adapters; of the densest text
+    assert own[["seed", "value"]].to_numpy().tolist() == [[0, 0.9]]  # of seeds that have adapters; of the densest text
     assert "floats, after the fact" in said(ablations.adapters(found))
 
 
@@ -129,9 +123,7 @@ def test_densities_that_say_nothing_are_marked() -> None:
     gap = found[found["arm"] == "gap"].drop_duplicates("k").set_index("k")["mean"]
     assert gap.to_dict() == pytest.approx({1: 0.4, 2: 0.5, 6: 0.9})
     assert said(ablations.density(found)).count("counting\nnot competent") == 2
-    assert (
-        ablations.density(found[found["k"] == 2], "codes").axes[0].get_xticklabels()[0].get_text() == "1,000\nρ = 1.5"
-    )
+    assert ablations.density(found[found["k"] == 2], "codes").axes[0].get_xticklabels()[0].get_text() == "1,000\nρ = 1.5"  # fmt: skip
 
 
 def test_one_model_for_both_tasks() -> None:

@@ -32,11 +32,8 @@ def test_arms_in_words() -> None:
 def test_outcomes_and_kinds_say_every_share() -> None:
     place = list(editing.LOOKS).index("both"), list(editing.LOOKS).index("language model alone")
     made = editing.outcomes(edits())
-    assert [[axes.texts[i].get_text() for i in place] for axes in made.axes] == [
-        ["1.00", "1.00"],
-        ["1.00", "0.00"],
-        ["1.00", "0.00"],
-    ]
+    said = [[axes.texts[i].get_text() for i in place] for axes in made.axes]
+    assert said == [["1.00", "1.00"], ["1.00", "0.00"], ["1.00", "0.00"]]
     by_kind = editing.kinds(edits())
     assert [axes.get_title(loc="left") for axes in by_kind.axes] == ["recolour", "add"]
     by_kind.draw_without_rendering()
@@ -52,14 +49,8 @@ def test_errors_are_multiples_of_tau() -> None:
 
 def test_rule_has_threshold_and_seeds() -> None:
     table = pd.DataFrame(
-        {
-            "label": ["all edits", "control"],
-            "effect": [0.5, 0.0],
-            "low": [0.4, -0.1],
-            "high": [0.6, 0.1],
-            "threshold": 0.3,
-        }
-    )
+        {"label": ["all edits", "control"], "effect": [0.5, 0.0], "low": [0.4, -0.1], "high": [0.6, 0.1], "threshold": 0.3}
+    )  # fmt: skip
     seeds = pd.DataFrame({"label": ["all edits", "all edits", "control"], "effect": [0.45, 0.55, 0.0]})
     made = editing.rule(table, seeds)
     assert {text.get_text() for text in made.legends[0].get_texts()} == {"threshold", "a seed"}

@@ -45,15 +45,7 @@ def test_shares_of_a_batch() -> None:
         "image_targets": 360.0,
     })  # fmt: skip
     said = [text.get_text() for text in training.mixture(table).axes[0].texts]
-    assert said == [
-        "understanding\n40%",
-        "generation\n40%",
-        "text\n20%",
-        "text\n40%",
-        "image\n60%",
-        "text\n67%",
-        "image\n33%",
-    ]
+    assert said == ["understanding\n40%", "generation\n40%", "text\n20%", "text\n40%", "image\n60%", "text\n67%", "image\n33%"]  # fmt: skip
 
 
 def test_curves_codes_and_ceilings() -> None:
@@ -65,18 +57,14 @@ def test_curves_codes_and_ceilings() -> None:
         {"seed": 0, "part": arm, "step": step, "measure": measure, "value": 1.0}
         for arm in ("hybrid", "blind") for measure in TEXTS for step in (1, 2)
     ]  # fmt: skip
-    rows += [
-        {"seed": 0, "part": "image decoder of hybrid codes", "step": 1, "measure": "validation_loss", "value": 0.1}
-    ]
+    rows += [{"seed": 0, "part": "image decoder of hybrid codes", "step": 1, "measure": "validation_loss", "value": 0.1}]  # fmt: skip
     curves = pd.DataFrame(rows)
     training.stages(curves, [1]).draw_without_rendering()
     made = training.arms(curves)
     assert {text.get_text() for text in made.legends[0].get_texts()} == {"hybrid tokenizer", "blind"}
     use = pd.DataFrame({"codes": "hybrid", "position": range(9), "perplexity": 4.0, "used": 7, "size": 1000})
     assert training.code_use(use).axes[0].get_title(loc="left") == "hybrid: 7 of 1,000 codes used"
-    kept = pd.DataFrame(
-        {"codes": ["hybrid"], "drawn by": "decoder", "overall": 0.5, "objects": 0.6, "characters": np.nan}
-    )
+    kept = pd.DataFrame({"codes": ["hybrid"], "drawn by": "decoder", "overall": 0.5, "objects": 0.6, "characters": np.nan})  # fmt: skip
     training.ceilings(kept).draw_without_rendering()
     space = pd.DataFrame({"tokenizer": "a", "continuous": [0, 0, 1, 1], "discrete": [0, 1, 0, 1], "cosine": 0.5})
     training.common_space(space).draw_without_rendering()
@@ -84,9 +72,7 @@ def test_curves_codes_and_ceilings() -> None:
 
 def test_gallery_frames_say_what_is_right() -> None:
     pixels = np.zeros((12, 12, 3), dtype=np.uint8).tobytes().hex()
-    table = pd.DataFrame(
-        {"arm": "hybrid", "number": [0, 1], "prompt": "a circle", "score": [1.0, 0.0], "pixels": pixels}
-    )
+    table = pd.DataFrame({"arm": "hybrid", "number": [0, 1], "prompt": "a circle", "score": [1.0, 0.0], "pixels": pixels})  # fmt: skip
     made = training.gallery(table, 12, 12, count=2)
     first, second = (axes.spines["left"].get_edgecolor() for axes in made.axes)
     assert first != second

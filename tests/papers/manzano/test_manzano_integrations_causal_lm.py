@@ -57,9 +57,7 @@ def test_old_rows_stay_and_new_ones_are_their_mean(tmp_path: Path, kind: str) ->
     )
     assert resize(model, 60) == Vocabulary(260, 60)
     assert torch.equal(torch.get_rng_state(), state)
-    for old, new in zip(
-        before, (model.get_input_embeddings().weight, model.get_output_embeddings().weight), strict=True
-    ):
+    for old, new in zip(before, (model.get_input_embeddings().weight, model.get_output_embeddings().weight), strict=True):  # fmt: skip
         assert torch.equal(new[:260], old)
         assert torch.equal(new[260:], old.mean(dim=0).expand(62, -1))
     assert model.config.vocab_size == 322

@@ -22,9 +22,7 @@ def test_the_states_are_those_of_transformers(tmp_path: Path, kind: str) -> None
     theirs = tower(tmp_path / kind, kind)
     ours: Tower = vision_tower(tmp_path / kind).build()
     pictures = torch.randint(0, 256, (3, 24, 24, 3), dtype=torch.uint8)
-    mean, std = (
-        torch.tensor(v) for v in (([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]) if kind == "clip" else ([0.5] * 3, [0.5] * 3))
-    )
+    mean, std = (torch.tensor(v) for v in (([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]) if kind == "clip" else ([0.5] * 3, [0.5] * 3)))  # fmt: skip
     pixel_values = ((pictures / 255 - mean) / std).permute(0, 3, 1, 2)
     if kind == "clip":
         expected = theirs(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]

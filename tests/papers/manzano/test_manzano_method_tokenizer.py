@@ -72,10 +72,7 @@ def test_ids_do_not_depend_on_autocast_after_the_squares() -> None:
         assert torch.equal(tok.discrete.ids(x), tok.discrete.ids(x.float()))
         assert tok.discrete(x).isfinite().all()
     low = tiny_tokenizer().bfloat16()
-    assert (
-        low.features(low.squares(unit_pixels(pictures(2)).bfloat16()), torch.tensor([True, False])).dtype
-        == torch.bfloat16
-    )
+    assert low.features(low.squares(unit_pixels(pictures(2)).bfloat16()), torch.tensor([True, False])).dtype == torch.bfloat16  # fmt: skip
 
 
 def trained(tok: HybridTokenizer) -> None:
@@ -83,9 +80,7 @@ def trained(tok: HybridTokenizer) -> None:
     optimizer = torch.optim.AdamW([p for p in tok.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        (
-            tok.features(tok.squares(pictures(4)), torch.tensor([True, False, True, False])) - 1
-        ).square().mean().backward()
+        (tok.features(tok.squares(pictures(4)), torch.tensor([True, False, True, False])) - 1).square().mean().backward()  # fmt: skip
         optimizer.step()
 
 

@@ -119,9 +119,7 @@ def test_drawn_codes_are_codes_and_drawn_answers_text(sampling: Sampling) -> Non
     assert codes.shape == (4, 30)
     assert int(codes.min()) >= 0
     assert int(codes.max()) < 60
-    said = answers(
-        decoder, VOCABULARY, prompts, 9, 5, sampling, torch.Generator().manual_seed(0), torch.randn(4, 2, 16)
-    )
+    said = answers(decoder, VOCABULARY, prompts, 9, 5, sampling, torch.Generator().manual_seed(0), torch.randn(4, 2, 16))  # fmt: skip
     assert all(len(answer) <= 9 and set(answer) <= set(range(7)) - {5} for answer in said)
 
 

@@ -44,17 +44,13 @@ def test_a_killed_tokenizer_and_a_killed_language_model_go_on(
     codes = stages.codes.clone().set(tokenizer=stages.tokenizer)
     for kind in ("llama-tied", "gpt2"):
         folder = language_model(tmp_path / kind, kind)
-        unified = brief(
-            pipeline.plan_unified(replace(stages, codes=codes), folder, steps=4, batch=3, learning_rate=0.01)
-        )
+        unified = brief(pipeline.plan_unified(replace(stages, codes=codes), folder, steps=4, batch=3, learning_rate=0.01))  # fmt: skip
         with monkeypatch.context() as patch:
             assert_unbroken(unified, store, tmp_path / f"{kind} tuned", patch)
     done = store.compute(unified, "cpu")
     assert done.result["validation_loss"] < done.result["initial"]["validation_loss"]
     before, after = (store.compute(cfg, "cpu").tensors("tokenizer") for cfg in (stages.tokenizer, unified))
-    same = {
-        name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])
-    }
+    same = {name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])}  # fmt: skip
     assert {name for name in before if name.startswith(("vision.", "discrete.project."))} <= same
     assert "continuous.hidden.weight" not in same  # the continuous adapter has learned
 
@@ -103,11 +99,7 @@ def test_rows_with_questions_and_rows_without_text(images: Path, tmp_path: Path)
 def test_sizes_come_from_the_pictures(images: Path) -> None:
     assert usual_side(images) == 26
     stages = pipeline.plan(images, size="tiny")
-    assert (stages.tokenizer.tokenizer.vision.height, stages.tokenizer.steps, stages.decoder.stages[0].until) == (
-        24,
-        600,
-        900,
-    )
+    assert (stages.tokenizer.tokenizer.vision.height, stages.tokenizer.steps, stages.decoder.stages[0].until) == (24, 600, 900)  # fmt: skip
     assert np.prod(stages.tokenizer.tokenizer.quantizer.levels) == 1000
     for fields, said in (
         ({"side": 50}, "50 x 50 pixels cannot be read so: VisionTransformer.Config: the picture is 50 x 50, patch is 4"),

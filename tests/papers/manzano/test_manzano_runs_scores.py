@@ -73,8 +73,6 @@ def test_reconstructions(store: Store) -> None:
 
 
 def test_a_decoder_of_other_codes_is_refused() -> None:
-    with pytest.raises(
-        BadInput, match=r"Drawings\.Config: the language model writes other codes than the decoder draws"
-    ):
+    with pytest.raises(BadInput, match=r"Drawings\.Config: the language model writes other codes than the decoder draws"):  # fmt: skip
         Drawings.Config(decoder=regression_run(codes=autoencoder_run()), model=unified_run()).build()
     Drawings.Config(decoder=regression_run(codes=features_run(label="another name")), model=unified_run()).build()

@@ -29,9 +29,7 @@ def test_every_task_gives_texts(world: SceneWorld) -> None:
     test = world.scenes("test").records
     for name in TO_READ:
         task = to_read(world, test, name, 0)
-        assert all(
-            prompt[0] == BOS and answer[-1] == EOS for prompt, answer in zip(task.prompts, task.answers, strict=True)
-        )
+        assert all(prompt[0] == BOS and answer[-1] == EOS for prompt, answer in zip(task.prompts, task.answers, strict=True))  # fmt: skip
     assert {slot for row in task.slots for slot in row} == {0, 1 + GROUPS.index("knowledge")}  # the last one, told
     for name in TO_DRAW:
         assert all(prompt[0] == BOS and EOS not in prompt for prompt in to_draw(world, test, name, 0).prompts)
@@ -48,10 +46,7 @@ def test_slots_with_one_word_between_them_are_one_group() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["vectors", "codes", "nothing"])
 def test_marks_are_those_of_a_loop(world: SceneWorld, how: str) -> None:
-    decoder, task = (
-        tiny_language_model(VOCABULARY).eval(),
-        to_read(world, world.scenes("test").records, "full", 0).head(7),
-    )
+    decoder, task = (tiny_language_model(VOCABULARY).eval(), to_read(world, world.scenes("test").records, "full", 0).head(7))  # fmt: skip
     shown = {"vectors": torch.randn(7, 9, 16), "codes": torch.randint(60, (7, 9)), "nothing": None}[how]
     found, rows = marks(decoder, VOCABULARY, task, shown), []
     for i, (answer, slots) in enumerate(zip(task.answers, task.slots, strict=True)):

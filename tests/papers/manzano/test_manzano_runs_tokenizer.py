@@ -12,14 +12,7 @@ from manzano_runs import PICTURE, assert_unbroken, same, tokenizer_run
 
 from orchard.errors import BadInput
 from orchard.papers.manzano.method.unified import TEXT
-from orchard.papers.manzano.runs.tokenizer import (
-    SHUFFLED,
-    Phase,
-    Stream,
-    _Lessons,
-    load_tokenizer,
-    settled_at,
-)
+from orchard.papers.manzano.runs.tokenizer import SHUFFLED, Phase, Stream, _Lessons, load_tokenizer, settled_at
 from orchard.runs import Store
 
 READ = [Stream.Config(task="read")]
@@ -85,12 +78,9 @@ def test_bad_inputs() -> None:
         ({"start": other, "posthoc": True}, "start has another tokenizer or language model"),
         ({"phases": []}, r"phases end at the steps \[\]: give at least one"),
         ({"phases": [Phase.Config(until=4, streams=READ)] * 2}, r"\[4, 4\]: .* later end"),
-        (
-            {"phases": [Phase.Config(until=4, streams=[])]},
-            "share of the streams of a phase is {}: give shares of 0 or more",
-        ),
+        ({"phases": [Phase.Config(until=4, streams=[])]}, "share of the streams of a phase is {}: give shares of 0 or more"),
         ({"batch_size": 0}, "Tokenizer.Config.batch_size is 0: give 1 or more"),
-    ]
+    ]  # fmt: skip
     for fields, message in wrong:
         with pytest.raises(BadInput, match=message):
             tokenizer_run(**fields).build()

@@ -88,9 +88,7 @@ def test_every_arm_trains_what_it_should_and_leaves_what_is_frozen(store: Store,
     assert model.language_model.vocab_size == len(WORDS) + 2 + 60
     seed_everything(cfg.seed)
     new = _model(cfg, codes, tokenizer).tokenizer.state_dict()
-    assert {name for name in (CONTINUOUS, DISCRETE) if not torch.equal(new[name], after[name])} == LEARNS.get(
-        arm, set()
-    )
+    assert {name for name in (CONTINUOUS, DISCRETE) if not torch.equal(new[name], after[name])} == LEARNS.get(arm, set())  # fmt: skip
     assert result["validation_loss"] == pytest.approx(result["text_loss"] + 0.5 * result["image_loss"])
     assert (result["image_loss"] == 0, result["text_loss"] == 0) == (cfg.stages == READS, cfg.stages == WRITES)
 
@@ -129,18 +127,12 @@ def test_pictures_codes_and_texts_are_of_the_same_scene(store: Store) -> None:
 
 def test_bytes_that_change_are_counted() -> None:
     before = {"vision.a": torch.zeros(3), "discrete.project.bias": torch.ones(2), "continuous.b": torch.zeros(1)}
-    after = {
-        "vision.a": torch.tensor([0.0, 1.0, 0.0]),
-        "discrete.project.bias": torch.ones(2),
-        "continuous.b": torch.ones(1),
-    }
+    after = {"vision.a": torch.tensor([0.0, 1.0, 0.0]), "discrete.project.bias": torch.ones(2), "continuous.b": torch.ones(1)}  # fmt: skip
     assert changed_bytes(before, after) == 2  # 00 00 80 3f
 
 
 @pytest.mark.parametrize("arm", ["hybrid", "pure discrete"])
-def test_a_killed_run_goes_on_bit_for_bit(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
-) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:  # fmt: skip
     assert_unbroken(unified_run(**ARMS[arm]), store, tmp_path, monkeypatch)
 
 

@@ -26,13 +26,11 @@ FIRST = {
     "tokenizer": "vision transformer",
     "codes": "with a cache",
     "decoder": "DiT-Air",
-}  # of a part: what the others are compared with
+}  # what a part's others are compared with
 _say = partial(print, flush=True)
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Pictures as codes, and a language model that reads and draws them.",
-)
+    no_args_is_help=True, add_completion=False, help="Pictures as codes, and a language model that reads and draws them."
+)  # fmt: skip
 tokenizer_app = typer.Typer(no_args_is_help=True, help="A hybrid tokenizer of your own pictures.")
 app.add_typer(tokenizer_app, name="tokenizer")
 

@@ -23,7 +23,6 @@ from orchard.runs import Runner, Setting
 __all__ = ["CONTROLS", "EVIDENCE", "EXPERIMENTS", "GATES", "LAUNCH", "PROFILES", "paper_shapes", "scale"]
 
 EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
-    "competence": recipe.competence, "competence_ceilings": recipe.competence_ceilings,
     "tokenizers": recipe.tokenizers, "ceilings": recipe.ceilings, "code_use": recipe.code_use,
     "published": checks.published, "contradictions": checks.contradictions, "published_shapes": checks.published_shapes,
     "checks": checks.checks, "speed": speed.speed,
@@ -35,9 +34,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
     "curves": recipe.curves, "mixture": recipe.mixture, "gallery": recipe.gallery,
 }  # fmt: skip
 READING = strategies.GROUPS
-text, every_group, drawn = (
-    partial(strategies.ahead, metrics=of) for of in (("text-rich",), READING, (strategies.DRAWN,))
-)
+text, every_group, drawn = (partial(strategies.ahead, metrics=of) for of in (("text-rich",), READING, (strategies.DRAWN,)))  # fmt: skip
 EVIDENCE: dict[str, Evidence] = {
     "M1a": text, "M1b": partial(every_group, second="dual_encoder"), "M2": strategies.more_on_text, "M2c": density.grows,
     "M2b": partial(strategies.adapters_apart, first="bottleneck", second="posthoc"),

@@ -40,10 +40,8 @@ def density(setting: Setting, run: Runner) -> pd.DataFrame:
     for study, chosen in zip(cells, better(run, cells), strict=True):
         for arm in ("hybrid", *DISCRETE):
             about = _about(study) | {"baseline": arm == chosen}
-            wanted += [
-                (about | {"arm": arm}, study.answers(arm)),
-                (about | {"arm": f"{arm}_other"}, study.answers(arm, other=True)),
-            ]
+            for name, other in ((arm, False), (f"{arm}_other", True)):
+                wanted.append((about | {"arm": name}, study.answers(arm, other=other)))
     return items(run, wanted, COLUMNS)
 
 

@@ -28,16 +28,12 @@ def edits(setting: Setting, run: Runner) -> pd.DataFrame:
     """One row per edit: seed, arm, shuffled, kind, unit (kind and row of the scene), right, inside, outside, tau, success."""
     keys = _keys(studies(setting, run, few=True))
     parts = []
-    for (study, arm, shuffled), done in zip(
-        keys, run([study.edits(arm, what) for study, arm, what in keys]), strict=True
-    ):
+    for (study, arm, shuffled), done in zip(keys, run([study.edits(arm, what) for study, arm, what in keys]), strict=True):  # fmt: skip
         kept = done.tensors("edits")
         for kind in PROFILES[setting.profile].edits:
             columns = {name: kept[f"{kind}/{name}"].double().numpy() for name in ("right", "inside", "outside")}
             unit = [f"{kind} {row}" for row in kept[f"{kind}/row"].tolist()]
-            parts.append(
-                pd.DataFrame(columns).assign(unit=unit, kind=kind, seed=study.seed, arm=arm, shuffled=shuffled)
-            )
+            parts.append(pd.DataFrame(columns).assign(unit=unit, kind=kind, seed=study.seed, arm=arm, shuffled=shuffled))  # fmt: skip
     table = pd.concat(parts, ignore_index=True)
     tau = TAU * table[table["arm"] == TRUE].groupby("seed")["outside"].mean()
     table["tau"] = table["seed"].map(tau)
@@ -53,16 +49,8 @@ def edit_gallery(setting: Setting, run: Runner) -> pd.DataFrame:
         for name, pictures in done.tensors("pictures").items():
             kind, side = name.split("/")
             for number, picture in enumerate(pictures.numpy()):
-                rows.append(
-                    {
-                        "seed": study.seed,
-                        "arm": arm,
-                        "kind": kind,
-                        "number": number,
-                        "side": side,
-                        "pixels": picture.tobytes().hex(),
-                    }
-                )
+                about = {"seed": study.seed, "arm": arm, "kind": kind, "number": number, "side": side}
+                rows.append(about | {"pixels": picture.tobytes().hex()})
     return pd.DataFrame(rows)
 
 

@@ -41,9 +41,7 @@ def every(*gates: Gate) -> Gate:
 def _densest(tables: Tables, adapter: str) -> tuple[float, float]:
     """Of the densest text, in the worst seed: characters through an adapter, and bits of a code over bits of text."""
     table = tables("tokenizers")
-    own = table[
-        table["stream"].str.startswith("read") & (table["rho"] == table["rho"].min()) & (table["adapter"] == adapter)
-    ]
+    own = table[table["stream"].str.startswith("read") & (table["rho"] == table["rho"].min()) & (table["adapter"] == adapter)]  # fmt: skip
     return float(own["accuracy"].min()), float(own["rho"].min())
 
 
@@ -72,10 +70,7 @@ def settled(tables: Tables) -> Found:
     """Adapters after the fact have settled before the end of their training."""
     table = tables("adapter_training").query("arm != 'hybrid'")
     latest = float((table["settled"] / table["steps"]).max())
-    return (
-        latest <= PLATEAU,
-        f"adapters after the fact settled within {latest:.0%} of their steps ({PLATEAU:.0%} allowed)",
-    )
+    return (latest <= PLATEAU, f"adapters after the fact settled within {latest:.0%} of their steps ({PLATEAU:.0%} allowed)")  # fmt: skip
 
 
 def _mean(tables: Tables, arm: str, column: str = "value") -> pd.DataFrame:
@@ -87,9 +82,7 @@ def _mean(tables: Tables, arm: str, column: str = "value") -> pd.DataFrame:
 
 def single_tasks(tables: Tables) -> Found:
     """Each task can be learned alone: reading is above a blind model, drawing reaches a good part of its ceiling."""
-    sight = float(
-        (_mean(tables, "und_only") - _mean(tables, "blind"))[list(GROUPS)].min(skipna=False).min(skipna=False)
-    )
+    sight = float((_mean(tables, "und_only") - _mean(tables, "blind"))[list(GROUPS)].min(skipna=False).min(skipna=False))  # fmt: skip
     drawn = float(_mean(tables, "gen_only", "ratio")[DRAWN].min(skipna=False))
     words = f"understanding alone is at least {sight:.2f} above blind ({SIGHT:g} needed), generation alone reaches at least {drawn:.2f}"
     return sight >= SIGHT and drawn >= DRAWS, f"{words} of its ceiling ({DRAWS:g} needed)"
@@ -103,7 +96,7 @@ def draws(*codes: str) -> Gate:
         own = own[own["codes"].isin(codes)]
         least = float(own["overall"].min())
         parsed = float(tables("checks").query("claim == 'S6'")["value"].min())
-        words = f"GenEval-mini of true codes at least {least:.2f} ({CEILING:g} needed), parser right on at least {parsed:.1%}"
+        words = f"GenEval-mini of true codes at least {least:.2f} ({CEILING:g} needed), parser right on at least {parsed:.1%}"  # fmt: skip
         return least >= CEILING and parsed >= PARSED, f"{words} ({PARSED:.1%} needed)"
 
     return gate
@@ -114,15 +107,13 @@ def sizes_differ(tables: Tables) -> Found:
     table = tables("scaling")
     mean = table.groupby(["arm", "dim", "metric"])["value"].mean()
     small, large = table["dim"].min(), table["dim"].max()
-    above = {
-        metric: mean["hybrid", small, metric] - mean["blind", small, metric] for metric in ("general", "text-rich")
-    }
+    above = {metric: mean["hybrid", small, metric] - mean["blind", small, metric] for metric in ("general", "text-rich")}  # fmt: skip
     above[DRAWN] = mean["hybrid", small, DRAWN] - _mean(tables, "hybrid_shuffled")[DRAWN].mean()
     least, most = float(min(above.values())), float(mean["hybrid"][large].max())
     return least > 0 and most <= FULL, (
         f"the smallest model is at least {least:+.2f} from blind models and shuffled codes (above 0 needed), the largest at most "
         f"{most:.2f} right ({FULL:g} allowed)"
-    )
+    )  # fmt: skip
 
 
 def small_decoder(tables: Tables) -> Found:

@@ -144,7 +144,7 @@ def plan_unified(
     if longest < SHORTEST:
         raise BadInput(
             f"{backbone} reads {tokens + longest} tokens, a picture alone is {tokens}: use a tokenizer with fewer tokens"
-        )
+        )  # fmt: skip
     unified = OwnUnified.Config(
         backbone=model, codes=stages.codes, steps=steps, batch_size=batch, optim=AdamW.Config(learning_rate=learning_rate),
         longest=longest, seed=seed, validate_every=max(1, steps // 10), label=f"{Path(backbone).name} with pictures",
@@ -237,14 +237,8 @@ def encode(tokenizer: str | Path, images: str | Path, out: str | Path, device: s
 
 
 def decode(
-    tokenizer: str | Path,
-    ids: str | Path,
-    out: str | Path,
-    steps: int,
-    guidance: float,
-    seed: int,
-    device: str = "auto",
-) -> int:
+    tokenizer: str | Path, ids: str | Path, out: str | Path, steps: int, guidance: float, seed: int, device: str = "auto"
+) -> int:  # fmt: skip
     """Draw the pictures of a file that `encode` wrote into a new folder; returns how many.
 
     Raises BadInput for a file of another tokenizer, and for a folder that exists.
@@ -257,9 +251,7 @@ def decode(
             header, codes = file.metadata() or {}, file.get_tensor("ids")
         names = json.loads(header["names"])
     except (OSError, SafetensorError, KeyError) as error:
-        raise BadInput(
-            f"{ids} holds no codes ({first_line(error)}): give a file that `tokenizer encode` wrote"
-        ) from None
+        raise BadInput(f"{ids} holds no codes ({first_line(error)}): give a file that `tokenizer encode` wrote") from None  # fmt: skip
     if header.get("tokenizer") != file_sha256(Path(tokenizer, WEIGHTS)):
         raise BadInput(f"{ids} has codes of another tokenizer than {tokenizer}: give the one that made them")
     check_new(out)

@@ -1,13 +1,11 @@
 """The recipe (02): what the tokenizer has learned, how codes are used, what decoders can draw of true codes, curves, and the mixture.
 
-`competence` is of the tuning seed and comes before anything is compared; `tokenizers` is the same of every compared seed, the source of
-gates. Both say of either adapter what is read through it, with that of another picture beside it.
+`tokenizers` and `ceilings` come before anything is compared and are the source of gates.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,30 +14,20 @@ import pandas as pd
 from orchard.evidence import Tables, rows, together
 from orchard.papers.manzano.data.prompts import TAGS
 from orchard.papers.manzano.data.scene_world import SceneWorld
-from orchard.papers.manzano.experiments.arms import ARMS, OWN, PIXELS, Study, studies, tuning_study, untuned
+from orchard.papers.manzano.experiments.arms import ARMS, OWN, PIXELS, studies, untuned
 from orchard.papers.manzano.method.fsq import codebook_size
 from orchard.papers.manzano.runs.drawing import asked
 from orchard.papers.manzano.runs.scores import Reconstructions
 from orchard.papers.manzano.runs.tokenizer import ADAPTERS, SHUFFLED
 from orchard.runs import Finished, Run, Runner, Setting
 
-GUIDANCE = (1.0, 1.5)  # at the tuning seed
 FIRST = "read k1"  # what stage 0 learns first
 
 
-def competence(setting: Setting, run: Runner) -> pd.DataFrame:
-    """Of the tuning seed: seed, stream, adapter, accuracy, exact, loss, initial, settled, steps, rho (of texts: bits of a code over bits of
-    text)."""
-    return _read_through(run, [tuning_study(setting)])
-
-
 def tokenizers(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The same of the compared seeds."""
-    return _read_through(run, untuned(setting))
-
-
-def _read_through(run: Runner, of: Sequence[Study]) -> pd.DataFrame:
-    found: list[dict[str, Any]] = []
+    """What is read through either adapter, and of another picture beside it: seed, stream, adapter, accuracy, exact, loss, initial,
+    settled, steps, rho (of texts: bits of a code over bits of text)."""
+    of, found = untuned(setting), list[dict[str, Any]]()
     for study, done in zip(of, run([study.tokenizer() for study in of]), strict=True):
         bits = np.log2(codebook_size(study.codebook)) / np.log2(study.shown.alphabet)
         for stream, scores in done.result["scores"].items():
@@ -55,47 +43,22 @@ def _read_through(run: Runner, of: Sequence[Study]) -> pd.DataFrame:
 
 
 def ceilings(setting: Setting, run: Runner) -> pd.DataFrame:
-    """What true codes keep: seed, codes (hybrid, auto-encoder), drawn by (decoder, auto-encoder), guidance, overall (GenEval-mini; NaN of
+    """What true codes keep: seed, codes (hybrid, auto-encoder), drawn by (decoder, auto-encoder), overall (GenEval-mini; NaN of
     reconstructions), objects, characters (shares right)."""
-    return _ceilings(run, untuned(setting), GUIDANCE[:0])
-
-
-def competence_ceilings(setting: Setting, run: Runner) -> pd.DataFrame:
-    """The same of the tuning seed, with and without guidance."""
-    return _ceilings(run, [tuning_study(setting)], GUIDANCE)
-
-
-def _ceilings(run: Runner, of: Sequence[Study], guidance: Sequence[float]) -> pd.DataFrame:
-    drawn = [
-        (study, whose, value)
-        for study in of for whose in (OWN, PIXELS) for value in (guidance or (study.profile.guidance,))
-    ]  # fmt: skip
-    made = run([study.drawings(whose=whose, guidance=value) for study, whose, value in drawn])
-    found: list[dict[str, Any]] = []
-    for (study, whose, value), done in zip(drawn, made, strict=True):
+    of, found = untuned(setting), list[dict[str, Any]]()
+    drawn = [(study, whose) for study in of for whose in (OWN, PIXELS)]
+    for (study, whose), done in zip(drawn, run([study.drawings(whose=whose) for study, whose in drawn]), strict=True):
         kept = done.tensors("drawings")
         shares = {name: float(kept[name].double().mean()) for name in ("objects", "characters")}
-        about = {"seed": study.seed, "codes": whose, "drawn by": "decoder", "guidance": value}
-        found.append(about | {"overall": done.result["overall"], **shares})
-    again = run([_reconstructions(study) for study in of])
-    for study, done in zip(of, again, strict=True):
-        found.append(
-            {
-                "seed": study.seed,
-                "codes": PIXELS,
-                "drawn by": PIXELS,
-                "guidance": np.nan,
-                "overall": np.nan,
-                **done.result,
-            }
-        )
+        about = {"seed": study.seed, "codes": whose, "drawn by": "decoder", "overall": done.result["overall"]}
+        found.append(about | shares)
+    again = [
+        Reconstructions.Config(autoencoder=study.autoencoder(), count=study.profile.items, label=f"reconstructions, seed {study.seed}")
+        for study in of
+    ]  # fmt: skip
+    for study, done in zip(of, run(again), strict=True):
+        found.append({"seed": study.seed, "codes": PIXELS, "drawn by": PIXELS, "overall": np.nan, **done.result})
     return pd.DataFrame(found)
-
-
-def _reconstructions(study: Study) -> Reconstructions.Config:
-    return Reconstructions.Config(
-        autoencoder=study.autoencoder(), count=study.profile.items, label=f"reconstructions, seed {study.seed}"
-    )
 
 
 def code_use(setting: Setting, run: Runner) -> pd.DataFrame:
@@ -104,13 +67,7 @@ def code_use(setting: Setting, run: Runner) -> pd.DataFrame:
     found = []
     for (study, whose), done in zip(keys, run([study.codes(whose) for study, whose in keys]), strict=True):
         use = done.result["use"]
-        about = {
-            "seed": study.seed,
-            "codes": whose,
-            "used": use["codes"],
-            "dead": use["dead"],
-            "size": done.result["codes"],
-        }
+        about = {"seed": study.seed, "codes": whose, "used": use["codes"], "dead": use["dead"], "size": done.result["codes"]}  # fmt: skip
         found += [about | {"position": i, "perplexity": value} for i, value in enumerate(use["perplexity"])]
     return pd.DataFrame(found)
 
@@ -124,13 +81,8 @@ def curves(setting: Setting, run: Runner) -> pd.DataFrame:
         **{f"image decoder of {whose} codes": study.decoder(whose) for whose in (OWN, PIXELS)},
         **{arm: study.unified(arm) for arm in ARMS},
     }  # fmt: skip
-    return pd.concat(
-        [
-            _curve(done).assign(seed=study.seed, part=part)
-            for part, done in zip(wanted, run(list(wanted.values())), strict=True)
-        ],
-        ignore_index=True,
-    )
+    parts = zip(wanted, run(list(wanted.values())), strict=True)
+    return pd.concat([_curve(done).assign(seed=study.seed, part=part) for part, done in parts], ignore_index=True)
 
 
 def _curve(done: Finished) -> pd.DataFrame:
@@ -191,15 +143,11 @@ def _first(tables: Tables, adapter: str) -> pd.DataFrame:
 
 def learned(tables: Tables, prefix: str = "") -> pd.DataFrame:
     """S7: the loss of the first texts over that before the first step, an adapter a part; as the control ``prefix`` is `SHUFFLED`."""
-    losses = {
-        adapter: _first(tables, prefix + adapter)["loss"] / _first(tables, adapter)["initial"] for adapter in ADAPTERS
-    }
+    losses = {adapter: _first(tables, prefix + adapter)["loss"] / _first(tables, adapter)["initial"] for adapter in ADAPTERS}  # fmt: skip
     return together(rows(adapter, ratio.index, FIRST, ratio) for adapter, ratio in losses.items())
 
 
 def sees(tables: Tables) -> pd.DataFrame:
     """S7b: characters read through an adapter minus those read of another picture."""
-    pairs = {
-        adapter: [_first(tables, name)["accuracy"] for name in (adapter, SHUFFLED + adapter)] for adapter in ADAPTERS
-    }
+    pairs = {adapter: [_first(tables, name)["accuracy"] for name in (adapter, SHUFFLED + adapter)] for adapter in ADAPTERS}  # fmt: skip
     return together(rows(adapter, own.index, FIRST, own - other) for adapter, (own, other) in pairs.items())

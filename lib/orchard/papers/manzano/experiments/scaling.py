@@ -80,9 +80,8 @@ def _measured(study: Study, done: Finished) -> Iterator[pd.DataFrame]:
 def edge_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """IoU of the edges of pictures [n, height, width, 3], grey levels; 1 where neither has any."""
     edges = [
-        np.hypot(*np.gradient(pictures.astype(np.float64).mean(axis=-1), axis=(1, 2))) > EDGE
-        for pictures in (first, second)
-    ]
+        np.hypot(*np.gradient(pictures.astype(np.float64).mean(axis=-1), axis=(1, 2))) > EDGE for pictures in (first, second)
+    ]  # fmt: skip
     both, either = ((edges[0] & edges[1]).sum(axis=(1, 2)), (edges[0] | edges[1]).sum(axis=(1, 2)))
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
@@ -95,9 +94,8 @@ def _ends(table: pd.DataFrame, metric: str, largest: str = "hybrid", smallest: s
     own = table[table["metric"] == metric]
     dims = own["dim"].agg(["min", "max"])
     ends = own[
-        ((own["dim"] == dims["max"]) & (own["arm"] == largest))
-        | ((own["dim"] == dims["min"]) & (own["arm"] == smallest))
-    ]
+        ((own["dim"] == dims["max"]) & (own["arm"] == largest)) | ((own["dim"] == dims["min"]) & (own["arm"] == smallest))
+    ]  # fmt: skip
     ends = ends.assign(end=np.where(ends["dim"] == dims["max"], "largest", "smallest"))
     return paired(ends, "end", "largest", "smallest", units=["unit"], value="value", part=metric)
 

@@ -7,11 +7,12 @@ GenEval-mini                     of a prompt, whether the picture drawn satisfie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from orchard.evidence import Tables, difference, paired, together
 from orchard.papers.manzano.data.prompts import TAGS
@@ -48,9 +49,14 @@ def read_answers(done: Finished) -> pd.DataFrame:
     kept = done.tensors("answers")
     parts = []
     for task in {name.split("/")[0]: None for name in kept}:
-        slots = pd.DataFrame({"unit": kept[f"{task}/picture"].numpy(), "value": kept[f"{task}/right"].double().numpy()})
-        parts.append(slots.groupby("unit", as_index=False).mean().assign(metric=METRIC_OF[task], tag=""))
+        parts.append(_shares(kept, task).assign(metric=METRIC_OF[task], tag=""))
     return pd.concat(parts, ignore_index=True)
+
+
+def _shares(kept: Mapping[str, Tensor], name: str) -> pd.DataFrame:
+    """By picture the share of slots that are right."""
+    slots = pd.DataFrame({"unit": kept[f"{name}/picture"].numpy(), "value": kept[f"{name}/right"].double().numpy()})
+    return slots.groupby("unit", as_index=False).mean()
 
 
 def read_drawings(done: Finished) -> pd.DataFrame:
@@ -59,9 +65,7 @@ def read_drawings(done: Finished) -> pd.DataFrame:
     tag = pd.Series(kept["tag"].numpy())
     weight = len(tag) / (tag.nunique() * tag.map(tag.value_counts()))
     value = kept["score"].double().numpy() * weight
-    return pd.DataFrame(
-        {"unit": kept["row"].numpy(), "tag": tag.map(dict(enumerate(TAGS))), "value": value, "metric": DRAWN}
-    )
+    return pd.DataFrame({"unit": kept["row"].numpy(), "tag": tag.map(dict(enumerate(TAGS))), "value": value, "metric": DRAWN})  # fmt: skip
 
 
 def items(run: Runner, wanted: Iterable[tuple[dict[str, Any], Run.Config]], columns: list[str]) -> pd.DataFrame:
@@ -138,10 +142,7 @@ def adapters(setting: Setting, run: Runner) -> pd.DataFrame:
     for (study, arm, _), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
         kept, stream = done.tensors("answers"), f"read k{study.shown.k}"
         for shown, adapter in (("own", "discrete"), ("another", "another picture through the discrete")):
-            slots = pd.DataFrame({
-                "unit": kept[f"{adapter}/{stream}/picture"].numpy(), "value": kept[f"{adapter}/{stream}/right"].double().numpy(),
-            })  # fmt: skip
-            parts.append(slots.groupby("unit", as_index=False).mean().assign(seed=study.seed, arm=arm, shown=shown))
+            parts.append(_shares(kept, f"{adapter}/{stream}").assign(seed=study.seed, arm=arm, shown=shown))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -150,13 +151,11 @@ def adapter_training(setting: Setting, run: Runner) -> pd.DataFrame:
     wanted = _adapters(setting, run)
     rows = []
     for (study, arm, cfg), done in zip(wanted, run([cfg for *_, cfg in wanted]), strict=True):
-        stream = f"read k{study.shown.k}"
-        accuracy, settled = (
-            done.result["scores"][stream]["discrete"]["accuracy"],
-            done.result["settled"][f"discrete/{stream}"],
-        )
-        steps = cfg.phases[-1].until
-        rows.append({"seed": study.seed, "arm": arm, "accuracy": accuracy, "settled": settled, "steps": steps})
+        result, stream = done.result, f"read k{study.shown.k}"
+        rows.append({
+            "seed": study.seed, "arm": arm, "accuracy": result["scores"][stream]["discrete"]["accuracy"],
+            "settled": result["settled"][f"discrete/{stream}"], "steps": cfg.phases[-1].until,
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -189,9 +188,8 @@ def more_on_text(tables: Tables, shown: str = "") -> pd.DataFrame:
     """M2: the gap between hybrid and pure discrete on text minus that on objects, picture by picture."""
     arms = f"hybrid{shown}", f"{BASELINE}{shown}"
     text, general = (
-        gap(tables("strategies"), metric, *arms).set_index(["seed", "unit"])["value"]
-        for metric in ("text-rich", "general")
-    )
+        gap(tables("strategies"), metric, *arms).set_index(["seed", "unit"])["value"] for metric in ("text-rich", "general")
+    )  # fmt: skip
     return difference(text, general, part="text-rich - general")
 
 

@@ -21,7 +21,7 @@ from orchard.nn import Sampling, patches, space_to_channel
 from orchard.papers.manzano.data.captions import BOS, INSTRUCTION, encode, spoken
 from orchard.papers.manzano.data.parser import read
 from orchard.papers.manzano.data.scene_world import COLOURS, LAYOUT, SHAPES, TOKEN, SceneWorld
-from orchard.papers.manzano.figures.looks import picture, titled
+from orchard.papers.manzano.figures.looks import labelled, picture, titled
 from orchard.papers.manzano.method.fsq import FSQ
 from orchard.papers.manzano.method.tokenizer import byte_pixels, unit_pixels
 from orchard.papers.manzano.method.unified import draw_codes
@@ -86,19 +86,18 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     left.plot(*every.T, "s", color=PALETTE[0], markersize=3.5, label="code")
     for axis, channel, size in zip(("x", "y"), both, sizes, strict=True):
         left.set(**{f"{axis}label": f"channel {channel + 1}: {size} levels"})
-    made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     told = {k: SceneWorld.Config(k=k).build().bits() for k in LAYOUT}
     bits = {"9 codes of a picture": 9 * fsq.bits, "3 codes of the strip": 3 * fsq.bits, "objects": told[1]["objects"]}
     bits |= {f"text, k = {k}": of["text"] for k, of in told.items()}
-    right.barh(
-        list(bits), list(bits.values()), color=[PALETTE[0 if "codes" in name else 1] for name in bits], height=0.6
-    )
+    right.barh(list(bits), list(bits.values()), color=[PALETTE[0 if "codes" in name else 1] for name in bits], height=0.6)  # fmt: skip
     for place, value in enumerate(bits.values()):
         right.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6)
     right.set(xlabel="bits", xlim=(0, 165))
     right.invert_yaxis()
     right.grid(False, axis="y")
-    return titled(made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each")
+    return titled(
+        made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each", labelled(left), 2
+    )
 
 
 def surgery(run: Runner, cfg: Drawings.Config) -> Explored:
@@ -126,9 +125,7 @@ def editing(run: Runner, arms: Mapping[str, Edits.Config]) -> Explored:
     world, pixels = _shown(next(iter(arms.values())).decoder)
     shapes, colours = list(SHAPES[: world.cfg.shapes]), list(COLOURS)[: world.cfg.colours]
 
-    def draw(
-        scene: int = 0, instruction: str = KINDS[0], cell: int = 0, colour: str = "red", shape: str = "square"
-    ) -> Figure:
+    def draw(scene: int = 0, instruction: str = KINDS[0], cell: int = 0, colour: str = "red", shape: str = "square") -> Figure:  # fmt: skip
         said = spoken(shapes.index(shape), colours.index(colour))
         text = INSTRUCTION[instruction][0].format(p=f"p{cell}", **said)
         made = [model(scene, text) for model in models.values()]

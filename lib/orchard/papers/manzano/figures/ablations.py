@@ -23,7 +23,7 @@ from orchard.papers.manzano.data import published
 from orchard.papers.manzano.experiments import CONTROLS, EVIDENCE
 from orchard.papers.manzano.experiments.density import gaps
 from orchard.papers.manzano.experiments.strategies import DRAWN, METRICS, with_baseline
-from orchard.papers.manzano.figures.looks import LOOKS, titled, words
+from orchard.papers.manzano.figures.looks import LOOKS, downwards, labelled, titled, words
 from orchard.plot.style import GREY, INK, PALETTE, Look
 
 FLOORS = ("quarter", "hybrid_other", "blind", "hybrid_shuffled")  # controls: drawn hollow
@@ -46,11 +46,7 @@ CLAIMS = {  # what is subtracted from what; the control
     "M4": ("unified − single task", "a quarter of the steps"),
 }
 UNSAID = ("bottleneck - posthoc", "hybrid - posthoc")  # parts that the words of their claim name already
-ADAPTERS = {
-    "hybrid": "codes, learned together",
-    "posthoc": "codes, after the fact",
-    "bottleneck": "floats, after the fact",
-}
+ADAPTERS = {"hybrid": "codes, learned together", "posthoc": "codes, after the fact", "bottleneck": "floats, after the fact"}  # fmt: skip
 CONTINUOUS = "continuous adapter"
 ALONG = {"k": "characters a token", "codes": "codes in the codebook"}
 COLUMNS = ["claim", "part", "kind", "seed", "value", "mean", "low", "high", "least", "most", "published"]
@@ -124,7 +120,7 @@ def _printed(claim: str, part: str) -> float:
     if claim not in AGAINST or not part:
         return math.nan
     apart = pd.concat([published.strategies(), published.table("Figure 5")])
-    points = [float(apart.at[AGAINST[claim], COLUMN_OF[metric]]) for metric in part.split(" - ")]  # type: ignore[arg-type]
+    points = [float(apart.at[AGAINST[claim], COLUMN_OF[metric]]) for metric in part.split(" - ")]  # type: ignore[arg-type]  # fmt: skip
     return (points[0] - sum(points[1:])) / 100
 
 
@@ -146,9 +142,7 @@ def _figure(width: float, height: float, rows: Sequence[str], columns: int = 1) 
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(w_pad=0.08)
     for axes in panels:
-        axes.set_yticks(range(len(rows)), rows if axes is panels[0] else [""] * len(rows), fontsize=6.5)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(False, axis="y")
+        downwards(axes, rows if axes is panels[0] else [""] * len(rows), size=6.5)
     return made, panels
 
 
@@ -164,11 +158,6 @@ def _draw(axes: Axes, place: int | float, own: pd.DataFrame, look: Look, hollow:
 
 def _nothing(axes: Axes, x: float, place: int | float, said: str) -> None:
     axes.text(x, place, said, fontsize=5.5, ha="center", va="center", backgroundcolor="white", zorder=3)
-
-
-def _finish(made: Figure, title: str, handles: Sequence[Any], columns: int) -> Figure:
-    made.legend(handles=list(handles), loc="outside lower center", ncols=columns)
-    return titled(made, title)
 
 
 @plot.use_style()
@@ -187,7 +176,7 @@ def strategies(table: pd.DataFrame, printed: pd.DataFrame) -> Figure:
         axes.set(xlim=(-0.04, 1.04), title=metric, xlabel=unit)
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **PRINTED, label="paper, 1B: its own benchmarks")]
     title = "What each arm reads and draws; published numbers are of other tasks and show an order, no level"
-    return _finish(made, title, handles, 4)
+    return titled(made, title, handles, 4)
 
 
 @plot.use_style()
@@ -210,7 +199,7 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
     room = 0.08 * float(np.ptp(shown))
     axes.set(xlim=(shown.min() - room, shown.max() + room), xlabel="difference (share)")
     handles = [SEED, FLOOR, MEAN, Patch(color=PALETTE[0], alpha=0.1, label="supports the claim")]
-    return _finish(made, title, [*handles, Line2D([], [], **PRINTED, label="paper")], 5)
+    return titled(made, title, [*handles, Line2D([], [], **PRINTED, label="paper")], 5)
 
 
 def _said(claim: str, part: str) -> str:
@@ -241,9 +230,7 @@ def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
     widest = 1.2 * conflict["conflict"].abs().max()
     right.set(title="conflict", xlabel="with reading − without", xlim=(-widest - 0.05, widest + 0.05))
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **CEILING, label="ceiling: true codes, same decoder")]
-    return _finish(
-        made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4
-    )
+    return titled(made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4)  # fmt: skip
 
 
 @plot.use_style()
@@ -257,7 +244,7 @@ def adapters(table: pd.DataFrame) -> Figure:
             _draw(axes, place, own, LOOKS[look], hollow=shown == "another")
     axes.set(xlim=(-0.03, 1.03), xlabel="characters right")
     title = "What is read through each adapter; control: another picture was shown"
-    return _finish(made, title, [SEED, FLOOR, MEAN], 3)
+    return titled(made, title, [SEED, FLOOR, MEAN], 3)
 
 
 @plot.use_style()
@@ -269,21 +256,13 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     left.plot(places, facts["bound"], "--", color=INK, linewidth=1, marker="_", label="the most that codes can tell")
     for arm, axes in (("hybrid", left), ("discrete", left), ("gap", right)):
         own, look = table[table["arm"] == arm], LOOKS.get(arm, Look(PALETTE[2], "o"))
-        axes.plot(
-            [values.index(value) for value in own[along]],
-            own["value"],
-            look.marker,
-            color=look.colour,
-            markersize=3,
-            alpha=0.6,
-        )
+        seeds = [values.index(value) for value in own[along]]
+        axes.plot(seeds, own["value"], look.marker, color=look.colour, markersize=3, alpha=0.6)
         mean = own.drop_duplicates(along).set_index(along).loc[values]
         ends = [mean["mean"] - mean["low"], mean["high"] - mean["mean"]]
         axes.errorbar(places, mean["mean"], ends, color=look.colour, label=words(arm))
         other = table[table["arm"] == f"{arm}_other"].groupby(along)["value"].mean().reindex(values)
-        axes.plot(
-            places, other, ":", color=look.colour, label="control: shown another strip" if arm == "hybrid" else "_"
-        )
+        axes.plot(places, other, ":", color=look.colour, label="control: shown another strip" if arm == "hybrid" else "_")  # fmt: skip
     for axes in (left, right):
         for place, (counting, kept) in enumerate(zip(facts["counting"], facts["kept"], strict=True)):
             if said := "\n".join(["counting"] * bool(counting) + ["not competent"] * (not kept)):
@@ -295,7 +274,7 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     right.axhline(0, color=INK, linewidth=0.8)
     right.set(ylabel="hybrid − pure discrete")
     right.margins(y=0.25)
-    return _finish(made, f"Strips of text alone, by {ALONG[along]}", left.get_legend_handles_labels()[0], 2)
+    return titled(made, f"Strips of text alone, by {ALONG[along]}", labelled(left), 2)
 
 
 @plot.use_style()
@@ -306,17 +285,11 @@ def single_task(table: pd.DataFrame, found: pd.DataFrame) -> Figure:
     metrics = list(pd.unique(table["metric"]))
     made, panels = plot.figure(6.6, 2.6, columns=len(metrics))
     for axes, metric in zip(panels, metrics, strict=True):
-        own = (
-            table[table["metric"] == metric]
-            .pivot(index="seed", columns="arm", values="value")
-            .reindex(columns=list(arms))
-        )
+        own = table[table["metric"] == metric].pivot(index="seed", columns="arm", values="value").reindex(columns=list(arms))  # fmt: skip
         axes.plot(range(2), own[["single", "unified"]].T, color=LOOKS["hybrid"].colour, linewidth=0.8)
         for place, (arm, look) in enumerate(arms.items()):
             style = SMALL | {"marker": look.marker, "color": look.colour}
-            axes.plot(
-                [place] * len(own), own[arm], **style, markerfacecolor="white" if look is CONTROL else look.colour
-            )
+            axes.plot([place] * len(own), own[arm], **style, markerfacecolor="white" if look is CONTROL else look.colour)  # fmt: skip
             axes.plot([place - 0.2, place + 0.2], [own[arm].mean()] * 2, color=look.colour, linewidth=2)
         one = found[(found["part"] == metric) & (found["kind"] == "claim")].iloc[0]
         mean, low, high = (f"{100 * one[name]:+.1f}".replace("-", "−") for name in ("mean", "low", "high"))

@@ -17,7 +17,7 @@ from orchard import plot
 from orchard.papers.manzano.data import published
 from orchard.papers.manzano.data.parser import blurred, characters_right, objects_right, read
 from orchard.papers.manzano.data.scene_world import LAYOUT, PATCH, TOKEN, Scenes, SceneWorld, readable
-from orchard.papers.manzano.figures.looks import KINDS, picture, titled
+from orchard.papers.manzano.figures.looks import KINDS, labelled, picture, titled
 from orchard.papers.manzano.method.decoder import BLOCKS, block_weights
 from orchard.papers.manzano.method.flow import euler, noised
 from orchard.papers.manzano.method.fsq import FSQ
@@ -57,16 +57,13 @@ def components(table: pd.DataFrame) -> Figure:
         axes.set(xlim=(-1.0, 6.2), ylim=(-0.85, 0.55), aspect="equal")
         axes.axis("off")
     return titled(
-        made,
-        "One tokenizer makes what is read and what is written; the language model and the decoder share only code ids",
-    )
+        made, "One tokenizer makes what is read and what is written; the language model and the decoder share only code ids"
+    )  # fmt: skip
 
 
 def in_short(count: float | int) -> str:
     """A number of weights as "2.9 B", "364 M", "190 k"."""
-    unit, letter = next(
-        (unit, letter) for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if count >= unit
-    )
+    unit, letter = next((unit, letter) for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if count >= unit)  # fmt: skip
     return f"{count / unit:.3g} {letter}".strip()
 
 
@@ -91,9 +88,7 @@ def scene(world: SceneWorld, own: Scenes, other: Scenes, told: Sequence[str]) ->
     right.text(0, 1, "\n".join(lines), va="top", fontsize=6, linespacing=1.5, transform=right.transAxes)
     right.axis("off")
     left.get_subplotspec().get_gridspec().set_width_ratios([1, 1, 1.15])  # type: ignore[union-attr]
-    return titled(
-        made, f"One object fills a token, {world.cfg.k} characters do; what no text tells is drawn anew each time"
-    )
+    return titled(made, f"One object fills a token, {world.cfg.k} characters do; what no text tells is drawn anew each time")  # fmt: skip
 
 
 def rounding_table(level: int) -> pd.DataFrame:
@@ -116,8 +111,7 @@ def rounding(table: pd.DataFrame) -> Figure:
         axes.plot(own["z"], own["bounded"], color=PALETTE[1], linestyle="--", label="bounded: its gradient")
         axes.set(xlabel="z", ylim=(-1.1, 1.1), title=f"{level} levels: {level // 2} below 0, {(level - 1) // 2} above")
     panels[0].set_ylabel("value of the channel")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return titled(made, "A channel is squashed, then rounded to one of its levels")
+    return titled(made, "A channel is squashed, then rounded to one of its levels", labelled(panels[0]), 2)
 
 
 def sequence_table(sequences: Mapping[str, Sequences], names: Sequence[str], image_weight: float = 0.5) -> pd.DataFrame:
@@ -154,8 +148,7 @@ def sequence_strip(table: pd.DataFrame) -> Figure:
         axes.set_title(name, fontsize=6.5)
         axes.axis("off")
     handles = [Patch(color=colour, label=said) for said, colour in KINDS.values()]
-    made.legend(handles=handles, loc="outside lower center", ncols=4)
-    return titled(made, "Three kinds of sequences, one next-token loss: above each target its weight")
+    return titled(made, "Three kinds of sequences, one next-token loss: above each target its weight", handles, 4)
 
 
 def capacity_table(codes: Sequence[int], alphabet: int = 10) -> pd.DataFrame:
@@ -179,8 +172,7 @@ def capacity(table: pd.DataFrame) -> Figure:
     axes.plot([], [], "o", color=INK, markerfacecolor="white", label="ρ < 1: counting")
     axes.set(xlabel="characters of a token, k", ylabel="characters right, at most", ylim=(0, 1.05), xticks=list(LAYOUT))
     axes.axhline(0.1, color=INK, linewidth=0.9, linestyle=":", label="guessing")
-    made.legend(loc="outside lower center", ncols=3)
-    return titled(made, "Where ρ < 1 a code is too small for its characters, whoever trains it")
+    return titled(made, "Where ρ < 1 a code is too small for its characters, whoever trains it", labelled(axes))
 
 
 def blocks_table(size: str = "B") -> pd.DataFrame:
@@ -196,28 +188,18 @@ def blocks_table(size: str = "B") -> pd.DataFrame:
 def decoder_blocks(table: pd.DataFrame) -> Figure:
     """Weights in blocks of kinds of decoders; ``published``, where it is, with embedders and heads."""
     made, (axes,) = plot.figure(width=5.2, height=2.3)
-    axes.barh(
-        table["kind"], table["weights"] / 1e6, color=PALETTE[0], height=0.55, label="blocks, by formula and by count"
-    )
+    axes.barh(table["kind"], table["weights"] / 1e6, color=PALETTE[0], height=0.55, label="blocks, by formula and by count")  # fmt: skip
     axes.plot(
-        table["published"] / 1e6,
-        table["kind"],
-        "D",
-        color=GREY,
-        markerfacecolor="white",
-        label="published, with embedders",
-    )
+        table["published"] / 1e6, table["kind"], "D", color=GREY, markerfacecolor="white", label="published, with embedders"
+    )  # fmt: skip
     ends = table[["weights", "published"]].max(axis=1) / 1e6
     for place, (end, weights, saved) in enumerate(zip(ends, table["weights"] / 1e6, table["saved"], strict=True)):
-        axes.text(
-            end + 25, place, f"{weights:.0f} M" + (f", {saved:.0%} saved" if saved else ""), va="center", fontsize=6
-        )
+        axes.text(end + 25, place, f"{weights:.0f} M" + (f", {saved:.0%} saved" if saved else ""), va="center", fontsize=6)  # fmt: skip
     axes.set_xlim(0, ends.max() * 1.15)
     axes.invert_yaxis()
     axes.set_xlabel("weights (millions)")
     axes.grid(False, axis="y")
-    made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "Two streams of weights become one: DiT-Air has a third of MMDiT's blocks")
+    return titled(made, "Two streams of weights become one: DiT-Air has a third of MMDiT's blocks", labelled(axes), 2)
 
 
 @plot.use_style()
@@ -238,9 +220,8 @@ def noise_path(pixels: UInt8[np.ndarray, "height width 3"], steps: int = 4) -> F
         picture(panels[steps + 1 + i], byte_pixels(back[i])[0], f"t = {1 - i / steps:g}")
     panels[0].set_ylabel("to noise", fontsize=7)
     panels[steps + 1].set_ylabel("Euler, back", fontsize=7)
-    return titled(
-        made, f"A straight way: {steps} steps back end within {float((back[-1] - x0).abs().max()):.0e} of the picture"
-    )
+    apart = float((back[-1] - x0).abs().max())
+    return titled(made, f"A straight way: {steps} steps back end within {apart:.0e} of the picture")
 
 
 @plot.use_style()
@@ -281,5 +262,4 @@ def overall_scores(table: pd.DataFrame) -> Figure:
             axes.annotate(model, (x, y), (-4, 3), textcoords="offset points", ha="right", fontsize=6)
         axes.set(xlabel="mean of its parts", title=benchmark, xlim=(low, high), ylim=(low, high))
     panels[0].set_ylabel("overall score, printed")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return titled(made, "Most overall scores follow from their parts")
+    return titled(made, "Most overall scores follow from their parts", labelled(panels[0]))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from orchard import plot
 from orchard.papers.manzano.experiments.editing import NOTHING, TRUE
 from orchard.papers.manzano.experiments.recipe import picture as unpacked
-from orchard.papers.manzano.figures.looks import picture, titled
+from orchard.papers.manzano.figures.looks import downwards, framed, labelled, picture, titled
 from orchard.plot.style import INK, PALETTE
 
 WORDS = {  # (arm, what was shuffled) -> who sees the picture that is edited
@@ -25,11 +25,7 @@ LOOKS = dict(zip(WORDS.values(), (
     plot.Look(PALETTE[1], "s"), plot.Look(PALETTE[4], "^"), plot.Look(PALETTE[0], "o"), plot.Look(PALETTE[3], "v"),
     plot.Look(PALETTE[5], "P"), plot.Look(INK, "D"),
 ), strict=True))  # fmt: skip
-MEASURES = {
-    "right": "edited cell as wanted",
-    "kept": "rest as it was: error below τ",
-    "success": "success: right and kept",
-}
+MEASURES = {"right": "edited cell as wanted", "kept": "rest as it was: error below τ", "success": "success: right and kept"}  # fmt: skip
 
 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -74,10 +70,9 @@ def _shares(parts: Sequence[tuple[str, pd.DataFrame, str]], title: str) -> Figur
             axes.barh(place, seeds.mean(), height=0.62, color=look.colour, alpha=0.35)
             axes.plot(seeds, np.full(len(seeds), place), look.marker, color=look.colour, markersize=3.5)
             axes.text(1.03, place, f"{seeds.mean():.2f}", va="center", fontsize=6)
-        axes.set_yticks(range(len(LOOKS)), list(LOOKS) if axes is panels[0] else [])
-        axes.set(title=name, xlim=(0, 1.2), ylim=(len(LOOKS) - 0.4, -0.6), xticks=[0, 0.5, 1], xlabel="share of edits")
+        downwards(axes, list(LOOKS) if axes is panels[0] else [""] * len(LOOKS))
+        axes.set(title=name, xlim=(0, 1.2), xticks=[0, 0.5, 1], xlabel="share of edits")
         axes.title.set_fontsize(7)
-        axes.grid(False, axis="y")
     return titled(made, title)
 
 
@@ -94,14 +89,10 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
     mean = own.groupby("seed")["tau"].first().mean()
     axes.axvline(invented / mean, color=INK, linewidth=0.9, linestyle="--", label="what no text mentions, invented")
     axes.set(
-        xscale="log",
-        xlabel="squared error outside of the mask (multiples of τ)",
-        ylabel="share of edits",
-        ylim=(0, 1.03),
-    )
+        xscale="log", xlabel="squared error outside of the mask (multiples of τ)", ylabel="share of edits", ylim=(0, 1.03)
+    )  # fmt: skip
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    made.legend(loc="outside lower center", ncols=2)
-    return titled(made, "What is not asked for should not change: errors outside of the mask")
+    return titled(made, "What is not asked for should not change: errors outside of the mask", labelled(axes), 2)
 
 
 @plot.use_style()
@@ -112,13 +103,9 @@ def rule(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     plot.forest(table, x_label="success: both minus the better of one (share)", axes=axes)
     places = seeds["label"].map({label: place for place, label in enumerate(table["label"])})
     axes.plot(seeds["effect"], places + 0.25, ".", color=PALETTE[0], markersize=3, label="a seed")
-    made.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    legend = axes.get_legend()
-    assert legend is not None
-    legend.remove()
+    axes.get_legend().remove()  # type: ignore[union-attr]
     return titled(
-        made,
-        "Both see the picture, less the better single arm; the control must stay left",
+        made, "Both see the picture, less the better single arm; the control must stay left", labelled(axes), 2
     )
 
 
@@ -130,9 +117,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 2) -> Fig
     """
     own = table[table["number"] < count]
     rows, arms = list(own.groupby(["kind", "number"], sort=False)), list(pd.unique(own["arm"]))
-    made, panels = plot.figure(
-        1.15 * (2 + len(arms)) + 0.6, 1.15 * len(rows) + 0.5, rows=len(rows), columns=2 + len(arms)
-    )
+    made, panels = plot.figure(1.15 * (2 + len(arms)) + 0.6, 1.15 * len(rows) + 0.5, rows=len(rows), columns=2 + len(arms))  # fmt: skip
     for row, (_, part) in enumerate(rows):
         made_by = part[part["side"] == "made"].set_index("arm")
         plain = part.drop_duplicates("side").set_index("side")
@@ -142,8 +127,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 2) -> Fig
             axes = panels[row * len(shown) + column]
             picture(axes, unpacked(item["pixels"], height, width), name if row == 0 else "")
             if column >= 2:
-                for side in axes.spines.values():
-                    side.set(visible=True, linewidth=1.8, color=PALETTE[2] if item["success"] else PALETTE[3])
+                framed(axes, bool(item["success"]))
         panels[row * len(shown)].set_ylabel(_wrapped(shown[0]["instruction"]), fontsize=6)
     return titled(made, "Edits that were asked for, and what arms made; green frame: success, orange: not")
 

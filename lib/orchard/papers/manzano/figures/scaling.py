@@ -16,7 +16,7 @@ from orchard import plot
 from orchard.papers.manzano.experiments.scaling import OBJECTS, STRUCTURE, trend
 from orchard.papers.manzano.experiments.strategies import DRAWN
 from orchard.papers.manzano.figures.build import in_short
-from orchard.papers.manzano.figures.looks import titled
+from orchard.papers.manzano.figures.looks import downwards, labelled, titled
 from orchard.plot.style import GREY, INK, PALETTE
 
 METRICS = {  # ours -> look, in words, the paper's nearest
@@ -86,16 +86,15 @@ def language_models(table: pd.DataFrame, floor: float, published: pd.Series, lea
         right.text(1.02, place, said, fontsize=6, color=colour, va="center", transform=right.get_yaxis_transform())
     right.axvline(0, color=INK, linewidth=0.7)
     right.axvline(100 * least, color=INK, linewidth=0.9, linestyle=":")
-    right.set_yticks(range(len(published)), list(published.index))
+    downwards(right, list(published.index))
     right.set(ylim=(len(published) - 0.2, -0.6), xlabel="largest minus smallest (points)")
-    right.grid(False, axis="y")
     extra = [
         Line2D([], [], color=INK, linestyle="--", label="floor: no picture, codes of another prompt"),
         Line2D([], [], color=GREY, marker="D", markerfacecolor="white", linestyle="", label="paper, 300M to 3B"),
         Line2D([], [], color=INK, linestyle=":", label="least increment that counts (M5)"),
     ]
-    made.legend(handles=[*left.get_legend_handles_labels()[0], *extra], loc="outside lower center", ncols=3)
-    return titled(made, "A larger language model, the same decoder: ours, and what the paper gained; a dot per seed")
+    title = "A larger language model, the same decoder: ours, and what the paper gained; a dot per seed"
+    return titled(made, title, [*labelled(left), *extra])
 
 
 @plot.use_style()
@@ -111,7 +110,6 @@ def decoders(table: pd.DataFrame, published: pd.Series) -> Figure:
     if len(table):
         _sizes(left, table["parameters"])
         left.plot([], [], "--", color=INK, label="codes of another picture")
-        made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     else:
         left.text(0.5, 0.5, "not run:\none decoder is trained\nat this profile", ha="center", va="center", fontsize=7,
                   transform=left.transAxes)  # fmt: skip
@@ -120,14 +118,10 @@ def decoders(table: pd.DataFrame, published: pd.Series) -> Figure:
     right.barh(range(len(published)), published, height=0.5, color=GREY)
     for place, points in enumerate(published):
         right.text(points, place, f" {points:+.1f}", va="center", fontsize=6)
-    right.set_yticks(range(len(published)), list(published.index))
-    right.set(
-        ylim=(len(published) - 0.4, -0.6),
-        xlim=(0, 1.25 * published.max()),
-        xlabel="paper: 0.9B to 3.52B (points)",
-    )
-    right.grid(False, axis="y")
-    return titled(made, "A larger image decoder, the same codes: ours on the left, the paper's changes on the right")
+    downwards(right, list(published.index))
+    right.set(xlim=(0, 1.25 * published.max()), xlabel="paper: 0.9B to 3.52B (points)")
+    title = "A larger image decoder, the same codes: ours on the left, the paper's changes on the right"
+    return titled(made, title, labelled(left), 2)
 
 
 def marker(model: str) -> tuple[str, str, str]:
@@ -148,12 +142,9 @@ def published_scores(table: pd.DataFrame, unit: str, title: str) -> Figure:
     for model in sorted(table.index, key=lambda name: name in MODELS):  # the paper's own on top
         shape, face, said = marker(str(model))
         edge = INK if model in MODELS else GREY
-        mark = axes.plot(
-            table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said
-        )
+        mark = axes.plot(table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said)  # fmt: skip
         handles[said] = mark[0]
-    axes.set_yticks(range(len(table.columns)), list(table.columns))
-    axes.set(ylim=(len(table.columns) - 0.4, -0.6), xlabel=unit)
+    downwards(axes, list(table.columns))
+    axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    made.legend(handles=list(handles.values())[::-1], loc="outside lower center", ncols=3)
-    return titled(made, title)
+    return titled(made, title, list(handles.values())[::-1])

@@ -5,7 +5,6 @@ batches hold, what is drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -16,12 +15,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from orchard import plot
-from orchard.papers.manzano.experiments.recipe import picture as unpacked
-from orchard.papers.manzano.figures.looks import ADAPTERS, LOOKS, named, picture, stream, titled, words
+from orchard.papers.manzano.experiments.recipe import picture
+from orchard.papers.manzano.figures import looks
 from orchard.plot.style import INK, PALETTE
 
 OTHER = "another picture through the "  # adapter
-BELOW: Final = "outside lower center"
 
 
 @plot.use_style()
@@ -33,27 +31,24 @@ def read_through(table: pd.DataFrame, gates: Sequence[tuple[float, str]] = ()) -
     streams = list(pd.unique(table["stream"]))
     made, (axes,) = plot.figure(width=5.4, height=1.2 + 0.42 * len(streams))
     for place, name in enumerate(streams):
-        for shift, (adapter, look) in zip((-0.14, 0.14), ADAPTERS.items(), strict=True):
+        for shift, (adapter, look) in zip((-0.14, 0.14), looks.ADAPTERS.items(), strict=True):
             for shown, face in ((OTHER + adapter, "white"), (adapter, look.colour)):
                 own = table[(table["stream"] == name) & (table["adapter"] == shown)]["accuracy"]
                 axes.plot(own, [place + shift] * len(own), look.marker, color=look.colour, markerfacecolor=face)
     for (share, said), style in zip(gates, ("--", ":"), strict=False):
         axes.axvline(share, color=INK, linewidth=0.9, linestyle=style, label=said)
-    axes.set_yticks(range(len(streams)), [stream(name) for name in streams])
-    axes.set(ylim=(len(streams) - 0.5, -0.5), xlim=(-0.03, 1.03), xlabel="slots right")
-    axes.grid(False, axis="y")
-    marks = [(f"{name} adapter", look.colour, look.marker, look.colour) for name, look in ADAPTERS.items()]
+    looks.downwards(axes, [looks.stream(name) for name in streams])
+    axes.set(xlim=(-0.03, 1.03), xlabel="slots right")
+    marks = [(f"{name} adapter", look.colour, look.marker, look.colour) for name, look in looks.ADAPTERS.items()]
     handles = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle="", label=said)
         for said, colour, marker, face in (*marks, ("shown another picture", INK, "o", "white"))
     ]
-    made.legend(handles=[*handles, *axes.get_legend_handles_labels()[0]], loc=BELOW, ncols=3)
-    return titled(made, "What is read through each adapter, before any unified training; a dot per seed")
+    title = "What is read through each adapter, before any unified training; a dot per seed"
+    return looks.titled(made, title, [*handles, *looks.labelled(axes)])
 
 
-def cosines(
-    continuous: Float[Tensor, "pictures n dim"], discrete: Float[Tensor, "pictures n dim"]
-) -> Float[Tensor, "n n"]:
+def cosines(continuous: Float[Tensor, "pictures n dim"], discrete: Float[Tensor, "pictures n dim"]) -> Float[Tensor, "n n"]:  # fmt: skip
     """Mean cosine, over pictures, of the continuous vector of square i and the discrete vector of square j, each less its adapter's mean
     over all pictures at that square: what a place always looks like is no meaning."""
     first, second = (torch.nn.functional.normalize(x - x.mean(dim=0), dim=-1) for x in (continuous, discrete))
@@ -79,7 +74,7 @@ def common_space(table: pd.DataFrame) -> Figure:
         axes.grid(False)
     panels[0].set_ylabel("square, continuous adapter")
     made.colorbar(shown, ax=panels, label="mean cosine", shrink=0.8)
-    return titled(made, "Do both adapters say the same of a square? The diagonal is the same square")
+    return looks.titled(made, "Do both adapters say the same of a square? The diagonal is the same square")
 
 
 @plot.use_style()
@@ -89,25 +84,15 @@ def code_use(table: pd.DataFrame) -> Figure:
     made, panels = plot.figure(3.1 * len(kinds), 2.7, columns=len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
         own = table[table["codes"] == kind]
-        values = own.groupby("position")["perplexity"].mean().to_numpy()
-        side = round(len(values) ** 0.5)
-        shown = axes.imshow(values.reshape(side, side), cmap="cividis", vmin=1)
-        for place, value in enumerate(values):
-            dark = value < (values.max() + 1) / 2
-            axes.text(
-                place % side,
-                place // side,
-                f"{value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if dark else "black",
-            )
-        made.colorbar(shown, ax=axes, label="perplexity of the codes", shrink=0.8)
+        squares = own.groupby("position", as_index=False)["perplexity"].mean()
+        squares["row"], squares["column"] = np.divmod(squares["position"], round(len(squares) ** 0.5))
+        plot.heat_map(
+            squares, row="row", column="column", value="perplexity", number=".0f", x_label="", y_label="", axes=axes,
+            value_label="perplexity of the codes",
+        )  # fmt: skip
         axes.set(xticks=[], yticks=[], title=f"{kind}: {own['used'].mean():.0f} of {own['size'].iloc[0]:,} codes used")
-        axes.grid(False)
         axes.title.set_fontsize(7)
-    return titled(made, "How many codes are in use, square by square: above cells, at the bottom text")
+    return looks.titled(made, "How many codes are in use, square by square: above cells, at the bottom text")
 
 
 @plot.use_style()
@@ -117,17 +102,12 @@ def stages(curves: pd.DataFrame, phases: Sequence[int]) -> Figure:
     made, (first, second, third) = plot.figure(7.2, 2.7, columns=3)
     own = curves[curves["part"] == "tokenizer"]
     tasks = sorted({measure.split("/")[1] for measure in own["measure"] if measure.endswith("/loss")})
-    for (adapter, look), width in zip(ADAPTERS.items(), (1.6, 1.0), strict=True):
+    for (adapter, look), width in zip(looks.ADAPTERS.items(), (1.6, 1.0), strict=True):
         for task, style in zip(tasks, ("-", "--", ":"), strict=False):
             part = own[own["measure"] == f"{adapter}/{task}/loss"]
             first.plot(
-                part["step"],
-                part["value"],
-                style,
-                color=look.colour,
-                linewidth=width,
-                label=f"{adapter}: {stream(task)}",
-            )
+                part["step"], part["value"], style, color=look.colour, linewidth=width, label=f"{adapter}: {looks.stream(task)}"
+            )  # fmt: skip
     for step in phases:
         first.axvline(step, color=INK, linewidth=0.6)
     own = curves[curves["part"] == "hybrid"]
@@ -143,16 +123,18 @@ def stages(curves: pd.DataFrame, phases: Sequence[int]) -> Figure:
     )
     for axes, (name, unit) in zip((first, second, third), names, strict=True):
         axes.set(title=name, xlabel="step", ylabel=unit, ylim=(0, None))
-    lines = [line for axes in (first, second) for line in axes.get_legend_handles_labels()[0]]
-    made.legend(handles=lines, loc=BELOW, ncols=3)
-    return titled(made, "Validation losses of the stages; thin lines: where a phase of stage 0 ends")
+    return looks.titled(
+        made,
+        "Validation losses of the stages; thin lines: where a phase of stage 0 ends",
+        looks.labelled(first, second),
+    )
 
 
 @plot.use_style()
 def arms(curves: pd.DataFrame) -> Figure:
     """Validation losses of all arms by modality."""
-    own = curves[curves["part"].isin(list(LOOKS)) & curves["measure"].isin(["text_loss", "image_loss"])]
-    told, known = named(own.rename(columns={"part": "arm"}))
+    own = curves[curves["part"].isin(list(looks.LOOKS)) & curves["measure"].isin(["text_loss", "image_loss"])]
+    told, known = looks.named(own.rename(columns={"part": "arm"}))
     made, panels = plot.figure(7.0, 3.1, columns=2)
     for axes, measure in zip(panels, ("text_loss", "image_loss"), strict=True):
         part = told[(told["measure"] == measure) & (told["value"] > 0)]  # 0: no targets of this kind
@@ -160,12 +142,11 @@ def arms(curves: pd.DataFrame) -> Figure:
             part, x="step", y="value", x_label="step", y_label=f"{measure.removesuffix('_loss')} targets (nats)", axes=axes, known=known
         )  # fmt: skip
         axes.get_legend().remove()  # type: ignore[union-attr]
-    lines = {line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
-    made.legend(handles=list(lines.values()), loc=BELOW, ncols=3)
-    return titled(
-        made,
-        "How the arms learn; arms with other codes predict other targets, so compare image losses within one codebook",
+    lines = {line.get_label(): line for line in looks.labelled(*panels)}
+    title = (
+        "How the arms learn; arms with other codes predict other targets, so compare image losses within one codebook"
     )
+    return looks.titled(made, title, list(lines.values()))
 
 
 @plot.use_style()
@@ -185,15 +166,13 @@ def mixture(table: pd.DataFrame, image_weight: float = 0.5) -> Figure:
         start = 0.0
         for kind, share in parts.items():
             axes.barh(place, share, left=start, color=colours[kind], height=0.62, edgecolor="white")
-            axes.text(
-                start + share / 2, place, f"{kind}\n{share:.0%}", ha="center", va="center", fontsize=6, color="white"
-            )
+            axes.text(start + share / 2, place, f"{kind}\n{share:.0%}", ha="center", va="center", fontsize=6, color="white")  # fmt: skip
             start += share
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(xlim=(0, 1), xlabel="share")
     axes.invert_yaxis()
     axes.grid(False)
-    return titled(made, "What a batch holds: counted as sequences, as targets, and as weight in the loss")
+    return looks.titled(made, "What a batch holds: counted as sequences, as targets, and as weight in the loss")
 
 
 @plot.use_style()
@@ -202,19 +181,17 @@ def ceilings(table: pd.DataFrame) -> Figure:
     rows = list(table.groupby(["codes", "drawn by"], sort=False))
     made, (axes,) = plot.figure(width=5.0, height=1.3 + 0.4 * len(rows))
     marks = {"objects": (PALETTE[0], "o"), "characters": (PALETTE[1], "s"), "overall": (PALETTE[2], "D")}
+    said = {"overall": "GenEval-mini, mean of tags"}
     for place, (_, own) in enumerate(rows):
         for shift, (column, (colour, marker)) in zip((-0.2, 0, 0.2), marks.items(), strict=True):
-            axes.plot(
-                own[column], [place + shift] * len(own), marker, color=colour, label=column if place == 0 else "_"
-            )
-    axes.set_yticks(range(len(rows)), [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], fontsize=6)
+            label = said.get(column, column) if place == 0 else "_"
+            axes.plot(own[column], [place + shift] * len(own), marker, color=colour, label=label)
+    looks.downwards(axes, [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], size=6)
     axes.axvline(0.6, color=INK, linewidth=0.9, linestyle="--", label="gate of the drawing claims, for overall")
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.03, 1.03), xlabel="share right")
-    axes.grid(False, axis="y")
-    handles, names = axes.get_legend_handles_labels()
-    said = {"overall": "GenEval-mini, mean of tags"}
-    made.legend(handles, [said.get(name, name) for name in names], loc=BELOW, ncols=2)
-    return titled(made, "Ceilings: what survives of a picture when its own codes are drawn")
+    axes.set(xlim=(-0.03, 1.03), xlabel="share right")
+    return looks.titled(
+        made, "Ceilings: what survives of a picture when its own codes are drawn", looks.labelled(axes), 2
+    )
 
 
 @plot.use_style()
@@ -226,12 +203,10 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 6) -> Fig
         own = table[(table["arm"] == arm) & (table["number"] < count)]
         for column, item in enumerate(own.itertuples()):
             axes = panels[row * count + column]
-            said = "\n".join(str(item.prompt).replace(" and ", "\nand ").split("\n")) if row == 0 else ""
-            picture(axes, unpacked(str(item.pixels), height, width), said)
-            for side in axes.spines.values():
-                side.set(visible=True, linewidth=1.8, color=PALETTE[2] if item.score else PALETTE[3])
+            said = str(item.prompt).replace(" and ", "\nand ") if row == 0 else ""
+            looks.picture(axes, picture(str(item.pixels), height, width), said)
+            looks.framed(axes, bool(item.score))
             if column == 0:
-                axes.set_ylabel(words(arm).replace(": ", ":\n").replace(", ", ",\n"), fontsize=6)
-    return titled(
-        made, "Drawings of the same prompts; green frame: the reader finds what was asked; orange: it does not"
-    )
+                axes.set_ylabel(looks.words(arm).replace(": ", ":\n").replace(", ", ",\n"), fontsize=6)
+    title = "Drawings of the same prompts; green frame: the reader finds what was asked; orange: it does not"
+    return looks.titled(made, title)

@@ -67,7 +67,7 @@ def training(steps: int) -> TrainLM.Config:
 
 def _training() -> list[Row]:
     """Tokens per second of processor time in our training step, against bare loops: with the same model, with a transformers Llama
-    of the same shape, with a decoder as nanoGPT has it of as many parameters."""
+    of the same shape, with a decoder as nanoGPT has it of as many parameters; and what each part costs in which ours differs."""
     cfg = training(STEPS)
     windows = Windows(tokens(cfg.source, cfg.tokenizer, "train"), cfg.seq_len)
     peers: dict[str, Callable[[], float]] = {
@@ -75,6 +75,10 @@ def _training() -> list[Row]:
         "bare": lambda: _bare(cfg.model.clone().build(), token_losses, cfg, windows),
         "llama": lambda: _bare(_llama(cfg), _llama_losses, cfg, windows),
         "gpt": lambda: _bare(_GPT(cfg.model.vocab_size), token_losses, cfg, windows),
+        "rotary": lambda: _bare(_GPT(cfg.model.vocab_size, rotary=True), token_losses, cfg, windows),
+        "rms": lambda: _bare(_GPT(cfg.model.vocab_size, rms=True), token_losses, cfg, windows),
+        "gated": lambda: _bare(_GPT(cfg.model.vocab_size, gated=True), token_losses, cfg, windows),
+        "parts": lambda: _bare(_GPT(cfg.model.vocab_size, True, True, True), token_losses, cfg, windows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     for run in peers.values():  # warm up
@@ -83,15 +87,21 @@ def _training() -> list[Row]:
         for name, run in peers.items():
             seconds[name].append(run())
     rate = STEPS * cfg.batch_size * cfg.seq_len / statistics.median(seconds["ours"])
-    ratio = {
-        p: statistics.median(b / o for b, o in zip(seconds[p], seconds["ours"], strict=True))
-        for p in ("bare", "llama", "gpt")
-    }
+
+    def row(what: str, one: str, other: str, target: str) -> Row:
+        ratios = (b / a for a, b in zip(seconds[one], seconds[other], strict=True))
+        return (what, statistics.median(ratios), "× throughput", target)
+
     return [
         ("our training step", rate, "tokens/s", ""),
-        ("our training step / bare PyTorch loop, same model", ratio["bare"], "× throughput", "≥ 0.95"),
-        ("our training step / transformers Llama, same shape", ratio["llama"], "× throughput", "≥ 1"),
-        ("our training step / nanoGPT's architecture, as many parameters", ratio["gpt"], "× throughput", "≥ 0.95"),
+        row("our training step / bare PyTorch loop, same model", "ours", "bare", "≥ 0.95"),
+        row("our training step / transformers Llama, same shape", "ours", "llama", "≥ 1"),
+        row("our training step / nanoGPT's architecture, as many parameters", "ours", "gpt", "≥ 0.95"),
+        row("our training step / nanoGPT's loop with our three parts", "ours", "parts", "≥ 0.95"),
+        row("nanoGPT with rotary positions / nanoGPT", "rotary", "gpt", ""),
+        row("nanoGPT with RMSNorm / nanoGPT", "rms", "gpt", ""),
+        row("nanoGPT with gated feed-forward / nanoGPT", "gated", "gpt", ""),
+        row("nanoGPT with our three parts / nanoGPT", "parts", "gpt", ""),
     ]
 
 
@@ -140,27 +150,51 @@ def _llama_losses(model: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
 
 
 class _GPT(torch.nn.Module):
-    """A decoder as nanoGPT has it: learned positions, LayerNorm, one matrix for queries, keys and values, GELU, tied embeddings."""
+    """A decoder as nanoGPT has it: learned positions, LayerNorm, one matrix for queries, keys and values, GELU, tied embeddings.
 
-    def __init__(self, vocab_size: int) -> None:
+    Three of its parts may be ours: `rotary` positions, RMSNorm (`rms`), a feed-forward that is `gated` by SiLU. With all of them it
+    computes what our decoder computes.
+    """
+
+    def __init__(self, vocab_size: int, rotary: bool = False, rms: bool = False, gated: bool = False) -> None:
         super().__init__()
-        self.tokens, self.positions = torch.nn.Embedding(vocab_size, DIM), torch.nn.Embedding(LENGTH, DIM)
+        self.gated = gated
+        inner = HIDDEN if gated else 4 * DIM  # as many parameters within a per cent
+        self.tokens = torch.nn.Embedding(vocab_size, DIM)
+        self.positions = None if rotary else torch.nn.Embedding(LENGTH, DIM)
+        half = DIM // HEADS // 2
+        angles = torch.arange(LENGTH)[:, None, None] * 10_000.0 ** (-torch.arange(half) / half)  # [time, 1, half]
+        self.cos, self.sin = angles.cos().repeat(1, 1, 2), torch.cat((-angles.sin(), angles.sin()), dim=-1)
         self.layers: Any = torch.nn.ModuleList(torch.nn.ModuleDict({
-            "norm": torch.nn.LayerNorm(DIM, bias=False), "qkv": torch.nn.Linear(DIM, 3 * DIM, bias=False),
-            "out": torch.nn.Linear(DIM, DIM, bias=False), "norm2": torch.nn.LayerNorm(DIM, bias=False),
-            "up": torch.nn.Linear(DIM, 4 * DIM, bias=False), "down": torch.nn.Linear(4 * DIM, DIM, bias=False),
+            "norm": _norm(rms), "qkv": torch.nn.Linear(DIM, 3 * DIM, bias=False),
+            "out": torch.nn.Linear(DIM, DIM, bias=False), "norm2": _norm(rms),
+            "up": torch.nn.Linear(DIM, inner, bias=False), "down": torch.nn.Linear(inner, DIM, bias=False),
+            "gate": torch.nn.Linear(DIM, inner, bias=False) if gated else torch.nn.Identity(),
         }) for _ in range(LAYERS))  # fmt: skip
-        self.norm = torch.nn.LayerNorm(DIM, bias=False)
+        self.norm = _norm(rms)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        length = tokens.shape[1]
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(length))
         for layer in self.layers:
             parts = layer["qkv"](layer["norm"](x)).split(DIM, dim=-1)
-            q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+            q, k, v = (part.unflatten(-1, (HEADS, -1)) for part in parts)
+            if self.positions is None:
+                cos, sin = self.cos[:length], self.sin[:length]
+                q, k = (y * cos + y.roll(DIM // HEADS // 2, dims=-1) * sin for y in (q, k))
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + layer["out"](mixed.transpose(1, 2).flatten(-2))
-            x = x + layer["down"](F.gelu(layer["up"](layer["norm2"](x))))
+            y = layer["norm2"](x)
+            inner = F.silu(layer["gate"](y)) * layer["up"](y) if self.gated else F.gelu(layer["up"](y))
+            x = x + layer["down"](inner)
         return F.linear(self.norm(x), self.tokens.weight)
+
+
+def _norm(rms: bool) -> torch.nn.Module:
+    return torch.nn.RMSNorm(DIM, eps=1e-6) if rms else torch.nn.LayerNorm(DIM, bias=False)
 
 
 def _imports() -> list[Row]:

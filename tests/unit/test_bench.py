@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from orchard import bench
 from orchard.cli import main
@@ -63,3 +64,34 @@ def test_the_training_that_is_timed_is_that_of_its_peer() -> None:
     ours, llama = cfg.model.clone().build(), bench._llama(cfg)
     assert isinstance(cfg.model, Decoder.Config)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in llama.parameters())
+
+
+def test_the_peer_with_our_three_parts_computes_what_our_decoder_computes() -> None:
+    ours, peer = bench.training(3).model.build(), bench._GPT(257, rotary=True, rms=True, gated=True)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in peer.parameters())
+    for parameter in ours.parameters():  # gains that are not 1, residuals that weigh as much as the embedding
+        torch.nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        peer.tokens.weight.copy_(ours.embedding.weight)
+        peer.norm.weight.copy_(ours.norm.gain)
+        for block, layer in zip(ours.layers, peer.layers, strict=True):
+            mixer, mlp = block.attention, block.feed_forward
+            layer["qkv"].weight.copy_(torch.cat([m.weight for m in (mixer.q_proj, mixer.k_proj, mixer.v_proj)]))
+            layer["norm"].weight.copy_(block.attention_norm.gain)
+            layer["norm2"].weight.copy_(block.feed_forward_norm.gain)
+            maps = {"out": mixer.o_proj, "gate": mlp.gate_proj, "up": mlp.up_proj, "down": mlp.down_proj}
+            for name, map_ in maps.items():
+                layer[name].weight.copy_(map_.weight)
+        tokens = torch.randint(257, (2, bench.LENGTH), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(peer(tokens), ours(tokens))
+
+
+def test_every_part_of_the_peer_has_as_many_parameters() -> None:
+    def parameters(**parts: bool) -> int:
+        model = bench._GPT(257, **parts)
+        learned = 0 if model.positions is None else model.positions.weight.numel()
+        return sum(p.numel() for p in model.parameters()) - learned  # learned positions are 2 % that take no product
+
+    plain = parameters()
+    for parts in ({"rotary": True}, {"rms": True}, {"gated": True}, {"rotary": True, "rms": True, "gated": True}):
+        assert parameters(**parts) == pytest.approx(plain, rel=0.01)

@@ -166,7 +166,7 @@ class Drawings(Painter):
         kept = {name: torch.tensor(values) for name, values in columns.items()}
         save_tensors(kept | {"codes": ids}, work.folder / "drawings.safetensors")
         save_tensors({"pictures": made[: cfg.kept]}, work.folder / "pictures.safetensors")
-        return {"score": float(score.mean()), **by_tag}
+        return {"score": float(score.mean()), **by_tag}  # type: ignore[dict-item]  # of columns, which are texts
 
 
 class Edits(Painter):

@@ -198,7 +198,7 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
     ends = table[["value", "low", "high", "published", "least", "most"]].to_numpy(dtype=float)
     shown = np.append(ends[np.isfinite(ends)], 0)
     room = 0.08 * float(np.ptp(shown))
-    axes.set(xlim=(shown.min() - room, shown.max() + room), xlabel="difference, as a share of what was asked")
+    axes.set(xlim=(shown.min() - room, shown.max() + room), xlabel="difference (share)")
     handles = [SEED, FLOOR, MEAN, Patch(color=PALETTE[0], alpha=0.1, label="supports the claim")]
     paper = [Line2D([], [], **PRINTED, label="paper")] if table["published"].notna().any() else []
     return titled(made, title, [*handles, *paper], 5)

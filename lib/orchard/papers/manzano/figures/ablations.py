@@ -126,7 +126,7 @@ def _printed(claim: str, part: str) -> float:
 
 # ---------------------------------------------------------------------- drawing
 
-SMALL: Any = {"color": INK, "linestyle": "", "markersize": 4}
+SMALL: Any = {"color": INK, "linestyle": "", "markersize": 4.5}
 CEILING: Any = SMALL | {"marker": "|", "markersize": 7, "markeredgewidth": 0.8}
 PRINTED: Any = SMALL | {"marker": "D", "color": GREY, "markerfacecolor": "white"}
 SEED, FLOOR = (Line2D([], [], **SMALL, marker="o", markerfacecolor=face, label=said)
@@ -153,7 +153,8 @@ def _draw(axes: Axes, place: int | float, own: pd.DataFrame, look: Look, hollow:
         axes.hlines(place + 0.16, low, high, color=look.colour, linewidth=1.4)
         axes.plot(mean, place + 0.16, "|", color=look.colour, markersize=6, markeredgewidth=1.4)
         style = SMALL | {"marker": look.marker, "color": look.colour}
-        axes.plot(own["value"], [place - 0.12] * len(own), **style, markerfacecolor="white" if hollow else look.colour)
+        style |= {"markerfacecolor": "white"} if hollow else {"alpha": 0.6}  # overlapping seeds can be told apart
+        axes.plot(own["value"], [place - 0.12] * len(own), **style)
 
 
 def _nothing(axes: Axes, x: float, place: int | float, said: str) -> None:
@@ -199,7 +200,8 @@ def effects(table: pd.DataFrame, title: str) -> Figure:
     room = 0.08 * float(np.ptp(shown))
     axes.set(xlim=(shown.min() - room, shown.max() + room), xlabel="difference (share)")
     handles = [SEED, FLOOR, MEAN, Patch(color=PALETTE[0], alpha=0.1, label="supports the claim")]
-    return titled(made, title, [*handles, Line2D([], [], **PRINTED, label="paper")], 5)
+    paper = [Line2D([], [], **PRINTED, label="paper")] if table["published"].notna().any() else []
+    return titled(made, title, [*handles, *paper], 5)
 
 
 def _said(claim: str, part: str) -> str:
@@ -225,12 +227,12 @@ def drawings(table: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
         if apart.empty:
             _nothing(right, 0.0, place, "not run" if arm in set(conflict["arm"]) else "not asked")
     left.set(xlim=(-0.04, 1.04), title="GenEval-mini", xlabel="prompts satisfied")
-    middle.set(title="by what its codes allow", xlabel="share of the ceiling")
+    middle.set(title="of what its codes allow", xlabel="share of the ceiling")
     middle.set_xlim(left=-0.04)
     widest = 1.2 * conflict["conflict"].abs().max()
     right.set(title="conflict", xlabel="with reading − without", xlim=(-widest - 0.05, widest + 0.05))
     handles = [SEED, FLOOR, MEAN, Line2D([], [], **CEILING, label="ceiling: true codes, same decoder")]
-    return titled(made, "Drawing: as it is, as a share of its ceiling, and what reading takes of that share", handles, 4)  # fmt: skip
+    return titled(made, "What is drawn, what share that is of what the codes allow, and what reading takes of it", handles, 4)  # fmt: skip
 
 
 @plot.use_style()
@@ -243,7 +245,7 @@ def adapters(table: pd.DataFrame) -> Figure:
             own = table[(table["arm"] == arm) & (table["shown"] == shown)]
             _draw(axes, place, own, LOOKS[look], hollow=shown == "another")
     axes.set(xlim=(-0.03, 1.03), xlabel="characters right")
-    title = "What is read through each adapter; control: another picture was shown"
+    title = "What is read through each adapter of the same encoder; control: another picture"
     return titled(made, title, [SEED, FLOOR, MEAN], 3)
 
 
@@ -252,15 +254,16 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     """Characters right and the gap (:func:`density_scores`) along ``along``: "k", characters a token, or "codes", the codebook's size."""
     values = sorted(table[along].unique().tolist())
     made, (left, right) = plot.figure(6.6, 2.7, columns=2)
-    facts, places = table.drop_duplicates(along).set_index(along).loc[values], range(len(values))
+    facts, places = table.drop_duplicates(along).set_index(along).loc[values], np.arange(len(values))
+    aside = {"hybrid": -0.05, "discrete": 0.05}  # so that neither arm hides the other
     left.plot(places, facts["bound"], "--", color=INK, linewidth=1, marker="_", label="the most that codes can tell")
     for arm, axes in (("hybrid", left), ("discrete", left), ("gap", right)):
         own, look = table[table["arm"] == arm], LOOKS.get(arm, Look(PALETTE[2], "o"))
-        seeds = [values.index(value) for value in own[along]]
+        seeds = [values.index(value) + aside.get(arm, 0) for value in own[along]]
         axes.plot(seeds, own["value"], look.marker, color=look.colour, markersize=3, alpha=0.6)
         mean = own.drop_duplicates(along).set_index(along).loc[values]
         ends = [mean["mean"] - mean["low"], mean["high"] - mean["mean"]]
-        axes.errorbar(places, mean["mean"], ends, color=look.colour, label=words(arm))
+        axes.errorbar(places + aside.get(arm, 0), mean["mean"], ends, color=look.colour, label=words(arm))
         other = table[table["arm"] == f"{arm}_other"].groupby(along)["value"].mean().reindex(values)
         axes.plot(places, other, ":", color=look.colour, label="control: shown another strip" if arm == "hybrid" else "_")  # fmt: skip
     for axes in (left, right):
@@ -274,7 +277,8 @@ def density(table: pd.DataFrame, along: str = "k") -> Figure:
     right.axhline(0, color=INK, linewidth=0.8)
     right.set(ylabel="hybrid − pure discrete")
     right.margins(y=0.25)
-    return titled(made, f"Strips of text alone, by {ALONG[along]}", labelled(left), 2)
+    title = f"What is read of strips of text alone, and what codes cost, by {ALONG[along]}"
+    return titled(made, title, labelled(left), 2)
 
 
 @plot.use_style()

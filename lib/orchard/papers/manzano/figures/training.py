@@ -189,7 +189,7 @@ def ceilings(table: pd.DataFrame) -> Figure:
         for shift, (column, (colour, marker)) in zip((-0.2, 0, 0.2), marks.items(), strict=True):
             label = said.get(column, column) if place == 0 else "_"
             axes.plot(own[column], [place + shift] * len(own), marker, color=colour, label=label)
-    looks.downwards(axes, [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], size=6)
+    looks.downwards(axes, [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], size=6.0)
     axes.axvline(0.6, color=INK, linewidth=0.9, linestyle="--", label="gate of the drawing claims, for overall")
     axes.set(xlim=(-0.03, 1.03), xlabel="share right")
     return looks.titled(

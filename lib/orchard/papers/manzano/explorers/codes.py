@@ -98,7 +98,7 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     right.grid(False, axis="y")
     return titled(
         made,
-        f"Levels {levels.replace(' ', ', ')} make {fsq.size:,} codes of {fsq.bits:.2f} bits each",
+        f"The levels {levels.replace(' ', ', ')} make {fsq.size:,} codes, {fsq.bits:.2f} bits each",
         labelled(left),
         2,
     )

@@ -62,7 +62,7 @@ def regrouping(side: int = 3, r: int = 3, dim: int = 48) -> Figure:
     for axes in (left, right):
         axes.grid(False)
         axes.title.set_fontsize(6.5)
-    return titled(made, f"STC: {grid**2} vectors become {side**2}, and no number is lost")
+    return titled(made, f"Space to channel: {grid**2} vectors become {side**2}, and no number is lost")
 
 
 def cloud(fsq: FSQ) -> tuple[Float[Tensor, "points channels"], Float[Tensor, "points channels"]]:
@@ -86,6 +86,7 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     left.plot(*every.T, "s", color=PALETTE[0], markersize=3.5, label="code")
     for axis, channel, size in zip(("x", "y"), both, sizes, strict=True):
         left.set(**{f"{axis}label": f"channel {channel + 1}: {size} levels"})
+    left.locator_params(nbins=5)
     told = {k: SceneWorld.Config(k=k).build().bits() for k in LAYOUT}
     bits = {"9 codes of a picture": 9 * fsq.bits, "3 codes of the strip": 3 * fsq.bits, "objects": told[1]["objects"]}
     bits |= {f"text, k = {k}": of["text"] for k, of in told.items()}
@@ -96,7 +97,10 @@ def lattice(levels: str = LEVELS[0], first: int = 1, second: int = 2) -> Figure:
     right.invert_yaxis()
     right.grid(False, axis="y")
     return titled(
-        made, f"[{levels.replace(' ', ', ')}]: {fsq.size:,} codes, {fsq.bits:.2f} bits each", labelled(left), 2
+        made,
+        f"The levels {levels.replace(' ', ', ')} make {fsq.size:,} codes, {fsq.bits:.2f} bits each",
+        labelled(left),
+        2,
     )
 
 
@@ -175,7 +179,7 @@ def _drawn(
 
 def _row(world: SceneWorld, pixels: Sequence[Pixels], titles: Sequence[str], place: int, first: int) -> Figure:
     """Pictures side by side, below each what the parser reads in it; from the ``first`` on the square of a token is framed."""
-    made, panels = plot.figure(1.65 * len(pixels), 2.5, columns=len(pixels))
+    made, panels = plot.figure(1.65 * len(pixels), 2.75, columns=len(pixels))
     records = read(world, np.stack(pixels)).records
     down, across = divmod(place, world.columns)
     for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):

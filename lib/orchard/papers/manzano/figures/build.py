@@ -135,7 +135,7 @@ def sequence_table(sequences: Mapping[str, Sequences], names: Sequence[str], ima
 def sequence_strip(table: pd.DataFrame) -> Figure:
     """Each sequence as a strip of boxes, coloured by what a position is; above a target its weight in the loss of the batch."""
     names = list(pd.unique(table["sequence"]))
-    made, panels = plot.figure(7.2, 0.95 * len(names) + 0.5, rows=len(names))
+    made, panels = plot.figure(7.2, 1.1 * len(names) + 0.6, rows=len(names))
     for axes, name in zip(panels, names, strict=True):
         own = table[table["sequence"] == name]
         for row in own.itertuples():
@@ -144,7 +144,7 @@ def sequence_strip(table: pd.DataFrame) -> Figure:
             axes.text(row.position + 0.47, 0.5, word, rotation=90, ha="center", va="center", fontsize=5.5, color=ink)
             if row.weight:
                 axes.text(row.position + 0.47, 1.06, f"{row.weight:.3f}"[1:], ha="center", va="bottom", fontsize=4.8)
-        axes.set(xlim=(0, table["position"].max() + 1), ylim=(0, 1.3))
+        axes.set(xlim=(0, table["position"].max() + 1), ylim=(-0.2, 1.3))
         axes.set_title(name, fontsize=6.5)
         axes.axis("off")
     handles = [Patch(color=colour, label=said) for said, colour in KINDS.values()]
@@ -252,6 +252,7 @@ def overall_scores(table: pd.DataFrame) -> Figure:
     ``table``: benchmark, model, printed, follows, agrees.
     """
     made, panels = plot.figure(6.0, 2.7, columns=2)
+    title = f"{table['agrees'].sum()} of {len(table)} printed overall scores follow from their parts; those that do not are named"
     for axes, (benchmark, own) in zip(panels, table.groupby("benchmark", sort=False), strict=True):
         low, high = own[["printed", "follows"]].min().min() - 0.03, own[["printed", "follows"]].max().max() + 0.03
         axes.plot([low, high], [low, high], color=INK, linewidth=0.9, linestyle="--", label="equal")
@@ -262,4 +263,4 @@ def overall_scores(table: pd.DataFrame) -> Figure:
             axes.annotate(model, (x, y), (-4, 3), textcoords="offset points", ha="right", fontsize=6)
         axes.set(xlabel="mean of its parts", title=benchmark, xlim=(low, high), ylim=(low, high))
     panels[0].set_ylabel("overall score, printed")
-    return titled(made, "Most overall scores follow from their parts", labelled(panels[0]))
+    return titled(made, title, labelled(panels[0]))

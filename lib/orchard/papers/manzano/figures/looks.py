@@ -24,7 +24,7 @@ LOOKS: dict[str, plot.Look] = {  # by the names of `experiments.arms`
 ADAPTERS = {"continuous": plot.Look(PALETTE[0], "o"), "discrete": plot.Look(PALETTE[1], "s")}
 TASKS = {"read": "characters of the strip", "objects": "objects of a caption", "name": "invented names"}
 KINDS = {  # of positions of a sequence
-    READ: ("read alone", "#dddddd"), SLOT: ("slot for a vector of the picture", PALETTE[9]),
+    READ: ("only read", "#dddddd"), SLOT: ("slot for a vector of the picture", PALETTE[9]),
     TEXT: ("text target", PALETTE[0]), IMAGE: ("image target", PALETTE[1]),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ batches hold, what is drawn.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,7 +75,7 @@ def common_space(table: pd.DataFrame) -> Figure:
         axes.grid(False)
     panels[0].set_ylabel("square, continuous adapter")
     made.colorbar(shown, ax=panels, label="mean cosine", shrink=0.8)
-    return looks.titled(made, "Do both adapters say the same of a square? The diagonal is the same square")
+    return looks.titled(made, "Both adapters say the same of a square where the diagonal is dark and the rest pale")
 
 
 @plot.use_style()
@@ -92,7 +93,9 @@ def code_use(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         axes.set(xticks=[], yticks=[], title=f"{kind}: {own['used'].mean():.0f} of {own['size'].iloc[0]:,} codes used")
         axes.title.set_fontsize(7)
-    return looks.titled(made, "How many codes are in use, square by square: above cells, at the bottom text")
+    return looks.titled(
+        made, "Codes in use, square by square: cells above, text at the bottom; each panel has its own colours"
+    )
 
 
 @plot.use_style()
@@ -186,7 +189,7 @@ def ceilings(table: pd.DataFrame) -> Figure:
         for shift, (column, (colour, marker)) in zip((-0.2, 0, 0.2), marks.items(), strict=True):
             label = said.get(column, column) if place == 0 else "_"
             axes.plot(own[column], [place + shift] * len(own), marker, color=colour, label=label)
-    looks.downwards(axes, [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], size=6)
+    looks.downwards(axes, [f"codes: {codes}\ndrawn by: {by}" for (codes, by), _ in rows], size=6.0)
     axes.axvline(0.6, color=INK, linewidth=0.9, linestyle="--", label="gate of the drawing claims, for overall")
     axes.set(xlim=(-0.03, 1.03), xlabel="share right")
     return looks.titled(
@@ -203,7 +206,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 6) -> Fig
         own = table[(table["arm"] == arm) & (table["number"] < count)]
         for column, item in enumerate(own.itertuples()):
             axes = panels[row * count + column]
-            said = str(item.prompt).replace(" and ", "\nand ") if row == 0 else ""
+            said = textwrap.fill(str(item.prompt), 19) if row == 0 else ""
             looks.picture(axes, picture(str(item.pixels), height, width), said)
             looks.framed(axes, bool(item.score))
             if column == 0:

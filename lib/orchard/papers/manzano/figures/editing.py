@@ -97,7 +97,7 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    title = "Edits that change what nobody asked for by less than x; left of the dotted line they count as kept"
+    title = "What nobody asked for should not change: left of the dotted line it counts as kept"
     return titled(made, title, labelled(axes), 2)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from orchard import plot
 from orchard.papers.manzano.experiments.editing import NOTHING, TRUE
@@ -42,6 +42,7 @@ def exact_edits(rows: Mapping[str, Sequence[Any]]) -> Figure:
         for row, pixels in enumerate(pictures):
             axes = panels[row * len(rows) + column]
             picture(axes, pixels, _wrapped(said) if row == 0 else "")
+            axes.spines[:].set_visible(False)
             if column == 0:
                 axes.set_ylabel(("source", "target", "changed")[row], fontsize=7)
     return titled(made, "An edit changes one object: everywhere else source and target are equal, noise included")
@@ -51,7 +52,7 @@ def exact_edits(rows: Mapping[str, Sequence[Any]]) -> Figure:
 def outcomes(table: pd.DataFrame) -> Figure:
     """Shares of edits by who sees the picture: edited cell right, rest kept, both. A dot per seed, a bar for the mean."""
     return _shares([(said, in_words(table), column) for column, said in MEASURES.items()],
-                   "Who must see the picture? What is right of all edits; a dot per seed")  # fmt: skip
+                   "Who must see the picture that is edited: shares of all edits that come out right; a dot per seed")  # fmt: skip
 
 
 @plot.use_style()
@@ -59,7 +60,9 @@ def kinds(table: pd.DataFrame) -> Figure:
     """Success by kind of edit, as :func:`outcomes`."""
     own = in_words(table)
     panels = [(str(kind), part, "success") for kind, part in own.groupby("kind", sort=False)]
-    return _shares(panels, "Success by kind of edit; a dot per seed")
+    return _shares(
+        panels, "Edits that succeed (cell right, rest kept), by their kind and by who sees the picture; a dot per seed"
+    )
 
 
 def _shares(parts: Sequence[tuple[str, pd.DataFrame, str]], title: str) -> Figure:
@@ -82,7 +85,7 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
     would have said. ``invented``: mean error of pictures that are right but for all that no text mentions."""
     own = in_words(table).assign(times=lambda rows: rows["outside"] / rows["tau"])
     made, (axes,) = plot.figure(5.0, 2.9)
-    for (sees, look), style in zip(LOOKS.items(), ("-", "-", "-", "--", "--", ":"), strict=True):
+    for (sees, look), style in zip(LOOKS.items(), ("-", "-", "-", "--", "--", "-"), strict=True):
         times = np.sort(own.loc[own["sees"] == sees, "times"])
         axes.plot(times, np.arange(1, len(times) + 1) / len(times), style, color=look.colour, label=sees)
     axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1)), label="τ, twice the mean of true codes")
@@ -91,8 +94,11 @@ def errors(table: pd.DataFrame, invented: float) -> Figure:
     axes.set(
         xscale="log", xlabel="squared error outside of the mask (multiples of τ)", ylabel="share of edits", ylim=(0, 1.03)
     )  # fmt: skip
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return titled(made, "What is not asked for should not change: errors outside of the mask", labelled(axes), 2)
+    title = "What nobody asked for should not change: left of the dotted line it counts as kept"
+    return titled(made, title, labelled(axes), 2)
 
 
 @plot.use_style()
@@ -100,13 +106,12 @@ def rule(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     """M9's difference with its interval and threshold, by kind and of the control: label, effect, low, high, threshold; ``seeds`` has label
     and effect of each."""
     made, (axes,) = plot.figure(5.6, 1.2 + 0.3 * len(table))
-    plot.forest(table, x_label="success: both minus the better of one (share)", axes=axes)
+    plot.forest(table, x_label="success: both minus the better single arm (share of edits)", axes=axes)
     places = seeds["label"].map({label: place for place, label in enumerate(table["label"])})
     axes.plot(seeds["effect"], places + 0.25, ".", color=PALETTE[0], markersize=3, label="a seed")
     axes.get_legend().remove()  # type: ignore[union-attr]
-    return titled(
-        made, "Both see the picture, less the better single arm; the control must stay left", labelled(axes), 2
-    )
+    title = "What is gained if both see the picture, 95 % intervals; the control must stay left of the threshold"
+    return titled(made, title, labelled(axes), 2)
 
 
 @plot.use_style()
@@ -126,6 +131,7 @@ def gallery(table: pd.DataFrame, height: int, width: int, count: int = 2) -> Fig
         for column, (item, name) in enumerate(zip(shown, names, strict=True)):
             axes = panels[row * len(shown) + column]
             picture(axes, unpacked(item["pixels"], height, width), name if row == 0 else "")
+            axes.spines[:].set_visible(False)
             if column >= 2:
                 framed(axes, bool(item["success"]))
         panels[row * len(shown)].set_ylabel(_wrapped(shown[0]["instruction"]), fontsize=6)

@@ -5,6 +5,8 @@ The paper's numbers are grey, or dark where they are its own model's among other
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ from orchard.papers.manzano.experiments.scaling import OBJECTS, STRUCTURE, trend
 from orchard.papers.manzano.experiments.strategies import DRAWN
 from orchard.papers.manzano.figures.build import in_short
 from orchard.papers.manzano.figures.looks import downwards, labelled, titled
+from orchard.papers.manzano.figures.training import gallery
 from orchard.plot.style import GREY, INK, PALETTE
 
 METRICS = {  # ours -> look, in words, the paper's nearest
@@ -29,7 +32,7 @@ STRUCTURES = {  # of pictures that decoders of several sizes draw
     OBJECTS: (plot.Look(PALETTE[4], "^"), "objects right"),
     DRAWN: (plot.Look(PALETTE[2], "D"), "GenEval-mini"),
 }
-MODELS = {"Manzano-30B": ("o", INK), "Manzano-3B": ("o", "white")}
+MODELS = {"Manzano-30B": ("o", INK), "Manzano-3B": ("o", "none")}  # a ring, larger: seen where both have the same score
 PEERS = {"Bagel": "s", "X-Omni": "^", "Janus-Pro": "v"}  # of one model for both tasks, by the first part of their names
 CLOSED = ("GPT-4o", "Gemini-2.5-Pro")
 ALONE = "models for this task alone"
@@ -89,12 +92,23 @@ def language_models(table: pd.DataFrame, floor: float, published: pd.Series, lea
     downwards(right, list(published.index))
     right.set(ylim=(len(published) - 0.2, -0.6), xlabel="largest minus smallest (points)")
     extra = [
-        Line2D([], [], color=INK, linestyle="--", label="floor: no picture, codes of another prompt"),
+        Line2D(
+            [], [], color=INK, linestyle="--", label="floor: no picture (reading), codes of another prompt (drawing)"
+        ),
         Line2D([], [], color=GREY, marker="D", markerfacecolor="white", linestyle="", label="paper, 300M to 3B"),
         Line2D([], [], color=INK, linestyle=":", label="least increment that counts (M5)"),
     ]
-    title = "A larger language model, the same decoder: ours, and what the paper gained; a dot per seed"
-    return titled(made, title, [*labelled(left), *extra])
+    title = "What a larger language model gains with the same decoder, here and in the paper; a dot per seed"
+    return titled(made, title, [*labelled(left), *extra], 2)
+
+
+def drawings(table: pd.DataFrame, height: int, width: int) -> Figure:
+    """:func:`~orchard.papers.manzano.figures.training.gallery` of sizes, with prompts in lines that do not meet those of a neighbour."""
+    return gallery(table.assign(prompt=table["prompt"].map(_in_lines)), height, width)
+
+
+def _in_lines(prompt: str) -> str:
+    return "\n".join(line for part in prompt.replace(" and ", "\nand ").split("\n") for line in textwrap.wrap(part, 20))
 
 
 @plot.use_style()
@@ -113,14 +127,15 @@ def decoders(table: pd.DataFrame, published: pd.Series) -> Figure:
     else:
         left.text(0.5, 0.5, "not run:\none decoder is trained\nat this profile", ha="center", va="center", fontsize=7,
                   transform=left.transAxes)  # fmt: skip
-        left.set(xticks=[])
+        left.set(xticks=[], yticks=[])
     left.set(xlabel="parameters of the image decoder", ylabel="right, or shared (%)", ylim=(-3, 103))
     right.barh(range(len(published)), published, height=0.5, color=GREY)
     for place, points in enumerate(published):
         right.text(points, place, f" {points:+.1f}", va="center", fontsize=6)
     downwards(right, list(published.index))
     right.set(xlim=(0, 1.25 * published.max()), xlabel="paper: 0.9B to 3.52B (points)")
-    title = "A larger image decoder, the same codes: ours on the left, the paper's changes on the right"
+    ours = "ours on the left" if len(table) else "not run here"
+    title = f"What a larger image decoder changes, given the same codes: {ours}, the paper's on the right"
     return titled(made, title, labelled(left), 2)
 
 
@@ -142,7 +157,16 @@ def published_scores(table: pd.DataFrame, unit: str, title: str) -> Figure:
     for model in sorted(table.index, key=lambda name: name in MODELS):  # the paper's own on top
         shape, face, said = marker(str(model))
         edge = INK if model in MODELS else GREY
-        mark = axes.plot(table.loc[model], np.arange(len(table.columns)), shape, color=edge, markerfacecolor=face, label=said)  # fmt: skip
+        size = 7.5 if face == "none" else 5.0
+        mark = axes.plot(
+            table.loc[model],
+            np.arange(len(table.columns)),
+            shape,
+            color=edge,
+            markerfacecolor=face,
+            markersize=size,
+            label=said,
+        )
         handles[said] = mark[0]
     downwards(axes, list(table.columns))
     axes.set_xlabel(unit)

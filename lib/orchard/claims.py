@@ -241,7 +241,7 @@ def decide(
     needs = f"needs profile {claim.profile}, this is {profile}"
     nothing = Verdict(claim, "out of reach here", math.nan, math.nan, math.nan, "")
     if evidence is None:
-        return replace(nothing, reason="not part of this series yet" + (f"; {needs}" if too_small else ""))
+        return replace(nothing, reason="no experiment of this series measures it" + (f"; {needs}" if too_small else ""))
     if evidence.empty:
         return replace(nothing, reason=needs if too_small else f"nothing was measured for it at profile {profile}")
 

@@ -226,10 +226,10 @@ def test_a_small_profile_shows_what_it_measured_and_decides_nothing() -> None:
 
 def test_without_evidence_the_reason_says_why() -> None:
     empty = exact()
-    assert outcome(decide(claim(), None, "smoke")) == ("out of reach here", "not part of this series yet")
+    assert outcome(decide(claim(), None, "smoke")) == ("out of reach here", "no experiment of this series measures it")
     assert (
         decide(claim(profile="gpu"), None, "smoke").reason
-        == "not part of this series yet; needs profile gpu, this is smoke"
+        == "no experiment of this series measures it; needs profile gpu, this is smoke"
     )
     assert decide(claim(), empty, "smoke").reason == "nothing was measured for it at profile smoke"
     found = decide(claim(profile="gpu"), empty, "smoke")

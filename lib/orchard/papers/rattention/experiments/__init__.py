@@ -53,7 +53,7 @@ EXPERIMENTS: dict[str, Callable[[Setting, Runner], pd.DataFrame]] = {
 OTHERS, SMALL = ("full_rope", "full_rnope", "swa@{half}"), ("swa@{eighth}", "swa_mem@{eighth}")  # of C9 and C10
 MAPS, PARTS = ("identity",), ("−SWA", "−norm", "head split")  # of C12 and C13
 
-# A claim that is missing here is one whose experiment is not part of this series yet; its verdict says so.
+# A claim that is missing here is one that no experiment of this series measures; its verdict says so.
 EVIDENCE: dict[str, Evidence] = {
     **{id_: exact("exact_checks", claim=id_) for id_ in ("C1", "C2", "C3", "C4", "C4b", "C5", "C6", "C16", "C17")},
     "C7": partial(window_sweep.sweep_clue, "swa", window_sweep.far),

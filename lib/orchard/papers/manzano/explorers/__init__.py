@@ -1,0 +1,1 @@
+"""Finished models under sliders, and what needs none: regrouping and the lattice of codes."""

@@ -1,0 +1,1 @@
+"""Figures of the series: a table in, a Figure out."""

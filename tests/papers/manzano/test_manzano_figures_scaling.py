@@ -75,14 +75,3 @@ def test_published_scores_have_a_row_each() -> None:
     assert np.array_equal(axes.lines[-1].get_xdata(), table.loc["Manzano-30B"])  # on top of all others
     assert len(axes.lines) == len(table)
     assert len(made.legends[0].get_texts()) == 7
-
-
-def test_drawings_have_prompts_of_short_lines() -> None:
-    pixels = np.zeros((6, 6, 3), dtype=np.uint8).tobytes().hex()
-    prompts = ["a picture of a square below a cross", "a circle and a cross", "show a cross"] * 2
-    rows = [
-        {"arm": "width 16", "number": i, "prompt": said, "pixels": pixels, "score": 0.0}
-        for i, said in enumerate(prompts)
-    ]
-    titles = [axes.get_title() for axes in scaling.drawings(pd.DataFrame(rows), 6, 6).axes]
-    assert titles[:3] == ["a picture of a\nsquare below a cross", "a circle\nand a cross", "show a cross"]

@@ -79,7 +79,9 @@ def test_every_input_matters() -> None:
     assert torch.equal(decoder(x, t, codes, ~dropped), made[0])
     assert torch.equal(decoder(x, t, codes.flip(1), dropped), made[4])  # nothing is told of dropped codes
     rows = decoder(torch.cat((x, x)), torch.cat((t, t)), torch.cat((codes, codes)), torch.tensor([False, True]))
-    torch.testing.assert_close(rows, torch.cat((made[0], made[4])))
+    torch.testing.assert_close(
+        rows, torch.cat((made[0], made[4])), rtol=1e-4, atol=1e-4
+    )  # a difference is divided by t
 
 
 def test_low_precision_runs() -> None:

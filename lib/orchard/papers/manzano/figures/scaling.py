@@ -5,8 +5,6 @@ The paper's numbers are grey, or dark where they are its own model's among other
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,7 +17,6 @@ from orchard.papers.manzano.experiments.scaling import OBJECTS, STRUCTURE, trend
 from orchard.papers.manzano.experiments.strategies import DRAWN
 from orchard.papers.manzano.figures.build import in_short
 from orchard.papers.manzano.figures.looks import downwards, labelled, titled
-from orchard.papers.manzano.figures.training import gallery
 from orchard.plot.style import GREY, INK, PALETTE
 
 METRICS = {  # ours -> look, in words, the paper's nearest
@@ -100,15 +97,6 @@ def language_models(table: pd.DataFrame, floor: float, published: pd.Series, lea
     ]
     title = "What a larger language model gains with the same decoder, here and in the paper; a dot per seed"
     return titled(made, title, [*labelled(left), *extra], 2)
-
-
-def drawings(table: pd.DataFrame, height: int, width: int) -> Figure:
-    """:func:`~orchard.papers.manzano.figures.training.gallery` of sizes, with prompts in lines that do not meet those of a neighbour."""
-    return gallery(table.assign(prompt=table["prompt"].map(_in_lines)), height, width)
-
-
-def _in_lines(prompt: str) -> str:
-    return "\n".join(line for part in prompt.replace(" and ", "\nand ").split("\n") for line in textwrap.wrap(part, 20))
 
 
 @plot.use_style()

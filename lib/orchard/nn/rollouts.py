@@ -66,7 +66,9 @@ def rollouts(
     """
     lengths = [len(prompt) for prompt in prompts]
     if not lengths or min(lengths) < 1:
-        raise ValueError(f"rollouts got prompts of {lengths} tokens: give at least one prompt, each of at least one token")
+        raise ValueError(
+            f"rollouts got prompts of {lengths} tokens: give at least one prompt, each of at least one token"
+        )
     if n < 1 or max_new_tokens < 1 or prefill_chunk < 1:
         raise ValueError(
             f"rollouts(n={n}, max_new_tokens={max_new_tokens}, prefill_chunk={prefill_chunk}): each must be at least 1"

@@ -4,8 +4,8 @@
     swap   = is r(right token) > r(wrong token), at the place of the first wrong one            chance: 1/2
     AUROC  = P(-r of a first wrong token > -r of a token before one)                            chance: 1/2
 
-The sum of r_t is the verifier's score. The paper shows r_t as colours. Both measures need the first wrong token, which is known where chains
-can be replayed. Tokens of different places and kinds (a number, a colour, a semicolon) differ in r for other reasons, which the AUROC
+The sum of r_t is the verifier's score. The paper shows r_t as colours. Both measures need the first wrong token, which is known where
+chains can be replayed. Tokens of different places and kinds (a number, a colour, a semicolon) differ in r for other reasons, which the AUROC
 counts in; a swap compares two tokens at one place. There both normalisers cancel, and the difference is one of logits.
 
 policy, reference: logits [b, vocab] or log-probabilities [b, t]; ties are half a hit everywhere.
@@ -27,7 +27,10 @@ def token_rewards(
 
 
 def swap_margins(
-    policy: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], right: Int[Tensor, "b"], wrong: Int[Tensor, "b"]
+    policy: Float[Tensor, "b vocab"],
+    reference: Float[Tensor, "b vocab"],
+    right: Int[Tensor, "b"],
+    wrong: Int[Tensor, "b"],
 ) -> Float[Tensor, "b"]:
     """r(right) - r(wrong) from the logits of both models at the place of the first wrong token.
 
@@ -35,7 +38,9 @@ def swap_margins(
     """
     same = (right == wrong).nonzero().flatten().tolist()
     if same:
-        raise ValueError(f"the right and the wrong token of chains {same} are the same: nothing to swap, leave them out")
+        raise ValueError(
+            f"the right and the wrong token of chains {same} are the same: nothing to swap, leave them out"
+        )
     moved = policy.float() - reference.float()
     return (moved.gather(1, right.long()[:, None]) - moved.gather(1, wrong.long()[:, None]))[:, 0]
 
@@ -50,7 +55,9 @@ def swap_accuracy(margins: Float[Tensor, "b"]) -> float:
 def auroc(positive: Float[Tensor, "p"], negative: Float[Tensor, "q"]) -> float:
     """The chance that a positive is larger than a negative (Mann and Whitney's U over p q). Raises ValueError without one of them."""
     if not len(positive) or not len(negative):
-        raise ValueError(f"an AUROC of {len(positive)} positives and {len(negative)} negatives: give at least one of each")
+        raise ValueError(
+            f"an AUROC of {len(positive)} positives and {len(negative)} negatives: give at least one of each"
+        )
     ordered = negative.sort().values
     below = torch.searchsorted(ordered, positive)
     up_to = torch.searchsorted(ordered, positive, right=True)

@@ -45,7 +45,9 @@ class Truncation:
 
     def __post_init__(self) -> None:
         if self.words is not None and self.ratio is not None:
-            raise ValueError(f"Truncation(words={self.words}, ratio={self.ratio}): give one of them, or none to keep all")
+            raise ValueError(
+                f"Truncation(words={self.words}, ratio={self.ratio}): give one of them, or none to keep all"
+            )
         if (self.words is not None and self.words < 0) or self.floor < 0:
             raise ValueError(f"Truncation(words={self.words}, floor={self.floor}): numbers of words are 0 or more")
         if self.ratio is not None and not 0 < self.ratio < 1:

@@ -68,9 +68,7 @@ def published() -> VisionLanguageModel.Config:
 
 def _layers(size: Size, causal: bool) -> list[Block.Config]:
     rotary = Rotary.Config(theta=size.theta) if causal else None
-    attention = Attention.Config(
-        num_heads=size.num_heads, num_kv_heads=size.num_kv_heads, causal=causal, rotary=rotary
-    )
+    attention = Attention.Config(num_heads=size.num_heads, num_kv_heads=size.num_kv_heads, causal=causal, rotary=rotary)
     block = Block.Config(attention=attention, feed_forward=FeedForward.Config(hidden_dim=size.hidden_dim))
     return [block.clone() for _ in range(size.num_layers)]
 

@@ -89,7 +89,9 @@ def pairs_from_outcomes(
         )
     for i, (row, judged) in enumerate(zip(responses, outcomes, strict=True)):
         if len(row) != len(judged):
-            raise ValueError(f"question {i} has {len(row)} chains and {len(judged)} outcomes: give one outcome for each")
+            raise ValueError(
+                f"question {i} has {len(row)} chains and {len(judged)} outcomes: give one outcome for each"
+            )
     found: list[Pair] = []
     for i in in_window(outcomes, rule):
         found.extend(_of_question(i, responses[i], outcomes[i], random, rule, match))

@@ -19,7 +19,9 @@ from typing import Literal
 Kind = Literal["direct", "cot"]
 KINDS: tuple[Kind, ...] = ("direct", "cot")
 MARKER = "### answer :"
-_MARKER = re.compile(r"###\s*answer\s*:", re.IGNORECASE)  # "### Answer:" of the paper, "### answer :" of words with spaces between
+_MARKER = re.compile(
+    r"###\s*answer\s*:", re.IGNORECASE
+)  # "### Answer:" of the paper, "### answer :" of words with spaces between
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@
 The weight of the published vote is not known. A softmax over the N scores at temperature tau differs from exp(score / tau) by one factor
 for the whole question: the vote is the same, so tau is the one thing to choose.
 
-Candidates come from the supervised model, and from questions that no pair was made of. A chain without a readable answer has no vote. What
-is chosen is the number of a chain: with majority and votes the first chain that gave the winning answer, so ties go to what was drawn first.
+Candidates come from the supervised model, and from questions that no pair was made of. A chain without a readable answer has no vote.
+What is chosen is the number of a chain: with votes the first chain that gave the winning answer, so ties go to what was drawn first.
 Source: Zhang et al. 2025, arXiv 2410.16198, section on the DPO model as verifier.
 """
 
@@ -46,7 +46,7 @@ def scores(
 
 
 def vote_weights(scores: Float[Tensor, "*batch n"], tau: float = 1.0) -> Float[Tensor, "*batch n"]:
-    """exp(score / tau) up to one factor for each row, so that they sum to 1, in float64. Raises ValueError for a tau that is not above 0."""
+    """exp(score / tau) up to one factor for each row, so that they sum to 1, in float64. Raises ValueError unless tau is above 0."""
     if not tau > 0:
         raise ValueError(f"tau is {tau}: the temperature of a vote is above 0; towards 0 the best chain decides alone")
     return (scores.double() / tau).softmax(dim=-1)

@@ -59,7 +59,9 @@ class Responses:
     def of(cls, prompts: Sequence[Ids], responses: Sequence[Ids], pad: int = 0) -> Responses:
         """Sequences of ids. A response may be empty. Raises ValueError for an empty prompt, and for another number of responses."""
         if len(prompts) != len(responses):
-            raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give one response for each prompt")
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(responses)} responses: give one response for each prompt"
+            )
         for i, prompt in enumerate(prompts):
             if not len(prompt):
                 raise ValueError(

@@ -72,5 +72,5 @@ def test_both_prompts_hold_the_question_and_differ() -> None:
 
 
 def test_a_template_without_a_question() -> None:
-    with pytest.raises(ValueError, match="the cot template 'why' has no {question}"):
+    with pytest.raises(ValueError, match=r"the cot template 'why' has no \{question\}"):
         Templates(direct="{question}", cot="why")

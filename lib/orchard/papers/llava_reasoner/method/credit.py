@@ -5,8 +5,8 @@
     AUROC  = P(-r of a first wrong token > -r of a token before one)                            chance: 1/2
 
 The sum of r_t is the verifier's score. The paper shows r_t as colours. Both measures need the first wrong token, which is known where
-chains can be replayed. Tokens of different places and kinds (a number, a colour, a semicolon) differ in r for other reasons, which the AUROC
-counts in; a swap compares two tokens at one place. There both normalisers cancel, and the difference is one of logits.
+chains can be replayed. Tokens of different places and kinds (a number, a colour, a semicolon) differ in r for other reasons, which the
+AUROC counts in; a swap compares two tokens at one place. There both normalisers cancel, and the difference is one of logits.
 
 policy, reference: logits [b, vocab] or log-probabilities [b, t]; ties are half a hit everywhere.
 Source: Zhang et al. 2025, arXiv 2410.16198, section on credit assignment; the two measures are ours.

@@ -98,7 +98,7 @@ def test_trl_trainer(tmp_path: Any) -> None:
             bf16=False,
             gradient_checkpointing=False,
             disable_dropout=True,
-        ),  # fmt: skip
+        ),
         train_dataset=datasets.Dataset.from_dict(rows),
         processing_class=tokenizer,
     )

@@ -59,7 +59,7 @@ def test_first_errors_against_the_tokens_before_them() -> None:
     counts = torch.tensor([[True, True, True, True], [False, True, True, False], [True, False, False, False]])
     # -r of first errors: 1.0, -0.1, 2.0; of tokens before them: -0.5, -0.2, -0.3; what comes after is not looked at
     assert first_error_auroc(rewards, counts, torch.tensor([2, 2, 0])) == 1.0
-    # errors 0.5 (column 0 of the first: nothing before it), -0.1, 2.0; before them only -0.3
+    # 0.5 (nothing comes before it), 0.1 and 2.0 against 0.3, the one token before an error
     assert first_error_auroc(-rewards.abs(), counts, torch.tensor([0, 2, 0])) == pytest.approx(2 / 3)
 
 

@@ -54,7 +54,7 @@ class Truncation:
             raise ValueError(f"Truncation.ratio is {self.ratio}: it is a share of the response, between 0 and 1")
 
     @classmethod
-    def released(cls, value: float) -> Truncation:
+    def released(cls, value: int | float) -> Truncation:
         """The one number of the released code: a ratio below 1, else a number of words; 90 there. Raises ValueError for 0 or less."""
         return cls(ratio=value) if value < 1 else cls(words=int(value))
 

@@ -41,7 +41,7 @@ def scores(
         raise ValueError(f"first is {first}: a score needs at least 1 token, or None for all of them")
     if first is not None:
         counts = counts & (counts.cumsum(dim=1) <= first)
-    total = ((policy - reference).float() * counts).sum(dim=1)
+    total = ((policy.float() - reference.float()) * counts).sum(dim=1)
     return total / counts.sum(dim=1).clamp(min=1) if per_token else total
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from orchard.nn.generation import PREFILL_CHUNK, Sampling
 from orchard.nn.prefix import Conditioned
 from orchard.nn.sequence import token_log_probs
 from orchard.nn.transformer import Decoder
+
+AnyCache = TypeVar("AnyCache", bound=Cache)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def _continued(
     """Rollouts of prompts of one length."""
     count, time = prompts.shape
     weight = conditioned.embedding.weight
-    cache: Cache = conditioned.new_cache(count, time + most, device=weight.device, dtype=weight.dtype)
+    cache = conditioned.new_cache(count, time + most, device=weight.device, dtype=weight.dtype)
     for piece in prompts.split(prefill_chunk, dim=1):
         last = conditioned.features(piece, cache)[:, -1]
     cache, last = repeated(cache, count, n), last.repeat_interleave(n, dim=0)
@@ -118,7 +121,7 @@ def _continued(
     return Rollouts(*whole)
 
 
-def repeated(cache: Cache, batch: int, n: int) -> Cache:
+def repeated(cache: AnyCache, batch: int, n: int) -> AnyCache:
     """A cache of `batch` sequences as one of batch * n, each sequence n times in a row; the given one stays as it is.
 
     Every tensor of a cache has one row per sequence. Raises TypeError for one that has not.

@@ -26,6 +26,7 @@ END = 99
         (Truncation(ratio=0.5), 40, 40),  # never more than there is
         (Truncation(ratio=0.5, floor=0), 41, 20),
         (Truncation.released(90), 91, 90),
+        (Truncation.released(1), 300, 300),
         (Truncation.released(0.7), 200, 140),
         (Truncation.released(0.7), 100, 90),
         (Truncation.relative(0.9, 26.4), 30, 24),
@@ -38,11 +39,13 @@ def test_words_that_are_kept(truncation: Truncation, count: int, kept: int) -> N
     assert truncation.text(" ".join(words)) == " ".join(words[:kept])
 
 
-def test_white_space_between_words_stays() -> None:
-    text = " One  bar.\nTwo\tbars. "
-    assert Truncation(words=3).text(text) == " One  bar.\nTwo"
-    assert Truncation(words=3).text(text).split() == naive.truncated(text, 3).split()
-    assert Truncation().text("") == ""
+def test_words_stand_between_single_spaces() -> None:
+    text = "One bar.\nTwo bars, say."
+    assert Truncation(words=2).text(text) == "One bar.\nTwo"
+    assert Truncation(words=4).text(text) == text
+    assert Truncation(words=2).text(text) == naive.truncated(text, 2)
+    assert Truncation(words=3).text("a  b c") == "a  b"  # nothing between two spaces is a word as well
+    assert Truncation().text("") == Truncation(words=0).text("a b") == ""
 
 
 def test_a_long_response_loses_its_answer() -> None:

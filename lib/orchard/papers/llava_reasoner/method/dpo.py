@@ -6,7 +6,7 @@
     L        = -log sigmoid(m) - gamma mean_t log p(y_w,t)
 
 Sums, not means. A response longer than the cut loses its `### Answer:`, and none trains where to stop. Both responses and both models are
-cut and weighted alike. The released code has the discounts and gamma, and uses neither: w_t = 1, gamma = 0. Either discount sums to
+cut and weighted alike. The released code has both discounts and the term of gamma, and uses neither: w_t = 1, gamma = 0. Either discount sums to
 (T + 1) / 2 over a response: half of the weight goes.
 
 A batch of b pairs has 2 b rows, [chosen; rejected]. The reference is two columns [b, 2], computed once: tower and connector are frozen.
@@ -16,7 +16,6 @@ Source: Zhang et al. 2025, arXiv 2410.16198, section 3.3 and appendix (truncatio
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +35,8 @@ FLOOR = 90  # words that a ratio leaves in any case
 class Truncation:
     """How many words of a response are kept: the first `words`; or the share `ratio` of its own, but `floor` at least; or all of them.
 
-    Words are what stands between white space. Raises ValueError for both at once, and for values out of range.
+    Words are what stands between single spaces, as in the released code: a line break divides nothing. Raises ValueError for both at
+    once, and for values out of range.
     """
 
     words: int | None = None
@@ -55,8 +55,10 @@ class Truncation:
 
     @classmethod
     def released(cls, value: int | float) -> Truncation:
-        """The one number of the released code: a ratio below 1, else a number of words; 90 there. Raises ValueError for 0 or less."""
-        return cls(ratio=value) if value < 1 else cls(words=int(value))
+        """The one number of the released code: words above 1, a ratio below, all of the response at 1. Raises ValueError for 0 or less."""
+        if value == 1:
+            return cls()
+        return cls(words=int(value)) if value > 1 else cls(ratio=value)
 
     @classmethod
     def relative(cls, share: float, mean_words: float) -> Truncation:
@@ -72,10 +74,9 @@ class Truncation:
         return count
 
     def text(self, response: str) -> str:
-        """A response up to its last word that is kept; the white space between words stays as it is."""
-        ends = [word.end() for word in re.finditer(r"\S+", response)]
-        kept = self.kept(len(ends))
-        return response[: ends[kept - 1]] if kept else ""
+        """A response up to its last word that is kept."""
+        words = response.split(" ")
+        return " ".join(words[: self.kept(len(words))])
 
     def ids(self, response: Sequence[int]) -> list[int]:
         """The same for ids of which each is a word."""
@@ -169,7 +170,7 @@ def pair_loss(
     Raises ValueError for an odd number of rows, and for a beta that is not above 0.
     """
     policy = pair_columns(log_probs, counts, objective.discount)
-    preference, _ = dpo_loss(*policy.unbind(dim=1), *reference.unbind(dim=1), objective.beta)
+    preference, _ = dpo_loss(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], objective.beta)
     half = len(policy)
     supervised = -(log_probs[:half] * counts[:half]).sum() / counts[:half].sum().clamp(min=1)
     rewards = objective.beta * (policy - reference)

@@ -50,24 +50,22 @@ def pair_loss(
     """Of pairs (chosen, rejected) with the logits of both models for both responses: preference term and supervised term."""
     preference, surprise, tokens = 0.0, 0.0, 0
     for of_policy, of_reference, responses in zip(policy, reference, pairs, strict=True):
-        sums = [
-            sequence_log_prob(logits, response, discount)
-            for model in (of_policy, of_reference)
-            for logits, response in zip(model, responses, strict=True)
-        ]
-        preference += dpo_loss(*sums, beta)
+        chosen, rejected = (sequence_log_prob(of_policy[i], responses[i], discount) for i in (0, 1))
+        ref_chosen, ref_rejected = (sequence_log_prob(of_reference[i], responses[i], discount) for i in (0, 1))
+        preference += dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
         surprise -= sequence_log_prob(of_policy[0], responses[0])
         tokens += len(responses[0])
     return preference / len(pairs) + gamma * surprise / max(1, tokens)
 
 
 def truncated(text: str, words: int) -> str:
-    """The first words of a text, with single spaces between them."""
-    kept = []
-    for word in text.split():
-        if len(kept) < words:
-            kept.append(word)
-    return " ".join(kept)
+    """A text up to the space before word number `words`, counted from 0."""
+    seen = 0
+    for place, letter in enumerate(text):
+        seen += letter == " "
+        if letter == " " and seen == words:
+            return text[:place]
+    return text if words else ""
 
 
 def vote(answers: Sequence[str | None], scores: Sequence[float], tau: float) -> str | None:

@@ -6,8 +6,8 @@
     L        = -log sigmoid(m) - gamma mean_t log p(y_w,t)
 
 Sums, not means. A response longer than the cut loses its `### Answer:`, and none trains where to stop. Both responses and both models are
-cut and weighted alike. The released code has both discounts and the term of gamma, and uses neither: w_t = 1, gamma = 0. Either discount sums to
-(T + 1) / 2 over a response: half of the weight goes.
+cut and weighted alike. The released code has both discounts and the term of gamma and uses neither: w_t = 1, gamma = 0. Either discount
+sums to (T + 1) / 2 over a response: half of the weight goes.
 
 A batch of b pairs has 2 b rows, [chosen; rejected]. The reference is two columns [b, 2], computed once: tower and connector are frozen.
 Source: Zhang et al. 2025, arXiv 2410.16198, section 3.3 and appendix (truncation); its released code, LLaVA-Reasoner-DPO.

@@ -138,6 +138,19 @@ def needed(value: Int[np.ndarray, "questions bars"], asked: Questions) -> Bool[n
     return (every & (value > 0)) | (~every & ((place == asked.bar[:, None]) | both))
 
 
+def named(value: Int[np.ndarray, "questions bars"], asked: Questions) -> Bool[np.ndarray, "questions bars"]:
+    """The bars that the steps of a chain name."""
+    rows, place = np.arange(len(value)), np.arange(value.shape[1])
+    found = (place == asked.bar[:, None]) | (place == asked.other[:, None])
+    found[asked.task == COUNT_ABOVE] = (value > np.maximum(asked.threshold, 0)[:, None])[asked.task == COUNT_ABOVE]
+    highest = np.isin(asked.task, (TALLEST, RANGE_PLUS))
+    found[rows[highest], value.argmax(1)[highest]] = True
+    lowest = np.where(value > 0, value, 2 * HIGHEST).argmin(1)
+    found[rows[asked.task == RANGE_PLUS], lowest[asked.task == RANGE_PLUS]] = True
+    found[asked.task == KNOW] = (place == asked.bar[:, None])[asked.task == KNOW]
+    return found
+
+
 def answer_word(bars: Sequence[tuple[str, int]], question: Asked, answer: SupportsInt) -> str:
     """An answer as its word."""
     return bars[int(answer)][0] if question.task == "tallest" else str(int(answer))
@@ -180,7 +193,8 @@ def steps(bars: Sequence[tuple[str, int]], question: Asked, before: SupportsInt,
         return f"{words[larger]} - {words[smaller]} = {last}"
     if task == "range_plus":
         return f"{high[0]} {high[1]} - {low[0]} {low[1]} = {before} ; {before} + {words[bar]} = {last}"
-    return f"{words[bar]} + {words[bar]} = {last}" if task == "know" and bar == other else words[bar]
+    doubled = task == "know" and bar == other
+    return f"{words[bar]} + {words[bar]} = {last}" if doubled else f"{bars[bar][0]} {last}"
 
 
 def chain(

@@ -225,7 +225,9 @@ class ChartWorld(Configurable):
         cover, ink = self._empty(charts)
         there = charts.records.value > 0
         top, last = self.cfg.height - self.heights(charts.records.value), there.sum(1, keepdims=True) - 1
-        place = np.clip((np.arange(TOKEN * self.cfg.bars) - (TOKEN - 1) / 2) / TOKEN, 0, last)  # in columns, from the first marker
+        place = np.clip(
+            (np.arange(TOKEN * self.cfg.bars) - (TOKEN - 1) / 2) / TOKEN, 0, last
+        )  # in columns, from the first marker
         left = np.minimum(place.astype(np.int64), last - 1)
         ends = [np.take_along_axis(top, left + side, axis=1) for side in (0, 1)]
         level = (ends[0] + (place - left) * (ends[1] - ends[0])).reshape(*top.shape, TOKEN)
@@ -277,7 +279,9 @@ def handwritten() -> list[list[np.ndarray]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise BadInput("ChartWorld: charts of kind 'digits' need scikit-learn; install it, or leave this kind out") from None
+        raise BadInput(
+            "ChartWorld: charts of kind 'digits' need scikit-learn; install it, or leave this kind out"
+        ) from None
     found = load_digits()
     split = np.searchsorted(np.cumsum(SHARES[:-1]), (np.arange(len(found.target)) % 10 + 0.5) / 10, side="right")
     images = (found.images / 16).astype(np.float32)

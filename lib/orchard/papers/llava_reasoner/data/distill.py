@@ -37,12 +37,13 @@ from orchard.papers.llava_reasoner.data.questions import (
     Questions,
     computed,
     gold,
+    named,
     needed,
     results,
     slipped,
     task_number,
 )
-from orchard.papers.llava_reasoner.data.teacher import HASTY, STYLES, Teacher, one_off, right, words
+from orchard.papers.llava_reasoner.data.teacher import HASTY, Teacher, one_off, words
 
 POLICIES = ("filter", "all", "rationalise", "gold")
 MOST = 10_000  # combinations of values that are enumerated
@@ -114,25 +115,30 @@ def precisions(world: ChartWorld, teacher: Teacher, tasks: Sequence[str] = TASKS
 def _masses(world: ChartWorld, teacher: Teacher, task: int) -> np.ndarray:
     """[policies, 4]: probability of a question to be kept, and to be kept with a right label, answer, chain."""
     cfg, rho = world.cfg, teacher.cfg.label_noise
-    value = np.stack(np.meshgrid(*[np.arange(1, cfg.highest + 1)] * cfg.bars, indexing="ij"), axis=-1).reshape(-1, cfg.bars)
-    found, styles = np.zeros((len(POLICIES), 4)), range(len(STYLES))
+    value = np.stack(np.meshgrid(*[np.arange(1, cfg.highest + 1)] * cfg.bars, indexing="ij"), axis=-1).reshape(
+        -1, cfg.bars
+    )
+    found = np.zeros((len(POLICIES), 4))
     for asked, weight in _questions(world, task, len(value)):
-        truth = results(value, asked)[:, 1]
-        for belief, misread, of_reading in _readings(teacher, value, asked, cfg.highest):
+        truth = results(value, asked)
+        for belief, bar, of_reading in _readings(teacher, value, asked, cfg.highest):
+            read = results(belief, asked)
+            whole, ending = _unharmed(value, belief, asked, bar, truth, read)
             for slips, of_slips in _slips(teacher, asked):
-                answer = results(belief, asked, slips)[:, 1]
-                agrees = answer == truth
-                kept = np.where(agrees, 1 - rho, rho * _flip(answer, truth, task, cfg.bars))
-                for style in styles:
-                    p = weight * of_reading * teacher.cfg.mix[style] * of_slips[style]
-                    parts = value, asked, belief, misread
-                    hasty = np.full(len(value), style == HASTY)
-                    correct, repaired = right(*parts, slips, hasty), _repaired(*parts, slips, hasty)
-                    by_label = (1 - rho) * agrees
-                    found[0] += p * np.array([kept.mean(), by_label.mean(), by_label.mean(), (1 - rho) * correct.mean()])
-                    found[1] += p * np.array([1, 1 - rho, agrees.mean(), correct.mean()])
-                    found[2] += p * np.array([1, 1 - rho, 1 - rho, (1 - rho) * repaired.mean()])
-                    found[3] += p
+                answer = slipped(read[:, 1] - read[:, 0] + slipped(read[:, 0], slips[0]), slips[1])
+                agrees = answer == truth[:, 1]
+                kept = np.where(agrees, 1 - rho, rho * _flip(answer, truth[:, 1], task, cfg.bars))
+                shares = np.array(teacher.cfg.mix) * of_slips
+                both, unlisted = shares.sum(), shares[HASTY]
+                clean, mendable = not any(slips), not slips[0]
+                correct = clean * ((both - unlisted) * (bar < 0) + unlisted * whole.mean())
+                mended = mendable * ((both - unlisted) * (bar < 0) + unlisted * ending.mean())
+                p = weight * of_reading
+                answered = (1 - rho) * agrees.mean() * both
+                found[0] += p * np.array([kept.mean() * both, answered, answered, (1 - rho) * correct])
+                found[1] += p * np.array([both, (1 - rho) * both, agrees.mean() * both, correct])
+                found[2] += p * np.array([both, (1 - rho) * both, (1 - rho) * both, (1 - rho) * mended])
+                found[3] += p * both
     return found
 
 
@@ -150,40 +156,39 @@ def _questions(world: ChartWorld, task: int, count: int) -> Iterator[tuple[Quest
 
 def _readings(
     teacher: Teacher, value: Int[np.ndarray, "cases bars"], asked: Questions, highest: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """(belief, misread bar, probability)."""
-    yield value, np.full(len(value), -1), 1 - teacher.cfg.misread
-    bars = np.flatnonzero(needed(value[:1], asked.take(np.arange(1)))[0])
+) -> Iterator[tuple[np.ndarray, int, float]]:
+    """(belief, the misread bar or -1, probability)."""
+    yield value, -1, 1 - teacher.cfg.misread
+    bars = np.flatnonzero(needed(value[:1], asked.take(np.arange(1)))[0]).tolist()
     for bar, up in itertools.product(bars, (False, True)):
         belief = value.copy()
         belief[:, bar] = one_off(value[:, bar], up, highest)
-        yield belief, np.full(len(value), bar), teacher.cfg.misread / len(bars) / 2
+        yield belief, bar, teacher.cfg.misread / len(bars) / 2
 
 
-def _slips(teacher: Teacher, asked: Questions) -> Iterator[tuple[np.ndarray, list[float]]]:
-    """(slips, their probability by style)."""
+def _slips(teacher: Teacher, asked: Questions) -> Iterator[tuple[tuple[int, ...], list[float]]]:
+    """(slips of the two results, their probability by style)."""
     each = [(0, -1, 1) if there else (0,) for there in computed(asked.take(np.arange(1)))[0]]
     for slips in itertools.product(*each):
         chances = []
         for rate in teacher.slip_rates():
             factors = [rate / 2 if slip else 1 - rate for slip, ways in zip(slips, each, strict=True) if len(ways) > 1]
             chances.append(float(np.prod(factors)))
-        yield np.broadcast_to(np.array(slips), (len(asked), 2)), chances
+        yield slips, chances
 
 
 def _flip(answer: np.ndarray, truth: np.ndarray, task: int, bars: int) -> np.ndarray:
     """Probability that a flipped annotation of this truth is this other answer."""
     if task == TALLEST:
         return (answer != truth) / (bars - 1)
-    return ((slipped(truth, np.array(-1)) == answer) + (truth + 1 == answer)) / 2
+    return (0.0 + (slipped(truth, np.array(-1)) == answer) + (truth + 1 == answer)) / 2
 
 
-def _repaired(
-    value: Int[np.ndarray, "cases bars"], asked: Questions, belief: Int[np.ndarray, "cases bars"], misread: np.ndarray,
-    slips: np.ndarray, hasty: Bool[np.ndarray, "cases"],
-) -> Bool[np.ndarray, "cases"]:  # fmt: skip
-    """Whether a chain is right once its last word is the truth."""
-    before = slips * np.array([1, 0])
+def _unharmed(
+    value: np.ndarray, belief: np.ndarray, asked: Questions, bar: int, truth: np.ndarray, read: np.ndarray
+) -> tuple[Bool[np.ndarray, "cases"], Bool[np.ndarray, "cases"]]:
+    """Of chains without a listing: whether a misreading leaves every word right, and whether it does once the last word is the truth."""
+    whole = (read == truth).all(1) & ~named(belief, asked)[:, bar] if bar >= 0 else np.ones(len(value), dtype=bool)
     last_alone = (asked.task == LOOKUP) | ((asked.task == KNOW) & (asked.bar != asked.other))
     last_alone |= (asked.task == TALLEST) & (belief.max(1) == value.max(1))
-    return right(value, asked, belief, misread, before, hasty) | (hasty & last_alone & ~before.any(1))
+    return whole, whole | last_alone

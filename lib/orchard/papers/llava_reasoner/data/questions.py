@@ -127,7 +127,9 @@ def slipped(result: np.ndarray, slip: np.ndarray) -> np.ndarray:
 
 def computed(asked: Questions) -> Bool[np.ndarray, "questions 2"]:
     """Which of the two results of a question are computed, and not read."""
-    last = np.isin(asked.task, (COUNT_ABOVE, SUM, DIFF, RANGE_PLUS)) | ((asked.task == KNOW) & (asked.bar == asked.other))
+    last = np.isin(asked.task, (COUNT_ABOVE, SUM, DIFF, RANGE_PLUS)) | (
+        (asked.task == KNOW) & (asked.bar == asked.other)
+    )
     return np.stack([asked.task == RANGE_PLUS, last], axis=1)
 
 

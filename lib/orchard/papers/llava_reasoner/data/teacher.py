@@ -54,9 +54,7 @@ class Chains(Rows):
         """The style of each chain in a word."""
         return [STYLES[style] for style in self.style.tolist()]
 
-    def texts(
-        self, records: Records, asked: Questions, forced: Int[np.ndarray, "chains"] | None = None
-    ) -> list[str]:
+    def texts(self, records: Records, asked: Questions, forced: Int[np.ndarray, "chains"] | None = None) -> list[str]:
         """The chains in words; ``forced``: answers that they must end in, whatever the steps say."""
         self._check(records, asked)
         answers = self.results[:, 1] if forced is None else forced
@@ -111,13 +109,9 @@ class Teacher(Configurable):
         limits = {"misread": 1.0, "miscalculate": 1 / SLOPPY, "label_noise": 1.0}
         for name, limit in limits.items():
             if not 0 <= getattr(cfg, name) <= limit:
-                raise BadInput(
-                    f"Teacher.Config.{name} is {getattr(cfg, name)}: give a probability from 0 to {limit:g}"
-                )
+                raise BadInput(f"Teacher.Config.{name} is {getattr(cfg, name)}: give a probability from 0 to {limit:g}")
         if len(cfg.mix) != len(STYLES) or min(cfg.mix) < 0 or abs(sum(cfg.mix) - 1) > 1e-9:
-            raise BadInput(
-                f"Teacher.Config.mix is {cfg.mix}: give three shares, of {', '.join(STYLES)}, that sum to 1"
-            )
+            raise BadInput(f"Teacher.Config.mix is {cfg.mix}: give three shares, of {', '.join(STYLES)}, that sum to 1")
 
     def slip_rates(self) -> list[float]:
         """Probability that a computed result is wrong, by style."""
@@ -128,9 +122,7 @@ class Teacher(Configurable):
 
         Raises BadInput where there are not as many questions as records."""
         if len(records) != len(asked):
-            raise BadInput(
-                f"Teacher.write: {len(records)} records, {len(asked)} questions; take the same rows of both"
-            )
+            raise BadInput(f"Teacher.write: {len(records)} records, {len(asked)} questions; take the same rows of both")
         n, bars = records.value.shape
         shares = np.cumsum(self.cfg.mix[:-1])
         style = np.searchsorted(shares, np.random.default_rng([self.cfg.seed, STYLE]).random(n), side="right")

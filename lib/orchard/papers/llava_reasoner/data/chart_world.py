@@ -8,8 +8,8 @@
     digits    a swatch over a handwritten digit (scikit-learn), other images in every split
     nuisance  tint of the paper, shade of each bar, kind of chart, places of dots, image of a digit, pixel noise: told by no text
 
-A *record* is the colours and values alone. Its split is a hash of the record, the same whatever the seed, the kind and the nuisance, so that
-no two worlds can show a record in training and in a test. Everything is drawn by NumPy's PCG64; chart i does not depend on how many follow,
+A *record* is the colours and values alone. Its split is a hash of the record, the same whatever the seed, the kind and the nuisance: no two
+worlds can show a record in training and in a test. Everything is drawn by NumPy's PCG64; chart i does not depend on how many follow,
 nor its pixels on what is drawn beside it.
 """
 

@@ -20,11 +20,11 @@ from orchard.errors import BadInput, closest
 TOLERANCE = 0.05  # of the target
 THRESHOLD = 0.5  # least similarity of ANLS that counts
 _MARKER = re.compile(r"###\s*answer\s*:", re.IGNORECASE)
-_PUNCTUATION = str.maketrans({character: " " for character in ".()[],:;!*#{}"})
+_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 
 def extract(text: str) -> str | None:
-    """The first line behind the last ``### answer :`` of a text, in any case and with any spaces; None without a marker, or behind it nothing."""
+    """The first line behind the last ``### answer :`` of a text, in any case, with any spaces; None: no marker, or nothing behind it."""
     places = [match.end() for match in _MARKER.finditer(text)]
     if not places:
         return None
@@ -73,8 +73,8 @@ def anls(prediction: str, references: Iterable[str]) -> float:
 
 
 def option(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter that a text chooses among ``options`` (letter -> text of the option): the one letter that stands alone, else the one option
-    whose text occurs. None where that is not one; "A" among more than three words may be an article and is none either."""
+    """The letter that a text chooses among ``options`` (letter -> text of the option): the one letter that stands alone, else the one
+    option whose text occurs. None where that is not one; "A" among more than three words may be an article and is none either."""
     words = text.translate(_PUNCTUATION).split()
     letters = [letter for letter in options if letter in words]
     if len(letters) == 1:
@@ -97,7 +97,7 @@ RULES: dict[str, Callable[[str, str], float]] = {
 
 
 def mark(rule: str, text: str, target: str, marker: bool = True) -> float:
-    """The score, 0 to 1, of what a model wrote; ``marker``: of what stands behind the last marker (chains), else of all of it (direct answers).
+    """The score, 0 to 1, of what a model wrote; ``marker``: what stands behind the last marker is marked (chains), else all of it (direct).
 
     Raises BadInput for an unknown rule."""
     if rule not in RULES:

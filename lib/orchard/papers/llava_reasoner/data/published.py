@@ -1,7 +1,7 @@
 """What follows from the paper's own numbers: averages, gains, and where a total is not the sum of its parts.
 
-Everything is computed from ``papers/llava_reasoner/published.csv`` (table, part, row, column, value, unit, tag): Tables 2 and 6 of the first
-version (3 of the ACL version), the appendix, part = prompt. No number has seeds or an interval.
+Everything is computed from ``papers/llava_reasoner/published.csv`` (table, part, row, column, value, unit, tag): Tables 2 and 6 (3 of the ACL
+version), the appendix; part = prompt. No number has seeds or an interval.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def averages() -> pd.DataFrame:
 
 
 def gains() -> pd.DataFrame:
-    """Points over another model, by prompt (``L1`` and ``L2`` over format, ``L6`` and ``L7`` over SFT): claim, model, over, prompt, sets."""
+    """Points over another model, by prompt (L1, L2, L4 over format, L6 and L7 over SFT): claim, model, over, prompt, then the sets."""
     scores = pd.concat([table(name) for name in TABLES])
     pairs = (
         ("L1", "direct", "format"), ("L2", "CoT", "format"), ("L4", "SFT", "format"), ("L6", "DPO", "SFT"), ("L7", "DPO, RLAIF-V", "SFT"),

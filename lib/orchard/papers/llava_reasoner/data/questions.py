@@ -32,7 +32,8 @@ MARKER = "### answer :"
 PAD, BOS, EOS, IMAGE = range(4)
 NUMBERS = tuple(map(str, range(2 * HIGHEST + 2)))  # a result may be off by one
 WORDS = (
-    "<pad>", "<bos>", "<eos>", "<image>", *TEMPLATES, *TASKS, *COLOURS, *NUMBERS, *"; , + - = ? : ### answer none double text".split(),
+    "<pad>", "<bos>", "<eos>", "<image>", *TEMPLATES, *TASKS, *COLOURS, *NUMBERS, ";", ",", "+", "-", "=", "?", ":", "###",
+    "answer", "none", "double", "text",
 )  # fmt: skip
 IDS = {word: i for i, word in enumerate(WORDS)}
 
@@ -74,7 +75,8 @@ class Questions(Rows):
 
 
 def questions(world: ChartWorld, records: Records, seed: int, tasks: Sequence[str] = TASKS[:KNOW]) -> Questions:
-    """One question of each record, the tasks in turn, all bars and thresholds as often. Those of the first records do not depend on the others.
+    """One question of each record, the tasks in turn, all bars and thresholds as often. Those of the first records do not
+    depend on the others.
 
     Raises BadInput for no task, or an unknown one."""
     numbers = np.array([task_number(task) for task in tasks], dtype=np.int8)

@@ -8,7 +8,7 @@
 With probability r one of the bars that the question needs, each as often, is read one off, up or down as often (up at 1, down at the
 highest value). A miscalculated result is one off, up or down as often (up at 0). The teacher goes on from its error. An annotation is
 flipped with probability rho: a number is one off (up at 0), a colour becomes that of another bar. All of this is independent, and
-independent of what the chart looks like. The mix of styles is an assumption about the quality of real rationales: it is ours, not the paper's.
+independent of what the chart looks like. The mix of styles, an assumption about real rationales, is ours and not the paper's.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Chains(Rows):
         ]
 
     def right(self, records: Records, asked: Questions) -> Bool[np.ndarray, "chains"]:
-        """Whether every word of a chain is right: nothing is miscalculated, and what was misread is neither written nor changes a result."""
+        """Whether every word of a chain is right: nothing is miscalculated; what was misread is neither written nor changes a result."""
         self._check(records, asked)
         return right(records.value, asked, self.belief, self.misread, self.slips, self.style == HASTY)
 

@@ -94,7 +94,8 @@ def distil(
 
 def precisions(world: ChartWorld, teacher: Teacher, tasks: Sequence[str] = TASKS[:KNOW]) -> pd.DataFrame:
     """What one try of each policy gives, by the law of the world and of the teacher, tasks in equal parts: index policy, columns kept
-    (of all questions) and, of what is kept, label (the short answer is right), answer (the chain ends in the truth), chain (every word is right).
+    (of all questions) and, of what is kept, label (the short answer is right), answer (the chain ends in the truth), chain
+    (every word is right).
 
     Raises BadInput for an unknown task or none, for charts of varying size, and for a world that is too large to be enumerated."""
     if not tasks:

@@ -9,7 +9,7 @@ import pytest
 
 from orchard.errors import BadInput
 from orchard.papers.llava_reasoner.data import chart_world as cw
-from orchard.papers.llava_reasoner.data.chart_world import COLOURS, KINDS, SPLITS, ChartWorld, Charts, Records, split_of
+from orchard.papers.llava_reasoner.data.chart_world import COLOURS, KINDS, SPLITS, Charts, ChartWorld, Records, split_of
 
 SMALL = {"train": 300, "pairs": 40, "validation": 40, "test": 40}
 PALETTE = np.array(list(COLOURS.values()), dtype=np.float64)

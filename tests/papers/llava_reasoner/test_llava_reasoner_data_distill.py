@@ -158,7 +158,7 @@ def test_bad_input_is_told() -> None:
         teacher.write(world, records, asked.take(np.arange(3)))
     with pytest.raises(BadInput, match="2100 chains, 2100 records, 3 questions"):
         teacher.write(world, records, asked).texts(records, asked.take(np.arange(3)))
-    with pytest.raises(BadInput, match="3 ... 4 bars with 9 values"):
+    with pytest.raises(BadInput, match=r"3 \.\.\. 4 bars with 9 values"):
         precisions(ChartWorld.Config(fewest=3).build(), teacher)
     with pytest.raises(BadInput, match="no task is given"):
         precisions(world, teacher, [])

@@ -28,9 +28,10 @@ def test_the_answer_is_what_stands_behind_the_last_marker(text: str, answer: str
     ("prediction", "target", "right"),
     [
         ("8", "8", True),
-        ("8.4", "8", True),  # 5 % off
-        ("7.6", "8", True),
-        ("8.41", "8", False),
+        ("105", "100", True),  # 5 % off
+        ("95", "100", True),
+        ("106", "100", False),
+        ("8.4", "8", False),  # in floating point a little more than 5 %
         ("-10.4", "-10", True),
         ("10", "-10", False),
         ("5%", "0.05", True),  # a percentage is a share

@@ -182,7 +182,7 @@ def _flip(answer: np.ndarray, truth: np.ndarray, task: int, bars: int) -> np.nda
     """Probability that a flipped annotation of this truth is this other answer."""
     if task == TALLEST:
         return (answer != truth) / (bars - 1)
-    return (0.0 + (slipped(truth, np.array(-1)) == answer) + (truth + 1 == answer)) / 2
+    return (0.0 + (slipped(truth, -1) == answer) + (truth + 1 == answer)) / 2
 
 
 def _unharmed(

@@ -1,7 +1,7 @@
 """What follows from the paper's own numbers: averages, gains, and where a total is not the sum of its parts.
 
-Everything is computed from ``papers/llava_reasoner/published.csv`` (table, part, row, column, value, unit, tag): Tables 2 and 6 (3 in ACL), the
-appendix; part = prompt. No number has seeds or an interval.
+Everything is computed from ``papers/llava_reasoner/published.csv`` (table, part, row, column, value, unit, tag): Tables 2 and
+6 (3 in ACL), the appendix; part = prompt. No number has seeds or an interval.
 """
 
 from __future__ import annotations

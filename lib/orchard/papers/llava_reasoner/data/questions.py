@@ -122,7 +122,7 @@ def results(
     return np.stack([before, slipped(answers[asked.task, rows], second)], axis=1)
 
 
-def slipped(result: np.ndarray, slip: np.ndarray) -> np.ndarray:
+def slipped(result: np.ndarray, slip: np.ndarray | int) -> np.ndarray:
     """A result and its slip, never below zero."""
     return np.where(result + slip < 0, result - slip, result + slip)
 

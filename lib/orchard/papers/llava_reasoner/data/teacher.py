@@ -60,7 +60,7 @@ class Chains(Rows):
         answers = self.results[:, 1] if forced is None else forced
         believed = Records(records.colour, self.belief)
         return [
-            chain(believed.bars(i), asked.row(i), self.results[i, 0], answers[i], self.style[i] != HASTY)
+            chain(believed.bars(i), asked.row(i), self.results[i, 0], answers[i], bool(self.style[i] != HASTY))
             for i in range(len(self))
         ]
 

@@ -86,6 +86,10 @@ def test_luck_answers_and_listings_are_told_apart() -> None:
     assert silent.answer is None
     assert not silent.answer_right
     assert not replay("green 7 ; red 3 ; blue 5 ; yellow 1", BARS, LOOKUP).listed  # another order
+    assert replay(LISTING, BARS, LOOKUP).listed
+    assert not replay(
+        "red 3 , green 7 , blue 5 , yellow 1 = 4 ### answer : 4", BARS, Asked("count_above", -1, -1, 0)
+    ).listed
     with pytest.raises(BadInput, match="names bar 2 of a record of 2 bars"):
         replay("blue 5", BARS[:2], LOOKUP)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from orchard.errors import BadInput
 from orchard.papers.llava_reasoner.data.marking import extract
-from orchard.papers.llava_reasoner.data.questions import MARKER, Asked, answer_word, listing, steps
+from orchard.papers.llava_reasoner.data.questions import MARKER, Asked, answer_word, steps
 
 Bars = Sequence[tuple[str, int]]
 STOP = "<eos>"  # the right word behind an answer
@@ -107,7 +107,9 @@ def replay(chain: str, bars: Bars, question: Asked) -> Replay:
 
 def listed(chain: str, bars: Bars) -> bool:
     """Whether a chain opens with all bars from left to right, whatever values it gives them."""
-    length, words = len(listing(bars).split()), chain.split()
-    colours = [colour for colour, _ in bars]
-    values = words[1:length:3]
-    return words[0:length:3] == colours and len(values) == len(bars) and all(word.isdigit() for word in values)
+    words = chain.split()[: 3 * len(bars)]
+    if len(words) == 3 * len(bars) - 1:
+        words.append(";")  # a caption: nothing follows
+    colours, values, separators = words[0::3], words[1::3], words[2::3]
+    opened = colours == [colour for colour, _ in bars] and separators == [";"] * len(bars)
+    return opened and all(value.isdigit() for value in values)
